@@ -1,0 +1,85 @@
+"""LangPTune benchmark: table of contents. What a person asks for by name stands at the end."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# A config file given on the command line replaces the default one; it is not laid over it.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/profiles.smk"
+include: "workflow/rules/ranks.smk"
+include: "workflow/rules/baselines.smk"
+include: "workflow/rules/comparison.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+container: "docker://python:3.11-slim-bookworm"
+
+
+localrules:
+    all,
+    prefetch,
+    data,
+    baselines,
+    zeroshot,
+    tables,
+    figures,
+    partial,
+
+
+rule all:
+    default_target: True
+    input:
+        rules_of("tables"),
+        rules_of("figures"),
+
+
+rule prefetch:
+    """Bring all models of the config to local folders (the only step that may need the network)."""
+    input:
+        [model_folder(name) for name in CONFIG.encoders + CONFIG.decoders],
+
+
+rule data:
+    """Items and sessions of all datasets of the config."""
+    input:
+        expand(f"{RESULTS}/{{dataset}}/data/sessions.parquet", dataset=CONFIG.datasets),
+
+
+rule baselines:
+    """Ranks of every baseline."""
+    input:
+        [ranks_of(run) for run in WORKFLOW.runs() if METHODS[run.method].group == "baselines"],
+
+
+rule zeroshot:
+    """Ranks of zero-shot profiles and of the text controls."""
+    input:
+        [ranks_of(run) for run in WORKFLOW.runs() if METHODS[run.method].group in ("profiles", "text controls")],
+
+
+rule tables:
+    """Tables of all datasets."""
+    input:
+        rules_of("tables"),
+
+
+rule figures:
+    """Figures of all datasets."""
+    input:
+        rules_of("figures"),
+
+
+rule partial:
+    """Tables of what exists so far; what is missing is marked."""
+    input:
+        expand(f"{RESULTS}/{{dataset}}/partial/table.md", dataset=CONFIG.datasets),

@@ -1,0 +1,89 @@
+"""Compare all runs on a dataset: tables with intervals, paired tests against the reference, gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from langptune import metrics
+from langptune.comparison import grid, results, tables
+from langptune.comparison.grid import RunEntry
+from langptune.provenance import Record, file_hash
+from langptune.stage import Log, StageSpec, run
+
+
+class CompareSpec(StageSpec):
+    """One comparison. The runs' files are no declared inputs, because a partial comparison may lack some."""
+
+    dataset: str = Field(description="registry name")
+    title: str = Field(description="the dataset's title")
+    facts: list[str] = Field(
+        [], description="sentences above the table: protocol, sample, what a reader must know"
+    )
+    runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
+        description="method, models, seed, title, group, note, trials, metrics_path; in config order"
+    )
+    allow_missing: bool = Field(
+        False, description="compare what there is and mark the rest, instead of failing"
+    )
+    reference: str = Field(description="method that the others are tested against")
+    metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
+    main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
+    seed: int = Field(0, description="of the resamples and sign flips")
+    table_csv_out: str = Field(description="wide table, full precision")
+    table_long_out: str = Field(description="long table (CSV), full precision")
+    table_md_out: str = Field(description="Markdown table")
+    table_tex_out: str = Field(description="LaTeX table (booktabs)")
+    comparisons_out: str = Field(description="tests and effect sizes (CSV)")
+    gains_out: str = Field(description="per-session values, differences and rank gains (Parquet)")
+
+
+def compare(spec: CompareSpec, record: Record, log: Log) -> None:
+    """Collect the runs, compute the comparison, write every form of it.
+
+    Raises:
+        UserError: a missing run (unless allowed), runs over different sessions, an unknown reference.
+    """
+    collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
+    found = results.compare(
+        collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed
+    )
+    for path, text in (
+        (spec.table_csv_out, tables.wide_csv(found)),
+        (spec.table_long_out, tables.long_csv(found)),
+        (spec.table_md_out, tables.to_markdown(found, spec.title, spec.facts)),
+        (spec.table_tex_out, tables.to_latex(found, spec.title, spec.facts, spec.dataset)),
+        (spec.comparisons_out, tables.comparisons_csv(found)),
+    ):
+        part = _part(path)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    part = _part(spec.gains_out)
+    results.gains(found).write_parquet(part, compression="zstd", compression_level=3)
+    part.replace(spec.gains_out)
+
+    missing = [entry.metrics_path for entry in spec.runs if not Path(entry.metrics_path).exists()]
+    record.note(
+        sessions=len(collected.sessions),
+        reference=found.reference.key,
+        missing=missing,
+        runs={e.metrics_path: file_hash(e.metrics_path) for e in spec.runs if e.metrics_path not in missing},
+    )
+    log(
+        f"{spec.dataset}: {len(spec.runs) - len(missing)} of {len(spec.runs)} runs compared on "
+        f"{len(collected.sessions)} sessions against {found.reference.key}"
+    )
+
+
+def _part(path: str) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.part")
+
+
+if __name__ == "__main__":
+    run(CompareSpec, compare, __file__)

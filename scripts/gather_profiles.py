@@ -1,0 +1,39 @@
+"""Join the shards of one run's profiles, and check that they cover the sample exactly."""
+
+from __future__ import annotations
+
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Shards in, profiles.parquet out."""
+
+    shards_in: list[str] = Field(description="the shards' files")
+    evaluation_in: str
+    profiles_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Concatenate, compare with the sample, write."""
+    profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
+    wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")["session"]
+    found = profiles["session"].unique().sort()
+    if not found.equals(wanted):
+        raise UserError(
+            f"{spec.shards_in[0]} and its sisters hold {len(found)} sessions, the sample has {len(wanted)}; "
+            "delete the folder with the shards and rerun"
+        )
+    contracts.write(profiles, spec.profiles_out, "profiles")
+    share = profiles["finished"].mean()
+    record.note(profiles=len(profiles), finished_share=share, mean_tokens=profiles["tokens"].mean())
+    log(f"{len(profiles)} profiles, {share:.0%} ended within the limit")
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

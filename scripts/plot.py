@@ -1,0 +1,144 @@
+"""Draw the figures of a comparison: means, gains over the reference, rank distributions, learning curves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune import figures
+from langptune.comparison import grid
+from langptune.comparison.grid import RunEntry
+from langptune.config.base import Strict
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.provenance import Record, file_hash
+from langptune.stage import Log, StageSpec, run
+
+
+class CurveEntry(Strict):
+    """The learning curve of one trained run."""
+
+    title: str
+    path: str = Field(description="curve.jsonl: a line per epoch; skipped where it does not exist")
+
+
+class PlotSpec(StageSpec):
+    """Figures of one comparison; each ``*_out`` is a list of .png and .pdf paths of the same figure."""
+
+    table_in: str = Field(description="table_long.csv of the comparison")
+    gains_in: str = Field(description="gains.parquet of the comparison")
+    items_in: str = Field(description="items.parquet: the size of the catalogue")
+    runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
+        description="as in the comparison; missing files skipped"
+    )
+    curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
+    reference: str = Field(description="method that gains are measured against")
+    main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
+    second_metric: str = Field("recall@10", description="second panel of the means")
+    curve_metric: str = Field("val_ndcg@10", description="key of curve.jsonl that is drawn over `epoch`")
+    means_out: list[str] = Field(description="means with intervals")
+    gains_out: list[str] = Field(description="wins, losses and rank moves against the reference")
+    ranks_out: list[str] = Field(description="cumulative rank distributions")
+    curves_out: list[str] = Field([], description="learning curves")
+
+
+def plot(spec: PlotSpec, record: Record, log: Log) -> None:
+    """Read what the comparison wrote, draw, save.
+
+    Raises:
+        UserError: a table of other runs or without the metric, a curve without its keys, an odd suffix.
+    """
+    table = pl.read_csv(spec.table_in).filter(pl.col("mean").is_not_null())
+    labels = _labels(spec.runs)
+    gained = pl.read_parquet(spec.gains_in).drop_nulls()
+    for path, frame in ((spec.table_in, table), (spec.gains_in, gained)):
+        unknown = set(frame.select("method", "models").iter_rows()) - set(labels)
+        if unknown:
+            raise UserError(
+                f"{path}: holds {'/'.join(min(unknown))}, which is not among the runs; rerun the comparison"
+            )
+    panels = {}
+    for metric in dict.fromkeys([spec.main_metric, spec.second_metric]):
+        rows = table.filter(pl.col("metric") == metric)
+        if rows.is_empty():
+            raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")
+        panels[_title(metric)] = [
+            figures.Bar(
+                labels[row["method"], row["models"]], row["group"], row["mean"], row["low"], row["high"]
+            )
+            for row in rows.iter_rows(named=True)
+        ]
+    _save(figures.bars(panels), spec.means_out)
+
+    groups = {(entry.method, entry.models): entry.group for entry in spec.runs}
+    base = next((entry for entry in spec.runs if entry.method == spec.reference), None)
+    if base is None:
+        raise UserError(f"reference '{spec.reference}' is not among the runs")
+    gains = [
+        figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
+        for key, frame in pl.read_parquet(spec.gains_in)
+        .drop_nulls()
+        .group_by("method", "models", maintain_order=True)
+        if key != (base.method, base.models)
+    ]
+    _save(figures.gains(gains, labels[base.method, base.models], _title(spec.main_metric)), spec.gains_out)
+
+    collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)
+    ranks = [
+        figures.Ranks(labels[row.method, row.models], row.group, row.ranks.ravel())
+        for row in collected.rows
+        if not row.missing
+    ]
+    n_items = len(contracts.read(spec.items_in, "items", ["item"]))
+    _save(figures.rank_distributions(ranks, n_items), spec.ranks_out)
+
+    curves = [_curve(entry, spec.curve_metric) for entry in spec.curves if Path(entry.path).exists()]
+    _save(figures.learning_curves(curves, _title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
+
+    read = [entry.metrics_path for entry in spec.runs] + [entry.path for entry in spec.curves]
+    record.note(read={path: file_hash(path) for path in read if Path(path).exists()})
+    log(f"figures of {len(ranks)} rows and {len(curves)} learning curves")
+
+
+def _labels(entries: list[RunEntry]) -> dict[tuple[str, str], str]:
+    """(method, models) -> title, with the models behind it only where a method stands with several."""
+    keys = list(dict.fromkeys((entry.method, entry.models) for entry in entries))
+    titles = {(entry.method, entry.models): entry.title for entry in entries}
+    several = {method for method, _ in keys if sum(other == method for other, _ in keys) > 1}
+    return {key: f"{titles[key]}\n{key[1]}" if key[0] in several else titles[key] for key in keys}
+
+
+def _title(metric: str) -> str:
+    return metric.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
+
+
+def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
+    points = []
+    for number, text in enumerate(Path(entry.path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            if metric in line:  # epochs without a validation carry the loss alone
+                points.append((float(line["epoch"]), float(line[metric])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{entry.path}: line {number}: no epoch and {metric} in it ({error})") from None
+    if not points:
+        raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")
+    epochs, values = np.array(sorted(points)).T
+    return figures.Curve(entry.title, epochs, values)
+
+
+def _save(figure: figures.Figure, paths: list[str]) -> None:
+    for path in paths:
+        figures.save(figure, path)
+
+
+if __name__ == "__main__":
+    run(PlotSpec, plot, __file__)

@@ -1,0 +1,30 @@
+"""Bring one model of config/models.yaml to a local folder of safetensors and tokenizer files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.models import ModelEntry
+from langptune.models.materialise import materialise
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Materialise a model from its package, the hub (at its pinned revision) or a folder."""
+
+    name: str = Field(description="the model's name in config/models.yaml")
+    model: ModelEntry = Field(description="its registry entry")
+    folder_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Materialise, and note where it came from."""
+    log(f"{spec.name}: materialising (once)")
+    record.note(**materialise(spec.model, spec.name, Path(spec.folder_out)))
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,66 @@
+"""Rank the catalogue by similarity to one text per session: a profile, another user's profile, or history text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.models import DecoderEntry
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Embed the query texts, score every item, write the exact full-catalogue rank of each target."""
+
+    source: Literal["profiles", "shuffled-profiles", "history", "last-item"] = Field(description="the query texts")
+    history_items: int = Field(10, description="for `history`: most recent items")
+    seed: int = Field(0, description="of the shuffle")
+    decoder: DecoderEntry = Field(description="the decoder's registry entry")
+    decoder_in: str = Field(description="its materialised folder")
+    vectors_in: str = Field(description="the embedded catalogue")
+    items_in: str
+    sessions_in: str
+    evaluation_in: str
+    profiles_in: str | None = Field(None, description="profiles.parquet, for the two profile sources")
+    ranks_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Texts, vectors, ranks."""
+    from langptune.baselines import text
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.profiles.shuffle import deal
+    from langptune.ranking.decoder import ItemVectors, decoder_blocks, embed, rank_sessions
+
+    items = contracts.read(spec.items_in, "items")
+    sessions = contracts.read(spec.sessions_in, "sessions")
+    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
+    chosen = chosen.select("session").join(sessions, on="session", how="left", maintain_order="left")
+    if spec.profiles_in is not None:
+        profiles = contracts.read(spec.profiles_in, "profiles").filter(pl.col("sample") == 0)
+        if spec.source == "shuffled-profiles":
+            profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
+        told = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
+        if missing := told["profile"].null_count():
+            raise UserError(f"{spec.profiles_in}: {missing} of {len(chosen)} sessions have no profile; rerun the profiles")
+        texts = told["profile"].to_list()
+    else:
+        item_texts = items["text"].to_list()
+        texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
+    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
+    queries = embed(model, texts, spec.decoder.query_prefix)
+    vectors = ItemVectors.load(Path(spec.vectors_in))
+    ranks = rank_sessions(chosen, decoder_blocks(queries.vectors, vectors))
+    contracts.write(ranks, spec.ranks_out, "ranks")
+    record.note(sessions=len(ranks), texts_cut_at_limit=queries.cut, empty_texts=sum(not t for t in texts))
+    log(f"{spec.source}: ranked {len(ranks)} sessions, {queries.cut} texts cut at {spec.decoder.max_tokens} tokens")
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,83 @@
+"""Choose the grid point with the best validation NDCG@10."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from langptune.errors import UserError
+from langptune.provenance import Record, write_json
+from langptune.stage import Log, StageSpec, run
+
+
+class SelectTrialSpec(StageSpec):
+    """Choose among trials by validation NDCG@10; of equals, the first in grid order. Test plays no part."""
+
+    trials_in: Annotated[list[str], Field(min_length=1)] = Field(
+        description="trial files of train_recbole.py, in grid order"
+    )
+    best_out: str = Field(description="JSON: settings, val, best_epoch, trials, grid")
+
+
+def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
+    """Compare the trials and write the winner beside what it was compared with.
+
+    Raises:
+        UserError: a file that is no trial, or trials of different models.
+    """
+    trials = [_read(path) for path in spec.trials_in]
+    names = {trial["model"] for trial in trials}
+    if len(names) > 1:
+        raise UserError(
+            f"{spec.trials_in[0]}: trials of different models ({', '.join(sorted(names))}) in one grid"
+        )
+    # max keeps the first of equals
+    best = max(trials, key=lambda trial: trial["val"]["ndcg@10"])
+    keys = sorted({key for trial in trials for key in trial["settings"]})
+    grid = {key: _distinct([trial["settings"].get(key) for trial in trials]) for key in keys}
+    write_json(
+        spec.best_out,
+        {
+            "model": best["model"],
+            "settings": best["settings"],
+            "val": best["val"],
+            "best_epoch": best["best_epoch"],
+            "trials": [
+                {k: trial[k] for k in ("settings", "val", "best_epoch", "epochs_run")} for trial in trials
+            ],
+            "grid": {key: values for key, values in grid.items() if len(values) > 1},
+        },
+    )
+    log(
+        f"{best['model']}: best of {len(trials)} by val NDCG@10 {best['val']['ndcg@10']:.4f}: "
+        f"{best['settings']}"
+    )
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        trial = json.loads(Path(path).read_text(encoding="utf-8"))
+        score = trial["val"]["ndcg@10"]
+        complete = {"model", "settings", "best_epoch", "epochs_run"} <= trial.keys()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        complete, score = False, 0.0
+    if not complete or not isinstance(score, int | float) or not math.isfinite(score):
+        raise UserError(f"{path}: not a trial of train_recbole.py; delete it and rerun its rule")
+    return trial
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """Values in order of appearance; lists among them rule out a set."""
+    out: list[Any] = []
+    for value in values:
+        if value not in out:
+            out.append(value)
+    return out
+
+
+if __name__ == "__main__":
+    run(SelectTrialSpec, select, __file__)

@@ -1,0 +1,127 @@
+"""Write the profiles of one shard of sessions with an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.models import EncoderEntry
+from langptune.data import contracts
+from langptune.provenance import Record, model_revisions
+
+
+class Spec(stage.StageSpec):
+    """Prompts from histories, profiles from prompts.
+
+    Each finished batch is kept under `journal` at once, so that a job that is killed goes on where it stopped.
+    """
+
+    encoder: EncoderEntry = Field(description="the encoder's registry entry")
+    encoder_in: str = Field(description="its materialised folder")
+    prompt: str = Field(description="name of the template")
+    template: str = Field(description="the template itself")
+    history_items: int = Field(description="most recent items shown")
+    max_tokens: int = Field(description="longest profile in tokens")
+    temperature: float = Field(0.0, description="0 is greedy")
+    seed: int = 0
+    batch_size: int = 32
+    dtype: str = "auto"
+    shard: int = Field(1, description="which shard, from 1")
+    shards: int = Field(1, description="of how many")
+    items_in: str
+    sessions_in: str
+    users_in: str
+    evaluation_in: str
+    threads: int = Field(2, description="CPU threads; part of the numerics, so not left to the scheduler")
+    journal: str = Field(description="folder for finished batches; removed at the end")
+    profiles_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Encode, generate batch by batch, gather the journal."""
+    stage.set_threads(spec.threads)
+    from langptune.models.load import load_encoder, pick_device, pick_dtype
+    from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
+    from langptune.prompts import PromptWriter
+
+    device = pick_device()
+    dtype = pick_dtype(spec.dtype, device)
+    model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
+    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    writer = PromptWriter(spec.template, spec.prompt, tokenizer, limit)
+
+    items = contracts.read(spec.items_in, "items").drop("text", "first_seen").to_dicts()
+    users = {user["user_id"]: user for user in contracts.read(spec.users_in, "users").to_dicts()}
+    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
+    sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
+    rows = sessions.select("session", "user_id", "history", "ratings", "reviews").to_dicts()
+    prompts = []
+    for row in rows:
+        reviews = row["reviews"] or [""] * len(row["history"])
+        seen = list(zip(row["history"], row["ratings"], reviews, strict=True))[-spec.history_items :]
+        history = [{**items[item], "rating": f"{rating:g}", "review": review} for item, rating, review in seen]
+        prompts.append(writer.encode(history, users.get(row["user_id"], {})))
+
+    # Batches are planned over all sessions, then dealt: the number of shards never changes a batch.
+    plan = plan_batches([len(prompt.ids) for prompt in prompts], spec.batch_size)
+    mine = plan[spec.shard - 1 :: spec.shards]
+    journal = Path(spec.journal)
+    journal.mkdir(parents=True, exist_ok=True)
+    identity = [spec.max_tokens, spec.temperature, spec.seed, str(dtype), model_revisions([Path(spec.encoder_in)])]
+    total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
+    parts = []
+    for batch in mine:
+        key = json.dumps([identity, [[rows[i]["session"], prompts[i].ids] for i in batch]])
+        path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
+        if path.is_file():
+            parts.append(contracts.read(path, "profiles"))
+            kept += len(batch)
+        else:
+            seeds = [profile_seed(spec.seed, rows[i]["session"], 0) for i in batch]
+            texts = generate_batch(
+                model, tokenizer, [prompts[i].ids for i in batch], seeds, spec.max_tokens, spec.temperature
+            )
+            part = pl.DataFrame(
+                {
+                    "session": [rows[i]["session"] for i in batch],
+                    "sample": [0] * len(batch),
+                    "profile": [t.text for t in texts],
+                    "prompt_tokens": [len(prompts[i].ids) for i in batch],
+                    "tokens": [t.tokens for t in texts],
+                    "finished": [t.finished for t in texts],
+                    "logprob": [t.logprob for t in texts],
+                },
+                schema=contracts.PROFILES,
+            )
+            contracts.write(part, path, "profiles")
+            parts.append(part)
+            written += len(batch)
+        done += len(batch)
+        rate = written / (time.monotonic() - start) if written else 0.0
+        left = f"{(total - done) / rate / 60:.1f} min left" if rate else "from the journal"
+        log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {rate:.2f} profiles/s, {left}")
+
+    empty = pl.DataFrame(schema=contracts.PROFILES)  # more shards than batches: a shard may have nothing to do
+    profiles = pl.concat([empty, *parts]).sort("session", "sample")
+    contracts.write(profiles, spec.profiles_out, "profiles")
+    shutil.rmtree(journal)
+    record.note(
+        profiles=len(profiles),
+        resumed=kept,
+        finished_share=profiles["finished"].mean(),
+        mean_tokens=profiles["tokens"].mean(),
+        dtype=str(dtype).removeprefix("torch."),
+        prompts_that_lost_items=sum(p.dropped_items > 0 for p in prompts),
+        fields_cut=sum(p.cut_fields for p in prompts),
+    )
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,1 @@
+"""Comparing runs: per-session metrics in, intervals, paired tests and tables out."""

@@ -1,0 +1,175 @@
+"""The runs of a comparison, aligned by session: what every interval, test and table is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune.config.base import Strict
+from langptune.errors import UserError
+
+GROUPS = ("profiles", "text controls", "baselines", "bounds")
+"""Blocks of a table from top to bottom (the groups of ``config/methods.yaml``)."""
+
+
+class RunEntry(Strict):
+    """One run of the grid and what its table row says about it."""
+
+    method: str
+    models: str
+    seed: int
+    title: str
+    group: str
+    note: str = ""
+    trials: Annotated[int, Field(ge=0)] = Field(0, description="validation trials spent on tuning")
+    metrics_path: str = Field(
+        description="metrics.parquet; may be absent only where missing runs are allowed"
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a method with its models, over all its seeds.
+
+    seeds: seeds that have run; expected: seeds that should have.
+    values: float64 ``[S, R, M]``, sessions x seeds that have run x metrics.
+    ranks: int ``[S, R]``, 1-based.
+    """
+
+    method: str
+    models: str
+    title: str
+    group: str
+    note: str
+    trials: int
+    seeds: tuple[int, ...]
+    expected: tuple[int, ...]
+    values: np.ndarray
+    ranks: np.ndarray
+
+    @property
+    def key(self) -> str:
+        """``method/models``: unique in a grid."""
+        return f"{self.method}/{self.models}"
+
+    @property
+    def missing(self) -> bool:
+        """No seed of this row has run."""
+        return not self.seeds
+
+    def session_means(self, metric: int) -> np.ndarray:
+        """float64 ``[S]``: a metric's value per session, averaged over seeds."""
+        return self.values[:, :, metric].mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All rows over the same sessions (ascending), in the order in which the runs were listed."""
+
+    sessions: np.ndarray
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def column(self, metric: str) -> int:
+        """Index of a metric along the last axis of ``Row.values``."""
+        if metric not in self.metrics:
+            raise UserError(f"metric '{metric}' is not among the compared ones: {', '.join(self.metrics)}")
+        return self.metrics.index(metric)
+
+
+def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = False) -> Grid:
+    """Read the runs and align them by session.
+
+    Args:
+        entries: the grid's runs, in the order of the config.
+        metrics: columns to read from each run.
+        allow_missing: keep a row whose file does not exist, without values; otherwise that is an error.
+
+    Raises:
+        UserError: a missing file, a file without a metric or with broken values, two runs over different
+            sessions, no run at all.
+    """
+    absent = [entry for entry in entries if not Path(entry.metrics_path).exists()]
+    if absent and not allow_missing:
+        raise UserError(
+            f"{len(absent)} of {len(entries)} runs have no metrics, the first is {absent[0].metrics_path}; "
+            "run them, or allow missing runs to compare what there is"
+        )
+    if len(absent) == len(entries):
+        raise UserError(f"none of the {len(entries)} runs has metrics; there is nothing to compare")
+    if len(set(metrics)) != len(metrics):
+        raise UserError(f"metrics: an entry stands twice in {', '.join(metrics)}; keep one")
+
+    sessions, first = None, ""
+    cells: dict[tuple[str, str], list[tuple[RunEntry, pl.DataFrame | None]]] = {}
+    for entry in entries:
+        cell = cells.setdefault((entry.method, entry.models), [])
+        if any(other.seed == entry.seed for other, _ in cell):
+            raise UserError(
+                f"runs: {entry.method}/{entry.models} with seed {entry.seed} stands twice; keep one"
+            )
+        if not Path(entry.metrics_path).exists():
+            cell.append((entry, None))
+            continue
+        frame = _read(entry.metrics_path, metrics)
+        here = frame["session"].to_numpy()
+        if sessions is None:
+            sessions, first = here, entry.metrics_path
+        elif not np.array_equal(sessions, here):
+            odd = np.setxor1d(sessions, here)
+            raise UserError(
+                f"{entry.metrics_path} and {first} are not over the same sessions: {len(odd)} stand in one "
+                f"only (first: session {odd[0]}); rerun the evaluation of both"
+            )
+        cell.append((entry, frame))
+    return Grid(
+        sessions, tuple(metrics), tuple(_row(cell, metrics, len(sessions)) for cell in cells.values())
+    )
+
+
+def _row(cell: list[tuple[RunEntry, pl.DataFrame | None]], metrics: list[str], n_sessions: int) -> Row:
+    head = cell[0][0]
+    ran = [(entry, frame) for entry, frame in cell if frame is not None]
+    values = np.empty((n_sessions, len(ran), len(metrics)))
+    ranks = np.empty((n_sessions, len(ran)), dtype=np.int64)
+    for at, (_, frame) in enumerate(ran):
+        values[:, at, :] = frame.select(metrics).to_numpy()
+        ranks[:, at] = frame["rank"].to_numpy()
+    return Row(
+        head.method,
+        head.models,
+        head.title,
+        head.group,
+        head.note,
+        head.trials,
+        seeds=tuple(entry.seed for entry, _ in ran),
+        expected=tuple(entry.seed for entry, _ in cell),
+        values=values,
+        ranks=ranks,
+    )
+
+
+def _read(path: str, metrics: list[str]) -> pl.DataFrame:
+    columns = ["session", "rank", *metrics]
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the evaluation") from None
+    lacking = [column for column in columns if column not in frame.columns]
+    if lacking:
+        raise UserError(f"{path}: column '{lacking[0]}' is missing; found {', '.join(frame.columns)}")
+    frame = frame.select(columns).sort("session")
+    if frame.is_empty():
+        raise UserError(f"{path}: holds no session")
+    if frame["session"].is_duplicated().any():
+        raise UserError(f"{path}: some sessions stand twice; rerun the evaluation")
+    for column in columns:
+        values = frame[column]
+        if values.null_count() or not np.isfinite(values.to_numpy()).all():
+            raise UserError(f"{path}: column '{column}' has empty or non-finite cells; rerun the evaluation")
+    return frame

@@ -1,0 +1,352 @@
+"""A comparison as text: wide and long CSV for machines, Markdown and LaTeX for people.
+
+CSV cells carry 12 significant digits (beyond that lies the order of summation), people see 4 decimals.
+Nothing in a table depends on time, host or locale, so the same runs and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import string
+from collections.abc import Iterable
+from itertools import groupby
+
+from langptune.comparison.results import Line, Results
+
+MISSING = "missing"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for mark in "\\`*_[]|~$"}
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it stands: special characters escaped, line breaks made spaces."""
+    return " ".join("".join(_LATEX.get(mark, mark) for mark in text).split())
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown prints as it stands, inside a table too: no markup, no HTML, no line break."""
+    return " ".join("".join(_MARKDOWN.get(mark, mark) for mark in text).split())
+
+
+def wide_csv(results: Results) -> str:
+    """One line per row of the table; empty cells where there is no number.
+
+    Columns: group, method, title, models, status (complete, partial or missing), seeds, seeds_expected,
+    sessions, trials; ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric; and for the main metric
+    difference (to the reference), difference_low, difference_high, p, p_holm.
+    """
+    metrics = results.grid.metrics
+    head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
+    head += [name + end for name in metrics for end in ("", "_low", "_high")]
+    head += ["difference", "difference_low", "difference_high", "p", "p_holm"]
+    body = []
+    for line in results.lines:
+        cells = [*_identity(results, line)]
+        for m in range(len(metrics)):
+            cells += [line.means[m], line.low[m], line.high[m]]
+        if line.against:
+            main = line.against[results.main]
+            cells += [main.effect.difference, main.low, main.high, main.effect.p_permutation, main.p_holm]
+        else:
+            cells += [None] * 5
+        body.append(cells)
+    return _csv(head, body)
+
+
+def long_csv(results: Results) -> str:
+    """One line per row of the table and metric: the wide table's first columns, metric, mean, low, high."""
+    head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
+    head += ["metric", "mean", "low", "high"]
+    body = [
+        [*_identity(results, line), name, line.means[m], line.low[m], line.high[m]]
+        for line in results.lines
+        for m, name in enumerate(results.grid.metrics)
+    ]
+    return _csv(head, body)
+
+
+def comparisons_csv(results: Results) -> str:
+    """One line per tested row and metric: effect sizes, their intervals, and all p-values.
+
+    ``p_permutation`` is the main test; ``*_holm`` is corrected over the rows within the metric.
+    """
+    head = [
+        "method",
+        "models",
+        "metric",
+        "reference",
+        "reference_models",
+        "sessions",
+        "seeds",
+        "reference_seeds",
+    ]
+    head += ["mean", "reference_mean", "difference", "difference_low", "difference_high", "d_z"]
+    head += ["wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest", "p_ttest_holm"]
+    head += ["p_wilcoxon", "p_wilcoxon_holm"]
+    base = results.reference
+    body = []
+    for line in results.lines:
+        for m, cell in enumerate(line.against):
+            effect = cell.effect
+            row = [line.row.method, line.row.models, results.grid.metrics[m], base.method, base.models]
+            row += [
+                effect.n,
+                len(line.row.seeds),
+                len(base.seeds),
+                line.means[m],
+                base.values[:, :, m].mean(),
+            ]
+            row += [
+                effect.difference,
+                cell.low,
+                cell.high,
+                effect.d_z,
+                effect.wins,
+                effect.ties,
+                effect.losses,
+            ]
+            row += [effect.p_permutation, cell.p_holm, effect.p_ttest, cell.p_ttest_holm]
+            body.append([*row, effect.p_wilcoxon, cell.p_wilcoxon_holm])
+    return _csv(head, body)
+
+
+def to_markdown(results: Results, title: str, facts: list[str]) -> str:
+    """The table for a README or a report.
+
+    Args:
+        results: the comparison.
+        title: the dataset's title.
+        facts: sentences about dataset, protocol and sample, printed above the table.
+    """
+    metrics, footnotes = results.grid.metrics, _footnotes(results)
+    head = [
+        "Method",
+        "Models",
+        "Seeds",
+        "n",
+        "Trials",
+        *(_metric(name) for name in metrics),
+        _p_head(results),
+    ]
+    out = [f"**{markdown(title)}**", "", *(f"{markdown(fact)}  " for fact in facts)]
+    out += ["", _pipe(head), _pipe(["---", "---"] + ["---:"] * (len(head) - 2))]
+    best = _best(results)
+    for group, lines in groupby(results.lines, key=lambda line: line.row.group):
+        out.append(_pipe([f"**{markdown(group.capitalize())}**"] + [""] * (len(head) - 1)))
+        for line in lines:
+            name = markdown(line.row.title)
+            if line.row.key in footnotes:
+                name += f" <sup>{footnotes[line.row.key]}</sup>"
+            cells = [name, markdown(line.row.models), _seeds(line)]
+            if line.row.missing:
+                out.append(_pipe([*cells, "", "", *[MISSING] * len(metrics), ""]))
+                continue
+            cells += [str(len(results.grid.sessions)), str(line.row.trials)]
+            for m in range(len(metrics)):
+                mean = f"{line.means[m]:.4f}"
+                mean = f"**{mean}**" if (line.row.key, m) in best else mean
+                mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(line, m)]
+                cells.append(f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}")
+            out.append(_pipe([*cells, _p(results, line)]))
+    out.append("")
+    out += [f"- {markdown(note)}" for note in explanations(results)]
+    out += [f"- <sup>{mark}</sup> {markdown(note)}" for mark, note in _notes(results, footnotes)]
+    return "\n".join(out) + "\n"
+
+
+def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
+    """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx.
+
+    Intervals stand in small type below the means. Arguments as in ``to_markdown``; ``label`` is the name
+    behind ``tab:``.
+    """
+    metrics, footnotes = results.grid.metrics, _footnotes(results)
+    columns = 5 + len(metrics) + 1
+    head = [
+        "Method",
+        "Models",
+        "Seeds",
+        "$n$",
+        "Trials",
+        *(_metric(name) for name in metrics),
+        _p_head(results),
+    ]
+    best = _best(results)
+    out = [r"\begin{table*}", r"\centering", rf"\caption{{{latex(' '.join([title + '.', *facts]))}}}"]
+    out += [rf"\label{{tab:{re.sub(r'[^A-Za-z0-9:-]+', '-', label)}}}", r"\resizebox{\textwidth}{!}{%"]
+    out += [rf"\begin{{tabular}}{{ll{'r' * (columns - 2)}}}", r"\toprule"]
+    out += [_amp([cell if cell.startswith("$") else latex(cell) for cell in head])]
+    for group, lines in groupby(results.lines, key=lambda line: line.row.group):
+        out += [
+            r"\midrule",
+            _amp([rf"\multicolumn{{{columns}}}{{l}}{{\emph{{{latex(group.capitalize())}}}}}"]),
+        ]
+        for line in lines:
+            name = latex(line.row.title)
+            if line.row.key in footnotes:
+                name += rf"\textsuperscript{{{footnotes[line.row.key]}}}"
+            cells = [name, latex(line.row.models), latex(_seeds(line))]
+            if line.row.missing:
+                out.append(_amp([*cells, "", "", *[rf"\emph{{{MISSING}}}"] * len(metrics), ""]))
+                continue
+            cells += [str(len(results.grid.sessions)), str(line.row.trials)]
+            for m in range(len(metrics)):
+                mean = f"{line.means[m]:.4f}"
+                mean = rf"\textbf{{{mean}}}" if (line.row.key, m) in best else mean
+                cells.append(
+                    mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)]
+                )
+            out.append(_amp([*cells, latex(_p(results, line))]))
+            ends = [
+                rf"{{\scriptsize [{low:.4f}, {high:.4f}]}}"
+                for low, high in zip(line.low, line.high, strict=True)
+            ]
+            out.append(_amp(["", "", "", "", "", *ends, ""]))
+    out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
+    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    for note in explanations(results):
+        text = latex(note)
+        for arrow, command in arrows.items():
+            text = text.replace(arrow, command)
+        out.append(rf"{text}\\")
+    out += [rf"\textsuperscript{{{mark}}}~{latex(note)}\\" for mark, note in _notes(results, footnotes)]
+    out += [r"\end{minipage}", r"\end{table*}"]
+    return "\n".join(out) + "\n"
+
+
+def explanations(results: Results) -> list[str]:
+    """Sentences, plain text, that say how the numbers of a table are to be read."""
+    level, share = f"{1 - results.confidence:.4g}", f"{100 * results.confidence:.4g}%"
+    base, tested = results.reference, sum(bool(line.against) for line in results.lines)
+    out = [
+        f"n = {len(results.grid.sessions)} sessions. Mean [{share} interval]: percentile bootstrap over "
+        f"sessions and seeds, {results.resamples} resamples; over sessions alone where a row has one seed.",
+    ]
+    if base.missing:
+        out.append(f"No tests: the reference, {base.title} ({base.models}), is missing.")
+    elif tested:
+        out.append(
+            f"↑ ↓: better, worse than the reference, {base.title} ({base.models}); p < {level} in a "
+            f"sign-flip permutation test paired by session, Holm-corrected over {tested} comparisons within "
+            "each metric."
+        )
+    out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
+    if len({len(line.row.expected) for line in results.lines}) > 1:
+        out.append("Seeds differ between rows: methods that draw nothing run one seed.")
+    if results.missing_runs:
+        total = sum(len(line.row.expected) for line in results.lines)
+        out.append(
+            f"Partial: {results.missing_runs} of {total} runs are missing; intervals, tests and their "
+            "correction count only what ran and will change."
+        )
+    return out
+
+
+def _identity(results: Results, line: Line) -> list:
+    row = line.row
+    status = MISSING if row.missing else "complete" if row.seeds == row.expected else "partial"
+    sessions = None if row.missing else len(results.grid.sessions)
+    return [
+        row.group,
+        row.method,
+        row.title,
+        row.models,
+        status,
+        len(row.seeds),
+        len(row.expected),
+        sessions,
+        row.trials,
+    ]
+
+
+def _best(results: Results) -> set[tuple[str, int]]:
+    """(row, metric) of the highest means at the printed precision; bounds are no contestants."""
+    best = set()
+    for m in range(len(results.grid.metrics)):
+        means = {
+            line.row.key: round(float(line.means[m]), 4)
+            for line in results.lines
+            if not line.row.missing and line.row.group != "bounds"
+        }
+        best |= {(key, m) for key, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+def _footnotes(results: Results) -> dict[str, str]:
+    """Row -> letter; rows with the same note share one."""
+    letters: dict[str, str] = {}
+    names = [
+        *string.ascii_lowercase,
+        *(f"{a}{b}" for a in string.ascii_lowercase for b in string.ascii_lowercase),
+    ]
+    for line in results.lines:
+        if line.row.note:
+            letters.setdefault(line.row.note, names[len(letters)])
+    return {line.row.key: letters[line.row.note] for line in results.lines if line.row.note}
+
+
+def _notes(results: Results, footnotes: dict[str, str]) -> list[tuple[str, str]]:
+    return list(
+        dict.fromkeys((footnotes[line.row.key], line.row.note) for line in results.lines if line.row.note)
+    )
+
+
+def _seeds(line: Line) -> str:
+    ran, expected = len(line.row.seeds), len(line.row.expected)
+    return str(ran) if ran == expected else f"{ran} of {expected}"
+
+
+def _metric(name: str) -> str:
+    kind, _, k = name.partition("@")
+    return {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}[kind] + (f"@{k}" if k else "")
+
+
+def _p_head(results: Results) -> str:
+    return f"p (Holm) {_metric(results.main_metric)}"
+
+
+def _p(results: Results, line: Line) -> str:
+    if not line.against:
+        return "reference" if line.row.key == results.reference.key else ""
+    p = line.against[results.main].p_holm
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _pipe(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _amp(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _csv(head: list[str], body: list[list]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([[_cell(value) for value in cells] for cells in body])
+    return stream.getvalue()
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,115 @@
+"""Strict pydantic base, YAML loading, and errors that name file, key, value and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from langptune.errors import UserError
+
+
+class Strict(BaseModel):
+    """A config model: unknown keys are errors, values are not coerced across types, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a repeated key is an error, not a silent overwrite."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=deep)
+        if key in seen:
+            raise UserError(
+                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}: key '{key}' stands twice; "
+                "keep one"
+            )
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: missing, unreadable, not YAML, not a mapping, or a key that stands twice.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as stream:
+            data = yaml.load(stream, Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+    return data
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """A hint such as ``; did you mean 'ndcg'?``, or the valid choices where nothing is near."""
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return "; valid: " + ", ".join(sorted(choices)) if choices else ""
+
+
+def validate(model: type[M], data: Any, where: str) -> M:
+    """``model`` built from plain data.
+
+    Args:
+        where: how the source is named in an error: a file, or a file and an entry.
+
+    Raises:
+        UserError: naming ``where``, the key, the value found and the nearest valid key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(model, issue, where) for issue in error.errors()[:3])) from None
+
+
+def _explain(model: type[BaseModel], issue: dict[str, Any], where: str) -> str:
+    path = [part for part in issue["loc"] if not str(part).startswith("function-")]
+    key = ".".join(str(part) for part in path) or "(top level)"
+    if issue["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'{nearest(str(path[-1]), _keys(model, path[:-1]))}"
+    if issue["type"] == "missing":
+        return f"{where}: key '{key}' is missing"
+    message = issue["msg"].removeprefix("Value error, ")
+    return f"{where}: key '{key}': {message} (found {_short(issue['input'])})"
+
+
+def _keys(model: type[BaseModel], path: list[Any]) -> list[str]:
+    """Valid keys of the model that ``path`` leads to; of the last model on the way where it leads nowhere."""
+    for part in path:
+        field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
+        candidates = _models_in(field.annotation) if field else []
+        if candidates:
+            model = candidates[0]
+    return sorted(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for arg in getattr(annotation, "__args__", ()) for found in _models_in(arg)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,104 @@
+"""Registry entries of ``config/methods.yaml``: every way this benchmark has to turn sessions into ranks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from langptune.config.base import Strict
+
+Scalar = bool | int | float | str | None
+Setting = Scalar | list[Scalar]
+
+
+class _Method(Strict):
+    title: str = Field(description="how tables and plots call it")
+    group: Literal["profiles", "text controls", "baselines", "bounds"] = Field(
+        description="the block of the table it stands in"
+    )
+    note: str = Field("", description="one line under the table: what a reader must know about this row")
+
+
+class ProfileMethod(_Method):
+    """Profiles written by the encoder, ranked by the decoder (PAPER: LangPTune-0 when neither is trained)."""
+
+    kind: Literal["profiles"]
+    prompt: str | None = Field(None, description="entry of config/prompts.yaml; null: the dataset's default")
+    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown in the prompt")
+    max_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest profile, in encoder tokens")
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy decoding", strict=False)
+
+    @property
+    def deterministic(self) -> bool:
+        """Greedy decoding draws nothing, so one seed stands for all."""
+        return self.temperature == 0
+
+
+class ShuffledMethod(_Method):
+    """Each session is ranked by the profile of another user: what remains is not about the user."""
+
+    kind: Literal["shuffled-profiles"]
+    of: str = Field("langptune-0", description="the method whose profiles are dealt to other users")
+    deterministic: bool = False
+
+
+class TextMethod(_Method):
+    """The decoder on plain text of the history, without an encoder (PAPER: EMB-0 is ``history``)."""
+
+    kind: Literal["text"]
+    view: Literal["history", "last-item"]
+    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items, newest first")
+    deterministic: Literal[True] = True
+
+
+class SimpleMethod(_Method):
+    """Scorers without a model: popularity in the training sessions, chance, and the answer itself."""
+
+    kind: Literal["simple"]
+    scorer: Literal["pop", "random", "oracle"]
+
+    @property
+    def deterministic(self) -> bool:
+        """Only chance has a seed."""
+        return self.scorer != "random"
+
+
+class RecBoleMethod(_Method):
+    """Any RecBole model, trained on our train sessions and ranked by our rank function."""
+
+    kind: Literal["recbole"]
+    model: str = Field(description="RecBole's name of the model, e.g. SASRec")
+    settings: dict[str, Setting] = Field({}, description="RecBole settings, passed as they are")
+    tune: dict[str, list[Setting]] = Field(
+        {}, description="setting -> values; the grid is tried on validation with the first seed, one job a point"
+    )
+    epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many; ignored by closed-form models")
+    patience: Annotated[int, Field(ge=1)] = Field(
+        10, description="stop after this many validations without a better NDCG@10"
+    )
+    validate_every: Annotated[int, Field(ge=1)] = Field(1, description="epochs between validations")
+    history_items: Annotated[int, Field(ge=1)] = Field(
+        50, description="sequential models see this many most recent items"
+    )
+    train_sessions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="sequential models train on at most this many most recent windows per user; null: all"
+    )
+    refit: bool = Field(
+        True,
+        description="ID-based models only: after selection on validation, train once more, as long as was best, on "
+        "the histories of the test sessions too, so that they know what every other method sees in a history",
+    )
+    deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
+
+    def grid(self) -> list[dict[str, Any]]:
+        """The points of the validation grid, each merged over ``settings``; one point where nothing is tuned."""
+        points: list[dict[str, Any]] = [dict(self.settings)]
+        for key in sorted(self.tune):
+            points = [{**point, key: value} for point in points for value in self.tune[key]]
+        return points
+
+
+Method = Annotated[
+    ProfileMethod | ShuffledMethod | TextMethod | SimpleMethod | RecBoleMethod, Field(discriminator="kind")
+]

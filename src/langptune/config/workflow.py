@@ -1,0 +1,280 @@
+"""The run's config: which datasets, models, methods and seeds, and how they are compared."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, RootModel, field_validator
+
+from langptune import metrics
+from langptune.config.base import Strict, nearest, read_yaml, validate
+from langptune.config.datasets import DatasetEntry
+from langptune.config.methods import (
+    Method,
+    ProfileMethod,
+    RecBoleMethod,
+    ShuffledMethod,
+    SimpleMethod,
+    TextMethod,
+)
+from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
+from langptune.errors import UserError
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+RESERVED = {"data", "comparison", "models", "report", "reference"}
+
+
+class Sample(Strict):
+    """Which sessions the methods are compared on. A fixed draw: the same for every method and seed."""
+
+    test: Annotated[int, Field(ge=1)] | None = Field(None, description="test sessions to draw; null takes all")
+    validation: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="validation sessions to draw for methods that select on validation; null takes all"
+    )
+    seed: int = 0
+
+
+class Generation(Strict):
+    """How profiles are written; none of it changes the method, only speed (docs/numerics.md)."""
+
+    shards: Annotated[int, Field(ge=1)] = Field(1, description="jobs that share one run's profiles")
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: the fastest that the hardware supports"
+    )
+    threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one profile job")
+
+
+class Comparison(Strict):
+    """What the tables report."""
+
+    metrics: list[str] = list(metrics.DEFAULT)
+    main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
+    reference: str = Field("langptune-0", description="the method every other one is tested against, paired by session")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: int = 0
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for name in value:
+            try:
+                metrics.parse(name)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+class Config(Strict):
+    """One run of the workflow. Keys left out keep the defaults given here."""
+
+    results: str = Field("results", description="folder that everything is written to")
+    models_dir: str = Field("results/models", description="folder of materialised models; may be shared between runs")
+    registries: str = Field("config", description="folder with datasets.yaml, models.yaml, methods.yaml, prompts.yaml")
+    datasets: Annotated[list[str], Field(min_length=1)]
+    encoders: list[str] = []
+    decoders: list[str] = []
+    methods: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
+    sample: Sample = Sample()
+    tune: bool = Field(True, description="try each method's validation grid; false uses its `settings` alone")
+    overrides: dict[str, dict[str, Any]] = Field(
+        {}, description="method -> keys of its registry entry that this run changes; `settings` and `tune` merge by key"
+    )
+    generation: Generation = Generation()
+    comparison: Comparison = Comparison()
+
+    @field_validator("datasets", "encoders", "decoders", "methods", "seeds")
+    @classmethod
+    def _unique(cls, value: list) -> list:
+        if len(set(value)) != len(value):
+            raise ValueError("an entry stands twice; keep one")
+        return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid: a method with its models on a dataset, for one seed.
+
+    ``models`` is ``encoder+decoder``, ``decoder``, a RecBole model's name, or a scorer's name.
+    """
+
+    dataset: str
+    method: str
+    models: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """``{dataset}/{method}/{models}/seed{seed}``, relative to the results folder."""
+        return f"{self.dataset}/{self.method}/{self.models}/seed{self.seed}"
+
+
+class _Registry(RootModel[dict[str, dict[str, Any]]]):
+    pass
+
+
+class _ModelBox(Strict):
+    entry: ModelEntry
+
+
+class _MethodBox(Strict):
+    entry: Method
+
+
+class Prompt(Strict):
+    """A prompt template (Jinja): data about the user and the history in, the user message out."""
+
+    template: str
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A config with its registries, checked as a whole. Build it with ``load``."""
+
+    config: Config
+    datasets: dict[str, DatasetEntry]
+    models: dict[str, EncoderEntry | DecoderEntry]
+    methods: dict[str, Method]
+    prompts: dict[str, Prompt]
+
+    def runs(self, dataset: str | None = None) -> list[Run]:
+        """Every run that the config asks for, in the order of its lists; deterministic methods run one seed."""
+        out = []
+        for data in [dataset] if dataset else self.config.datasets:
+            for name in self.config.methods:
+                method = self.methods[name]
+                seeds = self.config.seeds[:1] if method.deterministic else self.config.seeds
+                out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
+        return out
+
+    def models_of(self, name: str) -> list[str]:
+        """The ``{models}`` path segments that a method is run with."""
+        method = self.methods[name]
+        if isinstance(method, ProfileMethod | ShuffledMethod):
+            return [f"{e}+{d}" for e in self.config.encoders for d in self.config.decoders]
+        if isinstance(method, TextMethod):
+            return list(self.config.decoders)
+        return [method.scorer if isinstance(method, SimpleMethod) else method.model]
+
+    def prompt_of(self, dataset: str, method: str) -> str:
+        """The name of the prompt template that a profile method uses on a dataset."""
+        entry = self.methods[method]
+        assert isinstance(entry, ProfileMethod)
+        return entry.prompt or self.datasets[dataset].prompt
+
+
+def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
+    """A checked workflow from a merged config (Snakemake's ``config``) and the registries it names.
+
+    Raises:
+        UserError: one line with file, key, value and the nearest valid key.
+    """
+    settings = validate(Config, config, where)
+    folder = Path(root) / settings.registries
+    datasets = {
+        name: validate(DatasetEntry, entry, f"{folder / 'datasets.yaml'}: {name}")
+        for name, entry in _registry(folder / "datasets.yaml").items()
+    }
+    models = {
+        name: validate(_ModelBox, {"entry": entry}, f"{folder / 'models.yaml'}: {name}").entry
+        for name, entry in _registry(folder / "models.yaml").items()
+    }
+    raw_methods = _registry(folder / "methods.yaml")
+    for name in settings.overrides:
+        if name not in raw_methods:
+            raise UserError(f"{where}: overrides: unknown method '{name}'{nearest(name, list(raw_methods))}")
+    methods = {
+        name: validate(
+            _MethodBox,
+            {"entry": _merge(entry, settings.overrides.get(name, {}))},
+            f"{folder / 'methods.yaml'}: {name}" + (f" (with {where}: overrides)" * (name in settings.overrides)),
+        ).entry
+        for name, entry in raw_methods.items()
+    }
+    prompts = {
+        name: validate(Prompt, entry, f"{folder / 'prompts.yaml'}: {name}")
+        for name, entry in _registry(folder / "prompts.yaml").items()
+    }
+    if not settings.tune:
+        methods = {
+            name: method.model_copy(update={"tune": {}}) if isinstance(method, RecBoleMethod) else method
+            for name, method in methods.items()
+        }
+    workflow = Workflow(settings, datasets, models, methods, prompts)
+    _cross_check(workflow, where)
+    return workflow
+
+
+def _registry(path: Path) -> dict[str, dict[str, Any]]:
+    entries = validate(_Registry, read_yaml(path), str(path)).root
+    for name in entries:
+        if not NAME.match(name) or name in RESERVED:
+            raise UserError(
+                f"{path}: entry '{name}': a name is letters, digits, '.', '_' or '-' (no '+', no '/') "
+                f"and none of {', '.join(sorted(RESERVED))}"
+            )
+    return entries
+
+
+def _merge(entry: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**entry, **over}
+    for key in ("settings", "tune"):
+        if isinstance(entry.get(key), dict) and isinstance(over.get(key), dict):
+            merged[key] = {**entry[key], **over[key]}
+    return merged
+
+
+def _cross_check(workflow: Workflow, where: str) -> None:
+    config = workflow.config
+    for key, names, known in (
+        ("datasets", config.datasets, list(workflow.datasets)),
+        ("methods", config.methods, list(workflow.methods)),
+        ("encoders", config.encoders, [n for n, m in workflow.models.items() if m.role == "encoder"]),
+        ("decoders", config.decoders, [n for n, m in workflow.models.items() if m.role == "decoder"]),
+    ):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
+    for name in config.methods:
+        method = workflow.methods[name]
+        if not workflow.models_of(name):
+            need = "decoders" if isinstance(method, TextMethod) else "encoders and decoders"
+            raise UserError(f"{where}: method '{name}' needs {need}, but the config lists none")
+        if isinstance(method, ShuffledMethod):
+            source = workflow.methods.get(method.of)
+            if not isinstance(source, ProfileMethod):
+                raise UserError(
+                    f"{where}: method '{name}': of: '{method.of}' is not a profile method"
+                    + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
+                )
+        if isinstance(method, ProfileMethod):
+            for dataset in config.datasets:
+                prompt = workflow.prompt_of(dataset, name)
+                if prompt not in workflow.prompts:
+                    raise UserError(
+                        f"{where}: method '{name}' on '{dataset}': unknown prompt '{prompt}'"
+                        + nearest(prompt, list(workflow.prompts))
+                    )
+            for encoder in config.encoders:
+                entry = workflow.models[encoder]
+                if method.max_tokens >= entry.context:
+                    raise UserError(
+                        f"{where}: method '{name}': max_tokens {method.max_tokens} leaves no room for a prompt in "
+                        f"the {entry.context} tokens of encoder '{encoder}'"
+                    )
+    comparison = config.comparison
+    if comparison.reference not in config.methods:
+        raise UserError(
+            f"{where}: comparison.reference: '{comparison.reference}' is not among this run's methods"
+            + nearest(comparison.reference, config.methods)
+        )
+    if comparison.main_metric not in comparison.metrics:
+        raise UserError(
+            f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
+            + nearest(comparison.main_metric, comparison.metrics)
+        )

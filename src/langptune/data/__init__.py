@@ -1,0 +1,1 @@
+"""Raw files to items and sessions: readers, protocols, and the Parquet contracts between stages."""

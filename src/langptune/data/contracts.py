@@ -1,0 +1,136 @@
+"""The Parquet files between stages: their columns, their invariants, and atomic, checked I/O (docs/data.md)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from langptune.errors import UserError
+
+ITEMS = {
+    "item": pl.Int32,
+    "item_id": pl.String,
+    "title": pl.String,
+    "text": pl.String,
+    "first_seen": pl.Int64,
+}
+SESSIONS = {
+    "session": pl.Int32,
+    "user_id": pl.String,
+    "split": pl.String,
+    "history": pl.List(pl.Int32),
+    "ratings": pl.List(pl.Float32),
+    "reviews": pl.List(pl.String),
+    "seen": pl.List(pl.Int32),
+    "target": pl.Int32,
+    "target_time": pl.Int64,
+}
+PROFILES = {
+    "session": pl.Int32,
+    "sample": pl.Int32,
+    "profile": pl.String,
+    "prompt_tokens": pl.Int32,
+    "tokens": pl.Int32,
+    "finished": pl.Boolean,
+    "logprob": pl.Float64,
+}
+RANKS = {
+    "session": pl.Int32,
+    "target": pl.Int32,
+    "rank": pl.Int32,
+    "top": pl.List(pl.Int32),
+    "top_scores": pl.List(pl.Float32),
+}
+EVALUATION = {"session": pl.Int32, "split": pl.String}
+USERS = {"user_id": pl.String}
+
+CONTRACTS = {
+    "items": ITEMS,
+    "sessions": SESSIONS,
+    "profiles": PROFILES,
+    "ranks": RANKS,
+    "evaluation": EVALUATION,
+    "users": USERS,
+}
+SPLITS = ("train", "val", "test")
+
+
+def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """A checked table.
+
+    Args:
+        kind: a key of ``CONTRACTS``.
+        columns: read only these (the invariants are then checked only as far as they can be).
+
+    Raises:
+        UserError: missing or truncated file, wrong columns, a broken invariant; the line names the file.
+    """
+    path = Path(path)
+    try:
+        frame = pl.read_parquet(path, columns=columns)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the rule that makes it") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
+    check(frame, kind, str(path), partial=columns is not None)
+    return frame
+
+
+def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
+    """Check a table and write it whole or not at all (a temporary file beside it, then a rename)."""
+    path = Path(path)
+    check(frame, kind, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    frame.write_parquet(part, compression="zstd", compression_level=3)
+    os.replace(part, path)
+
+
+def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> None:
+    """Raise a ``UserError`` naming ``where``, the column and the first offending row; extra columns are allowed."""
+    for column, dtype in CONTRACTS[kind].items():
+        if column not in frame.columns:
+            if partial:
+                continue
+            raise UserError(f"{where}: column '{column}' is missing; found {', '.join(frame.columns)}")
+        if frame.schema[column] != dtype:
+            raise UserError(f"{where}: column '{column}' has type {frame.schema[column]}, expected {dtype}")
+        nullable = column in ("reviews", "logprob", "first_seen")
+        if not nullable and (nulls := frame[column].null_count()):
+            raise UserError(f"{where}: column '{column}' has {nulls} empty cells")
+    if partial:
+        return
+    key = {"items": ["item"], "profiles": ["session", "sample"], "users": ["user_id"]}.get(kind, ["session"])
+    if frame.select(key).is_duplicated().any():
+        raise UserError(f"{where}: {' and '.join(key)} must be unique, but some rows repeat")
+    rules: dict[str, list[tuple[str, pl.Expr]]] = {
+        "items": [("items must be numbered 0..N-1 in order", pl.col("item") == pl.int_range(pl.len()))],
+        "sessions": [
+            (f"split must be one of {', '.join(SPLITS)}", pl.col("split").is_in(SPLITS)),
+            ("history must not be empty", pl.col("history").list.len() > 0),
+            ("history and ratings must have equal length", _len("history") == _len("ratings")),
+            (
+                "history and reviews must have equal length",
+                pl.col("reviews").is_null() | (_len("history") == _len("reviews")),
+            ),
+            ("the target must not be among the seen items", ~pl.col("seen").list.contains(pl.col("target"))),
+            ("seen must hold the whole history", pl.col("history").list.set_difference("seen").list.len() == 0),
+        ],
+        "profiles": [("tokens must not be negative", pl.col("tokens") >= 0)],
+        "ranks": [
+            ("rank must be at least 1", pl.col("rank") >= 1),
+            ("top and top_scores must have equal length", _len("top") == _len("top_scores")),
+        ],
+        "evaluation": [(f"split must be one of {', '.join(SPLITS)}", pl.col("split").is_in(SPLITS))],
+        "users": [],
+    }
+    for message, holds in rules[kind]:
+        bad = frame.with_row_index("row").filter(~holds)
+        if len(bad):
+            raise UserError(f"{where}: {message}; {len(bad)} rows break this, first row {bad['row'][0]}")
+
+
+def _len(column: str) -> pl.Expr:
+    return pl.col(column).list.len()

@@ -1,0 +1,38 @@
+"""Jinja templates as data: item texts and prompts. Sandboxed, and strict about names that do not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from langptune.errors import UserError
+
+# Nothing is escaped here: a text goes to a tokenizer, which takes it as plain text (langptune.prompts), and
+# pages escape what they show.
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+
+
+def compile_template(source: str, where: str) -> Template:
+    """A template.
+
+    Raises:
+        UserError: a syntax error; the line names ``where``.
+    """
+    try:
+        return _ENVIRONMENT.from_string(source)
+    except TemplateError as error:
+        raise UserError(f"{where}: template error: {error}") from None
+
+
+def render(template: Template, where: str, **values: Any) -> str:
+    """The filled template.
+
+    Raises:
+        UserError: a name that the data does not have, naming ``where`` and what is there.
+    """
+    try:
+        return template.render(**values)
+    except TemplateError as error:
+        raise UserError(f"{where}: {error}; available: {', '.join(sorted(values))}") from None

@@ -1,0 +1,12 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend: bad config, bad data, a missing model, a full disk.
+
+    The message is a single line that names the file, the field or key, the value found and what to do.
+    Scripts print it without a stack trace and exit with status 2.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))

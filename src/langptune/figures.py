@@ -1,0 +1,318 @@
+"""Figures of a comparison, drawn without global state; the same data give the same bytes.
+
+Colours say the group of a method (Okabe and Ito's palette, told apart with any colour vision); position, line
+style and text say everything else, so that the figures also survive a grey printer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from langptune.comparison.grid import GROUPS
+from langptune.errors import UserError
+
+COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#767676"), strict=True))
+OTHER = "#CC79A7"
+DPI = 150
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "figure.dpi": DPI,
+}
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A method's mean with its interval on one metric."""
+
+    label: str
+    group: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A method against the reference, per session (float64 ``[S]``).
+
+    differences: of the main metric. rank_gains: log2 of how many times higher the target stands.
+    """
+
+    label: str
+    group: str
+    differences: np.ndarray
+    rank_gains: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of a method's targets over sessions and seeds: int ``[S * R]``, 1-based."""
+
+    label: str
+    group: str
+    ranks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a trained method went: validation metric (float64 ``[E]``) by epoch (``[E]``)."""
+
+    label: str
+    epochs: np.ndarray
+    values: np.ndarray
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The house style, undone on leaving, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a PNG (150 dpi) or PDF, by the path's suffix, whole or not at all and without a time stamp.
+
+    Raises:
+        UserError: any other suffix.
+    """
+    path = Path(path)
+    if path.suffix not in _METADATA:
+        raise UserError(f"{path}: figures are written as {' or '.join(_METADATA)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with styled():
+        figure.savefig(part, format=path.suffix[1:], dpi=DPI, metadata=_METADATA[path.suffix])
+    part.replace(path)
+
+
+def bars(panels: dict[str, list[Bar]]) -> Figure:
+    """Means with intervals, one panel per metric side by side.
+
+    Args:
+        panels: metric's title -> bars. The first panel is sorted, the others follow its order. Bounds are
+            told below the axes: an oracle at 1 would flatten everything else.
+
+    Raises:
+        UserError: nothing to draw but bounds.
+    """
+    with styled():
+        first = next(iter(panels.values()))
+        shown = sorted((bar for bar in first if bar.group != "bounds"), key=lambda bar: (bar.mean, bar.label))
+        if not shown:
+            raise UserError("figure of means: only bounds have run, there is no method to draw")
+        figure = _figure(5.6, 1.35 + _row_height([bar.label for bar in shown]) * len(shown))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        place = {bar.label: at for at, bar in enumerate(shown)}
+        notes = []
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for bar in members:
+                if bar.label not in place:
+                    continue
+                colour = COLOURS.get(bar.group, OTHER)
+                axis.barh(place[bar.label], bar.mean, height=0.66, color=colour, alpha=0.85, linewidth=0)
+                axis.plot([bar.low, bar.high], [place[bar.label]] * 2, color="black", linewidth=1.1)
+            axis.set_title(title)
+            axis.set_xlim(left=0)
+            axis.margins(y=0.02)
+            axis.locator_params(axis="x", nbins=4)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+            bounds = [bar for bar in members if bar.group == "bounds"]
+            notes.append(f"{title}: " + ", ".join(f"{bar.label} {bar.mean:.4f}" for bar in bounds))
+        axes[0].set_yticks(range(len(shown)), [bar.label for bar in shown])
+        _group_legend(figure, [bar.group for bar in shown])
+        if any(bar.group == "bounds" for bar in first):
+            figure.supxlabel("Not drawn\n" + "\n".join(notes), fontsize=8, color="#444444")
+        return figure
+
+
+def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
+    """Who gains over the reference: shares of sessions won and lost, and how far the targets' ranks moved.
+
+    A top-k metric is zero for most sessions under both methods, so its differences are nearly all zero: the
+    left panel counts them, the right panel shows what the metric cannot see, the move of every target's rank.
+
+    Args:
+        methods: in any order; drawn by the balance of wins and losses. Bounds are left out.
+        reference: how the reference is called.
+        metric: the metric's title.
+    """
+    with styled():
+        shown = sorted(
+            (method for method in methods if method.group != "bounds"),
+            key=lambda m: (float(np.sign(m.differences).mean()), float(np.median(m.rank_gains)), m.label),
+        )
+        if not shown:
+            return _empty("No method besides the reference has run.")
+        figure = _figure(5.6, 1.5 + _row_height([method.label for method in shown]) * len(shown))
+        left, right = figure.subplots(1, 2, sharey=True)
+        for at, method in enumerate(shown):
+            won = 100 * float((method.differences > 0).mean())
+            lost = 100 * float((method.differences < 0).mean())
+            colour = COLOURS.get(method.group, OTHER)
+            left.barh(at, won, height=0.66, color=colour, linewidth=0)
+            left.barh(
+                at, -lost, height=0.66, facecolor="white", edgecolor=colour, hatch="//////", linewidth=0.8
+            )
+            tail, quarter, middle, three, top = np.quantile(method.rank_gains, [0.05, 0.25, 0.5, 0.75, 0.95])
+            right.plot([tail, top], [at, at], color=colour, linewidth=1.2)
+            right.plot([quarter, three], [at, at], color=colour, linewidth=5.5, solid_capstyle="butt")
+            right.plot(middle, at, marker="o", markersize=4.5, color="white", markeredgecolor="black")
+        left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+        left.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        left.set_title(f"Sessions by {metric}")
+        left.set_xlabel("% worse  |  % better", fontsize=8)
+        left.set_yticks(range(len(shown)), [method.label for method in shown])
+        right.set_title("Target's place in the list")
+        right.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True))
+        right.xaxis.set_major_formatter(
+            lambda doublings, _: f"{'÷' if doublings < 0 else '×'}{2 ** abs(doublings):g}"
+        )
+        right.set_xlabel("times lower  |  times higher", fontsize=8)
+        for axis in (left, right):
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+            axis.set_ylim(-0.6, len(shown) - 0.4)
+        against = " ".join(reference.split())
+        figure.supxlabel(
+            f"Against {against}\nbars: 25 to 75%, lines: 5 to 95% of sessions", fontsize=8, color="#444444"
+        )
+        _group_legend(figure, [method.group for method in shown])
+        return figure
+
+
+def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
+    """The share of sessions whose target ranks at or above each rank: Recall@k at every k at once.
+
+    Args:
+        methods: drawn and listed by the share within the first ten; bounds are left out, for chance is the
+            dotted curve ``rank / n_items`` (a diagonal on linear axes) and an oracle is the upper edge.
+        n_items: size of the catalogue.
+    """
+    with styled():
+        shown = sorted(
+            (method for method in methods if method.group != "bounds"),
+            key=lambda m: (-float((m.ranks <= 10).mean()), -float(np.mean(1.0 / m.ranks)), m.label),
+        )
+        figure = _figure(5.6, max(3.2, 0.9 + 0.2 * (len(shown) + 1)))
+        axis = figure.subplots()
+        at = np.unique(np.round(np.geomspace(1, n_items, 400)).astype(int))
+        handles = []
+        used = dict.fromkeys(COLOURS, 0)
+        for method in shown:
+            share = np.searchsorted(np.sort(method.ranks), at, side="right") / len(method.ranks)
+            turn = used.get(method.group, 0)
+            used[method.group] = turn + 1
+            look = {
+                "color": _shade(COLOURS.get(method.group, OTHER), turn // len(_DASHES)),
+                "linestyle": _DASHES[turn % len(_DASHES)],
+                "linewidth": 1.5,
+            }
+            axis.plot(at, share, drawstyle="steps-post", **look)
+            handles.append(Line2D([], [], label=method.label, **look))
+        chance = {"color": COLOURS["bounds"], "linestyle": (0, (1, 2)), "linewidth": 1.2}
+        axis.plot(at, at / n_items, **chance)
+        handles.append(Line2D([], [], label="chance", **chance))
+        axis.axvline(10, color="#bbbbbb", linewidth=0.8, zorder=0)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xlim(1, n_items)
+        axis.set_ylim(0, 1)
+        axis.set_xlabel(f"rank (of {n_items} items)")
+        axis.set_ylabel("share of sessions at or above")
+        axis.grid(color="#e5e5e5", linewidth=0.6)
+        figure.legend(handles=handles, loc="outside right center", handlelength=2.6)
+        return figure
+
+
+def learning_curves(curves: list[Curve], metric: str) -> Figure:
+    """Validation metric by epoch, one small panel per label, so that long and short trainings stay readable.
+
+    Args:
+        curves: curves that share a label (seeds of one method) share a panel; dots are best epochs.
+        metric: the metric's title.
+    """
+    with styled():
+        labels = list(dict.fromkeys(curve.label for curve in curves))
+        if not labels:
+            return _empty("No trained method in this run has a learning curve.")
+        columns = min(3, len(labels))
+        rows = -(-len(labels) // columns)
+        figure = _figure(max(2.6, 1.87 * columns), 0.5 + 1.5 * rows)
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axis, label in zip(axes, labels, strict=False):
+            members = [curve for curve in curves if curve.label == label]
+            for turn, curve in enumerate(members):
+                axis.plot(
+                    curve.epochs,
+                    curve.values,
+                    color=COLOURS["baselines"],
+                    linestyle=_DASHES[turn % len(_DASHES)],
+                    linewidth=1.1,
+                )
+                best = int(np.argmax(curve.values))
+                axis.plot(curve.epochs[best], curve.values[best], "o", markersize=3.5, color="black")
+            axis.set_title(label, fontsize=8)
+            axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
+            axis.grid(color="#e5e5e5", linewidth=0.6)
+        axes[0].set_ylim(bottom=0)
+        for axis in axes[len(labels) :]:
+            axis.set_visible(False)
+        figure.supxlabel("epoch", fontsize=8)
+        figure.supylabel(f"{metric} on validation", fontsize=8)
+        return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure (inches) with an Agg canvas of its own: no pyplot, no window, nothing to close."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _row_height(labels: list[str]) -> float:
+    """Inches of a bar's row; labels of two lines need more."""
+    return 0.36 if any("\n" in label for label in labels) else 0.24
+
+
+def _empty(sentence: str) -> Figure:
+    figure = _figure(5.6, 1.2)
+    figure.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure
+
+
+def _group_legend(figure: Figure, present: list[str]) -> None:
+    groups = [group for group in dict.fromkeys([*GROUPS, *present]) if group in present]
+    handles = [Patch(facecolor=COLOURS.get(group, OTHER), label=group) for group in groups]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), handlelength=1.2)
+
+
+def _shade(colour: str, step: int) -> tuple[float, float, float]:
+    """A lighter or darker variant for the second and third round of line styles within a group."""
+    base = np.array(mpl.colors.to_rgb(colour))
+    return tuple(base if step == 0 else base * 0.55 if step == 1 else base * 0.5 + 0.5)

@@ -1,0 +1,98 @@
+"""Load encoders and decoders from materialised folders, on the device and in the dtype the hardware is fastest in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from langptune.config.models import DecoderEntry
+from langptune.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
+    """``auto`` to a dtype: bfloat16 where the hardware multiplies it natively, else float16 on GPUs, float32 on CPUs.
+
+    On a CPU with AVX512-BF16 or AMX, bfloat16 is several times faster than float32; on others it is emulated and
+    slower (benchmarks/profiles.py measures it).
+    """
+    if asked != "auto":
+        return DTYPES[asked]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_encoder(
+    folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in evaluation mode and its tokenizer, left-padded.
+
+    Raises:
+        UserError: a missing, truncated or foreign model folder, or a tokenizer without chat template.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    except Exception as error:
+        raise _broken(folder, error) from None
+    if not tokenizer.chat_template:
+        raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    return model.to(device).eval(), tokenizer
+
+
+def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> SentenceTransformer:
+    """A sentence-transformers model with normalised output, whose tokenizer takes special-token strings as plain text.
+
+    Loaded in float32: ranks of near-equal items should not hang on rounding, and embedders are small.
+
+    Raises:
+        UserError: a missing, truncated or foreign model folder.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    try:
+        if (Path(folder) / "modules.json").is_file():
+            model = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False
+            )
+        else:
+            body = Transformer(str(folder))
+            pooling = Pooling(
+                entry.dimensions, pooling_mode={"last": "lasttoken"}.get(entry.pooling, entry.pooling)
+            )
+            model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
+    except Exception as error:
+        raise _broken(folder, error) from None
+    model.max_seq_length = entry.max_tokens
+    model.tokenizer.backend_tokenizer.encode_special_tokens = True
+    return model.float().eval()
+
+
+def _broken(folder: Path, error: Exception) -> UserError:
+    text = " ".join(str(error).split())[:200]
+    return UserError(
+        f"model folder {folder}: cannot be loaded ({type(error).__name__}: {text}); the files are truncated or not a "
+        "model of this kind: delete the folder and rerun the prefetch rule"
+    )

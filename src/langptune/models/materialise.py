@@ -1,0 +1,157 @@
+"""Bring a registry model to one local folder of safetensors and tokenizer files, once, before anything needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from langptune.config.models import DecoderEntry, EncoderEntry, ModelSource
+from langptune.errors import UserError
+from langptune.provenance import ROOT, file_hash, installed
+
+# What a hub snapshot is asked for: weights as safetensors only, never pickles, never remote code.
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*", "2_Normalize/*"]
+
+
+def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> dict[str, object]:
+    """Make ``target`` a complete model folder, whole or not at all.
+
+    Returns:
+        Facts for the manifest: source, revision or package version, hashes of the source files, licence.
+
+    Raises:
+        UserError: one line: package not installed, not downloaded and offline, gated, wrong hash, no safetensors.
+    """
+    target = Path(target)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        source, facts = locate(entry.source, name)
+        _check_hashes(entry, source, name)
+        if entry.source.is_gguf:
+            _convert_gguf(source, part)
+        elif entry.source.hub:
+            # A snapshot lives in the hub cache, which jobs may share; linking keeps one copy of large weights.
+            _mirror(source, part, os.symlink)
+        else:
+            _mirror(source, part, shutil.copyfile)
+        if not any(part.glob("*.safetensors")):
+            raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
+        if isinstance(entry, DecoderEntry):
+            _check_pooling(entry, part, name)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {**facts, "licence": entry.licence, "parameters": entry.parameters}
+
+
+def locate(source: ModelSource, name: str) -> tuple[Path, dict[str, object]]:
+    """The folder (or GGUF file) that a source stands for, downloaded if it is on the hub, and facts about it.
+
+    Raises:
+        UserError: in one line, what is missing and how to get it.
+    """
+    if source.package is not None:
+        base = installed(str(source.module))
+        if base is None:
+            raise UserError(f"model '{name}': package '{source.package}' is not installed; run `make env`")
+        from importlib.metadata import version
+
+        path, facts = base / source.path, {"package": source.package, "version": version(source.package)}
+    elif source.folder is not None:
+        path, facts = ROOT / source.folder / source.path, {"folder": source.folder}
+    else:
+        path, facts = _snapshot(source, name), {"hub": source.hub, "revision": source.revision}
+    if not path.exists():
+        raise UserError(f"model '{name}': {path} does not exist; check 'source' in models.yaml")
+    return path, facts
+
+
+def _snapshot(source: ModelSource, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    what = f"model '{name}' ({source.hub}@{str(source.revision)[:8]})"
+    try:
+        return Path(
+            snapshot_download(str(source.hub), revision=source.revision, allow_patterns=HUB_PATTERNS)
+        )
+    except GatedRepoError:
+        raise UserError(f"{what}: gated; accept its licence on the hub and set HF_TOKEN") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise UserError(f"{what}: not found on the hub, or private; check the id, the revision and HF_TOKEN") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if source.gated and not os.environ.get("HF_TOKEN"):
+            hint = "it is gated: accept its licence, set HF_TOKEN"
+        else:
+            hint = "the hub cannot be reached from here, or HF_HUB_OFFLINE is set"
+        raise UserError(
+            f"{what}: not downloaded ({type(error).__name__}); {hint}; run `make prefetch` where the hub is reachable, "
+            "with HF_HOME on a disk that jobs share"
+        ) from None
+
+
+def _check_hashes(entry: EncoderEntry | DecoderEntry, source: Path, name: str) -> None:
+    for file, wanted in entry.sha256.items():
+        path = source if source.is_file() else source / file
+        if not path.is_file():
+            raise UserError(f"model '{name}': {path} is missing")
+        if (found := file_hash(path)) != wanted:
+            raise UserError(
+                f"model '{name}': wrong hash: {path.name} has SHA-256 {found[:12]}..., models.yaml expects "
+                f"{wanted[:12]}...; the file is damaged or another version; reinstall or download it again"
+            )
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    """De-quantise a GGUF file into float32 safetensors (exact: every quantised value is a float32)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # save_pretrained refuses a model that it takes for a quantised one; the weights no longer are.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _mirror(source: Path, target: Path, put) -> None:
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        relative = file.relative_to(source)
+        if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".py"}:
+            continue
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        put(file.resolve(), target / relative)
+
+
+def _check_pooling(entry: DecoderEntry, folder: Path, name: str) -> None:
+    """The registry's pooling must be what the model itself declares: a silent mismatch ruins every rank."""
+    import json
+
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return
+    declared = json.loads(path.read_text())
+    keys = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
+    if not declared.get(keys[entry.pooling], declared.get("pooling_mode") == entry.pooling):
+        raise UserError(
+            f"models.yaml: {name}: pooling '{entry.pooling}' contradicts the model's own {path.name}; "
+            "take over what the model declares"
+        )
+    if declared.get("word_embedding_dimension", entry.dimensions) != entry.dimensions:
+        raise UserError(
+            f"models.yaml: {name}: dimensions {entry.dimensions}, but the model has {declared['word_embedding_dimension']}"
+        )

@@ -1,0 +1,1 @@
+"""Profiles: batched, sharded, resumable generation of natural-language user profiles."""

@@ -1,0 +1,118 @@
+"""Batched generation with one random stream per profile, so that no text depends on which job wrote it.
+
+Sampling is Gumbel-max: the token is ``argmax(logits / temperature + gumbel)``, with Gumbel noise from a generator
+seeded by (seed, session, sample). That draws exactly from the softmax, and makes the noise a function of the
+profile alone. Batches are formed over all sessions before they are dealt to shards, so the number of shards changes
+nothing; the batch size changes padding and thereby rounding, see docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One generated profile.
+
+    logprob: sum of the encoder's log-probabilities of its tokens (temperature 1), the end token included.
+    finished: the encoder ended it within the limit.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    logprob: float
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of similar prompt length, longest first (the first batch shows whether memory suffices)."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def profile_seed(seed: int, session: int, sample: int) -> int:
+    """A 63-bit seed that belongs to one profile."""
+    digest = hashlib.blake2b(f"{seed}/{session}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Chooser(LogitsProcessor):
+    """Adds each row's own noise, and sums the log-probability of the token that will win the argmax."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float, end_ids: set[int], device: torch.device):
+        self._temperature = temperature
+        self._ends = torch.tensor(sorted(end_ids), device=device)
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
+        self.logprob = torch.zeros(len(seeds), dtype=torch.float64, device=device)
+        self._open = torch.ones(len(seeds), dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        scores = scores.float()
+        chosen = scores
+        if self._temperature:
+            noise = torch.empty_like(scores)
+            for row, generator in zip(noise, self._generators, strict=True):
+                row.exponential_(generator=generator)
+            chosen = scores / self._temperature - noise.log()
+        token = chosen.argmax(dim=-1, keepdim=True)
+        logprob = (scores.gather(1, token) - scores.logsumexp(dim=-1, keepdim=True))[:, 0]
+        self.logprob += torch.where(self._open, logprob.double(), 0.0)
+        self._open &= ~torch.isin(token[:, 0], self._ends)
+        return chosen
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token id that ends a turn: the generation config's (Llama-3 has two) and the tokenizer's."""
+    ids = model.generation_config.eos_token_id
+    ids = ids if isinstance(ids, list) else [ids]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    max_tokens: int,
+    temperature: float,
+) -> list[Profile]:
+    """Profiles for a batch of prompts.
+
+    Args:
+        prompts: token ids ``[B][*]``, padded here on the left.
+        seeds: one per row; unused when greedy.
+        max_tokens: longest profile; generation stops as soon as every row has ended.
+        temperature: 0 for greedy decoding.
+    """
+    device = model.device
+    width = max(len(prompt) for prompt in prompts)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ends = end_tokens(model, tokenizer)
+    chooser = _Chooser(seeds, temperature, ends, device)
+    # A config of our own: what a model ships (penalties, top-p) must not slip into the comparison.
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True
+    )
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([chooser])
+    )
+    profiles = []
+    for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+        tokens = len(row) if end is None else end + 1
+        profiles.append(Profile(text, tokens, end is not None, logprob))
+    return profiles

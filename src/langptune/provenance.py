@@ -1,0 +1,189 @@
+"""Where a number comes from: content hashes, the code a script runs, and the manifest beside each output."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository (the package is installed in place)."""
+LOCK = ROOT / "envs" / "lock.txt"
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents (dot files and manifests left out)."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            name = file.relative_to(path).as_posix()
+            if not file.name.startswith(".") and not file.name.endswith("manifest.json"):
+                digest.update(f"{name}\0{file_hash(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def code_files(script: Path | str) -> list[Path]:
+    """A script and every ``langptune`` module it imports, directly or not, at any depth of the code."""
+    todo, seen = [Path(script).resolve()], {}
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen[path] = True
+        todo += _imports(path)
+    return sorted(seen)
+
+
+@lru_cache(maxsize=None)
+def _imports(path: Path) -> tuple[Path, ...]:
+    package = ROOT / "src"
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.split(".")[0] != "langptune":
+                continue
+            base = package / Path(*name.split("."))
+            found += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    return tuple(found)
+
+
+def code_hash(script: Path | str) -> str:
+    """SHA-256 over ``code_files``; a param of every rule, so that editing what a rule runs reruns that rule."""
+    digest = hashlib.sha256()
+    for path in code_files(script):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the repository; nulls outside git."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def device() -> str:
+    """The device that torch, if this process loaded it, would compute on; the CPU's name otherwise."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions(*names: str) -> dict[str, str | None]:
+    """Installed versions of distributions, without importing them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    out: dict[str, str | None] = {}
+    for name in names:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = None
+    return out
+
+
+class Record:
+    """Collects what a manifest says about one execution of a script."""
+
+    def __init__(self, script: Path, spec: dict[str, Any]):
+        self.script, self.spec = script, spec
+        self.started = time.time()
+        self.notes: dict[str, Any] = {}
+
+    def note(self, **facts: Any) -> None:
+        """Add facts that a reader of the numbers should know (drops, truncations, dtype...)."""
+        self.notes.update(facts)
+
+    def write(self, inputs: list[Path], outputs: list[Path]) -> None:
+        """Write ``<output>.manifest.json`` beside each output (inside it, for a folder)."""
+        usage = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        common = {
+            "script": self.script.relative_to(ROOT).as_posix(),
+            "code": code_hash(self.script),
+            "git": git_state(),
+            "spec": self.spec,
+            "seed": self.spec.get("seed"),
+            "inputs": {str(path): file_hash(path) for path in inputs},
+            "models": model_revisions(inputs),
+            "lock": file_hash(LOCK) if LOCK.is_file() else None,
+            "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
+            "host": socket.gethostname(),
+            "device": device(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "python": platform.python_version(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "wall_seconds": round(time.time() - self.started, 3),
+            "peak_memory_mb": round(max(u.ru_maxrss for u in usage) / 1024, 1),
+            "notes": self.notes,
+        }
+        for output in outputs:
+            manifest = {"output": output.name, "sha256": file_hash(output), **common}
+            write_json(manifest_of(output), manifest)
+
+
+def manifest_of(output: Path | str) -> Path:
+    """Where the manifest of an output lies."""
+    output = Path(output)
+    return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
+
+
+def model_revisions(inputs: list[Path]) -> dict[str, Any]:
+    """Source, revision and hash of every materialised model among the inputs, from the models' own manifests."""
+    out = {}
+    for path in inputs:
+        manifest = Path(path) / "manifest.json"
+        if Path(path).is_dir() and manifest.is_file():
+            told = json.loads(manifest.read_text())
+            out[path.name] = {"sha256": told.get("sha256"), **told.get("notes", {})}
+    return out
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def installed(module: str) -> Path | None:
+    """Folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(module)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None

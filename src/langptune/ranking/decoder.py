@@ -1,0 +1,134 @@
+"""Text to vectors to ranks: each distinct text is embedded once, and cosine similarity ranks the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from langptune.data.contracts import RANKS
+from langptune.errors import UserError
+from langptune.ranking.ranks import Ranked, full_ranks
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+BLOCK = 4096
+"""Sessions scored at a time; bounds memory at BLOCK x items floats."""
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """A catalogue as a decoder sees it.
+
+    vectors: float32 ``[U, D]``, unit length, one row per distinct item text.
+    row_of_item: int64 ``[N]``, the row of each item. Items with the same text share a row, so that they tie
+        exactly instead of by the luck of rounding.
+    """
+
+    vectors: np.ndarray
+    row_of_item: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write both arrays to a safetensors file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        save_file({"vectors": self.vectors, "row_of_item": self.row_of_item}, part)
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> ItemVectors:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: a missing or truncated file.
+        """
+        try:
+            arrays = load_file(path)
+            return ItemVectors(arrays["vectors"], arrays["row_of_item"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the embedding rule") from None
+
+    def scores(self, queries: np.ndarray) -> np.ndarray:
+        """Cosine similarity float32 ``[B, N]`` of unit-length queries ``[B, D]`` to every item."""
+        return (queries @ self.vectors.T)[:, self.row_of_item]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors float32 ``[T, D]`` of unit length for T texts, and how many texts were cut at the token limit."""
+
+    vectors: np.ndarray
+    cut: int
+
+
+def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", batch_size: int = 64) -> Embedded:
+    """Embed texts; each distinct text once, sorted by text so that batches never depend on the order of sessions.
+
+    An empty text is embedded as it is (the decoder's vector for nothing): a method that writes nothing is
+    ranked by nothing.
+    """
+    distinct = sorted(set(texts))
+    prefixed = [prefix + text for text in distinct]
+    lengths = [len(ids) for ids in model.tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
+    vectors = model.encode(
+        prefixed, batch_size=batch_size, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+    ).astype(np.float32)
+    place = {text: row for row, text in enumerate(distinct)}
+    rows = np.array([place[text] for text in texts], dtype=np.int64)
+    cut = np.array([length > model.max_seq_length for length in lengths])
+    return Embedded(vectors[rows], int(cut[rows].sum()))
+
+
+def embed_items(model: SentenceTransformer, texts: Sequence[str], prefix: str = "") -> tuple[ItemVectors, int]:
+    """The catalogue's vectors, and how many item texts were cut at the token limit."""
+    distinct = sorted(set(texts))
+    place = {text: row for row, text in enumerate(distinct)}
+    done = embed(model, distinct, prefix)
+    return ItemVectors(done.vectors, np.array([place[text] for text in texts], dtype=np.int64)), done.cut
+
+
+def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray]) -> pl.DataFrame:
+    """Contract ``ranks`` from score blocks.
+
+    Args:
+        sessions: columns session, target and seen (the mask), in the order of the scores.
+        blocks: float ``[b, N]`` scores of consecutive sessions.
+
+    Raises:
+        UserError: scores that do not cover the sessions, or are not finite.
+    """
+    done: list[Ranked] = []
+    start = 0
+    for scores in blocks:
+        part = sessions.slice(start, len(scores))
+        done.append(full_ranks(scores, part["target"].to_numpy(), [s.to_numpy() for s in part["seen"]]))
+        start += len(scores)
+    if start != len(sessions):
+        raise UserError(f"ranking: {start} score rows for {len(sessions)} sessions")
+    top = np.concatenate([r.top for r in done])
+    top_scores = np.concatenate([r.top_scores for r in done])
+    kept = top >= 0  # padding of rows with fewer unmasked items than places
+    return pl.DataFrame(
+        {
+            "session": sessions["session"],
+            "target": sessions["target"],
+            "rank": np.concatenate([r.rank for r in done]),
+            "top": [row[keep] for row, keep in zip(top, kept, strict=True)],
+            "top_scores": [row[keep] for row, keep in zip(top_scores, kept, strict=True)],
+        },
+        schema=RANKS,
+    )
+
+
+def decoder_blocks(queries: np.ndarray, items: ItemVectors) -> Iterator[np.ndarray]:
+    """Score blocks for ``rank_sessions`` from query vectors ``[S, D]``."""
+    for start in range(0, len(queries), BLOCK):
+        yield items.scores(queries[start : start + BLOCK])

@@ -1,0 +1,102 @@
+"""The one door from scores to ranks: every method of the benchmark passes through ``full_ranks``.
+
+The rank of a target is ``1 + (unmasked items scored strictly higher) + ceil(ties / 2)``, where ties are the
+*other* unmasked items with exactly the target's score. A constant scorer therefore lands in the middle of
+the catalogue and earns nothing, whatever the order of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from langptune.errors import UserError
+
+TOP = 50
+"""How many best items are kept per session in ``ranks.parquet``."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Ranks of a batch of sessions.
+
+    rank: int32 ``[B]``, 1-based, over the unmasked catalogue.
+    top: int32 ``[B, T]``, the best unmasked items, best first, equal scores by ascending item; padded with -1
+        where fewer than ``T`` items are unmasked.
+    top_scores: float32 ``[B, T]``, their scores (NaN where padded).
+    """
+
+    rank: np.ndarray
+    top: np.ndarray
+    top_scores: np.ndarray
+
+
+def full_ranks(
+    scores: np.ndarray, targets: Sequence[int] | np.ndarray, masks: Sequence[Sequence[int]], top: int = TOP
+) -> Ranked:
+    """Exact rank of each session's target over the full catalogue, its mask left out.
+
+    Args:
+        scores: float ``[B, N]``, higher is better; every value finite or ``-inf``. Not modified.
+        targets: int ``[B]``, item indices in ``0..N-1``.
+        masks: per session, the items that may not be recommended (what the user has already seen).
+            Duplicates are harmless; the target must not be among them.
+        top: how many of the best items to return.
+
+    Raises:
+        UserError: NaN or +inf scores, a target outside the catalogue or inside its own mask, shapes that
+            do not agree.
+    """
+    scores = np.asarray(scores)
+    targets = np.asarray(targets, dtype=np.int64)
+    if scores.ndim != 2 or targets.shape != (scores.shape[0],) or len(masks) != scores.shape[0]:
+        raise UserError(
+            f"ranking: scores {scores.shape}, targets {targets.shape} and {len(masks)} masks do not describe "
+            "the same sessions"
+        )
+    batch, n_items = scores.shape
+    if batch and (targets.min() < 0 or targets.max() >= n_items):
+        raise UserError(f"ranking: a target lies outside the catalogue of {n_items} items")
+    if np.isnan(scores).any() or np.isposinf(scores).any():
+        raise UserError("ranking: scores contain NaN or +inf; the model diverged or its input is broken")
+
+    rows = np.repeat(np.arange(batch), [len(mask) for mask in masks])
+    cols = np.concatenate([np.asarray(mask, dtype=np.int64) for mask in masks]) if batch else rows
+    if len(cols) and (cols.min() < 0 or cols.max() >= n_items):
+        raise UserError(f"ranking: a masked item lies outside the catalogue of {n_items} items")
+    allowed = np.ones((batch, n_items), dtype=bool)
+    allowed[rows, cols] = False
+    here = np.arange(batch)
+    if not allowed[here, targets].all():
+        row = int(np.flatnonzero(~allowed[here, targets])[0])
+        raise UserError(f"ranking: row {row}: target {targets[row]} is in its own history mask")
+
+    target_scores = scores[here, targets][:, None]
+    higher = ((scores > target_scores) & allowed).sum(axis=1)
+    ties = ((scores == target_scores) & allowed).sum(axis=1) - 1  # the target itself
+    rank = (1 + higher + (ties + 1) // 2).astype(np.int32)
+
+    best, best_scores = _top(scores, allowed, min(top, n_items))
+    return Ranked(rank, best, best_scores)
+
+
+def _top(scores: np.ndarray, allowed: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best ``top`` allowed items per row, ordered by (score descending, item ascending)."""
+    masked = np.where(allowed, scores, -np.inf).astype(np.float64, copy=False)
+    batch, n_items = masked.shape
+    items = np.full((batch, top), -1, dtype=np.int32)
+    values = np.full((batch, top), np.nan, dtype=np.float32)
+    if not batch or not top:
+        return items, values
+    # The top-th value splits each row; items that tie with it are taken in ascending order, which a
+    # partition alone would leave to chance.
+    kth = np.partition(masked, n_items - top, axis=1)[:, n_items - top]
+    for row in range(batch):
+        candidates = np.flatnonzero((masked[row] >= kth[row]) & allowed[row])
+        order = np.lexsort((candidates, -masked[row, candidates]))[:top]
+        chosen = candidates[order]
+        items[row, : len(chosen)] = chosen
+        values[row, : len(chosen)] = scores[row, chosen]
+    return items, values

@@ -1,0 +1,145 @@
+"""What every script shares: a typed spec in, files and a manifest out, one clear line on failure.
+
+A script declares a ``StageSpec`` and a function and hands both to ``run``. Snakemake passes the spec as JSON;
+a person may pass ``--spec spec.json`` and run the script alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from langptune.config.base import Strict, validate
+from langptune.errors import UserError
+from langptune.provenance import Record
+
+
+class StageSpec(Strict):
+    """Base of all specs. Fields whose names end in ``_in`` are input paths, in ``_out`` output paths."""
+
+    def paths(self, suffix: str) -> list[Path]:
+        """Every path in the fields with this suffix (a field may hold one path, a list, a mapping or null)."""
+        out: list[Path] = []
+        for name in type(self).model_fields:
+            if name.endswith(suffix):
+                value = getattr(self, name)
+                values = (
+                    value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+                )
+                out += [Path(path) for path in values if path is not None]
+        return out
+
+
+S = TypeVar("S", bound=StageSpec)
+
+
+class Log:
+    """Progress for a person: each line goes to standard error and, when asked for, to a log file."""
+
+    def __init__(self, path: Path | None):
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+
+    def __call__(self, line: str, quiet: bool = False) -> None:
+        """Write one line; ``quiet`` keeps it out of standard error."""
+        if not quiet:
+            print(line, file=sys.stderr, flush=True)
+        if self._file:
+            print(f"{time.strftime('%H:%M:%S')} {line}", file=self._file, flush=True)
+
+
+def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str) -> None:
+    """Parse the command line, run ``work``, write manifests; exit 0, or 2 after one line about what to mend.
+
+    Args:
+        spec_type: the script's spec; its docstring and field descriptions become ``--help``.
+        work: does the job; reports facts to the record and progress to the log.
+        script: the script's ``__file__``.
+    """
+    path = Path(script).resolve()
+    parser = argparse.ArgumentParser(
+        prog=path.name,
+        description=(spec_type.__doc__ or "").strip(),
+        epilog=_fields(spec_type),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--spec", required=True, help="the spec as JSON, or a file that holds it ('-': standard input)")
+    parser.add_argument("--log", type=Path, default=None, help="also write progress and any stack trace here")
+    args = parser.parse_args()
+    log = Log(args.log)
+    outputs: list[Path] = []
+    try:
+        spec = validate(spec_type, _parse(args.spec), f"{path.name} --spec")
+        outputs = spec.paths("_out")
+        for source in spec.paths("_in"):
+            if not source.exists():
+                raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
+        record = Record(path, spec.model_dump(mode="json"))
+        work(spec, record, log)
+        record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
+    except UserError as error:
+        log(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
+        sys.exit(130)
+    except Exception as error:
+        log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if args.log else ""))
+        log(traceback.format_exc(), quiet=args.log is not None)
+        sys.exit(1)
+
+
+def _parse(text: str) -> object:
+    if text == "-":
+        text = sys.stdin.read()
+    elif not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--spec {text}: {error.strerror}; give a JSON file or a JSON object") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--spec: not valid JSON: {error}") from None
+
+
+def _told(error: Exception, outputs: list[Path]) -> str:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # polars and torch wrap a full disk in errors of their own
+    if full or "No space left on device" in str(error) or "os error 28" in str(error):
+        folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
+        free = shutil.disk_usage(folder).free // 2**20
+        return (
+            f"the disk is full ({free} MiB free at {folder}); free some space and run again, finished outputs are kept"
+        )
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return f"out of memory ({error}); lower generation.batch_size or run fewer jobs at once (--cores)"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _fields(spec_type: type[StageSpec]) -> str:
+    lines = ["spec fields:"]
+    for name, field in spec_type.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        lines.append(f"  {name:<18} {field.description or ''} ({default})")
+    return "\n".join(lines)
+
+
+def set_threads(threads: int) -> None:
+    """Fix the CPU threads of torch and of other numeric libraries; call before they are imported.
+
+    The number comes from the config, not from what the scheduler happened to grant: it takes part in rounding.
+    """
+    for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[key] = str(threads)

@@ -1,0 +1,372 @@
+"""Intervals, tests and tables: against simulation, numbers worked out by hand, and hostile text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import subprocess
+import sys
+from typing import get_args
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from langptune import metrics
+from langptune.comparison import bootstrap, grid, results, significance, tables
+from langptune.comparison.grid import RunEntry
+from langptune.config.methods import SimpleMethod
+from langptune.errors import UserError
+from langptune.provenance import ROOT
+
+METRICS = ["recall@10", "ndcg@10"]
+
+
+# --- bootstrap ---------------------------------------------------------------------------------------------
+
+
+def one(values: np.ndarray, resamples: int = 400, seed: int = 0, name: str = "m") -> np.ndarray:
+    """Replicates of a single [S, R] table."""
+    return bootstrap.replicates({name: values[:, :, None]}, resamples, seed)[name][:, 0]
+
+
+def test_coverage_over_sessions_is_near_nominal():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for trial in range(400):
+        values = rng.exponential(1.0, size=(80, 1))  # skewed, true mean 1
+        low, high = bootstrap.interval(one(values, seed=trial), 0.95)
+        inside += bool(low <= 1.0 <= high)
+    assert 0.90 <= inside / 400 <= 0.98
+
+
+def test_coverage_over_sessions_and_seeds_is_near_nominal_where_sessions_alone_fail():
+    rng = np.random.default_rng(2)
+    both = sessions = 0
+    for trial in range(300):
+        values = (
+            rng.normal(0, 0.3, size=(1, 10))
+            + rng.normal(0, 1, size=(60, 1))
+            + rng.normal(0, 0.3, size=(60, 10))
+        )
+        low, high = bootstrap.interval(one(values, seed=trial), 0.95)
+        both += bool(low <= 0 <= high)
+        low, high = bootstrap.interval(one(values[:, :1], seed=trial), 0.95)
+        sessions += bool(low <= 0 <= high)
+    assert 0.90 <= both / 300 <= 0.985
+    assert sessions < both - 15, "one seed hides the spread between seeds"
+
+
+def test_replicates_have_the_variance_that_theory_gives():
+    values = np.random.default_rng(3).normal(size=(200, 1))
+    draws = one(values, resamples=20_000)
+    assert draws.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.03)
+    assert draws.mean() == pytest.approx(values.mean(), abs=0.002)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    rng = np.random.default_rng(4)
+    base = rng.normal(size=(300, 1))
+    apart = base + np.array([[-1.0, 0.0, 1.0]])
+    alike = np.repeat(base, 3, axis=1)
+    widths = [float(np.ptp(bootstrap.interval(one(values), 0.95))) for values in (apart, alike, base)]
+    assert widths[0] > 3 * widths[1]
+    assert widths[1] == pytest.approx(widths[2], rel=1e-9), "equal seeds must add nothing"
+
+
+def test_replicates_are_reproducible_paired_and_independent_of_other_rows():
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(50, 3, 2)), rng.normal(size=(50, 1, 2))
+    alone = bootstrap.replicates({"a": a}, 200, 7)
+    together = bootstrap.replicates({"b": b, "a": a, "shifted": b + 1.0}, 200, 7)
+    assert np.array_equal(alone["a"], together["a"])
+    assert together["shifted"] - together["b"] == pytest.approx(np.ones((200, 2)), abs=1e-12), "same sessions"
+    assert not np.array_equal(bootstrap.replicates({"a": a}, 200, 8)["a"], alone["a"])
+
+
+def test_chunks_cover_all_resamples(monkeypatch):
+    values = np.random.default_rng(6).normal(size=(30, 2))
+    monkeypatch.setattr(bootstrap, "CHUNK", 30 * 7)
+    draws = one(values, resamples=101)
+    assert draws.shape == (101,)
+    assert np.isfinite(draws).all()
+    assert draws.std() == pytest.approx(
+        np.sqrt(values.mean(1).var() / 30 + values.mean(0).var() / 2), rel=0.4
+    )
+
+
+# --- tests -------------------------------------------------------------------------------------------------
+
+
+def test_sign_flip_is_exact_for_few_differing_sessions():
+    assert significance.sign_flip(np.array([1.0] * 4 + [0.0] * 296)) == 2 / 16
+    assert significance.sign_flip(np.array([1.0, 2.0, -0.5])) == 4 / 8  # |sums|: 3.5 2.5 1.5 .5, each twice
+    assert significance.sign_flip(np.zeros(9)) == 1.0
+
+
+def test_sign_flip_counts_equal_sums_as_equal():
+    # thirds do not add up exactly; every pattern's absolute sum must be compared with a tolerance
+    values = np.array([1 / 3, 1 / 3, 1 / 3, 0.1, 0.2, 0.7])
+    patterns = np.array(list(itertools.product([-1, 1], repeat=6)))
+    sums = np.abs(patterns @ values).round(9)
+    assert significance.sign_flip(values) == pytest.approx((sums >= round(values.sum(), 9)).mean())
+
+
+def test_sign_flip_agrees_with_scipy_and_with_its_normal_limit(monkeypatch):
+    values = np.random.default_rng(8).normal(0.15, 1, size=150)
+    theirs = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
+    ).pvalue
+    ours = significance.sign_flip(values)
+    assert ours == pytest.approx(theirs, abs=0.012)
+    assert significance.sign_flip(values, seed=0) == ours
+    monkeypatch.setattr(significance, "NORMAL_FROM", 10)
+    assert significance.sign_flip(values) == pytest.approx(ours, abs=0.015)
+
+
+def test_p_values_are_uniform_under_the_null():
+    rng = np.random.default_rng(9)
+    p = [
+        significance.sign_flip(rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=300), seed)
+        for seed in range(200)
+    ]
+    assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.085
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .04 -> x4 x3 x2 x1 = .04 .06 .06 .04, then made monotone
+    assert significance.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert significance.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    with_gap = significance.holm([0.01, float("nan"), 0.04])
+    assert with_gap[0] == pytest.approx(0.02)
+    assert np.isnan(with_gap[1])
+    assert with_gap[2] == pytest.approx(0.04)
+
+
+def test_paired_effects_by_hand():
+    found = significance.paired(np.array([1.0, 0.5, 0.0, 0.3]), np.array([0.0, 0.5, 0.5, 0.2]))
+    assert (found.n, found.wins, found.ties, found.losses) == (4, 2, 1, 1)
+    assert found.difference == pytest.approx(0.15)
+    assert found.d_z == pytest.approx(0.15 / np.std([1.0, 0.0, -0.5, 0.1], ddof=1))
+    assert found.p_ttest == pytest.approx(stats.ttest_rel([1.0, 0.5, 0.0, 0.3], [0.0, 0.5, 0.5, 0.2]).pvalue)
+
+
+def test_rounding_dust_is_a_tie():
+    found = significance.paired(np.array([0.1 + 0.2]), np.array([0.3]))
+    assert (found.wins, found.ties, found.losses) == (0, 1, 0)
+    assert (found.p_permutation, found.p_ttest, found.p_wilcoxon) == (1.0, 1.0, 1.0)
+
+
+# --- grid and tables ---------------------------------------------------------------------------------------
+
+
+def write(folder, name, ranks, sessions=None):
+    path = folder / f"{name}.parquet"
+    sessions = np.arange(len(ranks)) if sessions is None else np.asarray(sessions)
+    pl.DataFrame(
+        {
+            "session": sessions.astype(np.int32),
+            "user_id": [str(s) for s in sessions],
+            "rank": np.asarray(ranks, dtype=np.int32),
+            **{m: metrics.from_ranks(m, np.asarray(ranks)) for m in METRICS},
+        }
+    ).write_parquet(path)
+    return str(path)
+
+
+def entry(path, method, models="m", seed=0, **more):
+    fields = {"title": method.upper(), "group": "baselines", "note": "", "trials": 0, **more}
+    return RunEntry(method=method, models=models, seed=seed, metrics_path=path, **fields)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A reference with two models, a good method with three seeds, a bound, and a method that has not run."""
+    rng = np.random.default_rng(11)
+    weak = rng.integers(1, 200, size=80)
+    entries = [
+        entry(write(tmp_path, "ref1", weak), "ref", "enc+d1", group="profiles", title="Ref_1 & <b>50%</b>|"),
+        entry(write(tmp_path, "ref2", rng.permutation(weak)), "ref", "enc+d2", group="profiles", title="Ref"),
+        *(
+            entry(
+                write(tmp_path, f"good{s}", np.maximum(1, rng.integers(1, 25, size=80))),
+                "good", seed=s, trials=6, note="tuned_on {val}",
+            )
+            for s in range(3)
+        ),
+        entry(write(tmp_path, "oracle", np.ones(80, int)), "oracle", group="bounds"),
+    ]  # fmt: skip
+    absent = entry(str(tmp_path / "absent.parquet"), "absent", title="Absent")
+    return entries, absent
+
+
+def made(entries, allow_missing=False):
+    found = grid.collect(entries, METRICS, allow_missing)
+    return results.compare(found, "ref", "ndcg@10", resamples=300, seed=1)
+
+
+def test_groups_are_those_of_the_registry():
+    assert get_args(SimpleMethod.model_fields["group"].annotation) == grid.GROUPS
+
+
+def test_lines_are_ordered_and_numbers_are_those_of_the_files(runs):
+    found = made(runs[0])
+    assert [line.row.method for line in found.lines] == ["ref", "ref", "good", "oracle"]
+    assert [line.row.group for line in found.lines] == ["profiles", "profiles", "baselines", "bounds"]
+    good = found.lines[2]
+    files = [pl.read_parquet(run.metrics_path)["ndcg@10"].mean() for run in runs[0][2:5]]
+    assert good.means[1] == pytest.approx(np.mean(files), abs=1e-12)
+    assert good.low[1] < good.means[1] < good.high[1]
+    assert found.reference.models == "enc+d1"
+    assert next(line for line in found.lines if line.row.models == "enc+d1").against == ()
+    assert found.mark(good, 1) == 1
+    assert good.against[1].p_holm == pytest.approx(min(1, 3 * good.against[1].effect.p_permutation), rel=0.01)
+
+
+def test_a_worse_method_is_marked_as_worse(tmp_path):
+    entries = [
+        entry(write(tmp_path, "ref", np.ones(40, int)), "ref"),
+        entry(write(tmp_path, "bad", np.full(40, 99)), "bad"),
+    ]
+    found = made(entries)
+    bad = next(line for line in found.lines if line.row.method == "bad")
+    assert found.mark(bad, 0) == -1
+    assert "0.0000 [0.0000, 0.0000] ↓" in tables.to_markdown(found, "t", [])
+
+
+def test_a_complete_comparison_fails_on_a_missing_run(runs):
+    entries, absent = runs
+    with pytest.raises(UserError, match=r"1 of 7 runs have no metrics, the first is .*absent\.parquet"):
+        made([*entries, absent])
+
+
+def test_a_partial_comparison_marks_what_is_missing_and_invents_nothing(runs):
+    entries, absent = runs
+    also = entry(absent.metrics_path, "good", seed=3, trials=6)
+    found = made([*entries, also, absent], allow_missing=True)
+    text = tables.to_markdown(found, "t", [])
+    row = next(line for line in text.splitlines() if line.startswith("| Absent"))
+    assert row.count("missing") == len(METRICS)
+    assert not any(mark.isdigit() for mark in row.replace("0 of 1", ""))
+    assert "| 3 of 4 |" in text
+    assert "2 of 8 runs are missing" in text
+    wide = list(csv.DictReader(io.StringIO(tables.wide_csv(found))))
+    cells = next(line for line in wide if line["method"] == "absent")
+    assert cells["status"] == "missing"
+    assert all(cells[key] == "" for key in cells if "@" in key or key in ("sessions", "p_holm", "difference"))
+    assert next(line for line in wide if line["method"] == "good")["status"] == "partial"
+    assert "absent" not in tables.comparisons_csv(found)
+    assert set(results.gains(found)["method"]) == {"ref", "good", "oracle"}
+
+
+def test_without_the_reference_nothing_is_tested(runs):
+    entries, absent = runs
+    gone = entry(absent.metrics_path, "ref", "enc+d0")
+    found = made([gone, *entries], allow_missing=True)
+    assert all(line.against == () for line in found.lines)
+    assert "No tests: the reference, REF (enc+d0), is missing." in tables.explanations(found)
+    assert results.gains(found)["difference"].is_null().all()
+
+
+def test_runs_over_other_sessions_are_refused(tmp_path):
+    entries = [
+        entry(write(tmp_path, "a", [1, 2, 3]), "ref"),
+        entry(write(tmp_path, "b", [1, 2, 3], sessions=[0, 1, 5]), "b"),
+    ]
+    with pytest.raises(
+        UserError, match=r"not over the same sessions: 2 stand in one only \(first: session 2\)"
+    ):
+        made(entries)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda frame: frame.drop("ndcg@10"), "column 'ndcg@10' is missing"),
+        (lambda frame: frame.with_columns(pl.lit(float("nan")).alias("ndcg@10")), "empty or non-finite"),
+        (lambda frame: pl.concat([frame, frame]), "stand twice"),
+        (lambda frame: frame.head(0), "holds no session"),
+    ],
+)
+def test_broken_files_are_refused_even_where_missing_ones_are_not(tmp_path, break_it, told):
+    path = write(tmp_path, "a", [1, 2, 3])
+    break_it(pl.read_parquet(path)).write_parquet(path)
+    with pytest.raises(UserError, match=told):
+        made([entry(path, "ref")], allow_missing=True)
+
+
+def test_unknown_reference_and_metric_are_refused(runs):
+    found = grid.collect(runs[0], METRICS)
+    with pytest.raises(UserError, match="did you mean 'good'"):
+        results.compare(found, "goot", "ndcg@10")
+    with pytest.raises(UserError, match="metric 'mrr' is not among"):
+        results.compare(found, "ref", "mrr")
+
+
+def test_gains_by_hand(tmp_path):
+    entries = [
+        entry(write(tmp_path, "r", [8, 1, 100]), "ref"),
+        entry(write(tmp_path, "a", [2, 1, 200]), "a", seed=0),
+        entry(write(tmp_path, "b", [8, 4, 200]), "a", seed=1),
+    ]
+    frame = results.gains(made(entries)).filter(pl.col("method") == "a").sort("session")
+    assert frame["rank_gain"].to_list() == pytest.approx([1.0, -1.0, -1.0])
+    ndcg = [(1 / np.log2(3) + 1 / np.log2(9)) / 2, (1 + 1 / np.log2(5)) / 2, 0]
+    assert frame["value"].to_list() == pytest.approx(ndcg)
+    assert frame["difference"].to_list() == pytest.approx([ndcg[0] - 1 / np.log2(9), ndcg[1] - 1, 0])
+
+
+def test_hostile_text_is_printed_as_it_stands():
+    text = "a_b & 50% | <b>x</b> $1 #2 {c} ~ ^ \\ *y* [z](u) `q`\nnext"
+    assert tables.latex("a_b & 50% | <b>") == r"a\_b \& 50\% \textbar{} \textless{}b\textgreater{}"
+    assert tables.markdown("a_b & 50% | <b>") == r"a\_b &amp; 50% \| &lt;b&gt;"
+    assert tables.latex("\\{~^") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"
+    for escape in (tables.latex, tables.markdown):
+        assert "\n" not in escape(text)
+        assert "<" not in escape(text)
+    assert r"\[z\](u)" in tables.markdown(text)
+
+
+def test_tables_escape_titles_and_keep_their_shape(runs):
+    found = made(runs[0])
+    md = tables.to_markdown(found, "Data_set <i>", ["50% of users & more"])
+    assert r"Ref\_1 &amp; &lt;b&gt;50%&lt;/b&gt;\|" in md
+    assert "<i>" not in md
+    body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in body} == {5 + len(METRICS) + 2}
+    assert r"<sup>a</sup> tuned\_on {val}" in md
+
+    tex = tables.to_latex(found, "Data_set", ["50% of users & more"], "ml_100k")
+    assert r"Ref\_1 \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{}\textbar{}" in tex
+    assert r"\caption{Data\_set. 50\% of users \& more}" in tex
+    assert r"\label{tab:ml-100k}" in tex
+    assert r"tuned\_on \{val\}" in tex
+    assert tex.count("{") == tex.count("}")
+    rows = [line for line in tex.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {5 + len(METRICS)}
+    assert all(ord(mark) < 128 for mark in tex), "plain LaTeX knows no arrows"
+
+
+def test_the_script_gives_the_same_bytes_twice(runs, tmp_path):
+    outs = ("table_csv", "table_long", "table_md", "table_tex", "comparisons", "gains")
+    seen = []
+    for turn in "ab":
+        spec = {
+            "dataset": "d", "title": "D", "facts": ["fact"], "reference": "ref", "metrics": METRICS,
+            "bootstrap": 200, "runs": [run.model_dump() for run in runs[0]],
+            **{f"{out}_out": str(tmp_path / turn / out) for out in outs},
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "compare.py"), "--spec", json.dumps(spec)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        seen.append([(tmp_path / turn / out).read_bytes() for out in outs])
+    assert seen[0] == seen[1]
+    manifest = json.loads((tmp_path / "a" / "table_csv.manifest.json").read_text())
+    assert set(manifest["notes"]["runs"]) == {run.metrics_path for run in runs[0]}

@@ -1,0 +1,199 @@
+"""Figures: files of the right kind, the same bytes every time, and every method where it belongs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from langptune import figures
+from langptune.comparison.grid import GROUPS
+from langptune.errors import UserError
+from langptune.provenance import ROOT
+
+MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF"}
+
+
+def bars():
+    return {
+        title: [
+            figures.Bar("Low_title & <b>", "profiles", 0.01, 0.0, 0.02),
+            figures.Bar("High", "baselines", 0.07, 0.05, 0.09),
+            figures.Bar("Middle", "text controls", 0.03, 0.02, 0.04),
+            figures.Bar("Oracle", "bounds", 1.0, 1.0, 1.0),
+        ]
+        for title in ("NDCG@10", "Recall@10")
+    }
+
+
+def gains():
+    rng = np.random.default_rng(0)
+    return [
+        figures.Gain(name, group, rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1], size=60), rng.normal(size=60))
+        for name, group in (("A", "profiles"), ("B", "baselines"), ("Random", "bounds"))
+    ]
+
+
+def ranks():
+    rng = np.random.default_rng(0)
+    return [figures.Ranks(f"M{i}", group, rng.integers(1, 100, 80)) for i, group in enumerate(GROUPS * 4)]
+
+
+def curves():
+    return [figures.Curve(f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
+
+
+DRAW = {
+    "bars": lambda: figures.bars(bars()),
+    "gains": lambda: figures.gains(gains(), "Ref", "NDCG@10"),
+    "no gains": lambda: figures.gains([], "Ref", "NDCG@10"),
+    "ranks": lambda: figures.rank_distributions(ranks(), 100),
+    "curves": lambda: figures.learning_curves(curves(), "NDCG@10"),
+    "no curves": lambda: figures.learning_curves([], "NDCG@10"),
+}
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+@pytest.mark.parametrize("name", DRAW)
+def test_files_have_the_same_bytes_twice(tmp_path, name, suffix):
+    paths = [tmp_path / f"{turn}{suffix}" for turn in "ab"]
+    for path in paths:
+        figures.save(DRAW[name](), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first.startswith(MAGIC[suffix])
+    assert first == second
+    assert b"CreationDate" not in first
+
+
+def test_other_formats_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"\.png or \.pdf"):
+        figures.save(DRAW["bars"](), tmp_path / "a.svg")
+
+
+def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
+    figure = figures.bars(bars())
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["Low_title & <b>", "Middle", "High"]
+    for axis in (left, right):
+        assert [patch.get_width() for patch in axis.patches] == [0.01, 0.07, 0.03]
+        assert axis.get_xlim()[1] < 0.2
+    assert "Oracle 1.0000" in figure.get_supxlabel()
+
+
+def test_bars_refuse_bounds_alone():
+    with pytest.raises(UserError, match="only bounds"):
+        figures.bars({"NDCG@10": [figures.Bar("Oracle", "bounds", 1, 1, 1)]})
+
+
+def test_gains_show_the_shares_won_and_lost():
+    made = figures.Gain("A", "baselines", np.array([0.5, 0.5, -0.1, 0.0]), np.array([3.0, 1.0, -1.0, 1.0]))
+    left, right = figures.gains([made], "Ref", "NDCG@10").axes
+    assert [patch.get_width() for patch in left.patches] == [50.0, -25.0]
+    medians = [line for line in right.lines if line.get_marker() == "o"]
+    assert [float(np.ravel(line.get_xdata())[0]) for line in medians] == [1.0]
+
+
+def test_rank_curves_are_the_share_at_or_above():
+    figure = figures.rank_distributions([figures.Ranks("A", "profiles", np.array([1, 3, 3, 10]))], 10)
+    line = figure.axes[0].lines[0]
+    share = dict(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
+    assert (share[1], share[2], share[3], share[9], share[10]) == (0.25, 0.25, 0.75, 0.75, 1.0)
+
+
+def test_lines_of_a_group_can_be_told_apart():
+    lines = figures.rank_distributions(ranks() * 3, 100).axes[0].lines
+    looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in lines[:-2]}
+    assert len(looks) == len(lines) - 2
+
+
+@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves"])
+def test_no_text_leaves_the_figure(name):
+    figure = DRAW[name]()
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    page = figure.bbox.padded(1.5)
+    texts = [text for text in figure.texts if text.get_text()]
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    for axes in (axes for axes in figure.axes if axes.get_visible()):
+        texts.append(axes.title)
+        # ticks beyond the limits exist, but are not drawn
+        for axis, place in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            texts += [label for label in axis.get_ticklabels() if low <= label.get_position()[place] <= high]
+    drawn = [text for text in texts if text.get_text() and text.get_visible()]
+    assert len(drawn) > 5
+    for text in drawn:
+        box = text.get_window_extent(renderer)
+        assert page.x0 <= box.x0, text
+        assert box.x1 <= page.x1, text
+        assert page.y0 <= box.y0, text
+        assert box.y1 <= page.y1, text
+
+
+def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
+    rng = np.random.default_rng(0)
+    entries, rows, frames = [], [], []
+    for method, models in (("ref", "e+d1"), ("ref", "e+d2"), ("good", "SASRec"), ("gone", "x")):
+        path = tmp_path / f"{method}-{models}.parquet"
+        group = "profiles" if method == "ref" else "baselines"
+        entries.append(
+            {
+                "method": method,
+                "models": models,
+                "seed": 0,
+                "title": method,
+                "group": group,
+                "metrics_path": str(path),
+            }
+        )
+        mean = "" if method == "gone" else "0.1"
+        rows += [
+            f"{group},{method},{models},{metric},{mean},{mean},{mean}" for metric in ("ndcg@10", "recall@10")
+        ]
+        if method == "gone":
+            continue
+        rank = rng.integers(1, 20, 30).astype(np.int32)
+        sessions = np.arange(30, dtype=np.int32)
+        pl.DataFrame({"session": sessions, "rank": rank, "ndcg@10": 1.0 / rank}).write_parquet(path)
+        frames.append(
+            pl.DataFrame({"session": sessions}).with_columns(
+                pl.lit(method).alias("method"),
+                pl.lit(models).alias("models"),
+                pl.Series("difference", rng.normal(size=30)),
+                pl.Series("rank_gain", rng.normal(size=30)),
+            )
+        )
+    (tmp_path / "long.csv").write_text("group,method,models,metric,mean,low,high\n" + "\n".join(rows) + "\n")
+    pl.concat(frames).write_parquet(tmp_path / "gains.parquet")
+    pl.DataFrame({"item": pl.Series(range(20), dtype=pl.Int32)}).write_parquet(tmp_path / "items.parquet")
+    (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
+    outs = ("means", "gains", "ranks", "curves")
+    seen = []
+    for turn in "12":  # another hash seed must not change a byte
+        spec = {
+            "table_in": str(tmp_path / "long.csv"),
+            "gains_in": str(tmp_path / "gains.parquet"),
+            "items_in": str(tmp_path / "items.parquet"),
+            "runs": entries,
+            "curves": [
+                {"title": "good", "path": str(tmp_path / "curve.jsonl")},
+                {"title": "no", "path": "absent"},
+            ],
+            "reference": "ref",
+            **{f"{out}_out": [str(tmp_path / turn / f"{out}{suffix}") for suffix in MAGIC] for out in outs},
+        }
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "plot.py"), "--spec", json.dumps(spec)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONHASHSEED": turn},
+        )
+        assert done.returncode == 0, done.stderr
+        seen.append([(tmp_path / turn / f"{out}{suffix}").read_bytes() for out in outs for suffix in MAGIC])
+    assert seen[0] == seen[1]

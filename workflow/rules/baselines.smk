@@ -1,0 +1,106 @@
+"""Baselines: RecBole models. A validation grid fans out into trials, the best one trains for every seed."""
+
+
+def recbole_spec(w, input, output, mode, settings, seed, **extra):
+    """The spec of train_recbole.py; the parts that trials and final runs share."""
+    method = METHODS[w.method]
+    return spec(
+        mode=mode,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        model=method.model,
+        settings=settings,
+        epochs=method.epochs,
+        patience=method.patience,
+        validate_every=method.validate_every,
+        history_items=method.history_items,
+        train_sessions=method.train_sessions,
+        refit=method.refit,
+        seed=seed,
+        **extra,
+    )
+
+
+rule try_recbole:
+    input:
+        **data_files("items", "sessions"),
+    output:
+        trial=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/trial{{trial}}.json",
+        curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/trial{{trial}}.curve.jsonl",
+    log:
+        f"{LOGS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.RecBoleMethod),
+    params:
+        spec=lambda w, input, output: recbole_spec(
+            w,
+            input,
+            output,
+            "trial",
+            METHODS[w.method].grid()[int(w.trial)],
+            CONFIG.seeds[0],
+            trial_out=output.trial,
+            curve_out=output.curve,
+        ),
+        code=code("train_recbole"),
+        script=script("train_recbole"),
+    resources:
+        mem_mb=2000,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule select_recbole:
+    input:
+        trials=lambda w: [
+            f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/trial{trial}.json"
+            for trial in range(len(METHODS[w.method].grid()))
+        ],
+    output:
+        best=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/best.json",
+    log:
+        f"{LOGS}/select_recbole/{{dataset}}-{{method}}-{{models}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.RecBoleMethod),
+    params:
+        spec=lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best),
+        code=code("select_trial"),
+        script=script("select_trial"),
+    resources:
+        mem_mb=500,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule train_recbole:
+    input:
+        **data_files("items", "sessions"),
+        # Without a grid there is nothing to select, and training starts at once.
+        best=lambda w: (
+            f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/best.json" if METHODS[w.method].tune else []
+        ),
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
+        curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/curve.jsonl",
+    log:
+        f"{LOGS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.RecBoleMethod),
+    params:
+        spec=lambda w, input, output: recbole_spec(
+            w,
+            input,
+            output,
+            "final",
+            METHODS[w.method].settings,
+            int(w.seed),
+            best_in=input.best or None,
+            ranks_out=output.ranks,
+            curve_out=output.curve,
+        ),
+        code=code("train_recbole"),
+        script=script("train_recbole"),
+    resources:
+        mem_mb=2000,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"

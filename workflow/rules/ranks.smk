@@ -1,0 +1,145 @@
+"""Ranks: texts (profiles, shuffled profiles, histories) through the decoder, and scorers without a model."""
+
+
+rule embed_items:
+    input:
+        **data_files("items"),
+        decoder=lambda w: model_folder(w.decoder),
+    output:
+        vectors=f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
+    log:
+        f"{LOGS}/embed_items/{{dataset}}-{{decoder}}.log",
+    params:
+        spec=lambda w, input, output: spec(
+            decoder=MODELS[w.decoder],
+            decoder_in=input.decoder,
+            items_in=input.items_file,
+            vectors_out=output.vectors,
+        ),
+        code=code("embed_items"),
+        script=script("embed_items"),
+    resources:
+        mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+def rank_spec(w, input, output, source, profiles=None, **extra):
+    """The spec of rank_texts.py; the parts that all its rules share."""
+    return spec(
+        source=source,
+        decoder=MODELS[w.decoder],
+        decoder_in=input.decoder,
+        vectors_in=input.vectors,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        evaluation_in=input.evaluation_file,
+        profiles_in=profiles,
+        ranks_out=output.ranks,
+        **extra,
+    )
+
+
+def decoder_inputs():
+    """What every text is ranked with: the decoder, the embedded catalogue, sessions and sample."""
+    return {
+        **data_files("items", "sessions", "evaluation"),
+        "decoder": lambda w: model_folder(w.decoder),
+        "vectors": f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
+    }
+
+
+def rank_memory(w):
+    return 2000 + 6 * MODELS[w.decoder].parameters // 10**6
+
+
+rule rank_profiles:
+    input:
+        **decoder_inputs(),
+        profiles=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}/seed{{seed}}/profiles.parquet",
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
+    log:
+        f"{LOGS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.ProfileMethod),
+    params:
+        spec=lambda w, input, output: rank_spec(w, input, output, "profiles", input.profiles),
+        code=code("rank_texts"),
+        script=script("rank_texts"),
+    resources:
+        mem_mb=rank_memory,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule rank_shuffled_profiles:
+    input:
+        **decoder_inputs(),
+        # The profiles dealt are those of the first seed where the method is deterministic, else of this seed.
+        profiles=lambda w: (
+            f"{RESULTS}/{w.dataset}/{METHODS[w.method].of}/{w.encoder}/seed"
+            f"{CONFIG.seeds[0] if METHODS[METHODS[w.method].of].deterministic else w.seed}/profiles.parquet"
+        ),
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
+    log:
+        f"{LOGS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.ShuffledMethod),
+    params:
+        spec=lambda w, input, output: rank_spec(
+            w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed)
+        ),
+        code=code("rank_texts"),
+        script=script("rank_texts"),
+    resources:
+        mem_mb=rank_memory,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule rank_history_text:
+    input:
+        **decoder_inputs(),
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{decoder}}/seed{{seed}}/ranks.parquet",
+    log:
+        f"{LOGS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.TextMethod),
+    params:
+        spec=lambda w, input, output: rank_spec(
+            w, input, output, METHODS[w.method].view, history_items=METHODS[w.method].history_items
+        ),
+        code=code("rank_texts"),
+        script=script("rank_texts"),
+    resources:
+        mem_mb=rank_memory,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+
+
+rule rank_simple:
+    input:
+        **data_files("items", "sessions"),
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
+    log:
+        f"{LOGS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.SimpleMethod),
+    params:
+        spec=lambda w, input, output: spec(
+            scorer=METHODS[w.method].scorer,
+            seed=int(w.seed),
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            ranks_out=output.ranks,
+        ),
+        code=code("rank_simple"),
+        script=script("rank_simple"),
+    resources:
+        mem_mb=1000,
+    shell:
+        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
