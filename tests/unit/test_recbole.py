@@ -330,23 +330,31 @@ def _script(name: str, spec: dict, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_final_run_takes_the_chosen_settings(tmp_path):
+def test_trial_then_selection_then_final_run(tmp_path):
     sessions = leave_one_out(sequences()).with_columns(
         ratings=pl.col("history").cast(pl.List(pl.Float32)), reviews=pl.lit(None, dtype=pl.List(pl.String))
     )
     sessions.write_parquet(tmp_path / "sessions.parquet")
     items = pl.DataFrame({"item": range(N_ITEMS)}, schema={"item": pl.Int32})
     items.write_parquet(tmp_path / "items.parquet")
-    (tmp_path / "best.json").write_text(json.dumps({"settings": {"reg_weight": 7.0}}))
     spec = {
-        "mode": "final",
         "items_in": "items.parquet",
         "sessions_in": "sessions.parquet",
-        "best_in": "best.json",
         "model": "EASE",
-        "settings": {"reg_weight": 1.0},
+        "settings": {"reg_weight": 7.0},
         "seed": 0,
         "device": "cpu",
+    }
+    done = _script("train_recbole.py", {**spec, "mode": "trial", "trial_out": "trial.json"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    trial = json.loads((tmp_path / "trial.json").read_text())
+    assert set(trial) == {"model", "settings", "seed", "best_epoch", "epochs_run", "val"}
+    done = _script("select_trial.py", {"trials_in": ["trial.json"], "best_out": "best.json"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    spec |= {
+        "mode": "final",
+        "best_in": "best.json",
+        "settings": {"reg_weight": 1.0},
         "ranks_out": "out/ranks.parquet",
         "curve_out": "out/curve.jsonl",
     }

@@ -160,6 +160,7 @@ def _one(folder: Path, pattern: str) -> Path:
 def _tsv(path: Path, columns: list[str]) -> pl.DataFrame:
     """All columns of an atomic file as strings, type suffixes taken off the header."""
     try:
+        _check_cells(path)
         # No quoting: a quote in a title is a quote. Every cell is read as text, so that a bad number can be
         # reported with its line.
         table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False).fill_null("")
@@ -176,6 +177,19 @@ def _tsv(path: Path, columns: list[str]) -> pl.DataFrame:
     if len(empty):
         raise UserError(f"{path}: line {empty['line'][0]}: '{columns[0]}' is empty")
     return table
+
+
+def _check_cells(path: Path) -> None:
+    """Every line must have as many cells as the header: polars would fill a short one (a title with a newline)."""
+    with path.open("rb") as lines:
+        wanted = next(lines, b"").count(b"\t")
+        for number, line in enumerate(lines, start=2):
+            cells = line.count(b"\t") + 1
+            if cells != wanted + 1 and line.strip():
+                raise UserError(
+                    f"{path}: line {number}: {cells} cells, the header has {wanted + 1}; "
+                    "a tab or a line break inside a cell?"
+                )
 
 
 def _number(table: pl.DataFrame, column: str, dtype: type[pl.DataType], path: Path) -> pl.Series:

@@ -1,0 +1,108 @@
+"""Print what this machine offers and what is missing for a config. Exits 1 when something is missing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+
+from langptune.config.base import read_yaml
+from langptune.config.methods import ProfileMethod, RecBoleMethod
+from langptune.config.workflow import Workflow, load
+from langptune.data import readers
+from langptune.errors import UserError
+from langptune.provenance import LOCK, ROOT, versions
+
+
+def machine() -> list[str]:
+    """Lines about hardware and versions."""
+    import torch
+
+    from langptune.models.load import pick_device, pick_dtype
+
+    device = pick_device()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory()
+    disk = shutil.disk_usage(ROOT)
+    lines = [
+        f"cores     {len(os.sched_getaffinity(0))} usable of {os.cpu_count()}",
+        f"memory    {memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}",
+        f"disk      {disk.free / 2**30:.1f} GiB free at {ROOT}",
+        f"GPUs      {', '.join(gpus) or 'none'}",
+        f"dtype     encoders load in {str(pick_dtype('auto', device)).removeprefix('torch.')} on {device}",
+    ]
+    told = versions("torch", "transformers", "sentence-transformers", "recbole", "snakemake", "polars")
+    return [*lines, "versions  " + ", ".join(f"{name} {version}" for name, version in told.items())]
+
+
+def unlocked() -> list[str]:
+    """Packages whose installed version is not the locked one."""
+    out = []
+    for path in sorted(LOCK.parent.glob("lock*.txt")):
+        pins = [line.split("==") for line in path.read_text().splitlines() if "==" in line]
+        found = versions(*[name for name, _ in pins])
+        for name, wanted in pins:
+            have = found[name]
+            if have is None and path.name != "lock-dev.txt":
+                out.append(f"{path.name}: {name} {wanted} is not installed; run `make env`")
+            elif have is not None and have.split("+")[0] != wanted:
+                out.append(f"{path.name}: {name} is {have}, locked {wanted}; run `make env`")
+    return out
+
+
+def missing(workflow: Workflow) -> list[str]:
+    """One line for each thing that the config needs and this machine lacks."""
+    out = []
+    for name in workflow.config.datasets:
+        try:
+            readers.source_folder(workflow.datasets[name], name)
+        except UserError as error:
+            out.append(str(error))
+    from langptune.models.materialise import locate
+
+    for name in workflow.config.encoders + workflow.config.decoders:
+        if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():
+            continue
+        try:
+            # Doctor looks, it does not download.
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            locate(workflow.models[name].source, name)
+        except UserError as error:
+            out.append(str(error))
+    memory = psutil.virtual_memory().total / 2**30
+    for name in workflow.config.encoders:
+        need = 2.0 * workflow.models[name].parameters / 2**30
+        if any(isinstance(workflow.methods[m], ProfileMethod) for m in workflow.config.methods) and need > memory:
+            out.append(f"encoder '{name}' needs about {need:.0f} GiB for its weights alone, this machine has {memory:.0f}")
+    return out
+
+
+def main() -> int:
+    """Print the report; 0 when nothing is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")
+    args = parser.parse_args()
+    try:
+        workflow = load(read_yaml(args.config), ROOT, str(args.config))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(machine()))
+    config = workflow.config
+    trained = [m for m in config.methods if isinstance(workflow.methods[m], RecBoleMethod)]
+    trials = sum(len(workflow.methods[m].grid()) for m in trained if workflow.methods[m].tune)
+    print(
+        f"config    {args.config}: {len(workflow.runs())} runs on {len(config.datasets)} dataset(s), "
+        f"{trials} validation trials"
+    )
+    lacks = unlocked() + missing(workflow)
+    print("\n".join(f"missing   {line}" for line in lacks) if lacks else "missing   nothing")
+    return 1 if lacks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

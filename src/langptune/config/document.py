@@ -1,0 +1,96 @@
+"""``config/README.md`` from the typed models: ``python -m langptune.config.document > config/README.md``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from langptune.config import datasets, methods, models, workflow
+
+HEAD = """# Configuration
+
+Made from the typed models in `src/langptune/config/` (`make docs`); a test keeps it in step. Unknown keys, wrong
+types and names that no registry knows are errors before any job starts, each one line with file, key, value and the
+nearest valid key.
+
+| file | what it holds |
+|---|---|
+| `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
+| `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
+| `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
+| `datasets.yaml`, `models.yaml`, `methods.yaml`, `prompts.yaml` | registries: a dataset, model, method or prompt is one entry |
+
+A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
+single keys of either.
+"""
+
+SECTIONS = [
+    ("A run (`config.yaml`)", workflow.Config),
+    ("`sample`", workflow.Sample),
+    ("`generation`", workflow.Generation),
+    ("`comparison`", workflow.Comparison),
+    ("`datasets.yaml`: one entry", datasets.DatasetEntry),
+    ("`source` of a dataset", datasets.DataSource),
+    ("`protocol: {name: leave-one-out}`", datasets.LeaveOneOut),
+    ("`protocol: {name: temporal}`", datasets.Temporal),
+    ("`models.yaml`: `role: encoder`", models.EncoderEntry),
+    ("`models.yaml`: `role: decoder`", models.DecoderEntry),
+    ("`source` of a model", models.ModelSource),
+    ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
+    ("`methods.yaml`: `kind: shuffled-profiles`", methods.ShuffledMethod),
+    ("`methods.yaml`: `kind: text`", methods.TextMethod),
+    ("`methods.yaml`: `kind: simple`", methods.SimpleMethod),
+    ("`methods.yaml`: `kind: recbole`", methods.RecBoleMethod),
+    ("`prompts.yaml`: one entry", workflow.Prompt),
+]
+
+
+def type_name(annotation: Any) -> str:
+    """How a type is written in the page."""
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    text = getattr(annotation, "__name__", None) if not get_args(annotation) else None
+    if text:
+        return text
+    args = get_args(annotation)
+    origin = getattr(annotation, "__origin__", None)
+    if origin in (list, dict, tuple):
+        return f"{origin.__name__}[{', '.join(type_name(a) for a in args)}]"
+    if hasattr(annotation, "__metadata__"):
+        return type_name(args[0])
+    if str(origin).endswith("Literal"):
+        return " or ".join(f"`{a}`" for a in args)
+    return " or ".join(dict.fromkeys(type_name(a) for a in args))
+
+
+def table(model: type[BaseModel]) -> str:
+    """The keys of one model as a Markdown table."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required"
+        if not field.is_required():
+            value = field.default
+            default = "see below" if isinstance(value, BaseModel) else f"`{'null' if value is None else value}`"
+        cells = [f"`{name}`", type_name(field.annotation), default, field.description or ""]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole of ``config/README.md``."""
+    parts = [HEAD]
+    for title, model in SECTIONS:
+        about = inspect.cleandoc(model.__doc__ or "")
+        parts.append(f"## {title}\n\n{about}\n\n{table(model)}\n")
+    return "\n".join(parts)
+
+
+README = Path(__file__).resolve().parents[3] / "config" / "README.md"
+
+if __name__ == "__main__":
+    print(page(), end="")

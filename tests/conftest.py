@@ -1,0 +1,59 @@
+"""Shared fixtures: a small raw dataset in RecBole's atomic format, and the real embedded models, made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langptune.config.datasets import DatasetEntry
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the workflow; output of both streams comes back as text."""
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", *args]
+    return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The embedded encoder and decoder as local folders, materialised by the workflow itself if they are not there."""
+    done = snakemake("--configfile", "config/smoke.yaml", "--", "prefetch")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return ROOT / "results" / "models"
+
+
+def entry(**changes) -> DatasetEntry:
+    """A dataset entry for files written by ``write_raw``."""
+    fields = {
+        "title": "Toy",
+        "reader": "recbole-atomic",
+        "source": {"folder": "unset"},
+        "licence": "none",
+        "columns": {"title": "movie_title", "year": "release_year", "genres": "class"},
+        "lists": ["genres"],
+        "move_articles": True,
+        "item_text": "{{ title }} ({{ year }}). Genres: {{ genres }}",
+        "prompt": "movies",
+        "protocol": {"name": "leave-one-out", "history_length": 4},
+    }
+    return DatasetEntry.model_validate({**fields, **changes})
+
+
+def write_raw(folder: Path, rows: list[tuple], items: list[tuple], users: list[tuple] = ()) -> Path:
+    """Atomic files: rows (user, item, rating, time), items (id, title, year, genres), users (id, occupation)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float", *("\t".join(map(str, r)) for r in rows)]
+    (folder / "toy.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+    (folder / "toy.item").write_text("\n".join([*lines, *("\t".join(map(str, i)) for i in items)]) + "\n", encoding="utf-8")
+    if users:
+        lines = ["user_id:token\toccupation:token", *("\t".join(u) for u in users)]
+        (folder / "toy.user").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
