@@ -86,7 +86,7 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
     except Exception as error:
         raise _broken(folder, error) from None
     model.max_seq_length = entry.max_tokens
-    model.tokenizer.backend_tokenizer.encode_special_tokens = True
+    model.tokenizer.split_special_tokens = True
     return model.float().eval()
 
 

@@ -85,25 +85,19 @@ def full_ranks(
 def _top(scores: np.ndarray, allowed: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Best ``top`` allowed items per row, ordered by (score descending, item ascending)."""
     batch, n_items = scores.shape
+    items = np.full((batch, top), -1, dtype=np.int32)
+    best = np.full((batch, top), np.nan, dtype=np.float32)
     if not batch or not top:
-        return np.full((batch, top), -1, dtype=np.int32), np.full((batch, top), np.nan, dtype=np.float32)
+        return items, best
     masked = np.where(allowed, scores, np.asarray(-np.inf, dtype=np.result_type(scores.dtype, np.float32)))
-    # Ascending item order within the chosen, then a stable sort by score: ties come out by item.
-    chosen = np.sort(np.argpartition(masked, n_items - top, axis=1)[:, n_items - top :], axis=1)
-    values = np.take_along_axis(masked, chosen, axis=1)
-    # Where more items share the last place than there is room for, a partition leaves the choice to chance.
-    last = values.min(axis=1, keepdims=True)
-    for row in np.flatnonzero((masked >= last).sum(axis=1) > top):
-        candidates = np.flatnonzero(masked[row] >= last[row])
-        # a masked item may tie with an allowed one at -inf, and goes last
-        kept = np.lexsort((candidates, ~allowed[row, candidates], -masked[row, candidates]))[:top]
-        chosen[row] = np.sort(candidates[kept])
-        values[row] = masked[row, chosen[row]]
-    order = np.argsort(-values, axis=1, kind="stable")
-    items = np.take_along_axis(chosen, order, axis=1).astype(np.int32)
-    best = np.take_along_axis(values, order, axis=1).astype(np.float32)
-    masked_out = ~np.take_along_axis(allowed, items, axis=1)
-    items[masked_out], best[masked_out] = -1, np.nan
-    # Padding last: a row may have fewer allowed items than places, and allowed ones may score -inf.
-    last_first = np.argsort(masked_out, axis=1, kind="stable")
-    return np.take_along_axis(items, last_first, axis=1), np.take_along_axis(best, last_first, axis=1)
+    # Everything at least as good as the top-th value: more than `top` items where several share it.
+    least = np.partition(masked, n_items - top, axis=1)[:, n_items - top, None]
+    rows, candidates = np.divmod(np.flatnonzero((masked >= least) & allowed), n_items)
+    values = masked[rows, candidates]
+    order = np.lexsort((candidates, -values, rows))
+    rows, candidates, values = rows[order], candidates[order], values[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    kept = place < top
+    items[rows[kept], place[kept]] = candidates[kept]
+    best[rows[kept], place[kept]] = values[kept]
+    return items, best

@@ -1,0 +1,157 @@
+"""Config and registries: every mistake is one line that names file, key, value and the nearest valid key."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from langptune.config import document
+from langptune.config.base import read_yaml
+from langptune.config.workflow import load
+from langptune.errors import UserError
+from tests.conftest import ROOT
+
+CONFIGS = sorted(p.name for p in (ROOT / "config").glob("*.yaml") if "methods" in read_yaml(p))
+
+
+def base() -> dict:
+    return {
+        "datasets": ["ml-100k"],
+        "encoders": ["smollm2-135m"],
+        "decoders": ["minilm-l6"],
+        "methods": ["langptune-0", "history", "ease", "random"],
+        "seeds": [0, 1],
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configs_are_valid(name):
+    assert load(read_yaml(ROOT / "config" / name), ROOT, name).runs()
+
+
+def test_readme_is_in_step_with_the_models():
+    assert document.README.read_text() == document.page(), "run `make docs`"
+
+
+MISTAKES = {
+    "typo in a key": (lambda c: c.update(methds=["pop"]), r"my\.yaml: unknown key 'methds'; did you mean 'methods'\?"),
+    "nested typo": (
+        lambda c: c.update(comparison={"bootstrp": 10}),
+        r"unknown key 'comparison\.bootstrp'; did you mean 'bootstrap'\?",
+    ),
+    "unknown method": (
+        lambda c: c.update(methods=["langptune0"]),
+        r"methods: unknown entry 'langptune0'; did you mean 'langptune-0'\?",
+    ),
+    "unknown dataset": (lambda c: c.update(datasets=["ml100k"]), r"did you mean 'ml-100k'\?"),
+    "decoder as encoder": (lambda c: c.update(encoders=["minilm-l6"]), r"encoders: unknown entry 'minilm-l6'"),
+    "wrong type": (lambda c: c.update(seeds="0"), r"key 'seeds': .*\(found '0'\)"),
+    "negative seed": (lambda c: c.update(seeds=[-1]), r"key 'seeds\.0': .*\(found -1\)"),
+    "twice": (lambda c: c.update(seeds=[1, 1]), r"stands twice"),
+    "no methods": (lambda c: c.pop("methods"), r"key 'methods' is missing"),
+    "no decoder": (lambda c: c.update(decoders=[]), r"needs encoders and decoders"),
+    "unknown metric": (lambda c: c.update(comparison={"metrics": ["ndgc@10"]}), r"unknown metric 'ndgc@10'"),
+    "metric without k": (lambda c: c.update(comparison={"metrics": ["recall"]}), r"unknown metric 'recall'"),
+    "reference not run": (
+        lambda c: c.update(comparison={"reference": "pop"}),
+        r"comparison\.reference: 'pop' is not among",
+    ),
+    "override of nothing": (lambda c: c.update(overrides={"eas": {}}), r"unknown method 'eas'; did you mean 'ease'\?"),
+    "override typo": (
+        lambda c: c.update(overrides={"ease": {"epoch": 3}}),
+        r"ease \(with my\.yaml: overrides\): unknown key '.*epoch'",
+    ),
+    "prompt of nothing": (
+        lambda c: c.update(overrides={"langptune-0": {"prompt": "movie"}}),
+        r"unknown prompt 'movie'; did you mean 'movies'\?",
+    ),
+    "no room": (lambda c: c.update(overrides={"langptune-0": {"max_tokens": 9000}}), r"max_tokens 9000 leaves no room"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(name):
+    change, message = MISTAKES[name]
+    config = copy.deepcopy(base())
+    change(config)
+    with pytest.raises(UserError, match=message) as caught:
+        load(config, ROOT, "my.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_runs_of_a_config():
+    workflow = load(base(), ROOT)
+    folders = [run.folder for run in workflow.runs()]
+    assert folders == [
+        "ml-100k/langptune-0/smollm2-135m+minilm-l6/seed0",  # greedy: one seed
+        "ml-100k/history/minilm-l6/seed0",
+        "ml-100k/ease/EASE/seed0",  # closed form: one seed
+        "ml-100k/random/random/seed0",
+        "ml-100k/random/random/seed1",
+    ]
+
+
+def test_overrides_merge_settings_and_change_nothing_else():
+    config = base() | {"overrides": {"ease": {"settings": {"reg_weight": 7.0}}}}
+    before, after = load(base(), ROOT).methods["ease"], load(config, ROOT).methods["ease"]
+    assert after.settings["reg_weight"] == 7.0
+    assert after.model_copy(update={"settings": before.settings}) == before
+
+
+def test_yaml_mistakes(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seeds: [0]\nseeds: [1]\n")
+    with pytest.raises(UserError, match=r"line 2: key 'seeds' stands twice"):
+        read_yaml(path)
+    path.write_text("a: [1\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(path)
+    path.write_text("- 1\n")
+    with pytest.raises(UserError, match="expected a mapping"):
+        read_yaml(path)
+    with pytest.raises(UserError, match="no such config file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def registries(tmp_path, name, change):
+    """A copy of the registries with one of them changed."""
+    for file in ("datasets", "models", "methods", "prompts"):
+        data = yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text())
+        if file == name:
+            change(data)
+        (tmp_path / f"{file}.yaml").write_text(yaml.safe_dump(data))
+    return base() | {"registries": str(tmp_path)}
+
+
+def test_a_new_recbole_model_decoder_or_prompt_is_one_entry(tmp_path):
+    config = registries(
+        tmp_path,
+        "methods",
+        lambda d: d.update(neumf2={"title": "X", "group": "baselines", "kind": "recbole", "model": "NeuMF"}),
+    )
+    workflow = load(config | {"methods": ["neumf2"], "comparison": {"reference": "neumf2"}}, ROOT)
+    assert [run.folder for run in workflow.runs()] == [f"ml-100k/neumf2/NeuMF/seed{s}" for s in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"hub": "a/b", "revision": "main"}, "full 40-digit commit hash"),
+        ({"hub": "a/b"}, "full 40-digit commit hash"),
+        ({"hub": "a/b", "revision": "0" * 40, "folder": "x"}, "exactly one"),
+        ({"package": "x"}, "needs 'module'"),
+    ],
+)
+def test_model_sources_are_pinned(tmp_path, source, message):
+    config = registries(tmp_path, "models", lambda d: d["minilm-l6"].update(source=source))
+    with pytest.raises(UserError, match=message):
+        load(config, ROOT)
+
+
+def test_reserved_and_odd_names_are_refused(tmp_path):
+    for name in ("data", "a+b", "a/b"):
+        config = registries(tmp_path, "datasets", lambda d, name=name: d.update({name: d["ml-100k"]}))
+        with pytest.raises(UserError, match="a name is letters"):
+            load(config, ROOT)
