@@ -64,7 +64,11 @@ rule baselines:
 rule zeroshot:
     """Ranks of zero-shot profiles and of the text controls."""
     input:
-        [ranks_of(run) for run in WORKFLOW.runs() if METHODS[run.method].group in ("profiles", "text controls")],
+        [
+            ranks_of(run)
+            for run in WORKFLOW.runs()
+            if METHODS[run.method].group in ("profiles", "text controls")
+        ],
 
 
 rule tables:

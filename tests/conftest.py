@@ -49,10 +49,15 @@ def entry(**changes) -> DatasetEntry:
 def write_raw(folder: Path, rows: list[tuple], items: list[tuple], users: list[tuple] = ()) -> Path:
     """Atomic files: rows (user, item, rating, time), items (id, title, year, genres), users (id, occupation)."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float", *("\t".join(map(str, r)) for r in rows)]
+    lines = [
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+        *("\t".join(map(str, r)) for r in rows),
+    ]
     (folder / "toy.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
     lines = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
-    (folder / "toy.item").write_text("\n".join([*lines, *("\t".join(map(str, i)) for i in items)]) + "\n", encoding="utf-8")
+    (folder / "toy.item").write_text(
+        "\n".join([*lines, *("\t".join(map(str, i)) for i in items)]) + "\n", encoding="utf-8"
+    )
     if users:
         lines = ["user_id:token\toccupation:token", *("\t".join(u) for u in users)]
         (folder / "toy.user").write_text("\n".join(lines) + "\n", encoding="utf-8")

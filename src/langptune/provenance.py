@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def code_files(script: Path | str) -> list[Path]:
     return sorted(seen)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(path: Path) -> tuple[Path, ...]:
     package = ROOT / "src"
     found: list[Path] = []
@@ -142,7 +142,9 @@ class Record:
             "inputs": {str(path): file_hash(path) for path in inputs},
             "models": model_revisions(inputs),
             "lock": file_hash(LOCK) if LOCK.is_file() else None,
-            "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
+            "versions": versions(
+                "torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"
+            ),
             "host": socket.gethostname(),
             "device": device(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -186,4 +188,8 @@ def write_json(path: Path | str, data: Any) -> None:
 def installed(module: str) -> Path | None:
     """Folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(module)
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+    return (
+        Path(next(iter(spec.submodule_search_locations)))
+        if spec and spec.submodule_search_locations
+        else None
+    )

@@ -36,7 +36,10 @@ def test_readme_is_in_step_with_the_models():
 
 
 MISTAKES = {
-    "typo in a key": (lambda c: c.update(methds=["pop"]), r"my\.yaml: unknown key 'methds'; did you mean 'methods'\?"),
+    "typo in a key": (
+        lambda c: c.update(methds=["pop"]),
+        r"my\.yaml: unknown key 'methds'; did you mean 'methods'\?",
+    ),
     "nested typo": (
         lambda c: c.update(comparison={"bootstrp": 10}),
         r"unknown key 'comparison\.bootstrp'; did you mean 'bootstrap'\?",
@@ -46,7 +49,10 @@ MISTAKES = {
         r"methods: unknown entry 'langptune0'; did you mean 'langptune-0'\?",
     ),
     "unknown dataset": (lambda c: c.update(datasets=["ml100k"]), r"did you mean 'ml-100k'\?"),
-    "decoder as encoder": (lambda c: c.update(encoders=["minilm-l6"]), r"encoders: unknown entry 'minilm-l6'"),
+    "decoder as encoder": (
+        lambda c: c.update(encoders=["minilm-l6"]),
+        r"encoders: unknown entry 'minilm-l6'",
+    ),
     "wrong type": (lambda c: c.update(seeds="0"), r"key 'seeds': .*\(found '0'\)"),
     "negative seed": (lambda c: c.update(seeds=[-1]), r"key 'seeds\.0': .*\(found -1\)"),
     "twice": (lambda c: c.update(seeds=[1, 1]), r"stands twice"),
@@ -58,7 +64,10 @@ MISTAKES = {
         lambda c: c.update(comparison={"reference": "pop"}),
         r"comparison\.reference: 'pop' is not among",
     ),
-    "override of nothing": (lambda c: c.update(overrides={"eas": {}}), r"unknown method 'eas'; did you mean 'ease'\?"),
+    "override of nothing": (
+        lambda c: c.update(overrides={"eas": {}}),
+        r"unknown method 'eas'; did you mean 'ease'\?",
+    ),
     "override typo": (
         lambda c: c.update(overrides={"ease": {"epoch": 3}}),
         r"ease \(with my\.yaml: overrides\): unknown key '.*epoch'",
@@ -67,7 +76,10 @@ MISTAKES = {
         lambda c: c.update(overrides={"langptune-0": {"prompt": "movie"}}),
         r"unknown prompt 'movie'; did you mean 'movies'\?",
     ),
-    "no room": (lambda c: c.update(overrides={"langptune-0": {"max_tokens": 9000}}), r"max_tokens 9000 leaves no room"),
+    "no room": (
+        lambda c: c.update(overrides={"langptune-0": {"max_tokens": 9000}}),
+        r"max_tokens 9000 leaves no room",
+    ),
 }
 
 

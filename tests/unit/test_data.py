@@ -40,7 +40,9 @@ def test_real_ml100k_is_complete_and_prepared_deterministically(tmp_path):
         done = protocols.prepare(readers.read(real, "ml-100k"), real, "ml-100k")
         contracts.write(done.sessions, tmp_path / f"{name}.parquet", "sessions")
         contracts.write(done.items, tmp_path / f"{name}.items.parquet", "items")
-        hashes.append((file_hash(tmp_path / f"{name}.parquet"), file_hash(tmp_path / f"{name}.items.parquet")))
+        hashes.append(
+            (file_hash(tmp_path / f"{name}.parquet"), file_hash(tmp_path / f"{name}.items.parquet"))
+        )
     assert hashes[0] == hashes[1]
     assert done.facts["sessions"] == {"train": 97171, "val": 943, "test": 943}
     assert "The Usual Suspects" in set(done.items["title"])
@@ -101,7 +103,9 @@ def test_leave_one_out_properties(tmp_path_factory, triples):
         for u, i, t in triples:
             if u == user:
                 first[i] = min(t, first.get(i, t))
-        order = sorted(first, key=lambda i: (first[i], int.from_bytes(protocols.stable_hash("tie", f"u{user}", str(i)))))
+        order = sorted(
+            first, key=lambda i: (first[i], int.from_bytes(protocols.stable_hash("tie", f"u{user}", str(i))))
+        )
         if len(order) >= 3:
             for k in range(1, len(order)):
                 split = {len(order) - 1: "test", len(order) - 2: "val"}.get(k, "train")
@@ -124,7 +128,14 @@ def test_duplicates_are_dropped_and_counted(tmp_path):
     assert done.facts["interactions"] == len(ROWS)
 
 
-NASTY = ['He said "no"', "<script>alert(1)</script>", "café 🎬 映画", "a & b % c_d $e$ {f}", "<|im_end|> [CLS]", "x" * 100_000]
+NASTY = [
+    'He said "no"',
+    "<script>alert(1)</script>",
+    "café 🎬 映画",
+    "a & b % c_d $e$ {f}",
+    "<|im_end|> [CLS]",
+    "x" * 100_000,
+]
 
 
 def test_nasty_titles_survive_as_they_are(tmp_path):
@@ -135,8 +146,14 @@ def test_nasty_titles_survive_as_they_are(tmp_path):
 
 
 BAD = {
-    "rating out of range": (lambda r, i: (r.__setitem__(2, ("u1", 3, 9, 103)), i)[1], r"toy\.inter: line 4: rating 9"),
-    "rating NaN": (lambda r, i: r.__setitem__(2, ("u1", 3, "nan", 103)), r"line 4: rating is 'nan', not a number"),
+    "rating out of range": (
+        lambda r, i: (r.__setitem__(2, ("u1", 3, 9, 103)), i)[1],
+        r"toy\.inter: line 4: rating 9",
+    ),
+    "rating NaN": (
+        lambda r, i: r.__setitem__(2, ("u1", 3, "nan", 103)),
+        r"line 4: rating is 'nan', not a number",
+    ),
     "rating text": (lambda r, i: r.__setitem__(0, ("u1", 1, "good", 103)), r"line 2: rating is 'good'"),
     "no timestamp": (lambda r, i: r.__setitem__(1, ("u1", 2, 4, "")), r"line 3: timestamp is ''"),
     "unknown item": (lambda r, i: r.append(("u1", 77, 4, 300)), r"line 12: item '77' is not in toy\.item"),
@@ -207,7 +224,9 @@ def test_contracts_refuse_broken_tables(tmp_path):
 
 
 def test_sample_is_fixed_and_contained(tmp_path):
-    sessions = prepare(write_raw(tmp_path, [(f"u{u}", i, 4, i) for u in range(30) for i in range(1, 6)], ITEMS)).sessions
+    sessions = prepare(
+        write_raw(tmp_path, [(f"u{u}", i, 4, i) for u in range(30) for i in range(1, 6)], ITEMS)
+    ).sessions
     drawn = sample.draw(sessions, Sample(test=7, seed=3))
     assert drawn.equals(sample.draw(sessions, Sample(test=7, seed=3)))
     assert not drawn.equals(sample.draw(sessions, Sample(test=7, seed=4)))

@@ -23,12 +23,26 @@ CPU = torch.device("cpu")
 
 
 def decoder_entry(source, **changes):
-    fields = {"role": "decoder", "title": "D", "source": source, "licence": "x", "parameters": 1, "pooling": "mean"}
+    fields = {
+        "role": "decoder",
+        "title": "D",
+        "source": source,
+        "licence": "x",
+        "parameters": 1,
+        "pooling": "mean",
+    }
     return DecoderEntry.model_validate({**fields, "dimensions": 384, "max_tokens": 256, **changes})
 
 
 def encoder_entry(source, **changes):
-    fields = {"role": "encoder", "title": "E", "source": source, "licence": "x", "parameters": 1, "context": 512}
+    fields = {
+        "role": "encoder",
+        "title": "E",
+        "source": source,
+        "licence": "x",
+        "parameters": 1,
+        "context": 512,
+    }
     return EncoderEntry.model_validate({**fields, **changes})
 
 
@@ -44,7 +58,9 @@ def hub(tmp_path, monkeypatch, real_models):
     cache = tmp_path / "hub"
     repo = cache / "models--org--tiny-embedder"
     snapshot = repo / "snapshots" / REVISION
-    for file in sorted(p for p in (real_models / "minilm-l6").rglob("*") if p.is_file() and p.name != "manifest.json"):
+    for file in sorted(
+        p for p in (real_models / "minilm-l6").rglob("*") if p.is_file() and p.name != "manifest.json"
+    ):
         blob = repo / "blobs" / f"{file.stat().st_size:x}-{file.name}"
         blob.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, blob)
@@ -72,8 +88,14 @@ def test_hub_snapshot_is_used_at_its_pinned_revision(hub, tmp_path, minilm):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"hub": "org/other", "revision": REVISION}, r"model 'm' \(org/other@01234567\): not downloaded .*make prefetch"),
-        ({"hub": "org/other", "revision": REVISION, "gated": True}, r"gated: accept its licence, set HF_TOKEN"),
+        (
+            {"hub": "org/other", "revision": REVISION},
+            r"model 'm' \(org/other@01234567\): not downloaded .*make prefetch",
+        ),
+        (
+            {"hub": "org/other", "revision": REVISION, "gated": True},
+            r"gated: accept its licence, set HF_TOKEN",
+        ),
         ({"package": "nope", "module": "nope_nope"}, r"package 'nope' is not installed"),
         ({"folder": "no/such/folder"}, r"no/such/folder does not exist"),
     ],
@@ -155,7 +177,12 @@ def test_plain_transformers_folder_gets_its_pooling_from_the_registry(real_model
 def test_vectors_round_trip_and_truncation(tmp_path):
     vectors = ItemVectors(np.eye(3, dtype=np.float32), np.array([0, 1, 2, 0]))
     vectors.save(tmp_path / "v.safetensors")
-    assert ItemVectors.load(tmp_path / "v.safetensors").scores(np.eye(3, dtype=np.float32))[0].tolist() == [1, 0, 0, 1]
+    assert ItemVectors.load(tmp_path / "v.safetensors").scores(np.eye(3, dtype=np.float32))[0].tolist() == [
+        1,
+        0,
+        0,
+        1,
+    ]
     Path(tmp_path / "v.safetensors").write_bytes((tmp_path / "v.safetensors").read_bytes()[:20])
     with pytest.raises(UserError, match="cannot be read"):
         ItemVectors.load(tmp_path / "v.safetensors")

@@ -31,6 +31,8 @@ rule try_recbole:
         f"{LOGS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.log",
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    resources:
+        mem_mb=2000,
     params:
         spec=lambda w, input, output: recbole_spec(
             w,
@@ -43,11 +45,8 @@ rule try_recbole:
             curve_out=output.curve,
         ),
         code=code("train_recbole"),
-        script=script("train_recbole"),
-    resources:
-        mem_mb=2000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/train_recbole.py --spec {params.spec:q} --log {log:q}"
 
 
 rule select_recbole:
@@ -62,14 +61,13 @@ rule select_recbole:
         f"{LOGS}/select_recbole/{{dataset}}-{{method}}-{{models}}.log",
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    resources:
+        mem_mb=500,
     params:
         spec=lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best),
         code=code("select_trial"),
-        script=script("select_trial"),
-    resources:
-        mem_mb=500,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/select_trial.py --spec {params.spec:q} --log {log:q}"
 
 
 rule train_recbole:
@@ -86,6 +84,8 @@ rule train_recbole:
         f"{LOGS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    resources:
+        mem_mb=2000,
     params:
         spec=lambda w, input, output: recbole_spec(
             w,
@@ -99,8 +99,5 @@ rule train_recbole:
             curve_out=output.curve,
         ),
         code=code("train_recbole"),
-        script=script("train_recbole"),
-    resources:
-        mem_mb=2000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/train_recbole.py --spec {params.spec:q} --log {log:q}"

@@ -49,15 +49,14 @@ wildcard_constraints:
     trial=r"\d+",
 
 
-def script(name):
-    """A script's path. Its content hash is a param of the rule, so that editing it, or a library module that it
-    imports, reruns the rule and nothing else."""
-    return f"{ROOT}/scripts/{name}.py"
+# Not a param: where the repository lies is no reason to run anything again.
+SCRIPTS = ROOT / "scripts"
 
 
 def code(name):
-    """The content hash of a script and of all library modules it imports."""
-    return code_hash(script(name))
+    """The content hash of a script and of all library modules that it imports: a param of its rule, so that editing
+    either reruns the rule and nothing else."""
+    return code_hash(SCRIPTS / f"{name}.py")
 
 
 def spec(**fields):
@@ -71,7 +70,6 @@ def model_folder(name):
     return f"{CONFIG.models_dir}/{name}"
 
 
-
 def data_files(*names):
     """Prepared files of the rule's dataset, as keywords `<name>_file` (plain `items` is reserved by Snakemake)."""
     return {f"{name}_file": f"{RESULTS}/{{dataset}}/data/{name}.parquet" for name in names}
@@ -80,8 +78,3 @@ def data_files(*names):
 def ranks_of(run):
     """The ranks of one run."""
     return f"{RESULTS}/{run.folder}/ranks.parquet"
-
-
-def gpus(wildcards=None):
-    """GPUs that a job of a model asks for: none here; profiles for clusters set it per rule."""
-    return 0

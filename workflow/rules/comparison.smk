@@ -13,7 +13,11 @@ FIGURES = ["means", "gains", "ranks", "curves"]
 
 def rules_of(kind):
     """The final files of one kind, `tables` or `figures`, for all datasets of the config."""
-    names = TABLES.values() if kind == "tables" else [f"{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
+    names = (
+        TABLES.values()
+        if kind == "tables"
+        else [f"{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
+    )
     return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=names)
 
 
@@ -40,7 +44,11 @@ def run_entry(run):
 def facts(dataset):
     """The sentences above a table that say what was compared, and how."""
     entry, sample = DATASETS[dataset], CONFIG.sample
-    who = "all test sessions" if sample.test is None else f"at most {sample.test} test sessions, drawn with seed {sample.seed}"
+    who = (
+        "all test sessions"
+        if sample.test is None
+        else f"at most {sample.test} test sessions, drawn with seed {sample.seed}"
+    )
     return [
         f"Protocol {entry.protocol.name}; full-catalogue ranking, items that the user has already seen left out; {who}.",
         "Hyperparameters and epochs were selected on validation with seed "
@@ -83,6 +91,8 @@ rule evaluate:
         metrics=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/metrics.parquet",
     log:
         f"{LOGS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    resources:
+        mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
             ranks_in=input.ranks,
@@ -93,11 +103,8 @@ rule evaluate:
             metrics_out=output.metrics,
         ),
         code=code("evaluate"),
-        script=script("evaluate"),
-    resources:
-        mem_mb=500,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/evaluate.py --spec {params.spec:q} --log {log:q}"
 
 
 rule compare:
@@ -108,7 +115,9 @@ rule compare:
             f"{RESULTS}/{{dataset}}/comparison/table.md", caption="../report/table.rst", category="{dataset}"
         ),
         table_csv=report(
-            f"{RESULTS}/{{dataset}}/comparison/table.csv", caption="../report/table.rst", category="{dataset}"
+            f"{RESULTS}/{{dataset}}/comparison/table.csv",
+            caption="../report/table.rst",
+            category="{dataset}",
         ),
         comparisons=report(
             f"{RESULTS}/{{dataset}}/comparison/comparisons.csv",
@@ -120,14 +129,13 @@ rule compare:
         gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
     log:
         f"{LOGS}/compare/{{dataset}}.log",
+    resources:
+        mem_mb=1000,
     params:
         spec=lambda w, output: comparison_spec(w.dataset, output),
         code=code("compare"),
-        script=script("compare"),
-    resources:
-        mem_mb=1000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/compare.py --spec {params.spec:q} --log {log:q}"
 
 
 rule plot:
@@ -139,20 +147,30 @@ rule plot:
         curves=lambda w: list(curves(w.dataset)),
     output:
         means=report(
-            f"{RESULTS}/{{dataset}}/comparison/means.png", caption="../report/means.rst", category="{dataset}"
+            f"{RESULTS}/{{dataset}}/comparison/means.png",
+            caption="../report/means.rst",
+            category="{dataset}",
         ),
         gains=report(
-            f"{RESULTS}/{{dataset}}/comparison/gains.png", caption="../report/gains.rst", category="{dataset}"
+            f"{RESULTS}/{{dataset}}/comparison/gains.png",
+            caption="../report/gains.rst",
+            category="{dataset}",
         ),
         ranks=report(
-            f"{RESULTS}/{{dataset}}/comparison/ranks.png", caption="../report/ranks.rst", category="{dataset}"
+            f"{RESULTS}/{{dataset}}/comparison/ranks.png",
+            caption="../report/ranks.rst",
+            category="{dataset}",
         ),
         curves=report(
-            f"{RESULTS}/{{dataset}}/comparison/curves.png", caption="../report/curves.rst", category="{dataset}"
+            f"{RESULTS}/{{dataset}}/comparison/curves.png",
+            caption="../report/curves.rst",
+            category="{dataset}",
         ),
         pdf=expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}.pdf", name=FIGURES, allow_missing=True),
     log:
         f"{LOGS}/plot/{{dataset}}.log",
+    resources:
+        mem_mb=1000,
     params:
         spec=lambda w, input, output: spec(
             table_in=input.table,
@@ -168,11 +186,8 @@ rule plot:
             },
         ),
         code=code("plot"),
-        script=script("plot"),
-    resources:
-        mem_mb=1000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/plot.py --spec {params.spec:q} --log {log:q}"
 
 
 rule compare_partial:
@@ -181,11 +196,10 @@ rule compare_partial:
         **{name: f"{RESULTS}/{{dataset}}/partial/{file}" for name, file in TABLES.items()},
     log:
         f"{LOGS}/compare_partial/{{dataset}}.log",
+    resources:
+        mem_mb=1000,
     params:
         spec=lambda w, output: comparison_spec(w.dataset, output, allow_missing=True),
         code=code("compare"),
-        script=script("compare"),
-    resources:
-        mem_mb=1000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/compare.py --spec {params.spec:q} --log {log:q}"

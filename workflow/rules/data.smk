@@ -6,6 +6,8 @@ rule prepare_data:
         **data_files("items", "sessions", "users"),
     log:
         f"{LOGS}/prepare_data/{{dataset}}.log",
+    resources:
+        mem_mb=1000,
     params:
         spec=lambda w, output: spec(
             name=w.dataset,
@@ -15,11 +17,8 @@ rule prepare_data:
             users_out=output.users_file,
         ),
         code=code("prepare_data"),
-        script=script("prepare_data"),
-    resources:
-        mem_mb=1000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/prepare_data.py --spec {params.spec:q} --log {log:q}"
 
 
 rule draw_sample:
@@ -29,13 +28,12 @@ rule draw_sample:
         **data_files("evaluation"),
     log:
         f"{LOGS}/draw_sample/{{dataset}}.log",
+    resources:
+        mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
             sample=CONFIG.sample, sessions_in=input.sessions_file, evaluation_out=output.evaluation_file
         ),
         code=code("draw_sample"),
-        script=script("draw_sample"),
-    resources:
-        mem_mb=500,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/draw_sample.py --spec {params.spec:q} --log {log:q}"

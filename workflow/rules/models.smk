@@ -12,11 +12,10 @@ rule prefetch_model:
         f"{LOGS}/prefetch_model/{{model}}.log",
     wildcard_constraints:
         model=either(MODELS),
+    resources:
+        mem_mb=lambda w: 2000 + 6 * MODELS[w.model].parameters // 10**6,
     params:
         spec=lambda w, output: spec(name=w.model, model=MODELS[w.model], folder_out=output.folder),
         code=code("prefetch_model"),
-        script=script("prefetch_model"),
-    resources:
-        mem_mb=lambda w: 2000 + 6 * MODELS[w.model].parameters // 10**6,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/prefetch_model.py --spec {params.spec:q} --log {log:q}"

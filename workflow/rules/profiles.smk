@@ -17,6 +17,9 @@ rule write_profiles:
         method=methods_of(kinds.ProfileMethod),
         shard=r"\d+",
         shards=r"\d+",
+    threads: CONFIG.generation.threads
+    resources:
+        mem_mb=lambda w: 3000 + 3 * MODELS[w.encoder].parameters // 10**6,
     params:
         spec=lambda w, input, output: spec(
             encoder=MODELS[w.encoder],
@@ -40,12 +43,8 @@ rule write_profiles:
             profiles_out=output.profiles,
         ),
         code=code("write_profiles"),
-        script=script("write_profiles"),
-    threads: CONFIG.generation.threads
-    resources:
-        mem_mb=lambda w: 3000 + 3 * MODELS[w.encoder].parameters // 10**6,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/write_profiles.py --spec {params.spec:q} --log {log:q}"
 
 
 rule gather_profiles:
@@ -63,13 +62,12 @@ rule gather_profiles:
         f"{LOGS}/gather_profiles/{{dataset}}-{{method}}-{{encoder}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.ProfileMethod),
+    resources:
+        mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
             shards_in=list(input.shards), evaluation_in=input.evaluation_file, profiles_out=output.profiles
         ),
         code=code("gather_profiles"),
-        script=script("gather_profiles"),
-    resources:
-        mem_mb=500,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/gather_profiles.py --spec {params.spec:q} --log {log:q}"

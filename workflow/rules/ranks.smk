@@ -9,6 +9,8 @@ rule embed_items:
         vectors=f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
     log:
         f"{LOGS}/embed_items/{{dataset}}-{{decoder}}.log",
+    resources:
+        mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
     params:
         spec=lambda w, input, output: spec(
             decoder=MODELS[w.decoder],
@@ -17,11 +19,8 @@ rule embed_items:
             vectors_out=output.vectors,
         ),
         code=code("embed_items"),
-        script=script("embed_items"),
-    resources:
-        mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/embed_items.py --spec {params.spec:q} --log {log:q}"
 
 
 def rank_spec(w, input, output, source, profiles=None, **extra):
@@ -63,14 +62,13 @@ rule rank_profiles:
         f"{LOGS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.ProfileMethod),
+    resources:
+        mem_mb=rank_memory,
     params:
         spec=lambda w, input, output: rank_spec(w, input, output, "profiles", input.profiles),
         code=code("rank_texts"),
-        script=script("rank_texts"),
-    resources:
-        mem_mb=rank_memory,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
 
 
 rule rank_shuffled_profiles:
@@ -87,16 +85,15 @@ rule rank_shuffled_profiles:
         f"{LOGS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.ShuffledMethod),
+    resources:
+        mem_mb=rank_memory,
     params:
         spec=lambda w, input, output: rank_spec(
             w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed)
         ),
         code=code("rank_texts"),
-        script=script("rank_texts"),
-    resources:
-        mem_mb=rank_memory,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
 
 
 rule rank_history_text:
@@ -108,16 +105,15 @@ rule rank_history_text:
         f"{LOGS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.TextMethod),
+    resources:
+        mem_mb=rank_memory,
     params:
         spec=lambda w, input, output: rank_spec(
             w, input, output, METHODS[w.method].view, history_items=METHODS[w.method].history_items
         ),
         code=code("rank_texts"),
-        script=script("rank_texts"),
-    resources:
-        mem_mb=rank_memory,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
 
 
 rule rank_simple:
@@ -129,6 +125,8 @@ rule rank_simple:
         f"{LOGS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
     wildcard_constraints:
         method=methods_of(kinds.SimpleMethod),
+    resources:
+        mem_mb=1000,
     params:
         spec=lambda w, input, output: spec(
             scorer=METHODS[w.method].scorer,
@@ -138,8 +136,5 @@ rule rank_simple:
             ranks_out=output.ranks,
         ),
         code=code("rank_simple"),
-        script=script("rank_simple"),
-    resources:
-        mem_mb=1000,
     shell:
-        "{PYTHON} {params.script} --spec {params.spec:q} --log {log:q}"
+        "{PYTHON} {SCRIPTS}/rank_simple.py --spec {params.spec:q} --log {log:q}"

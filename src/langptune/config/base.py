@@ -80,7 +80,9 @@ def validate(model: type[M], data: Any, where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(model, issue, where) for issue in error.errors()[:3])) from None
+        # An unknown key first: it usually is the missing one, misspelt.
+        issues = sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden")
+        raise UserError("; ".join(_explain(model, issue, where) for issue in issues[:3])) from None
 
 
 def _explain(model: type[BaseModel], issue: dict[str, Any], where: str) -> str:

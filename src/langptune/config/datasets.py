@@ -85,7 +85,8 @@ class DatasetEntry(Strict):
         (1.0, 5.0), description="ratings outside are malformed rows", strict=False
     )
     users: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="keep only the first N users in a fixed hashed order (for small trials); null keeps all"
+        None,
+        description="keep only the first N users in a fixed hashed order (for small trials); null keeps all",
     )
     columns: dict[str, str] = Field(
         {}, description="our item field -> column of the raw item file; `title` is required by most readers"

@@ -75,7 +75,9 @@ def table(model: type[BaseModel]) -> str:
         default = "required"
         if not field.is_required():
             value = field.default
-            default = "see below" if isinstance(value, BaseModel) else f"`{'null' if value is None else value}`"
+            default = (
+                "see below" if isinstance(value, BaseModel) else f"`{'null' if value is None else value}`"
+            )
         cells = [f"`{name}`", type_name(field.annotation), default, field.description or ""]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

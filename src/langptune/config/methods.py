@@ -25,7 +25,9 @@ class ProfileMethod(_Method):
 
     kind: Literal["profiles"]
     prompt: str | None = Field(None, description="entry of config/prompts.yaml; null: the dataset's default")
-    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown in the prompt")
+    history_items: Annotated[int, Field(ge=1)] = Field(
+        10, description="most recent items shown in the prompt"
+    )
     max_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest profile, in encoder tokens")
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy decoding", strict=False)
 
@@ -71,9 +73,12 @@ class RecBoleMethod(_Method):
     model: str = Field(description="RecBole's name of the model, e.g. SASRec")
     settings: dict[str, Setting] = Field({}, description="RecBole settings, passed as they are")
     tune: dict[str, list[Setting]] = Field(
-        {}, description="setting -> values; the grid is tried on validation with the first seed, one job a point"
+        {},
+        description="setting -> values; the grid is tried on validation with the first seed, one job a point",
     )
-    epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many; ignored by closed-form models")
+    epochs: Annotated[int, Field(ge=1)] = Field(
+        100, description="at most this many; ignored by closed-form models"
+    )
     patience: Annotated[int, Field(ge=1)] = Field(
         10, description="stop after this many validations without a better NDCG@10"
     )
@@ -82,14 +87,17 @@ class RecBoleMethod(_Method):
         50, description="sequential models see this many most recent items"
     )
     train_sessions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="sequential models train on at most this many most recent windows per user; null: all"
+        None,
+        description="sequential models train on at most this many most recent windows per user; null: all",
     )
     refit: bool = Field(
         True,
         description="ID-based models only: after selection on validation, train once more, as long as was best, on "
         "the histories of the test sessions too, so that they know what every other method sees in a history",
     )
-    deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
+    deterministic: bool = Field(
+        False, description="the model draws nothing (closed form); one seed stands for all"
+    )
 
     def grid(self) -> list[dict[str, Any]]:
         """The points of the validation grid, each merged over ``settings``; one point where nothing is tuned."""

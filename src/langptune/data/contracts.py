@@ -73,7 +73,9 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.Da
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the rule that makes it") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it"
+        ) from None
     check(frame, kind, str(path), partial=columns is not None)
     return frame
 
@@ -116,7 +118,10 @@ def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> 
                 pl.col("reviews").is_null() | (_len("history") == _len("reviews")),
             ),
             ("the target must not be among the seen items", ~pl.col("seen").list.contains(pl.col("target"))),
-            ("seen must hold the whole history", pl.col("history").list.set_difference("seen").list.len() == 0),
+            (
+                "seen must hold the whole history",
+                pl.col("history").list.set_difference("seen").list.len() == 0,
+            ),
         ],
         "profiles": [("tokens must not be negative", pl.col("tokens") >= 0)],
         "ranks": [

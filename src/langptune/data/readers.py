@@ -18,7 +18,9 @@ from langptune.config.datasets import DatasetEntry
 from langptune.errors import UserError
 from langptune.provenance import ROOT, file_hash, installed
 
-_ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|Les?|La|L'|El|Los|Las|Il|Die|Der|Das|Une?)(?P<tail> \(.*\))?$")
+_ARTICLE = re.compile(
+    r"^(?P<rest>.+), (?P<article>The|A|An|Les?|La|L'|El|Los|Las|Il|Die|Der|Das|Une?)(?P<tail> \(.*\))?$"
+)
 
 
 @dataclass
@@ -46,7 +48,9 @@ def read(entry: DatasetEntry, name: str) -> Raw:
         UserError: naming the file and, where there is one, the line.
     """
     if entry.reader not in READERS:
-        raise UserError(f"datasets.yaml: {name}: unknown reader '{entry.reader}'{nearest(entry.reader, list(READERS))}")
+        raise UserError(
+            f"datasets.yaml: {name}: unknown reader '{entry.reader}'{nearest(entry.reader, list(READERS))}"
+        )
     folder = source_folder(entry, name)
     for file, wanted in entry.sha256.items():
         path = folder / file

@@ -54,7 +54,9 @@ def load_encoder(
     except Exception as error:
         raise _broken(folder, error) from None
     if not tokenizer.chat_template:
-        raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
+        raise UserError(
+            f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id

@@ -38,7 +38,9 @@ def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> 
         else:
             _mirror(source, part, shutil.copyfile)
         if not any(part.glob("*.safetensors")):
-            raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
+            raise UserError(
+                f"model '{name}': {source} holds no .safetensors file; other weight formats are refused"
+            )
         if isinstance(entry, DecoderEntry):
             _check_pooling(entry, part, name)
         shutil.rmtree(target, ignore_errors=True)
@@ -82,13 +84,13 @@ def _snapshot(source: ModelSource, name: str) -> Path:
 
     what = f"model '{name}' ({source.hub}@{str(source.revision)[:8]})"
     try:
-        return Path(
-            snapshot_download(str(source.hub), revision=source.revision, allow_patterns=HUB_PATTERNS)
-        )
+        return Path(snapshot_download(str(source.hub), revision=source.revision, allow_patterns=HUB_PATTERNS))
     except GatedRepoError:
         raise UserError(f"{what}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UserError(f"{what}: not found on the hub, or private; check the id, the revision and HF_TOKEN") from None
+        raise UserError(
+            f"{what}: not found on the hub, or private; check the id, the revision and HF_TOKEN"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if source.gated and not os.environ.get("HF_TOKEN"):
             hint = "it is gated: accept its licence, set HF_TOKEN"
@@ -145,7 +147,11 @@ def _check_pooling(entry: DecoderEntry, folder: Path, name: str) -> None:
     if not path.is_file():
         return
     declared = json.loads(path.read_text())
-    keys = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
+    keys = {
+        "mean": "pooling_mode_mean_tokens",
+        "cls": "pooling_mode_cls_token",
+        "last": "pooling_mode_lasttoken",
+    }
     if not declared.get(keys[entry.pooling], declared.get("pooling_mode") == entry.pooling):
         raise UserError(
             f"models.yaml: {name}: pooling '{entry.pooling}' contradicts the model's own {path.name}; "

@@ -52,7 +52,9 @@ class _Chooser(LogitsProcessor):
     def __init__(self, seeds: Sequence[int], temperature: float, end_ids: set[int], device: torch.device):
         self._temperature = temperature
         self._ends = torch.tensor(sorted(end_ids), device=device)
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
+        self._generators = (
+            [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
+        )
         self.logprob = torch.zeros(len(seeds), dtype=torch.float64, device=device)
         self._open = torch.ones(len(seeds), dtype=torch.bool, device=device)
 
@@ -104,10 +106,17 @@ def generate_batch(
     chooser = _Chooser(seeds, temperature, ends, device)
     # A config of our own: what a model ships (penalties, top-p) must not slip into the comparison.
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=pad,
+        use_cache=True,
     )
     out = model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([chooser])
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([chooser]),
     )
     profiles = []
     for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):

@@ -1,0 +1,128 @@
+"""Content hashes, the manifest, and a script's behaviour on good and bad specs, alone on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from langptune import provenance
+from tests.conftest import ROOT, entry, write_raw
+from tests.unit.test_data import ITEMS, ROWS
+
+SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("*.py"))
+
+
+def run(script, *args, **kwargs):
+    command = [sys.executable, str(ROOT / "scripts" / script), *args]
+    return subprocess.run(command, text=True, capture_output=True, **kwargs)
+
+
+def prepare_spec(tmp_path, **changes):
+    folder = write_raw(tmp_path / "raw", ROWS, ITEMS)
+    out = {
+        f"{name}_out": str(tmp_path / "out" / f"{name}.parquet") for name in ("items", "sessions", "users")
+    }
+    dataset = entry(source={"folder": str(folder)}).model_dump(mode="json")
+    return {"name": "toy", "dataset": dataset, **out, **changes}
+
+
+def test_code_hash_covers_what_a_script_imports_and_nothing_else():
+    files = {p.relative_to(ROOT).as_posix() for p in provenance.code_files(ROOT / "scripts/evaluate.py")}
+    assert {"scripts/evaluate.py", "src/langptune/metrics.py", "src/langptune/stage.py"} <= files
+    assert not any("recbole" in f or "profiles" in f or "figures" in f for f in files)
+    lazy = {p.name for p in provenance.code_files(ROOT / "scripts/write_profiles.py")}
+    assert {"generate.py", "prompts.py", "load.py"} <= lazy, "imports inside functions count"
+
+
+def test_rooms_form_a_tree():
+    """Each room imports only from rooms above it, in the order that the package documents."""
+    import ast
+    import re
+
+    order = re.findall(
+        r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text()))
+    )
+    place = {room: index for index, room in enumerate(order)}
+    package = ROOT / "src" / "langptune"
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        assert room in place, f"{room} is missing from the list in langptune/__init__.py"
+        for other in provenance._imports(path):
+            target = other.relative_to(package).parts[0].removesuffix(".py")
+            if target not in ("__init__", room):
+                assert place[target] < place[room], f"{path.relative_to(ROOT)} imports {target}"
+
+
+def test_manifest_traces_an_output(tmp_path):
+    spec = prepare_spec(tmp_path)
+    done = run("prepare_data.py", "--spec", json.dumps(spec))
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "sessions.parquet.manifest.json").read_text())
+    assert told["sha256"] == provenance.file_hash(tmp_path / "out" / "sessions.parquet")
+    assert told["spec"]["dataset"]["title"] == "Toy"
+    assert told["notes"]["raw"]["toy.inter"] == provenance.file_hash(tmp_path / "raw" / "toy.inter")
+    for key in ("git", "code", "lock", "host", "device", "wall_seconds", "peak_memory_mb", "versions"):
+        assert told[key] is not None, key
+
+
+def test_spec_from_a_file_and_from_standard_input(tmp_path):
+    spec = json.dumps(prepare_spec(tmp_path))
+    (tmp_path / "spec.json").write_text(spec)
+    assert run("prepare_data.py", "--spec", str(tmp_path / "spec.json")).returncode == 0
+    assert run("prepare_data.py", "--spec", "-", input=spec).returncode == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_help(script):
+    done = run(script, "--help")
+    assert done.returncode == 0 and "usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{", "--spec: not valid JSON"),
+        ("nowhere.json", "--spec nowhere.json: No such file"),
+        ('{"nam": 1}', "unknown key 'nam'; did you mean 'name'?"),
+    ],
+)
+def test_bad_specs_are_one_line(spec, message):
+    done = run("prepare_data.py", "--spec", spec)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:") and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_missing_input_names_the_file(tmp_path):
+    spec = {
+        "sample": {"test": 1},
+        "sessions_in": "/no/sessions.parquet",
+        "evaluation_out": str(tmp_path / "e"),
+    }
+    done = run("draw_sample.py", "--spec", json.dumps(spec))
+    assert done.returncode == 2 and "/no/sessions.parquet does not exist" in done.stderr
+
+
+def test_bad_data_is_one_line_on_the_command_line(tmp_path):
+    spec = prepare_spec(tmp_path)
+    write_raw(tmp_path / "raw", [*ROWS, ("u1", 7, 99, 1)], ITEMS)
+    done = run("prepare_data.py", "--spec", json.dumps(spec), "--log", str(tmp_path / "log"))
+    assert done.returncode == 2 and "line 12: rating 99" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out" / "sessions.parquet").exists()
+
+
+def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
+    """A real full disk: a file-size limit of the process, and /dev/full behind the log."""
+    spec = prepare_spec(tmp_path)
+    (tmp_path / "out").mkdir()
+    before = b"precious"
+    (tmp_path / "out" / "sessions.parquet").write_bytes(before)
+    (tmp_path / "out" / ".sessions.parquet.part").symlink_to("/dev/full")
+    done = run("prepare_data.py", "--spec", json.dumps(spec), "--log", str(tmp_path / "log"))
+    assert done.returncode == 1 and "the disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "sessions.parquet").read_bytes() == before
+    assert "Traceback" in (tmp_path / "log").read_text(), "the log holds the details"
