@@ -87,13 +87,13 @@ test: env-dev check
 check: env-dev
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check --line-length 110 Snakefile workflow
+	$(BIN)/snakefmt --check --line-length 120 Snakefile workflow
 	$(BIN)/snakemake --lint >/dev/null
 
 format: env-dev
 	@$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt --line-length 110 Snakefile workflow
+	$(BIN)/snakefmt --line-length 120 Snakefile workflow
 
 docs: env
 	@$(BIN)/python -m langptune.config.document > config/README.md

@@ -10,6 +10,13 @@ if not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
+# Used with `--sdm apptainer` only; envs/ has the recipe that agrees with the lock.
+container: "docker://python:3.11-slim-bookworm"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
@@ -17,12 +24,6 @@ include: "workflow/rules/profiles.smk"
 include: "workflow/rules/ranks.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/comparison.smk"
-
-
-report: "workflow/report/workflow.rst"
-
-
-container: "docker://python:3.11-slim-bookworm"
 
 
 localrules:
@@ -64,11 +65,7 @@ rule baselines:
 rule zeroshot:
     """Ranks of zero-shot profiles and of the text controls."""
     input:
-        [
-            ranks_of(run)
-            for run in WORKFLOW.runs()
-            if METHODS[run.method].group in ("profiles", "text controls")
-        ],
+        [ranks_of(run) for run in WORKFLOW.runs() if METHODS[run.method].group in ("profiles", "text controls")],
 
 
 rule tables:

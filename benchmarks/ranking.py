@@ -40,9 +40,7 @@ OUT = Path(__file__).parent / "out" / "ranking.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=10_000, help="full size: 100000")
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1_000, help="sessions scored at once")
@@ -115,9 +113,7 @@ def main() -> None:
     best_scores = np.concatenate(values).tolist()
     target_ids = [str(target) for target in np.concatenate(all_targets).tolist()]
     clock = time.perf_counter()
-    run = Run(
-        {user: dict(zip(*pair, strict=True)) for user, *pair in zip(users, best, best_scores, strict=True)}
-    )
+    run = Run({user: dict(zip(*pair, strict=True)) for user, *pair in zip(users, best, best_scores, strict=True)})
     qrels = Qrels({user: {target: 1} for user, target in zip(users, target_ids, strict=True)})
     third = ranx_evaluate(qrels, run, NAMES, make_comparable=True)
     seconds["ranx"] += time.perf_counter() - clock

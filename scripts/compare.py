@@ -19,15 +19,11 @@ class CompareSpec(StageSpec):
 
     dataset: str = Field(description="registry name")
     title: str = Field(description="the dataset's title")
-    facts: list[str] = Field(
-        [], description="sentences above the table: protocol, sample, what a reader must know"
-    )
+    facts: list[str] = Field([], description="sentences above the table: protocol, sample, what a reader must know")
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
         description="method, models, seed, title, group, note, trials, metrics_path; in config order"
     )
-    allow_missing: bool = Field(
-        False, description="compare what there is and mark the rest, instead of failing"
-    )
+    allow_missing: bool = Field(False, description="compare what there is and mark the rest, instead of failing")
     reference: str = Field(description="method that the others are tested against")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
     main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
@@ -49,9 +45,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
         UserError: a missing run (unless allowed), runs over different sessions, an unknown reference.
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
-    found = results.compare(
-        collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed
-    )
+    found = results.compare(collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
     for path, text in (
         (spec.table_csv_out, tables.wide_csv(found)),
         (spec.table_long_out, tables.long_csv(found)),

@@ -31,9 +31,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     vectors, cut = embed_items(model, items["text"].to_list(), spec.decoder.item_prefix)
     vectors.save(Path(spec.vectors_out))
     record.note(items=len(items), distinct_texts=len(vectors.vectors), texts_cut_at_limit=cut)
-    log(
-        f"{len(items)} items, {len(vectors.vectors)} distinct texts, {cut} cut at {spec.decoder.max_tokens} tokens"
-    )
+    log(f"{len(items)} items, {len(vectors.vectors)} distinct texts, {cut} cut at {spec.decoder.max_tokens} tokens")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ class EvaluateSpec(StageSpec):
 
     ranks_in: str = Field(description="ranks.parquet of the run; it may hold more sessions than are compared")
     evaluation_in: str = Field(description="evaluation.parquet: which sessions are compared")
-    sessions_in: str = Field(
-        description="sessions.parquet: users and targets, against which the ranks are checked"
-    )
+    sessions_in: str = Field(description="sessions.parquet: users and targets, against which the ranks are checked")
     items_in: str = Field(description="items.parquet: the size of the catalogue")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="recall@K, ndcg@K, mrr@K, mrr")
     split: Literal["train", "val", "test"] = Field("test", description="split that is evaluated")
@@ -60,8 +58,7 @@ def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
     for bad, message in (
         (
             pl.col("split").is_null() | (pl.col("split") != spec.split),
-            f"are not {spec.split} sessions of {spec.sessions_in}; rerun the rule that makes "
-            f"{spec.evaluation_in}",
+            f"are not {spec.split} sessions of {spec.sessions_in}; rerun the rule that makes {spec.evaluation_in}",
         ),
         (
             pl.col("ranked").is_null(),
@@ -79,8 +76,7 @@ def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
         broken = frame.filter(bad)
         if len(broken):
             raise UserError(
-                f"{len(broken)} of {len(frame)} compared sessions (first: session {broken['session'][0]}) "
-                f"{message}"
+                f"{len(broken)} of {len(frame)} compared sessions (first: session {broken['session'][0]}) {message}"
             )
 
     values = frame["rank"].to_numpy()
@@ -94,10 +90,7 @@ def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
     part.replace(path)
     means = {name: float(out[name].mean()) for name in spec.metrics}
     record.note(sessions=len(out), items=n_items, split=spec.split, means=means)
-    log(
-        f"{len(out)} {spec.split} sessions: "
-        + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    )
+    log(f"{len(out)} {spec.split} sessions: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
 
 
 if __name__ == "__main__":

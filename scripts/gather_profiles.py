@@ -21,9 +21,7 @@ class Spec(stage.StageSpec):
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Concatenate, compare with the sample, write."""
-    profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort(
-        "session", "sample"
-    )
+    profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
     wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")["session"]
     found = profiles["session"].unique().sort()
     if not found.equals(wanted):

@@ -71,9 +71,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         if rows.is_empty():
             raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")
         panels[_title(metric)] = [
-            figures.Bar(
-                labels[row["method"], row["models"]], row["group"], row["mean"], row["low"], row["high"]
-            )
+            figures.Bar(labels[row["method"], row["models"]], row["group"], row["mean"], row["low"], row["high"])
             for row in rows.iter_rows(named=True)
         ]
     _save(figures.bars(panels), spec.means_out)
@@ -84,9 +82,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         raise UserError(f"reference '{spec.reference}' is not among the runs")
     gains = [
         figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
-        for key, frame in pl.read_parquet(spec.gains_in)
-        .drop_nulls()
-        .group_by("method", "models", maintain_order=True)
+        for key, frame in pl.read_parquet(spec.gains_in).drop_nulls().group_by("method", "models", maintain_order=True)
         if key != (base.method, base.models)
     ]
     _save(figures.gains(gains, labels[base.method, base.models], _title(spec.main_metric)), spec.gains_out)

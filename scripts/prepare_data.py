@@ -27,15 +27,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     done = protocols.prepare(raw, spec.dataset, spec.name)
     contracts.write(done.items, spec.items_out, "items")
     contracts.write(done.sessions, spec.sessions_out, "sessions")
-    users = (
-        done.users if done.users is not None else raw.interactions.select("user_id").unique().sort("user_id")
-    )
+    users = done.users if done.users is not None else raw.interactions.select("user_id").unique().sort("user_id")
     if users["user_id"].is_duplicated().any():
         raise UserError(f"{raw.files[-1]}: a user stands twice; keep one row")
     contracts.write(users, spec.users_out, "users")
-    record.note(
-        raw={path.name: file_hash(path) for path in raw.files}, licence=spec.dataset.licence, **done.facts
-    )
+    record.note(raw={path.name: file_hash(path) for path in raw.files}, licence=spec.dataset.licence, **done.facts)
     sessions = done.facts["sessions"]
     log(
         f"{spec.name}: {done.facts['interactions']} interactions, {done.facts['users']} users, "

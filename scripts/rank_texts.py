@@ -18,9 +18,7 @@ from langptune.provenance import Record
 class Spec(stage.StageSpec):
     """Embed the query texts, score every item, write the exact full-catalogue rank of each target."""
 
-    source: Literal["profiles", "shuffled-profiles", "history", "last-item"] = Field(
-        description="the query texts"
-    )
+    source: Literal["profiles", "shuffled-profiles", "history", "last-item"] = Field(description="the query texts")
     history_items: int = Field(10, description="for `history`: most recent items")
     seed: int = Field(0, description="of the shuffle")
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
@@ -56,18 +54,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         texts = told["profile"].to_list()
     else:
         item_texts = items["text"].to_list()
-        texts = [
-            text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()
-        ]
+        texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     queries = embed(model, texts, spec.decoder.query_prefix)
     vectors = ItemVectors.load(Path(spec.vectors_in))
     ranks = rank_sessions(chosen, decoder_blocks(queries.vectors, vectors))
     contracts.write(ranks, spec.ranks_out, "ranks")
     record.note(sessions=len(ranks), texts_cut_at_limit=queries.cut, empty_texts=sum(not t for t in texts))
-    log(
-        f"{spec.source}: ranked {len(ranks)} sessions, {queries.cut} texts cut at {spec.decoder.max_tokens} tokens"
-    )
+    log(f"{spec.source}: ranked {len(ranks)} sessions, {queries.cut} texts cut at {spec.decoder.max_tokens} tokens")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,7 @@ def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
     trials = [_read(path) for path in spec.trials_in]
     names = {trial["model"] for trial in trials}
     if len(names) > 1:
-        raise UserError(
-            f"{spec.trials_in[0]}: trials of different models ({', '.join(sorted(names))}) in one grid"
-        )
+        raise UserError(f"{spec.trials_in[0]}: trials of different models ({', '.join(sorted(names))}) in one grid")
     # max keeps the first of equals
     best = max(trials, key=lambda trial: trial["val"]["ndcg@10"])
     keys = sorted({key for trial in trials for key in trial["settings"]})
@@ -46,16 +44,11 @@ def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
             "settings": best["settings"],
             "val": best["val"],
             "best_epoch": best["best_epoch"],
-            "trials": [
-                {k: trial[k] for k in ("settings", "val", "best_epoch", "epochs_run")} for trial in trials
-            ],
+            "trials": [{k: trial[k] for k in ("settings", "val", "best_epoch", "epochs_run")} for trial in trials],
             "grid": {key: values for key, values in grid.items() if len(values) > 1},
         },
     )
-    log(
-        f"{best['model']}: best of {len(trials)} by val NDCG@10 {best['val']['ndcg@10']:.4f}: "
-        f"{best['settings']}"
-    )
+    log(f"{best['model']}: best of {len(trials)} by val NDCG@10 {best['val']['ndcg@10']:.4f}: {best['settings']}")
 
 
 def _read(path: str) -> dict[str, Any]:

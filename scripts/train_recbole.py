@@ -22,9 +22,7 @@ class TrainRecBoleSpec(StageSpec):
     )
     items_in: str = Field(description="items.parquet: the size of the catalogue")
     sessions_in: str = Field(description="sessions.parquet")
-    best_in: str | None = Field(
-        None, description="JSON of select_trial.py whose settings replace 'settings' (final)"
-    )
+    best_in: str | None = Field(None, description="JSON of select_trial.py whose settings replace 'settings' (final)")
     model: str = Field(description="RecBole's name of the model, e.g. SASRec")
     settings: dict[str, Setting] = Field({}, description="RecBole settings, passed as they are")
     epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many")

@@ -60,17 +60,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     items = contracts.read(spec.items_in, "items").drop("text", "first_seen").to_dicts()
     users = {user["user_id"]: user for user in contracts.read(spec.users_in, "users").to_dicts()}
     chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
-    sessions = (
-        contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
-    )
+    sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
     rows = sessions.select("session", "user_id", "history", "ratings", "reviews").to_dicts()
     prompts = []
     for row in rows:
         reviews = row["reviews"] or [""] * len(row["history"])
         seen = list(zip(row["history"], row["ratings"], reviews, strict=True))[-spec.history_items :]
-        history = [
-            {**items[item], "rating": f"{rating:g}", "review": review} for item, rating, review in seen
-        ]
+        history = [{**items[item], "rating": f"{rating:g}", "review": review} for item, rating, review in seen]
         prompts.append(writer.encode(history, users.get(row["user_id"], {})))
 
     # Batches are planned over all sessions, then dealt: the number of shards never changes a batch.
@@ -118,9 +114,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         left = f"{(total - done) / rate / 60:.1f} min left" if rate else "from the journal"
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {rate:.2f} profiles/s, {left}")
 
-    empty = pl.DataFrame(
-        schema=contracts.PROFILES
-    )  # more shards than batches: a shard may have nothing to do
+    empty = pl.DataFrame(schema=contracts.PROFILES)  # more shards than batches: a shard may have nothing to do
     profiles = pl.concat([empty, *parts]).sort("session", "sample")
     contracts.write(profiles, spec.profiles_out, "profiles")
     shutil.rmtree(journal)

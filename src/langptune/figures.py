@@ -175,9 +175,7 @@ def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
             lost = 100 * float((method.differences < 0).mean())
             colour = COLOURS.get(method.group, OTHER)
             left.barh(at, won, height=0.66, color=colour, linewidth=0)
-            left.barh(
-                at, -lost, height=0.66, facecolor="white", edgecolor=colour, hatch="//////", linewidth=0.8
-            )
+            left.barh(at, -lost, height=0.66, facecolor="white", edgecolor=colour, hatch="//////", linewidth=0.8)
             tail, quarter, middle, three, top = np.quantile(method.rank_gains, [0.05, 0.25, 0.5, 0.75, 0.95])
             right.plot([tail, top], [at, at], color=colour, linewidth=1.2)
             right.plot([quarter, three], [at, at], color=colour, linewidth=5.5, solid_capstyle="butt")
@@ -189,9 +187,7 @@ def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
         left.set_yticks(range(len(shown)), [method.label for method in shown])
         right.set_title("Target's place in the list")
         right.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True))
-        right.xaxis.set_major_formatter(
-            lambda doublings, _: f"{'÷' if doublings < 0 else '×'}{2 ** abs(doublings):g}"
-        )
+        right.xaxis.set_major_formatter(lambda doublings, _: f"{'÷' if doublings < 0 else '×'}{2 ** abs(doublings):g}")
         right.set_xlabel("times lower  |  times higher", fontsize=8)
         for axis in (left, right):
             axis.axvline(0, color="black", linewidth=0.8)

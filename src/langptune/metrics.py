@@ -24,9 +24,7 @@ def parse(name: str) -> tuple[str, int | None]:
     """
     match = _NAME.match(name)
     if not match or (match[1] != "mrr" and match[2] is None):
-        raise UserError(
-            f"unknown metric '{name}'; write recall@K, ndcg@K, mrr@K or mrr, K a positive integer"
-        )
+        raise UserError(f"unknown metric '{name}'; write recall@K, ndcg@K, mrr@K or mrr, K a positive integer")
     return match[1], int(match[2]) if match[2] else None
 
 

@@ -142,9 +142,7 @@ class Record:
             "inputs": {str(path): file_hash(path) for path in inputs},
             "models": model_revisions(inputs),
             "lock": file_hash(LOCK) if LOCK.is_file() else None,
-            "versions": versions(
-                "torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"
-            ),
+            "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
             "host": socket.gethostname(),
             "device": device(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -182,14 +180,10 @@ def write_json(path: Path | str, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def installed(module: str) -> Path | None:
     """Folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(module)
-    return (
-        Path(next(iter(spec.submodule_search_locations)))
-        if spec and spec.submodule_search_locations
-        else None
-    )
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None

@@ -32,13 +32,7 @@ class StageSpec(Strict):
         for name in type(self).model_fields:
             if name.endswith(suffix):
                 value = getattr(self, name)
-                values = (
-                    value.values()
-                    if isinstance(value, dict)
-                    else value
-                    if isinstance(value, list)
-                    else [value]
-                )
+                values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
                 out += [Path(path) for path in values if path is not None]
         return out
 
@@ -78,9 +72,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str)
         epilog=_fields(spec_type),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--spec", required=True, help="the spec as JSON, or a file that holds it ('-': standard input)"
-    )
+    parser.add_argument("--spec", required=True, help="the spec as JSON, or a file that holds it ('-': standard input)")
     parser.add_argument("--log", type=Path, default=None, help="also write progress and any stack trace here")
     args = parser.parse_args()
     log = Log(args.log)
@@ -124,11 +116,11 @@ def _told(error: Exception, outputs: list[Path]) -> str:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     # polars and torch wrap a full disk in errors of their own
     if full or "No space left on device" in str(error) or "os error 28" in str(error):
-        folder = next(
-            (p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd()
-        )
+        folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
         free = shutil.disk_usage(folder).free // 2**20
-        return f"the disk is full ({free} MiB free at {folder}); free some space and run again, finished outputs are kept"
+        return (
+            f"the disk is full ({free} MiB free at {folder}); free some space and run again, finished outputs are kept"
+        )
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory ({error}); lower generation.batch_size or run fewer jobs at once (--cores)"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

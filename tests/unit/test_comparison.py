@@ -47,11 +47,7 @@ def test_coverage_over_sessions_and_seeds_is_near_nominal_where_sessions_alone_f
     rng = np.random.default_rng(2)
     both = sessions = 0
     for trial in range(300):
-        values = (
-            rng.normal(0, 0.3, size=(1, 10))
-            + rng.normal(0, 1, size=(60, 1))
-            + rng.normal(0, 0.3, size=(60, 10))
-        )
+        values = rng.normal(0, 0.3, size=(1, 10)) + rng.normal(0, 1, size=(60, 1)) + rng.normal(0, 0.3, size=(60, 10))
         low, high = bootstrap.interval(one(values, seed=trial), 0.95)
         both += bool(low <= 0 <= high)
         low, high = bootstrap.interval(one(values[:, :1], seed=trial), 0.95)
@@ -93,9 +89,7 @@ def test_chunks_cover_all_resamples(monkeypatch):
     draws = one(values, resamples=101)
     assert draws.shape == (101,)
     assert np.isfinite(draws).all()
-    assert draws.std() == pytest.approx(
-        np.sqrt(values.mean(1).var() / 30 + values.mean(0).var() / 2), rel=0.4
-    )
+    assert draws.std() == pytest.approx(np.sqrt(values.mean(1).var() / 30 + values.mean(0).var() / 2), rel=0.4)
 
 
 # --- tests -------------------------------------------------------------------------------------------------
@@ -129,10 +123,7 @@ def test_sign_flip_agrees_with_scipy_and_with_its_normal_limit(monkeypatch):
 
 def test_p_values_are_uniform_under_the_null():
     rng = np.random.default_rng(9)
-    p = [
-        significance.sign_flip(rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=300), seed)
-        for seed in range(200)
-    ]
+    p = [significance.sign_flip(rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=300), seed) for seed in range(200)]
     assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.085
 
 
@@ -276,9 +267,7 @@ def test_runs_over_other_sessions_are_refused(tmp_path):
         entry(write(tmp_path, "a", [1, 2, 3]), "ref"),
         entry(write(tmp_path, "b", [1, 2, 3], sessions=[0, 1, 5]), "b"),
     ]
-    with pytest.raises(
-        UserError, match=r"not over the same sessions: 2 stand in one only \(first: session 2\)"
-    ):
+    with pytest.raises(UserError, match=r"not over the same sessions: 2 stand in one only \(first: session 2\)"):
         made(entries)
 
 

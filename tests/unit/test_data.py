@@ -40,9 +40,7 @@ def test_real_ml100k_is_complete_and_prepared_deterministically(tmp_path):
         done = protocols.prepare(readers.read(real, "ml-100k"), real, "ml-100k")
         contracts.write(done.sessions, tmp_path / f"{name}.parquet", "sessions")
         contracts.write(done.items, tmp_path / f"{name}.items.parquet", "items")
-        hashes.append(
-            (file_hash(tmp_path / f"{name}.parquet"), file_hash(tmp_path / f"{name}.items.parquet"))
-        )
+        hashes.append((file_hash(tmp_path / f"{name}.parquet"), file_hash(tmp_path / f"{name}.items.parquet")))
     assert hashes[0] == hashes[1]
     assert done.facts["sessions"] == {"train": 97171, "val": 943, "test": 943}
     assert "The Usual Suspects" in set(done.items["title"])
@@ -176,7 +174,7 @@ def test_bad_input_is_one_clear_line(tmp_path, name):
 
 def test_missing_wrong_and_truncated_files(tmp_path):
     folder = write_raw(tmp_path / "x", ROWS, ITEMS)
-    with pytest.raises(UserError, match="expected .*\\.\\.\\.; restore|SHA-256"):
+    with pytest.raises(UserError, match=r"SHA-256 is .* expects 000000000000\.\.\.; restore"):
         load(folder, sha256={"toy.inter": "0" * 64})
     with pytest.raises(UserError, match="has 10 interactions, expected 11"):
         load(folder, expect={"interactions": 11, "users": 2, "items": 8})

@@ -152,9 +152,7 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
             }
         )
         mean = "" if method == "gone" else "0.1"
-        rows += [
-            f"{group},{method},{models},{metric},{mean},{mean},{mean}" for metric in ("ndcg@10", "recall@10")
-        ]
+        rows += [f"{group},{method},{models},{metric},{mean},{mean},{mean}" for metric in ("ndcg@10", "recall@10")]
         if method == "gone":
             continue
         rank = rng.integers(1, 20, 30).astype(np.int32)

@@ -140,9 +140,7 @@ def stage(tmp_path):
         },
         schema=contracts.RANKS,
     )
-    evaluation = pl.DataFrame(
-        {"session": [3, 0, 1], "split": ["test", "val", "test"]}, schema=contracts.EVALUATION
-    )
+    evaluation = pl.DataFrame({"session": [3, 0, 1], "split": ["test", "val", "test"]}, schema=contracts.EVALUATION)
 
     def run(names=("recall@5", "ndcg@5", "mrr"), split="test", **frames):
         tables = {"items": items, "sessions": sessions, "ranks": ranks, "evaluation": evaluation} | frames
@@ -204,7 +202,6 @@ def test_evaluate_refuses_in_one_line(stage, change, told):
 
 def test_evaluate_does_not_load_torch():
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import evaluate; "
-        "sys.exit('torch' in sys.modules)"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import evaluate; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -58,9 +58,7 @@ def hub(tmp_path, monkeypatch, real_models):
     cache = tmp_path / "hub"
     repo = cache / "models--org--tiny-embedder"
     snapshot = repo / "snapshots" / REVISION
-    for file in sorted(
-        p for p in (real_models / "minilm-l6").rglob("*") if p.is_file() and p.name != "manifest.json"
-    ):
+    for file in sorted(p for p in (real_models / "minilm-l6").rglob("*") if p.is_file() and p.name != "manifest.json"):
         blob = repo / "blobs" / f"{file.stat().st_size:x}-{file.name}"
         blob.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, blob)
@@ -110,7 +108,7 @@ def test_what_is_missing_is_one_line(hub, tmp_path, monkeypatch, source, message
 
 def test_wrong_hash_pickles_and_wrong_pooling_are_refused(real_models, tmp_path):
     source = {"folder": str(real_models / "minilm-l6")}
-    with pytest.raises(UserError, match="wrong hash: model.safetensors"):
+    with pytest.raises(UserError, match=r"wrong hash: model\.safetensors"):
         materialise(decoder_entry(source, sha256={"model.safetensors": "0" * 64}), "m", tmp_path / "out")
     with pytest.raises(UserError, match="pooling 'cls' contradicts"):
         materialise(decoder_entry(source, pooling="cls"), "m", tmp_path / "out")
@@ -120,7 +118,7 @@ def test_wrong_hash_pickles_and_wrong_pooling_are_refused(real_models, tmp_path)
     pickled.mkdir()
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(UserError, match="no .safetensors file"):
+    with pytest.raises(UserError, match=r"no \.safetensors file"):
         materialise(decoder_entry({"folder": str(pickled)}), "m", tmp_path / "out")
 
 
@@ -132,7 +130,7 @@ def test_truncated_and_unfit_models_are_one_line(real_models, tmp_path):
     with pytest.raises(UserError, match="truncated or not a model of this kind") as caught:
         load_decoder(broken, decoder_entry({"folder": "x"}), CPU)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="truncated or not a model of this kind|no chat template"):
+    with pytest.raises(UserError, match="truncated or not a model of this kind"):
         load_encoder(real_models / "minilm-l6", CPU, torch.float32)
 
 

@@ -22,9 +22,7 @@ def run(script, *args, **kwargs):
 
 def prepare_spec(tmp_path, **changes):
     folder = write_raw(tmp_path / "raw", ROWS, ITEMS)
-    out = {
-        f"{name}_out": str(tmp_path / "out" / f"{name}.parquet") for name in ("items", "sessions", "users")
-    }
+    out = {f"{name}_out": str(tmp_path / "out" / f"{name}.parquet") for name in ("items", "sessions", "users")}
     dataset = entry(source={"folder": str(folder)}).model_dump(mode="json")
     return {"name": "toy", "dataset": dataset, **out, **changes}
 
@@ -42,9 +40,7 @@ def test_rooms_form_a_tree():
     import ast
     import re
 
-    order = re.findall(
-        r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text()))
-    )
+    order = re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text())))
     place = {room: index for index, room in enumerate(order)}
     package = ROOT / "src" / "langptune"
     for path in package.rglob("*.py"):

@@ -81,9 +81,7 @@ def test_masked_items_count_neither_as_higher_nor_as_ties():
     scores = np.array([[5.0, 4.0, 3.0, 3.0, 3.0, 1.0]])
     assert full_ranks(scores, [2], [[]]).rank[0] == 4  # two higher, two ties: 1 + 2 + 1
     assert full_ranks(scores, [2], [[0]]).rank[0] == 3
-    assert (
-        full_ranks(scores, [2], [[0, 3, 3]]).rank[0] == 3
-    )  # one higher, one tie, rounded up; duplicates harmless
+    assert full_ranks(scores, [2], [[0, 3, 3]]).rank[0] == 3  # one higher, one tie, rounded up; duplicates harmless
     assert full_ranks(scores, [2], [[0, 1, 3, 4]]).rank[0] == 1
 
 

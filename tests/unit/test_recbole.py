@@ -20,9 +20,7 @@ from langptune.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 N_ITEMS = 12
-NEXT = np.random.default_rng(5).permutation(
-    N_ITEMS
-)  # the item that follows place p on the circle is at place p + 1
+NEXT = np.random.default_rng(5).permutation(N_ITEMS)  # the item that follows place p on the circle is at place p + 1
 
 
 def sequences(users: int = 40, length: int = 9) -> list[list[int]]:
@@ -217,9 +215,7 @@ def test_sequential_models_learn_the_circle(remote, model):
     size = {"GRU4Rec": {"embedding_size": 16, "hidden_size": 16}}.get(
         model, {"hidden_size": 16, "inner_size": 16, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1}
     )
-    plan = training(
-        model, settings={"train_batch_size": 32, "learning_rate": 0.01, **size}, epochs=30, patience=8
-    )
+    plan = training(model, settings={"train_batch_size": 32, "learning_rate": 0.01, **size}, epochs=30, patience=8)
     sessions = leave_one_out(sequences())
     found = remote(_final, plan, sessions)
     assert (found["rank"] == 1).mean() > 0.95, found["lines"][-1]

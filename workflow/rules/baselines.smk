@@ -1,26 +1,6 @@
 """Baselines: RecBole models. A validation grid fans out into trials, the best one trains for every seed."""
 
 
-def recbole_spec(w, input, output, mode, settings, seed, **extra):
-    """The spec of train_recbole.py; the parts that trials and final runs share."""
-    method = METHODS[w.method]
-    return spec(
-        mode=mode,
-        items_in=input.items_file,
-        sessions_in=input.sessions_file,
-        model=method.model,
-        settings=settings,
-        epochs=method.epochs,
-        patience=method.patience,
-        validate_every=method.validate_every,
-        history_items=method.history_items,
-        train_sessions=method.train_sessions,
-        refit=method.refit,
-        seed=seed,
-        **extra,
-    )
-
-
 rule try_recbole:
     input:
         **data_files("items", "sessions"),
@@ -46,7 +26,7 @@ rule try_recbole:
         ),
         code=code("train_recbole"),
     shell:
-        "{PYTHON} {SCRIPTS}/train_recbole.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/train_recbole.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule select_recbole:
@@ -67,16 +47,14 @@ rule select_recbole:
         spec=lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best),
         code=code("select_trial"),
     shell:
-        "{PYTHON} {SCRIPTS}/select_trial.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/select_trial.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule train_recbole:
     input:
         **data_files("items", "sessions"),
         # Without a grid there is nothing to select, and training starts at once.
-        best=lambda w: (
-            f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/best.json" if METHODS[w.method].tune else []
-        ),
+        best=lambda w: (f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/best.json" if METHODS[w.method].tune else []),
     output:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
         curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/curve.jsonl",
@@ -100,4 +78,4 @@ rule train_recbole:
         ),
         code=code("train_recbole"),
     shell:
-        "{PYTHON} {SCRIPTS}/train_recbole.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/train_recbole.py" --spec {params.spec:q} --log {log:q}'

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,8 +26,6 @@ except UserError as error:
 
 CONFIG, DATASETS, MODELS, METHODS = WORKFLOW.config, WORKFLOW.datasets, WORKFLOW.models, WORKFLOW.methods
 RESULTS, LOGS = CONFIG.results, f"{CONFIG.results}/logs"
-# The interpreter that runs Snakemake has the locked environment; containers and conda bring their own.
-PYTHON = "python" if workflow.deployment_settings.deployment_method else sys.executable
 
 
 def either(names):
@@ -49,8 +48,13 @@ wildcard_constraints:
     trial=r"\d+",
 
 
-# Not a param: where the repository lies is no reason to run anything again.
+# Jobs find scripts and interpreter by environment, not by params: where the repository lies is no reason to run anything
+# again. The interpreter that runs Snakemake has the locked environment; containers and conda bring their own.
 SCRIPTS = ROOT / "scripts"
+PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))}; "
+if not workflow.deployment_settings.deployment_method:
+    PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+shell.prefix(PATHS)
 
 
 def code(name):
@@ -78,3 +82,141 @@ def data_files(*names):
 def ranks_of(run):
     """The ranks of one run."""
     return f"{RESULTS}/{run.folder}/ranks.parquet"
+
+
+# Profiles, ranks and baselines
+
+
+def profile_file(name):
+    """A file of one run of an encoder, whatever decoder will rank it."""
+    return f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}/seed{{seed}}/{name}.parquet"
+
+
+def rank_spec(w, input, output, source, profiles=None, **extra):
+    """The spec of rank_texts.py; the parts that all its rules share."""
+    return spec(
+        source=source,
+        decoder=MODELS[w.decoder],
+        decoder_in=input.decoder,
+        vectors_in=input.vectors,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        evaluation_in=input.evaluation_file,
+        profiles_in=profiles,
+        ranks_out=output.ranks,
+        **extra,
+    )
+
+
+def decoder_inputs():
+    """What every text is ranked with: the decoder, the embedded catalogue, sessions and sample."""
+    return {
+        **data_files("items", "sessions", "evaluation"),
+        "decoder": lambda w: model_folder(w.decoder),
+        "vectors": f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
+    }
+
+
+def rank_memory(w):
+    return 2000 + 6 * MODELS[w.decoder].parameters // 10**6
+
+
+def recbole_spec(w, input, output, mode, settings, seed, **extra):
+    """The spec of train_recbole.py; the parts that trials and final runs share."""
+    method = METHODS[w.method]
+    return spec(
+        mode=mode,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        model=method.model,
+        settings=settings,
+        epochs=method.epochs,
+        patience=method.patience,
+        validate_every=method.validate_every,
+        history_items=method.history_items,
+        train_sessions=method.train_sessions,
+        refit=method.refit,
+        seed=seed,
+        **extra,
+    )
+
+
+# Comparison
+
+TABLES = {
+    "table_csv": "table.csv",
+    "table_long": "table_long.csv",
+    "table_md": "table.md",
+    "table_tex": "table.tex",
+    "comparisons": "comparisons.csv",
+    "gains": "gains.parquet",
+}
+FIGURES = ["means", "gains", "ranks", "curves"]
+
+
+def rules_of(kind):
+    """The final files of one kind, `tables` or `figures`, for all datasets of the config."""
+    names = TABLES.values() if kind == "tables" else [f"{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
+    return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=names)
+
+
+def metrics_of(run):
+    """The per-session metrics of one run."""
+    return f"{RESULTS}/{run.folder}/metrics.parquet"
+
+
+def run_entry(run):
+    """What the comparison must know of a run."""
+    method = METHODS[run.method]
+    return {
+        "method": run.method,
+        "models": run.models,
+        "seed": run.seed,
+        "title": method.title,
+        "group": method.group,
+        "note": method.note,
+        "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
+        "metrics_path": metrics_of(run),
+    }
+
+
+def facts(dataset):
+    """The sentences above a table that say what was compared, and how."""
+    entry, sample = DATASETS[dataset], CONFIG.sample
+    who = (
+        "all test sessions"
+        if sample.test is None
+        else f"at most {sample.test} test sessions, drawn with seed {sample.seed}"
+    )
+    return [
+        f"Protocol {entry.protocol.name}; full-catalogue ranking, items that the user has already seen left out; {who}.",
+        "Hyperparameters and epochs were selected on validation with seed "
+        f"{CONFIG.seeds[0]}; 'trials' is the number of points tried. Methods that draw nothing run one seed.",
+    ]
+
+
+def comparison_spec(dataset, output, **extra):
+    """The spec of compare.py."""
+    return spec(
+        dataset=dataset,
+        title=DATASETS[dataset].title,
+        facts=facts(dataset),
+        runs=[run_entry(run) for run in WORKFLOW.runs(dataset)],
+        reference=CONFIG.comparison.reference,
+        metrics=CONFIG.comparison.metrics,
+        main_metric=CONFIG.comparison.main_metric,
+        bootstrap=CONFIG.comparison.bootstrap,
+        confidence=CONFIG.comparison.confidence,
+        seed=CONFIG.comparison.seed,
+        **{f"{key}_out": getattr(output, key) for key in TABLES},
+        **extra,
+    )
+
+
+def curves(dataset):
+    """The learning curves of the runs that have one."""
+    return {
+        f"{RESULTS}/{run.folder}/curve.jsonl": METHODS[run.method].title
+        for run in WORKFLOW.runs(dataset)
+        if isinstance(METHODS[run.method], kinds.RecBoleMethod)
+    }

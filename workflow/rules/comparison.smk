@@ -1,87 +1,5 @@
 """Comparison: per-session metrics of every run, then one table, tests and figures per dataset."""
 
-TABLES = {
-    "table_csv": "table.csv",
-    "table_long": "table_long.csv",
-    "table_md": "table.md",
-    "table_tex": "table.tex",
-    "comparisons": "comparisons.csv",
-    "gains": "gains.parquet",
-}
-FIGURES = ["means", "gains", "ranks", "curves"]
-
-
-def rules_of(kind):
-    """The final files of one kind, `tables` or `figures`, for all datasets of the config."""
-    names = (
-        TABLES.values()
-        if kind == "tables"
-        else [f"{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
-    )
-    return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=names)
-
-
-def metrics_of(run):
-    """The per-session metrics of one run."""
-    return f"{RESULTS}/{run.folder}/metrics.parquet"
-
-
-def run_entry(run):
-    """What the comparison must know of a run."""
-    method = METHODS[run.method]
-    return {
-        "method": run.method,
-        "models": run.models,
-        "seed": run.seed,
-        "title": method.title,
-        "group": method.group,
-        "note": method.note,
-        "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
-        "metrics_path": metrics_of(run),
-    }
-
-
-def facts(dataset):
-    """The sentences above a table that say what was compared, and how."""
-    entry, sample = DATASETS[dataset], CONFIG.sample
-    who = (
-        "all test sessions"
-        if sample.test is None
-        else f"at most {sample.test} test sessions, drawn with seed {sample.seed}"
-    )
-    return [
-        f"Protocol {entry.protocol.name}; full-catalogue ranking, items that the user has already seen left out; {who}.",
-        "Hyperparameters and epochs were selected on validation with seed "
-        f"{CONFIG.seeds[0]}; 'trials' is the number of points tried. Methods that draw nothing run one seed.",
-    ]
-
-
-def comparison_spec(dataset, output, **extra):
-    """The spec of compare.py."""
-    return spec(
-        dataset=dataset,
-        title=DATASETS[dataset].title,
-        facts=facts(dataset),
-        runs=[run_entry(run) for run in WORKFLOW.runs(dataset)],
-        reference=CONFIG.comparison.reference,
-        metrics=CONFIG.comparison.metrics,
-        main_metric=CONFIG.comparison.main_metric,
-        bootstrap=CONFIG.comparison.bootstrap,
-        confidence=CONFIG.comparison.confidence,
-        seed=CONFIG.comparison.seed,
-        **{f"{key}_out": getattr(output, key) for key in TABLES},
-        **extra,
-    )
-
-
-def curves(dataset):
-    """The learning curves of the runs that have one."""
-    return {
-        f"{RESULTS}/{run.folder}/curve.jsonl": METHODS[run.method].title
-        for run in WORKFLOW.runs(dataset)
-        if isinstance(METHODS[run.method], kinds.RecBoleMethod)
-    }
-
 
 rule evaluate:
     input:
@@ -104,7 +22,7 @@ rule evaluate:
         ),
         code=code("evaluate"),
     shell:
-        "{PYTHON} {SCRIPTS}/evaluate.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/evaluate.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule compare:
@@ -135,7 +53,7 @@ rule compare:
         spec=lambda w, output: comparison_spec(w.dataset, output),
         code=code("compare"),
     shell:
-        "{PYTHON} {SCRIPTS}/compare.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule plot:
@@ -187,7 +105,7 @@ rule plot:
         ),
         code=code("plot"),
     shell:
-        "{PYTHON} {SCRIPTS}/plot.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/plot.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule compare_partial:
@@ -202,4 +120,4 @@ rule compare_partial:
         spec=lambda w, output: comparison_spec(w.dataset, output, allow_missing=True),
         code=code("compare"),
     shell:
-        "{PYTHON} {SCRIPTS}/compare.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'

@@ -18,7 +18,7 @@ rule prepare_data:
         ),
         code=code("prepare_data"),
     shell:
-        "{PYTHON} {SCRIPTS}/prepare_data.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/prepare_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule draw_sample:
@@ -36,4 +36,4 @@ rule draw_sample:
         ),
         code=code("draw_sample"),
     shell:
-        "{PYTHON} {SCRIPTS}/draw_sample.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/draw_sample.py" --spec {params.spec:q} --log {log:q}'

@@ -18,4 +18,4 @@ rule prefetch_model:
         spec=lambda w, output: spec(name=w.model, model=MODELS[w.model], folder_out=output.folder),
         code=code("prefetch_model"),
     shell:
-        "{PYTHON} {SCRIPTS}/prefetch_model.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/prefetch_model.py" --spec {params.spec:q} --log {log:q}'

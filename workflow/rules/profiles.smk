@@ -1,16 +1,12 @@
 """Profiles: written by the encoder in shards, each resumable batch by batch, then gathered."""
 
 
-def profiles_folder(suffix=""):
-    return f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}/seed{{seed}}{suffix}"
-
-
 rule write_profiles:
     input:
         **data_files("items", "sessions", "users", "evaluation"),
         encoder=lambda w: model_folder(w.encoder),
     output:
-        profiles=profiles_folder("/shards/{shard}-of-{shards}.parquet"),
+        profiles=profile_file("shards/{shard}-of-{shards}"),
     log:
         f"{LOGS}/write_profiles/{{dataset}}-{{method}}-{{encoder}}-seed{{seed}}-{{shard}}-of-{{shards}}.log",
     wildcard_constraints:
@@ -44,20 +40,20 @@ rule write_profiles:
         ),
         code=code("write_profiles"),
     shell:
-        "{PYTHON} {SCRIPTS}/write_profiles.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/write_profiles.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule gather_profiles:
     input:
         **data_files("evaluation"),
         shards=expand(
-            profiles_folder("/shards/{shard}-of-{shards}.parquet"),
+            profile_file("shards/{shard}-of-{shards}"),
             shard=range(1, CONFIG.generation.shards + 1),
             shards=CONFIG.generation.shards,
             allow_missing=True,
         ),
     output:
-        profiles=profiles_folder("/profiles.parquet"),
+        profiles=profile_file("profiles"),
     log:
         f"{LOGS}/gather_profiles/{{dataset}}-{{method}}-{{encoder}}-seed{{seed}}.log",
     wildcard_constraints:
@@ -70,4 +66,4 @@ rule gather_profiles:
         ),
         code=code("gather_profiles"),
     shell:
-        "{PYTHON} {SCRIPTS}/gather_profiles.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/gather_profiles.py" --spec {params.spec:q} --log {log:q}'

@@ -20,42 +20,13 @@ rule embed_items:
         ),
         code=code("embed_items"),
     shell:
-        "{PYTHON} {SCRIPTS}/embed_items.py --spec {params.spec:q} --log {log:q}"
-
-
-def rank_spec(w, input, output, source, profiles=None, **extra):
-    """The spec of rank_texts.py; the parts that all its rules share."""
-    return spec(
-        source=source,
-        decoder=MODELS[w.decoder],
-        decoder_in=input.decoder,
-        vectors_in=input.vectors,
-        items_in=input.items_file,
-        sessions_in=input.sessions_file,
-        evaluation_in=input.evaluation_file,
-        profiles_in=profiles,
-        ranks_out=output.ranks,
-        **extra,
-    )
-
-
-def decoder_inputs():
-    """What every text is ranked with: the decoder, the embedded catalogue, sessions and sample."""
-    return {
-        **data_files("items", "sessions", "evaluation"),
-        "decoder": lambda w: model_folder(w.decoder),
-        "vectors": f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
-    }
-
-
-def rank_memory(w):
-    return 2000 + 6 * MODELS[w.decoder].parameters // 10**6
+        'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_profiles:
     input:
         **decoder_inputs(),
-        profiles=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}/seed{{seed}}/profiles.parquet",
+        profiles=profile_file("profiles"),
     output:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
@@ -68,7 +39,7 @@ rule rank_profiles:
         spec=lambda w, input, output: rank_spec(w, input, output, "profiles", input.profiles),
         code=code("rank_texts"),
     shell:
-        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_shuffled_profiles:
@@ -88,12 +59,10 @@ rule rank_shuffled_profiles:
     resources:
         mem_mb=rank_memory,
     params:
-        spec=lambda w, input, output: rank_spec(
-            w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed)
-        ),
+        spec=lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed)),
         code=code("rank_texts"),
     shell:
-        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_history_text:
@@ -113,7 +82,7 @@ rule rank_history_text:
         ),
         code=code("rank_texts"),
     shell:
-        "{PYTHON} {SCRIPTS}/rank_texts.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_simple:
@@ -137,4 +106,4 @@ rule rank_simple:
         ),
         code=code("rank_simple"),
     shell:
-        "{PYTHON} {SCRIPTS}/rank_simple.py --spec {params.spec:q} --log {log:q}"
+        'python "$LANGPTUNE/scripts/rank_simple.py" --spec {params.spec:q} --log {log:q}'

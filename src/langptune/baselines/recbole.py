@@ -167,9 +167,7 @@ def _defaults(model: str) -> dict[str, Any]:
     overall = yaml.safe_load((folder / "overall.yaml").read_text(encoding="utf-8"))
     own = yaml.safe_load((folder / "model" / f"{model}.yaml").read_text(encoding="utf-8")) or {}
     # "transform" is the model's machinery; a path or a pretraining switch would make RecBole load a pickle.
-    own = {
-        k: v for k, v in own.items() if k != "transform" and not k.endswith("_path") and "pretrain" not in k
-    }
+    own = {k: v for k, v in own.items() if k != "transform" and not k.endswith("_path") and "pretrain" not in k}
     return {**{key: overall[key] for key in _TRAINING_KEYS}, **own}
 
 
@@ -244,12 +242,8 @@ class Fitted:
         parts = []
         for start in range(0, len(sessions), step):
             part = sessions.slice(start, step)
-            parts.append(
-                full_ranks(self.scores(part), part["target"].to_numpy(), part["seen"].to_list(), top)
-            )
-        return Ranked(
-            *(np.concatenate([getattr(p, f) for p in parts]) for f in ("rank", "top", "top_scores"))
-        )
+            parts.append(full_ranks(self.scores(part), part["target"].to_numpy(), part["seen"].to_list(), top))
+        return Ranked(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("rank", "top", "top_scores")))
 
 
 def _train(job: _Job, val: pl.DataFrame, training: Training, log: Callable[[str], None]) -> Selected:
@@ -283,10 +277,7 @@ def _train(job: _Job, val: pl.DataFrame, training: Training, log: Callable[[str]
         row["seconds"] = round(now - start, 3)
         curve.append(row)
         left = (training.epochs - epoch) * (now - begun) / epoch
-        log(
-            f"{name} epoch {epoch}/{training.epochs} loss {loss:.4f}{told} {now - start:.1f} s, "
-            f"<= {left:.0f} s left"
-        )
+        log(f"{name} epoch {epoch}/{training.epochs} loss {loss:.4f}{told} {now - start:.1f} s, <= {left:.0f} s left")
         if stale >= training.patience:
             break
     job.restore(state)
@@ -322,9 +313,7 @@ class _Job:
 
         rows = self._pairs(sessions, shows) if self.general else self._lists(sessions, training)
         if rows.is_empty():
-            raise UserError(
-                f"{training.model}: there is nothing to train on; the sessions have no train split"
-            )
+            raise UserError(f"{training.model}: there is nothing to train on; the sessions have no train split")
         if self.general:
             self.width = 0
             self.trained_users = set(rows["user_id"].unique().to_list())
@@ -436,9 +425,7 @@ class _Job:
         sampler = None
         if negatives["distribution"] != "none":
             kind = Sampler if self.general else RepeatableSampler
-            sampler = kind(
-                ["train"], [train] if self.general else train, negatives["distribution"], negatives["alpha"]
-            )
+            sampler = kind(["train"], [train] if self.general else train, negatives["distribution"], negatives["alpha"])
             sampler = sampler.set_phase("train")
         self.data = get_dataloader(config, "train")(config, train, sampler, shuffle=True)
         self.dataset, self.config, self.device = dataset, config, config["device"]

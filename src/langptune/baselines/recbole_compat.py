@@ -36,8 +36,7 @@ def apply() -> None:
         found = version("recbole")
     except PackageNotFoundError:
         raise UserError(
-            f"RecBole is not installed; run: pip install --no-deps recbole=={VERSION} "
-            "(methods of kind recbole need it)"
+            f"RecBole is not installed; run: pip install --no-deps recbole=={VERSION} (methods of kind recbole need it)"
         ) from None
     if found != VERSION:
         raise UserError(

@@ -44,9 +44,7 @@ def replicates(values: Mapping[str, np.ndarray], resamples: int, seed: int) -> d
     if not values:
         return {}
     n_sessions = len(next(iter(values.values())))
-    seed_weights = {
-        name: _seed_weights(name, table.shape[1], resamples, seed) for name, table in values.items()
-    }
+    seed_weights = {name: _seed_weights(name, table.shape[1], resamples, seed) for name, table in values.items()}
     out = {name: np.empty((resamples, table.shape[2])) for name, table in values.items()}
     for rows, weights in _session_weights(n_sessions, resamples, seed):
         for name, table in values.items():

@@ -27,9 +27,7 @@ class RunEntry(Strict):
     group: str
     note: str = ""
     trials: Annotated[int, Field(ge=0)] = Field(0, description="validation trials spent on tuning")
-    metrics_path: str = Field(
-        description="metrics.parquet; may be absent only where missing runs are allowed"
-    )
+    metrics_path: str = Field(description="metrics.parquet; may be absent only where missing runs are allowed")
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,7 @@ def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = F
     for entry in entries:
         cell = cells.setdefault((entry.method, entry.models), [])
         if any(other.seed == entry.seed for other, _ in cell):
-            raise UserError(
-                f"runs: {entry.method}/{entry.models} with seed {entry.seed} stands twice; keep one"
-            )
+            raise UserError(f"runs: {entry.method}/{entry.models} with seed {entry.seed} stands twice; keep one")
         if not Path(entry.metrics_path).exists():
             cell.append((entry, None))
             continue
@@ -127,9 +123,7 @@ def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = F
                 f"only (first: session {odd[0]}); rerun the evaluation of both"
             )
         cell.append((entry, frame))
-    return Grid(
-        sessions, tuple(metrics), tuple(_row(cell, metrics, len(sessions)) for cell in cells.values())
-    )
+    return Grid(sessions, tuple(metrics), tuple(_row(cell, metrics, len(sessions)) for cell in cells.values()))
 
 
 def _row(cell: list[tuple[RunEntry, pl.DataFrame | None]], metrics: list[str], n_sessions: int) -> Row:

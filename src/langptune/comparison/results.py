@@ -109,9 +109,7 @@ def compare(
             means = row.values.mean(axis=(0, 1))
             low, high = bootstrap.interval(draws[row.key], confidence)
         lines.append(Line(row, means, low, high, against.get(row.key, ())))
-    order = {
-        group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))
-    }
+    order = {group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))}
     lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(line.means[main], nan=-np.inf)))
     return Results(grid, tuple(lines), base, main_metric, resamples, confidence)
 
@@ -124,16 +122,13 @@ def _against(
         return {}
     by_metric: list[list[Against]] = []
     for metric in range(len(grid.metrics)):
-        effects = [
-            significance.paired(row.session_means(metric), base.session_means(metric), seed) for row in others
-        ]
+        effects = [significance.paired(row.session_means(metric), base.session_means(metric), seed) for row in others]
         corrected = [
             significance.holm([getattr(effect, test) for effect in effects])
             for test in ("p_permutation", "p_ttest", "p_wilcoxon")
         ]
         ends = [
-            bootstrap.interval(draws[row.key][:, metric] - draws[base.key][:, metric], confidence)
-            for row in others
+            bootstrap.interval(draws[row.key][:, metric] - draws[base.key][:, metric], confidence) for row in others
         ]
         by_metric.append(
             [

@@ -211,14 +211,9 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
             for m in range(len(metrics)):
                 mean = f"{line.means[m]:.4f}"
                 mean = rf"\textbf{{{mean}}}" if (line.row.key, m) in best else mean
-                cells.append(
-                    mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)]
-                )
+                cells.append(mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)])
             out.append(_amp([*cells, latex(_p(results, line))]))
-            ends = [
-                rf"{{\scriptsize [{low:.4f}, {high:.4f}]}}"
-                for low, high in zip(line.low, line.high, strict=True)
-            ]
+            ends = [rf"{{\scriptsize [{low:.4f}, {high:.4f}]}}" for low, high in zip(line.low, line.high, strict=True)]
             out.append(_amp(["", "", "", "", "", *ends, ""]))
     out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
@@ -304,9 +299,7 @@ def _footnotes(results: Results) -> dict[str, str]:
 
 
 def _notes(results: Results, footnotes: dict[str, str]) -> list[tuple[str, str]]:
-    return list(
-        dict.fromkeys((footnotes[line.row.key], line.row.note) for line in results.lines if line.row.note)
-    )
+    return list(dict.fromkeys((footnotes[line.row.key], line.row.note) for line in results.lines if line.row.note))
 
 
 def _seeds(line: Line) -> str:

@@ -31,8 +31,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise UserError(
-                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}: key '{key}' stands twice; "
-                "keep one"
+                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}: key '{key}' stands twice; keep one"
             )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)

@@ -43,9 +43,7 @@ class LeaveOneOut(Strict):
     history_length: Annotated[int, Field(ge=1)] | None = Field(
         50, description="keep only the most recent N items in a session's history; null keeps all"
     )
-    min_interactions: Annotated[int, Field(ge=3)] = Field(
-        3, description="users with fewer are dropped and counted"
-    )
+    min_interactions: Annotated[int, Field(ge=3)] = Field(3, description="users with fewer are dropped and counted")
 
 
 class Temporal(Strict):

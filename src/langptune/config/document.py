@@ -21,7 +21,7 @@ nearest valid key.
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
-| `datasets.yaml`, `models.yaml`, `methods.yaml`, `prompts.yaml` | registries: a dataset, model, method or prompt is one entry |
+| `datasets.yaml`, `models.yaml`, `methods.yaml`, `prompts.yaml` | registries, one entry each |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.
@@ -75,9 +75,7 @@ def table(model: type[BaseModel]) -> str:
         default = "required"
         if not field.is_required():
             value = field.default
-            default = (
-                "see below" if isinstance(value, BaseModel) else f"`{'null' if value is None else value}`"
-            )
+            default = "see below" if isinstance(value, BaseModel) else f"`{'null' if value is None else value}`"
         cells = [f"`{name}`", type_name(field.annotation), default, field.description or ""]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

@@ -25,9 +25,7 @@ class ProfileMethod(_Method):
 
     kind: Literal["profiles"]
     prompt: str | None = Field(None, description="entry of config/prompts.yaml; null: the dataset's default")
-    history_items: Annotated[int, Field(ge=1)] = Field(
-        10, description="most recent items shown in the prompt"
-    )
+    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown in the prompt")
     max_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest profile, in encoder tokens")
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy decoding", strict=False)
 
@@ -76,9 +74,7 @@ class RecBoleMethod(_Method):
         {},
         description="setting -> values; the grid is tried on validation with the first seed, one job a point",
     )
-    epochs: Annotated[int, Field(ge=1)] = Field(
-        100, description="at most this many; ignored by closed-form models"
-    )
+    epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many; ignored by closed-form models")
     patience: Annotated[int, Field(ge=1)] = Field(
         10, description="stop after this many validations without a better NDCG@10"
     )
@@ -95,9 +91,7 @@ class RecBoleMethod(_Method):
         description="ID-based models only: after selection on validation, train once more, as long as was best, on "
         "the histories of the test sessions too, so that they know what every other method sees in a history",
     )
-    deterministic: bool = Field(
-        False, description="the model draws nothing (closed form); one seed stands for all"
-    )
+    deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
 
     def grid(self) -> list[dict[str, Any]]:
         """The points of the validation grid, each merged over ``settings``; one point where nothing is tuned."""

@@ -64,9 +64,7 @@ class DecoderEntry(_Model):
         description="how token states become one vector; checked against the model's own files"
     )
     dimensions: Annotated[int, Field(gt=0)]
-    max_tokens: Annotated[int, Field(gt=0)] = Field(
-        description="longer texts are cut, counted in the manifest"
-    )
+    max_tokens: Annotated[int, Field(gt=0)] = Field(description="longer texts are cut, counted in the manifest")
     query_prefix: str = Field("", description="put before a profile or history (the side that searches)")
     item_prefix: str = Field("", description="put before an item's text")
 

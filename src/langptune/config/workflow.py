@@ -30,9 +30,7 @@ RESERVED = {"data", "comparison", "models", "report", "reference"}
 class Sample(Strict):
     """Which sessions the methods are compared on. A fixed draw: the same for every method and seed."""
 
-    test: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="test sessions to draw; null takes all"
-    )
+    test: Annotated[int, Field(ge=1)] | None = Field(None, description="test sessions to draw; null takes all")
     validation: Annotated[int, Field(ge=0)] | None = Field(
         None, description="validation sessions to draw for methods that select on validation; null takes all"
     )
@@ -55,9 +53,7 @@ class Comparison(Strict):
 
     metrics: list[str] = list(metrics.DEFAULT)
     main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
-    reference: str = Field(
-        "langptune-0", description="the method every other one is tested against, paired by session"
-    )
+    reference: str = Field("langptune-0", description="the method every other one is tested against, paired by session")
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: int = 0
@@ -77,12 +73,8 @@ class Config(Strict):
     """One run of the workflow. Keys left out keep the defaults given here."""
 
     results: str = Field("results", description="folder that everything is written to")
-    models_dir: str = Field(
-        "results/models", description="folder of materialised models; may be shared between runs"
-    )
-    registries: str = Field(
-        "config", description="folder with datasets.yaml, models.yaml, methods.yaml, prompts.yaml"
-    )
+    models_dir: str = Field("results/models", description="folder of materialised models; may be shared between runs")
+    registries: str = Field("config", description="folder with datasets.yaml, models.yaml, methods.yaml, prompts.yaml")
     datasets: Annotated[list[str], Field(min_length=1)]
     encoders: list[str] = []
     decoders: list[str] = []
@@ -201,8 +193,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         name: validate(
             _MethodBox,
             {"entry": _merge(entry, settings.overrides.get(name, {}))},
-            f"{folder / 'methods.yaml'}: {name}"
-            + (f" (with {where}: overrides)" * (name in settings.overrides)),
+            f"{folder / 'methods.yaml'}: {name}" + (f" (with {where}: overrides)" * (name in settings.overrides)),
         ).entry
         for name, entry in raw_methods.items()
     }
@@ -260,9 +251,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             if not isinstance(source, ProfileMethod):
                 raise UserError(
                     f"{where}: method '{name}': of: '{method.of}' is not a profile method"
-                    + nearest(
-                        method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)]
-                    )
+                    + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
                 )
         if isinstance(method, ProfileMethod):
             for dataset in config.datasets:

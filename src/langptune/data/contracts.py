@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import polars as pl
@@ -73,9 +72,7 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.Da
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the rule that makes it") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
     check(frame, kind, str(path), partial=columns is not None)
     return frame
 
@@ -87,7 +84,7 @@ def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     frame.write_parquet(part, compression="zstd", compression_level=3)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> None:

@@ -80,9 +80,7 @@ def ordered_interactions(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.
         for user, item in zip(table["user_id"], table["item_id"], strict=True)
     ]
     return (
-        table.with_columns(
-            pl.Series("tie", keys, dtype=pl.UInt64), pl.col("user_id").str.len_bytes().alias("length")
-        )
+        table.with_columns(pl.Series("tie", keys, dtype=pl.UInt64), pl.col("user_id").str.len_bytes().alias("length"))
         .sort("length", "user_id", "timestamp", "tie")
         .select("user_id", "item", "rating", "timestamp")
     )
@@ -107,9 +105,7 @@ def leave_one_out(ordered: pl.DataFrame, protocol: LeaveOneOut, drops: dict[str,
 def temporal(ordered: pl.DataFrame, protocol: Temporal, drops: dict[str, int]) -> pl.DataFrame:
     """Train targets before the validation cut; val and test: a user's first item at or after the cut."""
     times = ordered["timestamp"].to_numpy()
-    cuts = [
-        int(np.quantile(times, q, method="higher")) for q in (protocol.validation_from, protocol.test_from)
-    ]
+    cuts = [int(np.quantile(times, q, method="higher")) for q in (protocol.validation_from, protocol.test_from)]
     if not times.min() < cuts[0] < cuts[1]:
         raise UserError(
             f"protocol temporal: the cut-off times {cuts[0]} and {cuts[1]} do not separate the interactions; "
@@ -171,9 +167,7 @@ class _Rows:
                 "reviews": pl.Series([None] * n, dtype=pl.List(pl.String)),
                 "seen": _lists(item, first, target),
                 "target": pl.Series(item[target] if n else [], dtype=pl.Int32),
-                "target_time": pl.Series(
-                    ordered["timestamp"].to_numpy()[target] if n else [], dtype=pl.Int64
-                ),
+                "target_time": pl.Series(ordered["timestamp"].to_numpy()[target] if n else [], dtype=pl.Int64),
             },
             schema=SESSIONS,
         )
@@ -200,10 +194,7 @@ def _items(raw: pl.DataFrame, interactions: pl.DataFrame, entry: DatasetEntry, n
         .with_columns(pl.col("item").cast(pl.Int32))
         .join(seen, on="item_id", how="left", maintain_order="left")
     )
-    texts = [
-        render(template, f"datasets.yaml: {name}: item_text", **row)
-        for row in table.select(fields).to_dicts()
-    ]
+    texts = [render(template, f"datasets.yaml: {name}: item_text", **row) for row in table.select(fields).to_dicts()]
     return table.with_columns(pl.Series("text", texts, dtype=pl.String)).select(
         "item", "item_id", "title", "text", "first_seen", *[f for f in fields if f != "title"]
     )

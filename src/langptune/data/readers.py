@@ -48,9 +48,7 @@ def read(entry: DatasetEntry, name: str) -> Raw:
         UserError: naming the file and, where there is one, the line.
     """
     if entry.reader not in READERS:
-        raise UserError(
-            f"datasets.yaml: {name}: unknown reader '{entry.reader}'{nearest(entry.reader, list(READERS))}"
-        )
+        raise UserError(f"datasets.yaml: {name}: unknown reader '{entry.reader}'{nearest(entry.reader, list(READERS))}")
     folder = source_folder(entry, name)
     for file, wanted in entry.sha256.items():
         path = folder / file

@@ -54,9 +54,7 @@ def load_encoder(
     except Exception as error:
         raise _broken(folder, error) from None
     if not tokenizer.chat_template:
-        raise UserError(
-            f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models"
-        )
+        raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
@@ -76,14 +74,10 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
 
     try:
         if (Path(folder) / "modules.json").is_file():
-            model = SentenceTransformer(
-                str(folder), device=str(device), local_files_only=True, trust_remote_code=False
-            )
+            model = SentenceTransformer(str(folder), device=str(device), local_files_only=True, trust_remote_code=False)
         else:
             body = Transformer(str(folder))
-            pooling = Pooling(
-                entry.dimensions, pooling_mode={"last": "lasttoken"}.get(entry.pooling, entry.pooling)
-            )
+            pooling = Pooling(entry.dimensions, pooling_mode={"last": "lasttoken"}.get(entry.pooling, entry.pooling))
             model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
     except Exception as error:
         raise _broken(folder, error) from None

@@ -38,9 +38,7 @@ def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> 
         else:
             _mirror(source, part, shutil.copyfile)
         if not any(part.glob("*.safetensors")):
-            raise UserError(
-                f"model '{name}': {source} holds no .safetensors file; other weight formats are refused"
-            )
+            raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
         if isinstance(entry, DecoderEntry):
             _check_pooling(entry, part, name)
         shutil.rmtree(target, ignore_errors=True)
@@ -88,9 +86,7 @@ def _snapshot(source: ModelSource, name: str) -> Path:
     except GatedRepoError:
         raise UserError(f"{what}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UserError(
-            f"{what}: not found on the hub, or private; check the id, the revision and HF_TOKEN"
-        ) from None
+        raise UserError(f"{what}: not found on the hub, or private; check the id, the revision and HF_TOKEN") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if source.gated and not os.environ.get("HF_TOKEN"):
             hint = "it is gated: accept its licence, set HF_TOKEN"
@@ -159,5 +155,6 @@ def _check_pooling(entry: DecoderEntry, folder: Path, name: str) -> None:
         )
     if declared.get("word_embedding_dimension", entry.dimensions) != entry.dimensions:
         raise UserError(
-            f"models.yaml: {name}: dimensions {entry.dimensions}, but the model has {declared['word_embedding_dimension']}"
+            f"models.yaml: {name}: dimensions {entry.dimensions}, but the model has "
+            f"{declared['word_embedding_dimension']}"
         )

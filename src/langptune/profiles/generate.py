@@ -52,9 +52,7 @@ class _Chooser(LogitsProcessor):
     def __init__(self, seeds: Sequence[int], temperature: float, end_ids: set[int], device: torch.device):
         self._temperature = temperature
         self._ends = torch.tensor(sorted(end_ids), device=device)
-        self._generators = (
-            [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
-        )
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
         self.logprob = torch.zeros(len(seeds), dtype=torch.float64, device=device)
         self._open = torch.ones(len(seeds), dtype=torch.bool, device=device)
 

@@ -22,9 +22,7 @@ def deal(profiles: pl.DataFrame, user_of: dict[int, str], seed: int) -> pl.DataF
     owners = np.array([user_of[session] for session in table["session"]])
     _, counts = np.unique(owners, return_counts=True)
     if 2 * counts.max() > len(owners):
-        raise UserError(
-            "shuffled profiles: one user owns more than half of the sessions; draw a wider sample"
-        )
+        raise UserError("shuffled profiles: one user owns more than half of the sessions; draw a wider sample")
     rng = np.random.default_rng(seed)
     # Sort by owner in random user order, then rotate by the largest block: no session keeps its owner.
     shuffle = rng.permutation(len(owners))

@@ -54,9 +54,7 @@ class ItemVectors:
             arrays = load_file(path)
             return ItemVectors(arrays["vectors"], arrays["row_of_item"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise UserError(
-                f"{path}: cannot be read ({error}); delete it and rerun the embedding rule"
-            ) from None
+            raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the embedding rule") from None
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
         """Cosine similarity float32 ``[B, N]`` of unit-length queries ``[B, D]`` to every item."""
@@ -71,9 +69,7 @@ class Embedded:
     cut: int
 
 
-def embed(
-    model: SentenceTransformer, texts: Sequence[str], prefix: str = "", batch_size: int = 64
-) -> Embedded:
+def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", batch_size: int = 64) -> Embedded:
     """Embed texts; each distinct text once, sorted by text so that batches never depend on the order of sessions.
 
     An empty text is embedded as it is (the decoder's vector for nothing): a method that writes nothing is
@@ -95,9 +91,7 @@ def embed(
     return Embedded(vectors[rows], int(cut[rows].sum()))
 
 
-def embed_items(
-    model: SentenceTransformer, texts: Sequence[str], prefix: str = ""
-) -> tuple[ItemVectors, int]:
+def embed_items(model: SentenceTransformer, texts: Sequence[str], prefix: str = "") -> tuple[ItemVectors, int]:
     """The catalogue's vectors, and how many item texts were cut at the token limit."""
     distinct = sorted(set(texts))
     place = {text: row for row, text in enumerate(distinct)}
