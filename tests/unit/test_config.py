@@ -112,6 +112,12 @@ def test_overrides_merge_settings_and_change_nothing_else():
     assert after.model_copy(update={"settings": before.settings}) == before
 
 
+def test_an_override_can_empty_a_grid():
+    config = base() | {"overrides": {"ease": {"tune": {}}}}
+    assert len(load(base(), ROOT).methods["ease"].grid()) > 1
+    assert len(load(config, ROOT).methods["ease"].grid()) == 1
+
+
 def test_yaml_mistakes(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("seeds: [0]\nseeds: [1]\n")

@@ -84,7 +84,7 @@ class Config(Strict):
     tune: bool = Field(True, description="try each method's validation grid; false uses its `settings` alone")
     overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="method -> keys of its registry entry that this run changes; `settings` and `tune` merge by key",
+        description="method -> keys of its registry entry that this run changes; `settings` merge by key",
     )
     generation: Generation = Generation()
     comparison: Comparison = Comparison()
@@ -224,9 +224,8 @@ def _registry(path: Path) -> dict[str, dict[str, Any]]:
 
 def _merge(entry: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = {**entry, **over}
-    for key in ("settings", "tune"):
-        if isinstance(entry.get(key), dict) and isinstance(over.get(key), dict):
-            merged[key] = {**entry[key], **over[key]}
+    if isinstance(entry.get("settings"), dict) and isinstance(over.get("settings"), dict):
+        merged["settings"] = {**entry["settings"], **over["settings"]}
     return merged
 
 

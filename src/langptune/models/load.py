@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 
 from langptune.config.models import DecoderEntry
 from langptune.errors import UserError
@@ -13,6 +14,9 @@ from langptune.errors import UserError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Bars of loaded tensors drown the progress that a person wants to see.
+transformers.utils.logging.disable_progress_bar()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

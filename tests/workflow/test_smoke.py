@@ -1,0 +1,172 @@
+"""The whole workflow on real data with the real models, in a copy of the repository: results, resume, exact reruns."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from langptune.metrics import from_ranks
+from tests.conftest import ROOT, snakemake
+
+pytestmark = [pytest.mark.workflow, pytest.mark.models]
+RESULTS = Path("results/smoke")
+FINAL = ["table.csv", "table_long.csv", "table.md", "table.tex", "comparisons.csv", "means.png", "ranks.pdf"]
+
+
+def smoke(repo: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return snakemake("--configfile", "config/smoke.yaml", *args, cwd=repo)
+
+
+def planned(repo: Path, *args: str) -> dict[str, int]:
+    """Rule -> number of jobs that a run would execute."""
+    done = smoke(repo, "-n", "--quiet", "progress", *args)
+    assert done.returncode == 0, done.stdout
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", done.stdout, re.S | re.M)
+    return {} if not table else {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}
+
+
+def finals(repo: Path) -> dict[str, bytes]:
+    return {name: (repo / RESULTS / "ml-100k-small" / "comparison" / name).read_bytes() for name in FINAL}
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory, real_models) -> Path:
+    """A copy of the tracked and new files, with the materialised models of the original, and one finished run."""
+    copy = tmp_path_factory.mktemp("repo")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    (copy / "results").mkdir(exist_ok=True)
+    (copy / "results" / "models").symlink_to(real_models)
+    done = smoke(copy)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return copy
+
+
+def test_every_run_has_ranks_metrics_and_manifests(repo):
+    tables = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/table_long.csv")
+    assert set(tables["method"]) == {
+        *("langptune-0", "shuffled-profiles", "history", "last-item", "pop", "ease", "sasrec", "random", "oracle")
+    }
+    ranks = sorted((repo / RESULTS).glob("*/*/*/seed*/ranks.parquet"))
+    assert len(ranks) == 13  # four methods with two seeds, five with one
+    for path in ranks:
+        told = json.loads(path.with_name("ranks.parquet.manifest.json").read_text())
+        assert told["output"] == "ranks.parquet" and told["lock"] and told["inputs"]
+    oracle = pl.read_parquet(repo / RESULTS / "ml-100k-small/oracle/oracle/seed0/metrics.parquet")
+    assert (oracle["ndcg@10"] == 1.0).all() and len(oracle) == 12
+
+
+def test_table_is_the_mean_of_the_ranks(repo):
+    long = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/table_long.csv")
+    for method, models in (("ease", "EASE"), ("random", "random")):
+        files = sorted((repo / RESULTS / "ml-100k-small" / method / models).glob("seed*/metrics.parquet"))
+        ranks = pl.concat([pl.read_parquet(f) for f in files])["rank"].to_numpy()
+        for metric in ("mrr", "recall@20"):
+            shown = long.filter((pl.col("method") == method) & (pl.col("metric") == metric))["mean"].item()
+            assert shown == pytest.approx(from_ranks(metric, ranks).mean(), abs=1e-9)
+
+
+def test_second_run_has_nothing_to_do(repo):
+    assert planned(repo) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("scripts/plot.py", {"plot": 1}),
+        ("src/langptune/figures.py", {"plot": 1}),
+        ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
+        ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
+        ("src/langptune/profiles/generate.py", {"write_profiles": 4, "gather_profiles": 2, "rank_profiles": 2}),
+        ("README.md", {}),
+    ],
+)
+def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected):
+    before = (repo / file).read_text()
+    try:
+        (repo / file).write_text(before + "\n# edited\n")
+        found = planned(repo)
+    finally:
+        (repo / file).write_text(before)
+    downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles"}
+    assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
+    assert not expected or {"plot", "all"} <= set(found)
+
+
+def test_one_changed_key_reruns_one_branch(repo):
+    found = planned(repo, "--config", 'overrides={"ease": {"tune": {"reg_weight": [100.0, 500.0, 900.0]}}}')
+    # The other overrides of the file are gone with it, so compare only what EASE needs.
+    assert found["try_recbole"] >= 1 and "prepare_data" not in found and "embed_items" not in found
+
+
+def test_deleting_a_method_reruns_it_and_the_tables(repo):
+    before = finals(repo)
+    shutil.rmtree(repo / RESULTS / "ml-100k-small" / "history")
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "all": 1}
+    assert smoke(repo).returncode == 0
+    assert finals(repo) == before
+
+
+def test_a_seed_more_keeps_the_others(repo):
+    found = planned(repo, "--config", "seeds=[0,1,2]")
+    assert found["train_recbole"] == 1 and found["rank_profiles"] == 1 and "try_recbole" not in found
+
+
+def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
+    before = finals(repo)
+    rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
+    shutil.rmtree(repo / RESULTS / "ml-100k-small")
+    for _ in range(int(os.environ.get("KILLS", "2"))):
+        command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml"]
+        child = subprocess.Popen(
+            command, cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(2, 40))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    done = smoke(repo)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert finals(repo) == before
+
+
+def test_partial_grid_marks_what_is_missing(repo):
+    hidden = repo / RESULTS / "ml-100k-small" / "ease"
+    shutil.move(hidden, repo / "ease-away")
+    try:
+        done = smoke(repo, "--forcerun", "compare_partial", "--", "partial")
+        assert done.returncode == 0, done.stdout[-3000:]
+        table = (repo / RESULTS / "ml-100k-small/partial/table.md").read_text()
+        assert "missing" in table and "EASE" in table and "Oracle" in table
+    finally:
+        shutil.move(repo / "ease-away", hidden)
+    assert planned(repo) == {}
+
+
+def test_config_mistakes_stop_before_any_job(repo):
+    done = smoke(repo, "--config", "seedz=[1]")
+    assert done.returncode != 0 and "unknown key 'seedz'; did you mean 'seeds'?" in done.stdout
+    assert "Traceback" not in done.stdout
+    done = smoke(repo, "--config", 'comparison={"metrics": ["ndcg@5000"], "main_metric": "ndcg@5000"}')
+    assert done.returncode != 0 and "larger than the catalogue of 1682 items" in done.stdout
+
+
+def test_report_is_one_html_file(repo):
+    done = smoke(repo, "--report", "results/smoke/report.html")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (repo / "results/smoke/report.html").stat().st_size > 200_000
