@@ -165,14 +165,14 @@ def _quiet(plan: recbole.Training) -> None:
 )
 def test_refused(model, settings, words):
     with pytest.raises(UserError, match=words):
-        recbole.check(model, settings)
+        recbole_catalogue.check(model, settings)
 
 
 def test_every_family_member_is_known():
-    known = recbole.models()
+    known = recbole_catalogue.models()
     assert len(known) > 80
     assert {"EASE", "ItemKNN", "BPR", "LightGCN", "GRU4Rec", "SASRec", "BERT4Rec"} <= known.keys()
-    assert set(recbole._REFUSED) <= known.keys()
+    assert set(recbole_catalogue._REFUSED) <= known.keys()
 
 
 def test_another_recbole_is_refused(monkeypatch):

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
+from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
 from langptune.config.base import read_yaml
 from langptune.config.workflow import load
@@ -21,6 +22,10 @@ try:
     for path in workflow.configfiles:
         read_yaml(Path(path))  # finds keys that stand twice, which Snakemake's own reader passes over
     WORKFLOW = load(config, ROOT, ", ".join(str(path) for path in workflow.configfiles) or "config")
+    for name in WORKFLOW.config.methods:
+        if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
+            for point in WORKFLOW.methods[name].grid():
+                check_recbole(WORKFLOW.methods[name].model, point)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -18,19 +18,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import yaml
 
 from langptune import metrics
 from langptune.baselines import recbole_compat
-from langptune.config.base import nearest
+from langptune.baselines.recbole_catalogue import check, defaults, models
 from langptune.errors import UserError
-from langptune.provenance import installed
 from langptune.ranking.ranks import TOP, Ranked, full_ranks
 
 if TYPE_CHECKING:
@@ -39,41 +36,6 @@ if TYPE_CHECKING:
 COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_time"]
 """The columns of ``sessions`` that training and ranking read."""
 
-_TRAINING_KEYS = (
-    "train_batch_size",
-    "learner",
-    "learning_rate",
-    "weight_decay",
-    "require_pow",
-    "enable_amp",
-    "enable_scaler",
-)
-_OURS = {
-    "epochs": "epochs",
-    "stopping_step": "patience",
-    "eval_step": "validate_every",
-    "MAX_ITEM_LIST_LENGTH": "history_items",
-}
-_REFUSED = {
-    "Pop": "counts batches, not interactions; use the method 'pop'",
-    "GRU4RecF": "needs item features, which this benchmark gives to no baseline",
-    "SASRecF": "needs item features, which this benchmark gives to no baseline",
-    "FDSA": "needs item features, which this benchmark gives to no baseline",
-    "S3Rec": "needs item features and a pretraining run",
-    "GRU4RecKG": "needs knowledge-graph embeddings",
-    "KSR": "needs knowledge-graph embeddings",
-    "DIN": "predicts clicks on labelled pairs",
-    "DIEN": "predicts clicks on labelled pairs",
-    "NCL": "alternates training with clustering in a procedure of its own",
-    "RaCT": "needs three training stages",
-}
-_FAMILIES = {
-    "general_recommender": "",
-    "sequential_recommender": "",
-    "context_aware_recommender": "is a click-through model on labelled features",
-    "exlib_recommender": "is a click-through model on labelled features",
-    "knowledge_aware_recommender": "needs a knowledge graph",
-}
 _SCORES = 1 << 24
 """How many scores are held at once (64 MiB)."""
 
@@ -112,63 +74,6 @@ class Selected:
     epochs_run: int
     val: dict[str, float]
     curve: list[dict[str, Any]]
-
-
-@cache
-def models() -> dict[str, str]:
-    """RecBole's model names and the folder (family) each lies in, read without importing RecBole."""
-    root = installed("recbole")
-    if root is None:
-        raise UserError(
-            f"RecBole is not installed; run: pip install --no-deps recbole=={recbole_compat.VERSION} "
-            "(methods of kind recbole need it)"
-        )
-    found = {}
-    for properties in sorted((root / "properties" / "model").glob("*.yaml")):
-        for family in _FAMILIES:
-            if (root / "model" / family / f"{properties.stem.lower()}.py").is_file():
-                found[properties.stem] = family
-    return found
-
-
-def check(model: str, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be trained here, before anything is loaded.
-
-    Raises:
-        UserError: an unknown model or setting (naming the nearest valid one), a model that needs data or a
-            procedure which this benchmark does not give, a setting that belongs to the method entry, or a
-            number written as text.
-    """
-    known = models()
-    usable = [name for name, family in known.items() if name not in _REFUSED and not _FAMILIES[family]]
-    if model not in known:
-        # RecBole's own message for this is "No module named lightgbm"
-        exact = [name for name in usable if name.lower() == model.lower()]
-        raise UserError(f"RecBole has no model '{model}'{nearest(exact[0] if exact else model, usable)}")
-    reason = _REFUSED.get(model) or _FAMILIES[known[model]]
-    if reason:
-        raise UserError(f"RecBole's {model} cannot be a baseline here: it {reason}")
-    defaults = _defaults(model)
-    for key, value in settings.items():
-        if key in _OURS:
-            raise UserError(f"{model}: setting '{key}' is the method's own key '{_OURS[key]}'; set it there")
-        if key not in defaults:
-            raise UserError(f"{model}: unknown setting '{key}'{nearest(key, list(defaults))}")
-        number = isinstance(defaults[key], int | float) and not isinstance(defaults[key], bool)
-        if number and isinstance(value, str):
-            raise UserError(
-                f"{model}: setting '{key}' is the text '{value}', not a number; YAML wants 1.0e-4, not 1e-4"
-            )
-
-
-def _defaults(model: str) -> dict[str, Any]:
-    """Settings that a registry entry may change, with RecBole's defaults."""
-    folder = installed("recbole") / "properties"
-    overall = yaml.safe_load((folder / "overall.yaml").read_text(encoding="utf-8"))
-    own = yaml.safe_load((folder / "model" / f"{model}.yaml").read_text(encoding="utf-8")) or {}
-    # "transform" is the model's machinery; a path or a pretraining switch would make RecBole load a pickle.
-    own = {k: v for k, v in own.items() if k != "transform" and not k.endswith("_path") and "pretrain" not in k}
-    return {**{key: overall[key] for key in _TRAINING_KEYS}, **own}
 
 
 def select(training: Training, n_items: int, sessions: pl.DataFrame, log: Callable[[str], None]) -> Selected:
@@ -406,7 +311,7 @@ class _Job:
         if not self.general:
             settings["alias_of_item_id"] = ["item_id_list"]
             settings["MAX_ITEM_LIST_LENGTH"] = self.width
-            loss = training.settings.get("loss_type", _defaults(training.model).get("loss_type"))
+            loss = training.settings.get("loss_type", defaults(training.model).get("loss_type"))
             if loss == "CE":
                 settings["train_neg_sample_args"] = None
         try:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from langptune.baselines.recbole_catalogue import VERSION
 from langptune.errors import UserError
 
-VERSION = "1.2.1"
 _applied = False
 
 
