@@ -63,7 +63,7 @@ demo: env
 	echo "tables and figures: $(RESULTS)/*/comparison/   report: $(RESULTS)/report.html"
 
 report: env
-	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/report.html 2>/dev/null | head -n 1)
+	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/report.html 2>/dev/null | head -n 1 || true)
 	if [ "$$newest" != "$(RESULTS)/report.html" ]; then
 	  $(SNAKEMAKE) --cores 1 --quiet all --report $(RESULTS)/report.html || { $(BUSY); }
 	fi

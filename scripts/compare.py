@@ -46,10 +46,12 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
     found = results.compare(collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
+    page = tables.to_markdown(found, spec.title, spec.facts)
     for path, text in (
         (spec.table_csv_out, tables.wide_csv(found)),
         (spec.table_long_out, tables.long_csv(found)),
-        (spec.table_md_out, tables.to_markdown(found, spec.title, spec.facts)),
+        (spec.table_md_out, page),
+        (spec.table_html_out, tables.to_html(page, spec.title)),
         (spec.table_tex_out, tables.to_latex(found, spec.title, spec.facts, spec.dataset)),
         (spec.comparisons_out, tables.comparisons_csv(found)),
     ):

@@ -97,6 +97,8 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     _save(figures.rank_distributions(ranks, n_items), spec.ranks_out)
 
     curves = [_curve(entry, spec.curve_metric) for entry in spec.curves if Path(entry.path).exists()]
+    # A closed-form model has no epochs: one point says nothing about when it stopped.
+    curves = [curve for curve in curves if curve.epochs.max() > 0]
     _save(figures.learning_curves(curves, _title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
 
     read = [entry.metrics_path for entry in spec.runs] + [entry.path for entry in spec.curves]
@@ -121,9 +123,9 @@ def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
     for number, text in enumerate(Path(entry.path).read_text(encoding="utf-8").splitlines(), start=1):
         try:
             line = json.loads(text)
-            if metric in line:  # epochs without a validation carry the loss alone
+            if line.get(metric) is not None:  # epochs without a validation carry the loss alone
                 points.append((float(line["epoch"]), float(line[metric])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{entry.path}: line {number}: no epoch and {metric} in it ({error})") from None
     if not points:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")

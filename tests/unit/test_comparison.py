@@ -328,6 +328,11 @@ def test_tables_escape_titles_and_keep_their_shape(runs):
     assert {line.count("|") for line in body} == {5 + len(METRICS) + 2}
     assert r"<sup>a</sup> tuned\_on {val}" in md
 
+    page = tables.to_html(md, "<D&D>")
+    assert "<title>&lt;D&amp;D&gt;</title>" in page and "http" not in page
+    assert "<b>50%" not in page and "&lt;b&gt;50%" in page and "<sup>a</sup>" in page
+    assert page.count("<tr>") == len([line for line in md.splitlines() if line.startswith("|")]) - 1
+
     tex = tables.to_latex(found, "Data_set", ["50% of users & more"], "ml_100k")
     assert r"Ref\_1 \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{}\textbar{}" in tex
     assert r"\caption{Data\_set. 50\% of users \& more}" in tex
@@ -340,7 +345,7 @@ def test_tables_escape_titles_and_keep_their_shape(runs):
 
 
 def test_the_script_gives_the_same_bytes_twice(runs, tmp_path):
-    outs = ("table_csv", "table_long", "table_md", "table_tex", "comparisons", "gains")
+    outs = ("table_csv", "table_long", "table_md", "table_html", "table_tex", "comparisons", "gains")
     seen = []
     for turn in "ab":
         spec = {

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines import recbole, recbole_compat
+from langptune.baselines import recbole, recbole_catalogue, recbole_compat
 from langptune.errors import UserError
 
 ROOT = Path(__file__).parents[2]

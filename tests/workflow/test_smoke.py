@@ -21,7 +21,16 @@ from tests.conftest import ROOT, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
-FINAL = ["table.csv", "table_long.csv", "table.md", "table.tex", "comparisons.csv", "means.png", "ranks.pdf"]
+FINAL = [
+    "table.csv",
+    "table_long.csv",
+    "table.md",
+    "table.html",
+    "table.tex",
+    "comparisons.csv",
+    "means.png",
+    "ranks.pdf",
+]
 
 
 def smoke(repo: Path, *args: str) -> subprocess.CompletedProcess[str]:

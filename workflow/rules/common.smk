@@ -152,6 +152,7 @@ TABLES = {
     "table_csv": "table.csv",
     "table_long": "table_long.csv",
     "table_md": "table.md",
+    "table_html": "table.html",
     "table_tex": "table.tex",
     "comparisons": "comparisons.csv",
     "gains": "gains.parquet",

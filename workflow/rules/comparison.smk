@@ -29,8 +29,8 @@ rule compare:
     input:
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
     output:
-        table_md=report(
-            f"{RESULTS}/{{dataset}}/comparison/table.md", caption="../report/table.rst", category="{dataset}"
+        table_html=report(
+            f"{RESULTS}/{{dataset}}/comparison/table.html", caption="../report/table.rst", category="{dataset}"
         ),
         table_csv=report(
             f"{RESULTS}/{{dataset}}/comparison/table.csv",
@@ -42,6 +42,7 @@ rule compare:
             caption="../report/comparisons.rst",
             category="{dataset}",
         ),
+        table_md=f"{RESULTS}/{{dataset}}/comparison/table.md",
         table_tex=f"{RESULTS}/{{dataset}}/comparison/table.tex",
         table_long=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
         gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",

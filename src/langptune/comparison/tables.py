@@ -7,12 +7,15 @@ Nothing in a table depends on time, host or locale, so the same runs and seed gi
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import re
 import string
 from collections.abc import Iterable
 from itertools import groupby
+
+from markdown_it import MarkdownIt
 
 from langptune.comparison.results import Line, Results
 
@@ -170,6 +173,23 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
     out += [f"- {markdown(note)}" for note in explanations(results)]
     out += [f"- <sup>{mark}</sup> {markdown(note)}" for mark, note in _notes(results, footnotes)]
     return "\n".join(out) + "\n"
+
+
+def to_html(markdown_text: str, title: str) -> str:
+    """``to_markdown``'s output as a page of its own, readable on a phone, without external requests."""
+    body = MarkdownIt("commonmark").enable("table").render(markdown_text)
+    style = (
+        "body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem;color:#222}"
+        "table{border-collapse:collapse;white-space:nowrap;font-variant-numeric:tabular-nums}"
+        "div{overflow-x:auto}td,th{padding:.3rem .6rem;border-bottom:1px solid #ddd}"
+        "td:first-child,th:first-child{position:sticky;left:0;background:#fff}"
+    )
+    body = body.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head>\n'
+        f"<body>{body}</body></html>\n"
+    )
 
 
 def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
