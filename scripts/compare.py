@@ -33,6 +33,7 @@ class CompareSpec(StageSpec):
     table_csv_out: str = Field(description="wide table, full precision")
     table_long_out: str = Field(description="long table (CSV), full precision")
     table_md_out: str = Field(description="Markdown table")
+    table_html_out: str = Field(description="the Markdown table as a page")
     table_tex_out: str = Field(description="LaTeX table (booktabs)")
     comparisons_out: str = Field(description="tests and effect sizes (CSV)")
     gains_out: str = Field(description="per-session values, differences and rank gains (Parquet)")
