@@ -12,6 +12,7 @@ from langptune.errors import UserError
 from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
 from langptune.profiles.shuffle import deal
 from langptune.prompts import MAX_FIELD, PromptWriter
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.models
 TEMPLATE = "Films:\n{% for item in history %}- {{ item.title }} rated {{ item.rating }}\n{% endfor %}Summarise."
@@ -84,6 +85,24 @@ def test_template_mistakes_are_named(tokenizer):
 def test_user_fields_reach_the_prompt(tokenizer):
     writer = PromptWriter("A {{ user.occupation }}: {{ history[0].title }}", "t", tokenizer, 99)
     assert "A librarian: Alien" in tokenizer.decode(writer.encode(history("Alien"), {"occupation": "librarian"}).ids)
+
+
+def test_shipped_templates_fit_the_real_data(tokenizer):
+    """Every template of prompts.yaml on a real history with real user fields, occupations included."""
+    from langptune.config.base import read_yaml
+    from langptune.config.datasets import DatasetEntry
+    from langptune.data import protocols, readers
+
+    small = DatasetEntry.model_validate(read_yaml(ROOT / "config/datasets.yaml")["ml-100k-small"])
+    done = protocols.prepare(readers.read(small, "ml-100k-small"), small, "ml-100k-small")
+    row = done.sessions.row(-1, named=True)
+    items, users = done.items.to_dicts(), {user["user_id"]: user for user in done.users.to_dicts()}
+    seen = [{**items[i], "rating": "4"} for i in row["history"][-10:]]
+    for name, entry in read_yaml(ROOT / "config/prompts.yaml").items():
+        user = users[row["user_id"]]
+        text = tokenizer.decode(PromptWriter(entry["template"], name, tokenizer, 1024).encode(seen, user).ids)
+        assert seen[-1]["title"] in text and seen[0]["genres"] in text, name
+        assert ("user.occupation" in entry["template"]) == (f"occupation {user['occupation']}" in text)
 
 
 PROMPTS = [[10, 11, 12], [20, 21], [30, 31, 32, 33, 34], [40]]
