@@ -54,9 +54,10 @@ wildcard_constraints:
 
 
 # Jobs find scripts and interpreter by environment, not by params: where the repository lies is no reason to run anything
-# again. The interpreter that runs Snakemake has the locked environment; containers and conda bring their own.
+# again. The library is that of this checkout, whichever one the environment was made for. The interpreter that runs
+# Snakemake has the locked environment; containers and conda bring their own.
 SCRIPTS = ROOT / "scripts"
-PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))}; "
+PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 shell.prefix(PATHS)
