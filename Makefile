@@ -12,16 +12,18 @@ BIN := $(VENV)/bin
 LOCKS := envs/lock.txt envs/lock-nodeps.txt
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-RESULTS = $(shell sed -n 's/^results: *//p' $(CONFIG) | head -n 1 | grep . || echo results)
+RESULTS = $(shell $(BIN)/python -c "import sys, yaml; print(yaml.safe_load(open(sys.argv[1])).get('results', 'results'))" $(CONFIG))
+# Jobs declare their memory; on a laptop no more of them start than fit.
+MEM_MB ?= $(shell awk '/MemAvailable/ {print int($$2 / 1024 * 0.9)}' /proc/meminfo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Held by this command and inherited by every job it starts: a run that was killed frees it as soon as its last job is
-# gone, so the next run neither meets a stale lock nor writes beside an orphan. It stands in for Snakemake's own lock.
+# One driver at a time. The kernel frees this lock when a driver dies, so that a run after a kill meets no stale lock as
+# it would with Snakemake's own; a job that outlives its driver is kept apart by the lock on its outputs (stage.py).
 ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
 SNAKEMAKE := $(ALONE) $(BIN)/snakemake --nolock --configfile $(CONFIG)
-BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run, or a job of a killed one, is still at work in this folder; wait, or stop it (pgrep -af scripts/)" >&2; fi; exit $$rc
+BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 
-.PHONY: help env env-dev demo test check tables partial report prefetch doctor format docs clean
+.PHONY: help env env-dev demo test check tables partial report prefetch doctor format docs
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
@@ -56,7 +58,7 @@ $(READY_DEV): $(READY) envs/lock-dev.txt
 	touch $@
 
 demo: env
-	@$(SNAKEMAKE) --cores $(CORES) --quiet rules || { $(BUSY); }
+	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules || { $(BUSY); }
 	$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
 	cat $(RESULTS)/*/comparison/table.md
 	echo
@@ -69,7 +71,7 @@ report: env
 	fi
 
 tables: env
-	@$(SNAKEMAKE) --cores $(CORES) tables || { $(BUSY); }
+	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) tables || { $(BUSY); }
 
 partial: env
 	@$(SNAKEMAKE) --cores 1 --quiet all --forcerun compare_partial -- partial || { $(BUSY); }
@@ -97,6 +99,3 @@ format: env-dev
 
 docs: env
 	@$(BIN)/python -m langptune.config.document > config/README.md
-
-clean:
-	rm -rf $(RESULTS)/*/comparison $(RESULTS)/*/partial $(RESULTS)/report.html

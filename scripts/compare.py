@@ -10,6 +10,8 @@ from pydantic import Field
 from langptune import metrics
 from langptune.comparison import grid, results, tables
 from langptune.comparison.grid import RunEntry
+from langptune.data import contracts
+from langptune.files import whole
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, StageSpec, run
 
@@ -24,6 +26,7 @@ class CompareSpec(StageSpec):
         description="method, models, seed, title, group, note, trials, metrics_path; in config order"
     )
     allow_missing: bool = Field(False, description="compare what there is and mark the rest, instead of failing")
+    sessions_in: str | None = Field(None, description="sessions.parquet, to say how many of all were compared")
     reference: str = Field(description="method that the others are tested against")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
     main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
@@ -47,21 +50,22 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
     found = results.compare(collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
-    page = tables.to_markdown(found, spec.title, spec.facts)
+    facts = spec.facts
+    if spec.sessions_in is not None:
+        split = contracts.read(spec.sessions_in, "sessions", ["split"])["split"]
+        facts = [*facts, f"Compared on {len(collected.sessions)} of {(split == 'test').sum()} test sessions."]
+    page = tables.to_markdown(found, spec.title, facts)
     for path, text in (
         (spec.table_csv_out, tables.wide_csv(found)),
         (spec.table_long_out, tables.long_csv(found)),
         (spec.table_md_out, page),
         (spec.table_html_out, tables.to_html(page, spec.title)),
-        (spec.table_tex_out, tables.to_latex(found, spec.title, spec.facts, spec.dataset)),
+        (spec.table_tex_out, tables.to_latex(found, spec.title, facts, spec.dataset)),
         (spec.comparisons_out, tables.comparisons_csv(found)),
     ):
-        part = _part(path)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    part = _part(spec.gains_out)
-    results.gains(found).write_parquet(part, compression="zstd", compression_level=3)
-    part.replace(spec.gains_out)
+        with whole(path) as part:
+            part.write_text(text, encoding="utf-8")
+    contracts.write_parquet(results.gains(found), spec.gains_out)
 
     missing = [entry.metrics_path for entry in spec.runs if not Path(entry.metrics_path).exists()]
     record.note(
@@ -74,12 +78,6 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
         f"{spec.dataset}: {len(spec.runs) - len(missing)} of {len(spec.runs)} runs compared on "
         f"{len(collected.sessions)} sessions against {found.reference.key}"
     )
-
-
-def _part(path: str) -> Path:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name}.part")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from langptune.data import readers
 from langptune.errors import UserError
 from langptune.provenance import LOCK, ROOT, versions
 
+# Doctor looks, it does not download. Read when huggingface_hub is imported, so set before anything imports it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 def machine() -> list[str]:
     """Lines about hardware and versions."""
@@ -68,8 +71,6 @@ def missing(workflow: Workflow) -> list[str]:
         if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():
             continue
         try:
-            # Doctor looks, it does not download.
-            os.environ["HF_HUB_OFFLINE"] = "1"
             locate(workflow.models[name].source, name)
         except UserError as error:
             out.append(str(error))

@@ -1,11 +1,11 @@
-"""Draw the val and test sessions that all methods are compared on."""
+"""Draw the test sessions that all methods are compared on."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from langptune import stage
-from langptune.config.workflow import Sample
+from langptune.config.sample import Sample
 from langptune.data import contracts, sample
 from langptune.provenance import Record
 
@@ -13,7 +13,7 @@ from langptune.provenance import Record
 class Spec(stage.StageSpec):
     """Draw a fixed sample of sessions (evaluation.parquet)."""
 
-    sample: Sample = Field(description="how many of each split, and the seed")
+    sample: Sample = Field(description="how many, and the seed")
     sessions_in: str
     evaluation_out: str
 
@@ -23,9 +23,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     sessions = contracts.read(spec.sessions_in, "sessions", ["session", "split"])
     drawn = sample.draw(sessions, spec.sample)
     contracts.write(drawn, spec.evaluation_out, "evaluation")
-    sizes = {split: int((drawn["split"] == split).sum()) for split in ("val", "test")}
-    record.note(sampled=sizes, of={split: int((sessions["split"] == split).sum()) for split in sizes})
-    log(f"comparing on {sizes['test']} of {(sessions['split'] == 'test').sum()} test sessions")
+    there = int((sessions["split"] == "test").sum())
+    record.note(sampled=len(drawn), of=there)
+    log(f"comparing on {len(drawn)} of {there} test sessions")
 
 
 if __name__ == "__main__":

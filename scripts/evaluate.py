@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -83,11 +82,7 @@ def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
     out = frame.select("session", "user_id", "rank").with_columns(
         [pl.Series(name, metrics.from_ranks(name, values), dtype=pl.Float64) for name in spec.metrics]
     )
-    path = Path(spec.metrics_out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    out.write_parquet(part, compression="zstd", compression_level=3)
-    part.replace(path)
+    contracts.write_parquet(out, spec.metrics_out)
     means = {name: float(out[name].mean()) for name in spec.metrics}
     record.note(sessions=len(out), items=n_items, split=spec.split, means=means)
     log(f"{len(out)} {spec.split} sessions: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))

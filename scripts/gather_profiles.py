@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import polars as pl
 from pydantic import Field
 
@@ -32,6 +35,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     contracts.write(profiles, spec.profiles_out, "profiles")
     share = profiles["finished"].mean()
     record.note(profiles=len(profiles), finished_share=share, mean_tokens=profiles["tokens"].mean())
+    for path in spec.shards_in:
+        # Only now: a shard that is killed after its last batch still has its journal.
+        shutil.rmtree(Path(path).with_suffix(".journal"), ignore_errors=True)
     log(f"{len(profiles)} profiles, {share:.0%} ended within the limit")
 
 

@@ -42,7 +42,7 @@ class PlotSpec(StageSpec):
     curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
     reference: str = Field(description="method that gains are measured against")
     main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
-    second_metric: str = Field("recall@10", description="second panel of the means")
+    second_metric: str | None = Field(None, description="second panel of the means; null: none")
     curve_metric: str = Field("val_ndcg@10", description="key of curve.jsonl that is drawn over `epoch`")
     means_out: list[str] = Field(description="means with intervals")
     gains_out: list[str] = Field(description="wins, losses and rank moves against the reference")
@@ -66,7 +66,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
                 f"{path}: holds {'/'.join(min(unknown))}, which is not among the runs; rerun the comparison"
             )
     panels = {}
-    for metric in dict.fromkeys([spec.main_metric, spec.second_metric]):
+    for metric in dict.fromkeys(filter(None, [spec.main_metric, spec.second_metric])):
         rows = table.filter(pl.col("metric") == metric)
         if rows.is_empty():
             raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")

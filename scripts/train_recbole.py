@@ -10,6 +10,7 @@ from pydantic import Field
 
 from langptune.config.methods import Setting
 from langptune.errors import UserError
+from langptune.files import whole
 from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run, set_threads
 
@@ -112,10 +113,8 @@ def _settings(spec: TrainRecBoleSpec) -> dict[str, Setting]:
 
 def _write_lines(path: Path, rows: list[dict]) -> None:
     """One JSON object a line, written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

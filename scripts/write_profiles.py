@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 
 import polars as pl
 from pydantic import Field
 
-from langptune import stage
+from langptune import provenance, stage
 from langptune.config.models import EncoderEntry
 from langptune.data import contracts
-from langptune.provenance import Record, model_revisions
+from langptune.provenance import Record
 
 
 class Spec(stage.StageSpec):
@@ -40,7 +39,7 @@ class Spec(stage.StageSpec):
     users_in: str
     evaluation_in: str
     threads: int = Field(2, description="CPU threads; part of the numerics, so not left to the scheduler")
-    journal: str = Field(description="folder for finished batches; removed at the end")
+    journal: str = Field(description="folder for finished batches; gather_profiles.py removes it")
     profiles_out: str
 
 
@@ -74,13 +73,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     mine = plan[spec.shard - 1 :: spec.shards]
     journal = Path(spec.journal)
     journal.mkdir(parents=True, exist_ok=True)
-    identity = [
-        spec.max_tokens,
-        spec.temperature,
-        spec.seed,
-        str(dtype),
-        model_revisions([Path(spec.encoder_in)]),
-    ]
+    # Everything that a text depends on, the code included: a journal of another making is not taken up.
+    made_with = [str(device), spec.threads, provenance.versions("torch", "transformers"), record.code]
+    model_hash = provenance.input_hash(Path(spec.encoder_in))
+    identity = [spec.max_tokens, spec.temperature, spec.seed, str(dtype), model_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
     parts = []
     for batch in mine:
@@ -117,7 +113,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     empty = pl.DataFrame(schema=contracts.PROFILES)  # more shards than batches: a shard may have nothing to do
     profiles = pl.concat([empty, *parts]).sort("session", "sample")
     contracts.write(profiles, spec.profiles_out, "profiles")
-    shutil.rmtree(journal)
     record.note(
         profiles=len(profiles),
         resumed=kept,

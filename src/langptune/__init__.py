@@ -1,6 +1,6 @@
 """LangPTune: natural-language user profiles for recommendation, as a reproducible benchmark.
 
-The rooms of the library import only from rooms above them in this list: ``errors``, ``metrics``, ``config``,
-``provenance``, ``stage``, ``data``, ``prompts``, ``models``, ``ranking``, ``profiles``,
+The rooms of the library import only from rooms above them in this list: ``errors``, ``files``, ``metrics``,
+``config``, ``provenance``, ``stage``, ``data``, ``prompts``, ``models``, ``ranking``, ``profiles``,
 ``baselines``, ``comparison``, ``figures``. Importing the package itself imports none of them.
 """

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 from langptune.comparison.grid import GROUPS
 from langptune.errors import UserError
+from langptune.files import whole
 
 COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#767676"), strict=True))
 OTHER = "#CC79A7"
@@ -102,11 +103,8 @@ def save(figure: Figure, path: Path | str) -> None:
     path = Path(path)
     if path.suffix not in _METADATA:
         raise UserError(f"{path}: figures are written as {' or '.join(_METADATA)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with styled():
+    with whole(path) as part, styled():
         figure.savefig(part, format=path.suffix[1:], dpi=DPI, metadata=_METADATA[path.suffix])
-    part.replace(path)
 
 
 def bars(panels: dict[str, list[Bar]]) -> Figure:
@@ -115,15 +113,12 @@ def bars(panels: dict[str, list[Bar]]) -> Figure:
     Args:
         panels: metric's title -> bars. The first panel is sorted, the others follow its order. Bounds are
             told below the axes: an oracle at 1 would flatten everything else.
-
-    Raises:
-        UserError: nothing to draw but bounds.
     """
     with styled():
         first = next(iter(panels.values()))
         shown = sorted((bar for bar in first if bar.group != "bounds"), key=lambda bar: (bar.mean, bar.label))
         if not shown:
-            raise UserError("figure of means: only bounds have run, there is no method to draw")
+            return _empty("Only bounds have run; there is no method to draw.")
         figure = _figure(5.6, 1.35 + _row_height([bar.label for bar in shown]) * len(shown))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         place = {bar.label: at for at, bar in enumerate(shown)}

@@ -17,6 +17,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from langptune.files import whole
+
 ROOT = Path(__file__).resolve().parents[2]
 """The repository (the package is installed in place)."""
 LOCK = ROOT / "envs" / "lock.txt"
@@ -124,6 +126,8 @@ class Record:
     def __init__(self, script: Path, spec: dict[str, Any]):
         self.script, self.spec = script, spec
         self.started = time.time()
+        # Taken now: what is edited while the job runs is not what made its output.
+        self.code, self.git = code_hash(script), git_state()
         self.notes: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
@@ -135,11 +139,11 @@ class Record:
         usage = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         common = {
             "script": self.script.relative_to(ROOT).as_posix(),
-            "code": code_hash(self.script),
-            "git": git_state(),
+            "code": self.code,
+            "git": self.git,
             "spec": self.spec,
             "seed": self.spec.get("seed"),
-            "inputs": {str(path): file_hash(path) for path in inputs},
+            "inputs": {str(path): input_hash(path) for path in inputs},
             "models": model_revisions(inputs),
             "lock": file_hash(LOCK) if LOCK.is_file() else None,
             "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
@@ -155,6 +159,14 @@ class Record:
         for output in outputs:
             manifest = {"output": output.name, "sha256": file_hash(output), **common}
             write_json(manifest_of(output), manifest)
+
+
+def input_hash(path: Path) -> str:
+    """A materialised model's hash from its manifest (gigabytes are not read again for each job), else the file's."""
+    manifest = path / "manifest.json"
+    if path.is_dir() and manifest.is_file():
+        return json.loads(manifest.read_text())["sha256"]
+    return file_hash(path)
 
 
 def manifest_of(output: Path | str) -> Path:
@@ -176,11 +188,8 @@ def model_revisions(inputs: list[Path]) -> dict[str, Any]:
 
 def write_json(path: Path | str, data: Any) -> None:
     """Write JSON whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def installed(module: str) -> Path | None:

@@ -7,14 +7,16 @@ a person may pass ``--spec spec.json`` and run the script alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,15 +48,18 @@ class Log:
     def __init__(self, path: Path | None):
         self._file = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+            # A log that cannot be written (a full disk, a read-only folder) must not hide why a job failed.
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("w", encoding="utf-8")
 
     def __call__(self, line: str, quiet: bool = False) -> None:
         """Write one line; ``quiet`` keeps it out of standard error."""
         if not quiet:
             print(line, file=sys.stderr, flush=True)
         if self._file:
-            print(f"{time.strftime('%H:%M:%S')} {line}", file=self._file, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"{time.strftime('%H:%M:%S')} {line}", file=self._file, flush=True)
 
 
 def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str) -> None:
@@ -84,8 +89,9 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str)
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
         record = Record(path, spec.model_dump(mode="json"))
-        work(spec, record, log)
-        record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
+        with _sole_writer(outputs):
+            work(spec, record, log)
+            record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
     except UserError as error:
         log(f"error: {error}")
         sys.exit(2)
@@ -96,6 +102,35 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str)
         log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if args.log else ""))
         log(traceback.format_exc(), quiet=args.log is not None)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _sole_writer(outputs: list[Path]) -> Iterator[None]:
+    """Hold a lock on the outputs while they are made.
+
+    A driver that is killed leaves its jobs running; the next one would start the same job beside them. The kernel
+    frees the lock with the process, so it is never stale. Lock files stay: removing one would let two jobs in.
+    """
+    if not outputs:
+        yield
+        return
+    path = outputs[0].with_name(f".{outputs[0].name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.seek(0)
+            raise UserError(
+                f"{outputs[0]}: process {held.read().strip() or '(unknown)'} is still writing it, left over from a run "
+                "that was killed or started twice; wait for it or stop it, then run again"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: as safe as any other program there
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield
 
 
 def _parse(text: str) -> object:

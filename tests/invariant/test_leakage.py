@@ -7,7 +7,7 @@ import polars as pl
 
 from langptune.baselines.simple import popularity, score_blocks
 from langptune.baselines.text import query
-from langptune.config.workflow import Sample
+from langptune.config.sample import Sample
 from langptune.data import protocols, readers, sample
 from langptune.ranking.decoder import rank_sessions
 from tests.conftest import entry, write_raw

@@ -70,8 +70,19 @@ MISTAKES = {
     ),
     "override typo": (
         lambda c: c.update(overrides={"ease": {"epoch": 3}}),
-        r"ease \(with my\.yaml: overrides\): unknown key '.*epoch'",
+        r"ease \(with my\.yaml: overrides\): unknown key 'epoch'; did you mean 'epochs'\?",
     ),
+    "override typo, right kind": (
+        lambda c: c.update(
+            methods=["random"], comparison={"reference": "random"}, overrides={"random": {"scorers": 1}}
+        ),
+        r"unknown key 'scorers'; did you mean 'scorer'\?",
+    ),
+    "empty grid": (
+        lambda c: c.update(overrides={"ease": {"tune": {"reg_weight": []}}}),
+        r"'reg_weight' lists no values",
+    ),
+    "metric twice": (lambda c: c.update(comparison={"metrics": ["mrr", "mrr"], "main_metric": "mrr"}), r"stands twice"),
     "prompt of nothing": (
         lambda c: c.update(overrides={"langptune-0": {"prompt": "movie"}}),
         r"unknown prompt 'movie'; did you mean 'movies'\?",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langptune.config.datasets import Temporal
-from langptune.config.workflow import Sample
+from langptune.config.sample import Sample
 from langptune.data import contracts, protocols, readers, sample
 from langptune.errors import UserError
 from langptune.provenance import file_hash
@@ -228,7 +228,7 @@ def test_sample_is_fixed_and_contained(tmp_path):
     drawn = sample.draw(sessions, Sample(test=7, seed=3))
     assert drawn.equals(sample.draw(sessions, Sample(test=7, seed=3)))
     assert not drawn.equals(sample.draw(sessions, Sample(test=7, seed=4)))
-    assert (drawn["split"] == "test").sum() == 7 and (drawn["split"] == "val").sum() == 30
+    assert len(drawn) == 7
     tests = set(sessions.filter(pl.col("split") == "test")["session"])
     assert set(drawn.filter(pl.col("split") == "test")["session"]) <= tests
     assert (sample.draw(sessions, Sample(test=1000))["split"] == "test").sum() == 30

@@ -130,8 +130,21 @@ def test_truncated_and_unfit_models_are_one_line(real_models, tmp_path):
     with pytest.raises(UserError, match="truncated or not a model of this kind") as caught:
         load_decoder(broken, decoder_entry({"folder": "x"}), CPU)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="truncated or not a model of this kind"):
+    with pytest.raises(UserError, match="no chat template"):
         load_encoder(real_models / "minilm-l6", CPU, torch.float32)
+
+
+def test_an_encoder_that_lacks_weights_is_refused(real_models, tmp_path):
+    """A checkpoint without one layer loads in transformers, with random numbers in its place."""
+    from safetensors.torch import load_file, save_file
+
+    holed = tmp_path / "holed"
+    shutil.copytree(real_models / "smollm2-135m", holed)
+    weights = load_file(holed / "model.safetensors")
+    del weights["model.layers.3.mlp.up_proj.weight"]
+    save_file(weights, holed / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 weights are missing, first 'model\.layers\.3\.mlp"):
+        load_encoder(holed, CPU, torch.bfloat16)
 
 
 def test_embedded_encoder_is_a_normal_folder(real_models):

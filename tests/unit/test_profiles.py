@@ -164,6 +164,16 @@ def test_logprob_and_finished_by_hand(tiny, tokenizer):
     assert (short.text, short.tokens, short.finished) == ("", 1, True)
 
 
+def test_what_a_model_ships_does_not_slip_in(tiny, tokenizer):
+    before = write(tiny, tokenizer, [[0, 1, 2, 3]], 0.0)
+    try:
+        tiny.generation_config.repetition_penalty = 5.0
+        assert write(tiny, tokenizer, [[0, 1, 2, 3]], 0.0) == before
+        assert tiny.generation_config.repetition_penalty == 5.0
+    finally:
+        tiny.generation_config.repetition_penalty = None
+
+
 def test_batches_cover_everything_once_and_are_sorted():
     lengths = [5, 1, 9, 3, 7, 7, 2]
     batches = plan_batches(lengths, 3)

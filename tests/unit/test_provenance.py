@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -31,6 +32,8 @@ def test_code_hash_covers_what_a_script_imports_and_nothing_else():
     files = {p.relative_to(ROOT).as_posix() for p in provenance.code_files(ROOT / "scripts/evaluate.py")}
     assert {"scripts/evaluate.py", "src/langptune/metrics.py", "src/langptune/stage.py"} <= files
     assert not any("recbole" in f or "profiles" in f or "figures" in f for f in files)
+    sampled = {p.name for p in provenance.code_files(ROOT / "scripts/draw_sample.py")}
+    assert not {"metrics.py", "methods.py", "workflow.py"} & sampled, "the sample is upstream of every profile"
     lazy = {p.name for p in provenance.code_files(ROOT / "scripts/write_profiles.py")}
     assert {"generate.py", "prompts.py", "load.py"} <= lazy, "imports inside functions count"
 
@@ -111,8 +114,26 @@ def test_bad_data_is_one_line_on_the_command_line(tmp_path):
     assert not (tmp_path / "out" / "sessions.parquet").exists()
 
 
+def test_a_job_that_is_still_running_is_not_joined(tmp_path):
+    """What a killed driver leaves behind: a process that holds the lock of the output."""
+    spec = prepare_spec(tmp_path)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".items.parquet.lock").open("w") as held:
+        held.write("4242")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = run("prepare_data.py", "--spec", json.dumps(spec))
+        assert done.returncode == 2 and "process 4242 is still writing it" in done.stderr
+    assert run("prepare_data.py", "--spec", json.dumps(spec)).returncode == 0
+
+
+def test_a_log_that_cannot_be_written_hides_nothing(tmp_path):
+    done = run("prepare_data.py", "--spec", "{", "--log", "/dev/full")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "not valid JSON" in done.stderr
+
+
 def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
-    """A real full disk: a file-size limit of the process, and /dev/full behind the log."""
+    """A real full disk: the temporary file leads to /dev/full."""
     spec = prepare_spec(tmp_path)
     (tmp_path / "out").mkdir()
     before = b"precious"

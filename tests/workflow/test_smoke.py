@@ -124,6 +124,17 @@ def test_one_changed_key_reruns_one_branch(repo):
     assert found["try_recbole"] >= 1 and "prepare_data" not in found and "embed_items" not in found
 
 
+def test_correcting_what_only_people_read_reruns_only_the_tables(repo):
+    before = (repo / "config/models.yaml").read_text(), (repo / "config/datasets.yaml").read_text()
+    try:
+        (repo / "config/models.yaml").write_text(before[0].replace("title: all-MiniLM-L6-v2", "title: MiniLM"))
+        (repo / "config/datasets.yaml").write_text(before[1].replace("url: https://grouplens", "url: http://grouplens"))
+        assert planned(repo) == {}
+    finally:
+        (repo / "config/models.yaml").write_text(before[0])
+        (repo / "config/datasets.yaml").write_text(before[1])
+
+
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "history")

@@ -75,9 +75,41 @@ def spec(**fields):
     return json.dumps(fields, default=plain, sort_keys=True)
 
 
+def bare(entry):
+    """A registry entry without what only people read: correcting a title or an address is no reason to compute."""
+    neutral = {"title": "", "url": "", "prompt": ""}
+    return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})
+
+
+def weights(name):
+    """What materialising a model depends on: neither limits nor prefixes, which apply when it is used."""
+    neutral = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1, "query_prefix": "", "item_prefix": ""}
+    entry = bare(MODELS[name])
+    return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})
+
+
+def usage(name):
+    """What using a materialised model depends on, beside its folder."""
+    return bare(MODELS[name]).model_copy(update={"sha256": {}, "licence": ""})
+
+
+def raw_files(dataset):
+    """Name, size and time of the raw files where a dataset lies in a folder of the user's, so that a change is seen."""
+    source = DATASETS[dataset].source
+    folder = ROOT / str(source.folder) / source.path
+    if source.folder is None or not folder.is_dir():
+        return []
+    return sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in folder.iterdir() if p.is_file())
+
+
 def model_folder(name):
     """Where a materialised model lies."""
     return f"{CONFIG.models_dir}/{name}"
+
+
+def data_file(dataset, name):
+    """A prepared file of a dataset: items, sessions, users, evaluation."""
+    return f"{RESULTS}/{dataset}/data/{name}.parquet"
 
 
 def data_files(*names):
@@ -102,7 +134,7 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
     """The spec of rank_texts.py; the parts that all its rules share."""
     return spec(
         source=source,
-        decoder=MODELS[w.decoder],
+        decoder=usage(w.decoder),
         decoder_in=input.decoder,
         vectors_in=input.vectors,
         items_in=input.items_file,
@@ -189,16 +221,10 @@ def run_entry(run):
 
 def facts(dataset):
     """The sentences above a table that say what was compared, and how."""
-    entry, sample = DATASETS[dataset], CONFIG.sample
-    who = (
-        "all test sessions"
-        if sample.test is None
-        else f"at most {sample.test} test sessions, drawn with seed {sample.seed}"
-    )
     return [
-        f"Protocol {entry.protocol.name}; full-catalogue ranking, items that the user has already seen left out; {who}.",
-        "Hyperparameters and epochs were selected on validation with seed "
-        f"{CONFIG.seeds[0]}; 'trials' is the number of points tried. Methods that draw nothing run one seed.",
+        f"Protocol {DATASETS[dataset].protocol.name}; full-catalogue ranking, items that the user has already seen left "
+        f"out; test sessions drawn with seed {CONFIG.sample.seed} where not all are compared.",
+        f"Selected on validation: hyperparameters with seed {CONFIG.seeds[0]}, epochs with each run's own seed.",
     ]
 
 
@@ -212,6 +238,7 @@ def comparison_spec(dataset, output, **extra):
         reference=CONFIG.comparison.reference,
         metrics=CONFIG.comparison.metrics,
         main_metric=CONFIG.comparison.main_metric,
+        sessions_in=data_file(dataset, "sessions"),
         bootstrap=CONFIG.comparison.bootstrap,
         confidence=CONFIG.comparison.confidence,
         seed=CONFIG.comparison.seed,

@@ -27,6 +27,7 @@ rule evaluate:
 
 rule compare:
     input:
+        **data_files("sessions"),
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
     output:
         table_html=report(
@@ -99,6 +100,7 @@ rule plot:
             curves=[{"title": title, "path": path} for path, title in curves(w.dataset).items()],
             reference=CONFIG.comparison.reference,
             main_metric=CONFIG.comparison.main_metric,
+            second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
             **{
                 f"{name}_out": [getattr(output, name), getattr(output, name).replace(".png", ".pdf")]
                 for name in FIGURES
@@ -110,7 +112,9 @@ rule plot:
 
 
 rule compare_partial:
-    # No inputs, and outputs of its own: it takes what there is, now, and never passes for the whole.
+    # No runs among its inputs, and outputs of its own: it takes what there is, now, and never passes for the whole.
+    input:
+        **data_files("sessions"),
     output:
         **{name: f"{RESULTS}/{{dataset}}/partial/{file}" for name, file in TABLES.items()},
     log:

@@ -11,12 +11,13 @@ rule prepare_data:
     params:
         spec=lambda w, output: spec(
             name=w.dataset,
-            dataset=DATASETS[w.dataset],
+            dataset=bare(DATASETS[w.dataset]),
             items_out=output.items_file,
             sessions_out=output.sessions_file,
             users_out=output.users_file,
         ),
         code=code("prepare_data"),
+        raw=lambda w: raw_files(w.dataset),
     shell:
         'python "$LANGPTUNE/scripts/prepare_data.py" --spec {params.spec:q} --log {log:q}'
 

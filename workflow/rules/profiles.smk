@@ -18,7 +18,7 @@ rule write_profiles:
         mem_mb=lambda w: 3000 + 3 * MODELS[w.encoder].parameters // 10**6,
     params:
         spec=lambda w, input, output: spec(
-            encoder=MODELS[w.encoder],
+            encoder=usage(w.encoder),
             encoder_in=input.encoder,
             prompt=WORKFLOW.prompt_of(w.dataset, w.method),
             template=WORKFLOW.prompts[WORKFLOW.prompt_of(w.dataset, w.method)].template,

@@ -13,7 +13,7 @@ rule embed_items:
         mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
     params:
         spec=lambda w, input, output: spec(
-            decoder=MODELS[w.decoder],
+            decoder=usage(w.decoder),
             decoder_in=input.decoder,
             items_in=input.items_file,
             vectors_out=output.vectors,

@@ -86,23 +86,39 @@ def validate(model: type[M], data: Any, where: str) -> M:
 
 def _explain(model: type[BaseModel], issue: dict[str, Any], where: str) -> str:
     path = [part for part in issue["loc"] if not str(part).startswith("function-")]
-    key = ".".join(str(part) for part in path) or "(top level)"
+    model, shown = _follow(model, path[:-1])
+    key = ".".join([*shown, str(path[-1])]) if path else "(top level)"
     if issue["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'{nearest(str(path[-1]), _keys(model, path[:-1]))}"
+        return f"{where}: unknown key '{key}'{nearest(str(path[-1]), sorted(model.model_fields))}"
     if issue["type"] == "missing":
         return f"{where}: key '{key}' is missing"
     message = issue["msg"].removeprefix("Value error, ")
     return f"{where}: key '{key}': {message} (found {_short(issue['input'])})"
 
 
-def _keys(model: type[BaseModel], path: list[Any]) -> list[str]:
-    """Valid keys of the model that ``path`` leads to; of the last model on the way where it leads nowhere."""
+def _follow(model: type[BaseModel], path: list[Any]) -> tuple[type[BaseModel], list[str]]:
+    """The model that ``path`` leads to, and the path as a person writes it.
+
+    In a union told apart by a discriminator, pydantic puts the discriminator's value into the path: it chooses the
+    candidate, and is not a key. ``entry``, which boxes a registry entry for validation, is none either.
+    """
+    shown: list[str] = []
+    candidates = [model]
     for part in path:
-        field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
-        candidates = _models_in(field.annotation) if field else []
-        if candidates:
-            model = candidates[0]
-    return sorted(model.model_fields)
+        chosen = [c for c in candidates if len(candidates) > 1 and part in _tags(c)]
+        if chosen:
+            candidates = chosen
+            continue
+        if part != "entry":
+            shown.append(str(part))
+        field = candidates[0].model_fields.get(str(part))
+        candidates = (_models_in(field.annotation) if field else []) or candidates
+    return candidates[0], shown
+
+
+def _tags(model: type[BaseModel]) -> list[Any]:
+    """The values of a model's literal fields, by which a union tells it apart."""
+    return [value for field in model.model_fields.values() for value in getattr(field.annotation, "__args__", ())]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

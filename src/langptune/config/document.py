@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import datasets, methods, models, workflow
+from langptune.config import datasets, methods, models, sample, workflow
 
 HEAD = """# Configuration
 
@@ -29,7 +29,7 @@ single keys of either.
 
 SECTIONS = [
     ("A run (`config.yaml`)", workflow.Config),
-    ("`sample`", workflow.Sample),
+    ("`sample`", sample.Sample),
     ("`generation`", workflow.Generation),
     ("`comparison`", workflow.Comparison),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),

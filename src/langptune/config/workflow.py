@@ -21,24 +21,18 @@ from langptune.config.methods import (
     TextMethod,
 )
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
+from langptune.config.sample import Sample
 from langptune.errors import UserError
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 RESERVED = {"data", "comparison", "models", "report", "reference"}
 
 
-class Sample(Strict):
-    """Which sessions the methods are compared on. A fixed draw: the same for every method and seed."""
-
-    test: Annotated[int, Field(ge=1)] | None = Field(None, description="test sessions to draw; null takes all")
-    validation: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="validation sessions to draw for methods that select on validation; null takes all"
-    )
-    seed: int = 0
-
-
 class Generation(Strict):
-    """How profiles are written; none of it changes the method, only speed (docs/numerics.md)."""
+    """How profiles are written.
+
+    Shards change nothing; batch size, dtype and threads may change rounding, and with it a word (docs/numerics.md).
+    """
 
     shards: Annotated[int, Field(ge=1)] = Field(1, description="jobs that share one run's profiles")
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -66,6 +60,8 @@ class Comparison(Strict):
                 metrics.parse(name)
             except UserError as error:
                 raise ValueError(str(error)) from None
+        if len(set(value)) != len(value):
+            raise ValueError("a metric stands twice; keep one")
         return value
 
 
@@ -252,9 +248,12 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                     f"{where}: method '{name}': of: '{method.of}' is not a profile method"
                     + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
                 )
-        if isinstance(method, ProfileMethod):
+        if isinstance(method, RecBoleMethod) and (empty := [key for key, values in method.tune.items() if not values]):
+            raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
+        writer = source if isinstance(method, ShuffledMethod) else method
+        if isinstance(writer, ProfileMethod):
             for dataset in config.datasets:
-                prompt = workflow.prompt_of(dataset, name)
+                prompt = writer.prompt or workflow.datasets[dataset].prompt
                 if prompt not in workflow.prompts:
                     raise UserError(
                         f"{where}: method '{name}' on '{dataset}': unknown prompt '{prompt}'"
@@ -262,9 +261,9 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                     )
             for encoder in config.encoders:
                 entry = workflow.models[encoder]
-                if method.max_tokens >= entry.context:
+                if writer.max_tokens >= entry.context:
                     raise UserError(
-                        f"{where}: method '{name}': max_tokens {method.max_tokens} leaves no room for a prompt in "
+                        f"{where}: method '{name}': max_tokens {writer.max_tokens} leaves no room for a prompt in "
                         f"the {entry.context} tokens of encoder '{encoder}'"
                     )
     comparison = config.comparison

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from langptune.errors import UserError
+from langptune.files import whole
 
 ITEMS = {
     "item": pl.Int32,
@@ -79,12 +80,14 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.Da
 
 def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
     """Check a table and write it whole or not at all (a temporary file beside it, then a rename)."""
-    path = Path(path)
     check(frame, kind, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    frame.write_parquet(part, compression="zstd", compression_level=3)
-    part.replace(path)
+    write_parquet(frame, path)
+
+
+def write_parquet(frame: pl.DataFrame, path: Path | str) -> None:
+    """A table without a contract (per-session metrics, gains), in the same form."""
+    with whole(path) as part:
+        frame.write_parquet(part, compression="zstd", compression_level=3)
 
 
 def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> None:

@@ -52,13 +52,27 @@ def load_encoder(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
     except Exception as error:
         raise _broken(folder, error) from None
     if not tokenizer.chat_template:
         raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _broken(folder, error) from None
+    if told["missing_keys"]:
+        # transformers would draw them at random and go on.
+        raise UserError(
+            f"{folder}: {len(told['missing_keys'])} weights are missing, first '{sorted(told['missing_keys'])[0]}'; "
+            "the files are incomplete: delete the folder and rerun the prefetch rule"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id

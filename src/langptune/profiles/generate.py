@@ -62,7 +62,8 @@ class _Chooser(LogitsProcessor):
         if self._temperature:
             noise = torch.empty_like(scores)
             for row, generator in zip(noise, self._generators, strict=True):
-                row.exponential_(generator=generator)
+                # Some builds draw exact zeros, whose logarithm would let a random token win.
+                row.exponential_(generator=generator).clamp_(min=2.0**-25)
             chosen = scores / self._temperature - noise.log()
         token = chosen.argmax(dim=-1, keepdim=True)
         logprob = (scores.gather(1, token) - scores.logsumexp(dim=-1, keepdim=True))[:, 0]
@@ -102,20 +103,19 @@ def generate_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     ends = end_tokens(model, tokenizer)
     chooser = _Chooser(seeds, temperature, ends, device)
-    # A config of our own: what a model ships (penalties, top-p) must not slip into the comparison.
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=pad,
-        use_cache=True,
-    )
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([chooser]),
-    )
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=sorted(ends), pad_token_id=pad)
+    # What a model ships (penalties, top-p) must not slip into the comparison: generate() would fill every key that
+    # we leave open from the model's own config.
+    shipped, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([chooser]),
+        )
+    finally:
+        model.generation_config = shipped
     profiles = []
     for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), None)

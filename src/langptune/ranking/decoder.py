@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from langptune.data.contracts import RANKS
 from langptune.errors import UserError
+from langptune.files import whole
 from langptune.ranking.ranks import Ranked, full_ranks
 
 if TYPE_CHECKING:
@@ -37,11 +38,8 @@ class ItemVectors:
 
     def save(self, path: Path) -> None:
         """Write both arrays to a safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        save_file({"vectors": self.vectors, "row_of_item": self.row_of_item}, part)
-        part.replace(path)
+        with whole(path) as part:
+            save_file({"vectors": self.vectors, "row_of_item": self.row_of_item}, part)
 
     @staticmethod
     def load(path: Path) -> ItemVectors:
