@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from langptune.config import document
-from langptune.config.base import read_yaml
+from langptune.config.base import read_yaml, retype
 from langptune.config.workflow import load
 from langptune.errors import UserError
 from tests.conftest import ROOT
@@ -82,6 +82,10 @@ MISTAKES = {
         lambda c: c.update(overrides={"ease": {"tune": {"reg_weight": []}}}),
         r"'reg_weight' lists no values",
     ),
+    "cut-off beyond the catalogue": (
+        lambda c: c.update(comparison={"metrics": ["ndcg@5000"], "main_metric": "ndcg@5000"}),
+        r"'ndcg@5000': the cut-off is larger than the catalogue of 1682 items of 'ml-100k'",
+    ),
     "metric twice": (lambda c: c.update(comparison={"metrics": ["mrr", "mrr"], "main_metric": "mrr"}), r"stands twice"),
     "prompt of nothing": (
         lambda c: c.update(overrides={"langptune-0": {"prompt": "movie"}}),
@@ -127,6 +131,12 @@ def test_an_override_can_empty_a_grid():
     config = base() | {"overrides": {"ease": {"tune": {}}}}
     assert len(load(base(), ROOT).methods["ease"].grid()) > 1
     assert len(load(config, ROOT).methods["ease"].grid()) == 1
+
+
+def test_command_line_values_get_their_types():
+    told = {"seeds": ["0", "1"], "ease": {"reg_weight": ["100.0"], "flag": "true"}, "name": "ml-100k", "none": "null"}
+    typed = {"seeds": [0, 1], "ease": {"reg_weight": [100.0], "flag": True}, "name": "ml-100k", "none": None}
+    assert retype(told) == typed
 
 
 def test_yaml_mistakes(tmp_path):

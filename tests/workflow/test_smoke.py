@@ -39,7 +39,7 @@ def smoke(repo: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def planned(repo: Path, *args: str) -> dict[str, int]:
     """Rule -> number of jobs that a run would execute."""
-    done = smoke(repo, "-n", "--quiet", "progress", *args)
+    done = smoke(repo, "-n", *args)
     assert done.returncode == 0, done.stdout
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", done.stdout, re.S | re.M)
     return {} if not table else {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}
@@ -139,6 +139,9 @@ def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "history")
     assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "all": 1}
+    shutil.rmtree(repo / RESULTS / "ml-100k-small" / "langptune-0")
+    found = planned(repo)
+    assert found["write_profiles"] == 4 and found["rank_profiles"] == 2 and "embed_items" not in found
     assert smoke(repo).returncode == 0
     assert finals(repo) == before
 

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
 from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
-from langptune.config.base import read_yaml
+from langptune.config.base import read_yaml, retype
 from langptune.config.workflow import load
 from langptune.errors import UserError
 from langptune.provenance import code_hash
@@ -21,6 +22,8 @@ from langptune.provenance import code_hash
 try:
     for path in workflow.configfiles:
         read_yaml(Path(path))  # finds keys that stand twice, which Snakemake's own reader passes over
+    for key, value in workflow.config_settings.config.items():
+        update_config(config, {key: retype(value)})
     WORKFLOW = load(config, ROOT, ", ".join(str(path) for path in workflow.configfiles) or "config")
     for name in WORKFLOW.config.methods:
         if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):

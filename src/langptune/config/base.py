@@ -59,6 +59,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def retype(value: Any) -> Any:
+    """Values of ``snakemake --config key=value`` as YAML would read them: Snakemake leaves those in lists as text."""
+    if isinstance(value, dict):
+        return {key: retype(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [retype(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return read if isinstance(read, bool | int | float | None) else value
+
+
 def nearest(word: str, choices: list[str]) -> str:
     """A hint such as ``; did you mean 'ndcg'?``, or the valid choices where nothing is near."""
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)

@@ -272,6 +272,15 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.reference: '{comparison.reference}' is not among this run's methods"
             + nearest(comparison.reference, config.methods)
         )
+    for dataset in config.datasets:
+        expected = workflow.datasets[dataset].expect
+        for metric in comparison.metrics:
+            k = metrics.parse(metric)[1]
+            if expected is not None and k is not None and k > expected.items:
+                raise UserError(
+                    f"{where}: comparison.metrics: '{metric}': the cut-off is larger than the catalogue of "
+                    f"{expected.items} items of '{dataset}'"
+                )
     if comparison.main_metric not in comparison.metrics:
         raise UserError(
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
