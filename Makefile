@@ -8,6 +8,9 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 VENV ?= .venv
 CORES ?= all
 CONFIG ?= config/config.yaml
+ifeq ($(wildcard $(CONFIG)),)
+$(error no such config file: $(CONFIG); see config/ for those there are)
+endif
 BIN := $(VENV)/bin
 LOCKS := envs/lock.txt envs/lock-nodeps.txt
 READY := $(VENV)/.ready
