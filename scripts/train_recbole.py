@@ -86,11 +86,7 @@ def train(spec: TrainRecBoleSpec, record: Record, log: Log) -> None:
     else:
         fitted, selected = recbole.final(training, n_items, sessions, log)
         test = sessions.filter(pl.col("split") == "test")
-        ranked = fitted.ranks(test)
-        columns = [test["session"], test["target"], pl.Series("rank", ranked.rank)]
-        tops = [pl.Series("top", ranked.top.tolist()), pl.Series("top_scores", ranked.top_scores.tolist())]
-        frame = pl.DataFrame([*columns, *tops]).cast(contracts.RANKS)
-        contracts.write(frame, spec.ranks_out, "ranks")
+        contracts.write(fitted.ranks(test), spec.ranks_out, "ranks")
     if spec.curve_out is not None:
         _write_lines(Path(spec.curve_out), selected.curve)
     record.note(

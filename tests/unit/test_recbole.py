@@ -72,8 +72,8 @@ def _final(plan: recbole.Training, sessions: pl.DataFrame) -> dict:
     ranked = fitted.ranks(test, top=3)
     return {
         "scores": fitted.scores(test),
-        "rank": ranked.rank,
-        "top": ranked.top,
+        "rank": ranked["rank"].to_numpy(),
+        "top": np.array(ranked["top"].to_list()),
         "best_epoch": selected.best_epoch,
         "val": selected.val,
         "curve": selected.curve,

@@ -28,7 +28,8 @@ from langptune import metrics
 from langptune.baselines import recbole_compat
 from langptune.baselines.recbole_catalogue import check, defaults, models
 from langptune.errors import UserError
-from langptune.ranking.ranks import TOP, Ranked, full_ranks
+from langptune.ranking.decoder import rank_sessions
+from langptune.ranking.ranks import TOP
 
 if TYPE_CHECKING:
     import torch
@@ -141,14 +142,11 @@ class Fitted:
         """
         return self.job.scores(sessions)
 
-    def ranks(self, sessions: pl.DataFrame, top: int = TOP) -> Ranked:
-        """``full_ranks`` of the sessions' targets, masked by ``seen``, in batches that bound the memory."""
+    def ranks(self, sessions: pl.DataFrame, top: int = TOP) -> pl.DataFrame:
+        """Contract ``ranks`` of the sessions, by the function that ranks every method, in blocks that bound memory."""
         step = max(1, _SCORES // self.job.n_items)
-        parts = []
-        for start in range(0, len(sessions), step):
-            part = sessions.slice(start, step)
-            parts.append(full_ranks(self.scores(part), part["target"].to_numpy(), part["seen"].to_list(), top))
-        return Ranked(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("rank", "top", "top_scores")))
+        blocks = (self.scores(sessions.slice(start, step)) for start in range(0, len(sessions), step))
+        return rank_sessions(sessions, blocks, top)
 
 
 def _train(job: _Job, val: pl.DataFrame, training: Training, log: Callable[[str], None]) -> Selected:
@@ -191,7 +189,7 @@ def _train(job: _Job, val: pl.DataFrame, training: Training, log: Callable[[str]
 
 def _measure(fitted: Fitted, val: pl.DataFrame, name: str, epoch: int) -> dict[str, float]:
     try:
-        ranks = fitted.ranks(val, top=0).rank
+        ranks = fitted.ranks(val, top=0)["rank"].to_numpy()
     except UserError as error:
         raise UserError(f"{name}, epoch {epoch}: {error}") from None
     return {key: float(metrics.from_ranks(key, ranks).mean()) for key in ("ndcg@10", "recall@10")}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from langptune.data.contracts import RANKS
 from langptune.errors import UserError
 from langptune.files import whole
-from langptune.ranking.ranks import Ranked, full_ranks
+from langptune.ranking.ranks import TOP, Ranked, full_ranks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -97,12 +97,13 @@ def embed_items(model: SentenceTransformer, texts: Sequence[str], prefix: str = 
     return ItemVectors(done.vectors, np.array([place[text] for text in texts], dtype=np.int64)), done.cut
 
 
-def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray]) -> pl.DataFrame:
+def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray], top: int = TOP) -> pl.DataFrame:
     """Contract ``ranks`` from score blocks.
 
     Args:
         sessions: columns session, target and seen (the mask), in the order of the scores.
         blocks: float ``[b, N]`` scores of consecutive sessions.
+        top: how many of the best items are kept.
 
     Raises:
         UserError: scores that do not cover the sessions, or are not finite.
@@ -111,19 +112,19 @@ def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray]) -> pl.Da
     start = 0
     for scores in blocks:
         part = sessions.slice(start, len(scores))
-        done.append(full_ranks(scores, part["target"].to_numpy(), [s.to_numpy() for s in part["seen"]]))
+        done.append(full_ranks(scores, part["target"].to_numpy(), [s.to_numpy() for s in part["seen"]], top))
         start += len(scores)
     if start != len(sessions):
         raise UserError(f"ranking: {start} score rows for {len(sessions)} sessions")
-    top = np.concatenate([r.top for r in done])
+    best = np.concatenate([r.top for r in done])
     top_scores = np.concatenate([r.top_scores for r in done])
-    kept = top >= 0  # padding of rows with fewer unmasked items than places
+    kept = best >= 0  # padding of rows with fewer unmasked items than places
     return pl.DataFrame(
         {
             "session": sessions["session"],
             "target": sessions["target"],
             "rank": np.concatenate([r.rank for r in done]),
-            "top": [row[keep] for row, keep in zip(top, kept, strict=True)],
+            "top": [row[keep] for row, keep in zip(best, kept, strict=True)],
             "top_scores": [row[keep] for row, keep in zip(top_scores, kept, strict=True)],
         },
         schema=RANKS,
