@@ -1,4 +1,4 @@
-"""Draw the test sessions that all methods are compared on."""
+"""Draw the sessions that methods are compared on, or trained and selected on."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from langptune.provenance import Record
 
 
 class Spec(stage.StageSpec):
-    """Draw a fixed sample of sessions (evaluation.parquet)."""
+    """Draw a fixed sample of sessions: evaluation.parquet (test) or training.parquet (train and val)."""
 
     sample: Sample = Field(description="how many, and the seed")
+    splits: list[str] = Field(["test"], description="which splits to draw from")
     sessions_in: str
-    evaluation_out: str
+    sample_out: str
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Draw and write."""
     sessions = contracts.read(spec.sessions_in, "sessions", ["session", "split"])
-    drawn = sample.draw(sessions, spec.sample)
-    contracts.write(drawn, spec.evaluation_out, "evaluation")
-    there = int((sessions["split"] == "test").sum())
-    record.note(sampled=len(drawn), of=there)
-    log(f"comparing on {len(drawn)} of {there} test sessions")
+    drawn = sample.draw(sessions, spec.sample, tuple(spec.splits))
+    contracts.write(drawn, spec.sample_out, "evaluation")
+    for split in spec.splits:
+        there, taken = int((sessions["split"] == split).sum()), int((drawn["split"] == split).sum())
+        record.note(**{split: {"sampled": taken, "of": there}})
+        log(f"{split}: {taken} of {there} sessions")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,20 @@ class Spec(stage.StageSpec):
 
     shards_in: list[str] = Field(description="the shards' files")
     evaluation_in: str
+    split: str = Field("test", description="whose sessions: train, val or test")
+    samples: int = Field(1, description="profiles per session")
     profiles_out: str
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Concatenate, compare with the sample, write."""
     profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
-    wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")["session"]
+    wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)["session"]
     found = profiles["session"].unique().sort()
-    if not found.equals(wanted):
+    if not found.equals(wanted.sort()) or len(profiles) != len(wanted) * spec.samples:
         raise UserError(
-            f"{spec.shards_in[0]} and its sisters hold {len(found)} sessions, the sample has {len(wanted)}; "
+            f"{spec.shards_in[0]} and its sisters hold {len(profiles)} profiles of {len(found)} sessions, the sample "
+            f"has {len(wanted)} sessions with {spec.samples} each; "
             "delete the folder with the shards and rerun"
         )
     contracts.write(profiles, spec.profiles_out, "profiles")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 from pydantic import Field
@@ -14,12 +14,17 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from langptune.ranking.decoder import ItemVectors
+
 
 class Spec(stage.StageSpec):
     """Embed the query texts, score every item, write the exact full-catalogue rank of each target."""
 
     source: Literal["profiles", "shuffled-profiles", "history", "last-item"] = Field(description="the query texts")
-    history_items: int = Field(10, description="for `history`: most recent items")
+    history_items: int = Field(10, description="most recent items: of `history`, and those that best-of-n finds again")
     seed: int = Field(0, description="of the shuffle")
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
     decoder_in: str = Field(description="its materialised folder")
@@ -42,8 +47,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     sessions = contracts.read(spec.sessions_in, "sessions")
     chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
     chosen = chosen.select("session").join(sessions, on="session", how="left", maintain_order="left")
+    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
+    vectors = ItemVectors.load(Path(spec.vectors_in))
     if spec.profiles_in is not None:
-        profiles = contracts.read(spec.profiles_in, "profiles").filter(pl.col("sample") == 0)
+        profiles = contracts.read(spec.profiles_in, "profiles")
+        samples = profiles["sample"].max() + 1
+        if samples > 1:
+            profiles, kept = _best(spec, profiles, chosen, model, vectors)
+            record.note(best_of=samples, kept_sample_mean=kept)
         if spec.source == "shuffled-profiles":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
         told = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
@@ -55,13 +66,27 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     else:
         item_texts = items["text"].to_list()
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
-    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     queries = embed(model, texts, spec.decoder.query_prefix)
-    vectors = ItemVectors.load(Path(spec.vectors_in))
     ranks = rank_sessions(chosen, decoder_blocks(queries.vectors, vectors))
     contracts.write(ranks, spec.ranks_out, "ranks")
     record.note(sessions=len(ranks), texts_cut_at_limit=queries.cut, empty_texts=sum(not t for t in texts))
     log(f"{spec.source}: ranked {len(ranks)} sessions, {queries.cut} texts cut at {spec.decoder.max_tokens} tokens")
+
+
+def _best(
+    spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, vectors: ItemVectors
+) -> tuple[pl.DataFrame, float]:
+    """One profile per session, and the mean number of the sample that was kept."""
+    from langptune.profiles.choose import best_rows
+    from langptune.ranking.decoder import embed
+
+    rows = chosen.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
+    scores = vectors.scores(embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors)
+    first = rows.filter(pl.col("sample") == 0)
+    blocks = list(scores.reshape(len(first), -1, scores.shape[1]))
+    kept = best_rows(blocks, first["history"].to_list(), first["seen"].to_list(), spec.history_items)
+    wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
+    return profiles.join(wanted, on=["session", "sample"], how="semi"), float(sum(kept) / len(kept))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from langptune.config.methods import Setting
 from langptune.errors import UserError
-from langptune.files import whole
+from langptune.files import write_lines
 from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run, set_threads
 
@@ -88,7 +88,7 @@ def train(spec: TrainRecBoleSpec, record: Record, log: Log) -> None:
         test = sessions.filter(pl.col("split") == "test")
         contracts.write(fitted.ranks(test), spec.ranks_out, "ranks")
     if spec.curve_out is not None:
-        _write_lines(Path(spec.curve_out), selected.curve)
+        write_lines(spec.curve_out, selected.curve)
     record.note(
         settings=settings,
         best_epoch=selected.best_epoch,
@@ -105,12 +105,6 @@ def _settings(spec: TrainRecBoleSpec) -> dict[str, Setting]:
         return json.loads(Path(spec.best_in).read_text(encoding="utf-8"))["settings"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{spec.best_in}: no 'settings' in it; rerun select_trial.py") from None
-
-
-def _write_lines(path: Path, rows: list[dict]) -> None:
-    """One JSON object a line, written whole or not at all."""
-    with whole(path) as part:
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

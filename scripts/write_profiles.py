@@ -24,12 +24,16 @@ class Spec(stage.StageSpec):
 
     encoder: EncoderEntry = Field(description="the encoder's registry entry")
     encoder_in: str = Field(description="its materialised folder")
+    adapter_in: str | None = Field(None, description="a trained adapter of it")
     prompt: str = Field(description="name of the template")
     template: str = Field(description="the template itself")
     history_items: int = Field(description="most recent items shown")
     max_tokens: int = Field(description="longest profile in tokens")
-    temperature: float = Field(0.0, description="0 is greedy")
+    temperature: float = Field(0.0, description="0 is greedy", strict=False)
+    samples: int = Field(1, description="profiles per session")
+    split: str = Field("test", description="whose sessions: train, val or test")
     seed: int = 0
+    number: int = Field(0, description="which draw of this seed, for sampled profiles")
     batch_size: int = 32
     dtype: str = "auto"
     shard: int = Field(1, description="which shard, from 1")
@@ -46,27 +50,27 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Encode, generate batch by batch, gather the journal."""
     stage.set_threads(spec.threads)
-    from langptune.models.load import load_encoder, pick_device, pick_dtype
+    import torch
+
+    from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
     from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
-    from langptune.prompts import PromptWriter
+    from langptune.prompts import PromptWriter, encode_sessions
 
     device = pick_device()
     dtype = pick_dtype(spec.dtype, device)
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
+    if spec.adapter_in is not None:
+        model = load_adapter(model, Path(spec.adapter_in))
     limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
     writer = PromptWriter(spec.template, spec.prompt, tokenizer, limit)
 
-    items = contracts.read(spec.items_in, "items").drop("text", "first_seen").to_dicts()
-    users = {user["user_id"]: user for user in contracts.read(spec.users_in, "users").to_dicts()}
-    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
+    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)
     sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
-    rows = sessions.select("session", "user_id", "history", "ratings", "reviews").to_dicts()
-    prompts = []
-    for row in rows:
-        reviews = row["reviews"] or [""] * len(row["history"])
-        seen = list(zip(row["history"], row["ratings"], reviews, strict=True))[-spec.history_items :]
-        history = [{**items[item], "rating": f"{rating:g}", "review": review} for item, rating, review in seen]
-        prompts.append(writer.encode(history, users.get(row["user_id"], {})))
+    items, users = contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
+    encoded = encode_sessions(writer, sessions, items, users, spec.history_items)
+    # One row per profile: a session's samples stand side by side.
+    prompts = [prompt for prompt in encoded for _ in range(spec.samples)]
+    rows = [(session, sample) for session in sessions["session"] for sample in range(spec.samples)]
 
     # Batches are planned over all sessions, then dealt: the number of shards never changes a batch.
     plan = plan_batches([len(prompt.ids) for prompt in prompts], spec.batch_size)
@@ -76,24 +80,29 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     # Everything that a text depends on, the code included: a journal of another making is not taken up.
     made_with = [str(device), spec.threads, provenance.versions("torch", "transformers"), record.code]
     model_hash = provenance.input_hash(Path(spec.encoder_in))
-    identity = [spec.max_tokens, spec.temperature, spec.seed, str(dtype), model_hash, made_with]
+    adapter_hash = provenance.input_hash(Path(spec.adapter_in)) if spec.adapter_in is not None else None
+    drawn = [spec.max_tokens, spec.temperature, spec.seed, spec.number]
+    identity = [*drawn, str(dtype), model_hash, adapter_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
     parts = []
     for batch in mine:
-        key = json.dumps([identity, [[rows[i]["session"], prompts[i].ids] for i in batch]])
+        key = json.dumps([identity, [[rows[i], prompts[i].ids] for i in batch]])
         path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
         if path.is_file():
             parts.append(contracts.read(path, "profiles"))
             kept += len(batch)
         else:
-            seeds = [profile_seed(spec.seed, rows[i]["session"], 0) for i in batch]
-            texts = generate_batch(
-                model, tokenizer, [prompts[i].ids for i in batch], seeds, spec.max_tokens, spec.temperature
-            )
+            source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
+            seeds = [profile_seed(source, *rows[i]) for i in batch]
+            # A trained layer in float32 meets a bfloat16 model: autocast brings them together.
+            with torch.autocast(device.type, dtype, enabled=spec.adapter_in is not None and dtype != torch.float32):
+                texts = generate_batch(
+                    model, tokenizer, [prompts[i].ids for i in batch], seeds, spec.max_tokens, spec.temperature
+                )
             part = pl.DataFrame(
                 {
-                    "session": [rows[i]["session"] for i in batch],
-                    "sample": [0] * len(batch),
+                    "session": [rows[i][0] for i in batch],
+                    "sample": [rows[i][1] for i in batch],
                     "profile": [t.text for t in texts],
                     "prompt_tokens": [len(prompts[i].ids) for i in batch],
                     "tokens": [t.tokens for t in texts],

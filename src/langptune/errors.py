@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""What a script may stop with on purpose."""
 
 
 class UserError(Exception):
@@ -10,3 +10,11 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
+
+
+class Interrupted(Exception):
+    """The scheduler asked the job to stop; what it needs to go on is saved. Scripts exit with ``EXIT_AGAIN``."""
+
+
+EXIT_AGAIN = 75
+"""EX_TEMPFAIL: nothing is wrong, run the same command again."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,3 +22,19 @@ def whole(path: Path | str) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     yield part
     part.replace(path)
+
+
+def write_lines(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line, written whole or not at all."""
+    with whole(path) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def whole_folder(source: Path, target: Path, readme: str) -> None:
+    """Copy a folder and give it a README.md, whole or not at all."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    (part / "README.md").write_text(readme, encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)

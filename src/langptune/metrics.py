@@ -1,7 +1,7 @@
 """Ranking metrics with one relevant item per session: functions of the rank alone.
 
 With a single target at rank r: Recall@k = [r <= k]; NDCG@k = [r <= k] / log2(1 + r) (the ideal DCG is 1);
-MRR@k = [r <= k] / r; MRR = 1 / r.
+MRR@k = [r <= k] / r. Without a cut-off NDCG = 1 / log2(1 + r) and MRR = 1 / r: these are also the rewards of RLSO.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _NAME = re.compile(r"^(recall|ndcg|mrr)(?:@([1-9][0-9]*))?$")
 
 
 def parse(name: str) -> tuple[str, int | None]:
-    """``"ndcg@10"`` to ``("ndcg", 10)``; ``"mrr"`` to ``("mrr", None)``.
+    """``"ndcg@10"`` to ``("ndcg", 10)``; ``"mrr"`` to ``("mrr", None)``, ``"ndcg"`` to ``("ndcg", None)``.
 
     Raises:
         UserError: an unknown metric, or one that needs a cut-off and has none.
     """
     match = _NAME.match(name)
-    if not match or (match[1] != "mrr" and match[2] is None):
-        raise UserError(f"unknown metric '{name}'; write recall@K, ndcg@K, mrr@K or mrr, K a positive integer")
+    if not match or (match[1] == "recall" and match[2] is None):
+        raise UserError(f"unknown metric '{name}'; write recall@K, ndcg@K, mrr@K, ndcg or mrr, K a positive integer")
     return match[1], int(match[2]) if match[2] else None
 
 

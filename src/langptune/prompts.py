@@ -14,6 +14,7 @@ from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
 
 if TYPE_CHECKING:
+    import polars as pl
     from transformers import PreTrainedTokenizerBase
 
 MAX_FIELD = 300
@@ -85,3 +86,25 @@ class PromptWriter:
             f"{self._where}: a prompt with one item does not fit into {self._limit} tokens; shorten the template or "
             "raise max_prompt_tokens in models.yaml"
         )
+
+
+def encode_sessions(
+    writer: PromptWriter, sessions: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, history_items: int
+) -> list[Encoded]:
+    """The prompts of sessions, in their order.
+
+    Args:
+        sessions: contract ``sessions``.
+        items: contract ``items`` with its fields.
+        users: contract ``users``.
+        history_items: the most recent items that are shown.
+    """
+    fields = items.drop("text", "first_seen").to_dicts()
+    known = {user["user_id"]: user for user in users.to_dicts()}
+    out = []
+    for row in sessions.select("user_id", "history", "ratings", "reviews").to_dicts():
+        reviews = row["reviews"] or [""] * len(row["history"])
+        shown = list(zip(row["history"], row["ratings"], reviews, strict=True))[-history_items:]
+        history = [{**fields[item], "rating": f"{rating:g}", "review": review} for item, rating, review in shown]
+        out.append(writer.encode(history, known.get(row["user_id"], {})))
+    return out

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from langptune.config.base import Strict, validate
-from langptune.errors import UserError
+from langptune.errors import EXIT_AGAIN, Interrupted, UserError
 from langptune.provenance import Record
 
 
@@ -45,8 +45,8 @@ S = TypeVar("S", bound=StageSpec)
 class Log:
     """Progress for a person: each line goes to standard error and, when asked for, to a log file."""
 
-    def __init__(self, path: Path | None):
-        self._file = None
+    def __init__(self, path: Path | None, quiet: bool = False):
+        self._file, self._quiet = None, quiet
         if path is not None:
             # A log that cannot be written (a full disk, a read-only folder) must not hide why a job failed.
             with contextlib.suppress(OSError):
@@ -55,19 +55,21 @@ class Log:
 
     def __call__(self, line: str, quiet: bool = False) -> None:
         """Write one line; ``quiet`` keeps it out of standard error."""
-        if not quiet:
+        if not quiet and not self._quiet:
             print(line, file=sys.stderr, flush=True)
         if self._file:
             with contextlib.suppress(OSError):
                 print(f"{time.strftime('%H:%M:%S')} {line}", file=self._file, flush=True)
 
 
-def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str) -> None:
-    """Parse the command line, run ``work``, write manifests; exit 0, or 2 after one line about what to mend.
+def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] | None], script: str) -> None:
+    """Parse the command line, run ``work``, write manifests; exit 0, or 2 after one line about what to mend, or 75 to be
+    run again after a SIGTERM.
 
     Args:
         spec_type: the script's spec; its docstring and field descriptions become ``--help``.
-        work: does the job; reports facts to the record and progress to the log.
+        work: does the job; reports facts to the record and progress to the log. What it returns, if anything, is
+            called once the manifests are written: the place to remove what a killed job would have needed.
         script: the script's ``__file__``.
     """
     path = Path(script).resolve()
@@ -80,7 +82,9 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str)
     parser.add_argument("--spec", required=True, help="the spec as JSON, or a file that holds it ('-': standard input)")
     parser.add_argument("--log", type=Path, default=None, help="also write progress and any stack trace here")
     args = parser.parse_args()
-    log = Log(args.log)
+    # Of the processes of one `accelerate launch`, the first one speaks, locks and writes manifests.
+    first = os.environ.get("RANK", "0") == "0"
+    log = Log(args.log if first else None, quiet=not first)
     outputs: list[Path] = []
     try:
         spec = validate(spec_type, _parse(args.spec), f"{path.name} --spec")
@@ -89,12 +93,18 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], None], script: str)
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
         record = Record(path, spec.model_dump(mode="json"))
-        with _sole_writer(outputs):
-            work(spec, record, log)
-            record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
+        with _sole_writer(outputs if first else []):
+            finish = work(spec, record, log)
+            if first:
+                record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
+                if finish:
+                    finish()
     except UserError as error:
         log(f"error: {error}")
         sys.exit(2)
+    except Interrupted as stop:
+        log(f"{path.name}: {stop}")
+        sys.exit(EXIT_AGAIN)
     except KeyboardInterrupt:
         log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
         sys.exit(130)

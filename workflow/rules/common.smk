@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "src"))
 from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
 from langptune.config.base import read_yaml, retype
+from langptune.config.phases import Phase, evaluation_draw
+from langptune.config.recipes import ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import load
 from langptune.errors import UserError
 from langptune.provenance import code_hash
@@ -46,6 +48,28 @@ def methods_of(kind):
     return either(name for name, method in METHODS.items() if isinstance(method, kind))
 
 
+# Every run that anything is computed for, and the phases behind them, by their folder names.
+RUNS = {run: None for run in WORKFLOW.runs()}
+RUNS |= {run: None for study in CONFIG.studies for run in WORKFLOW.runs(study=study)}
+LANGPTUNE = (kinds.ProfileMethod, kinds.TextMethod)
+PHASES, DRAWS = {}, {}
+for run in RUNS:
+    # The profiles of a shuffled method are those of the method that it names.
+    name = METHODS[run.method].of if isinstance(METHODS[run.method], kinds.ShuffledMethod) else run.method
+    if isinstance(METHODS[name], LANGPTUNE):
+        for phase in WORKFLOW.phase_of(run.dataset, name).all():
+            PHASES[phase.id] = phase
+            DRAWS |= {draw.name: draw for draw in phase.draws()}
+        if isinstance(METHODS[name], kinds.ProfileMethod):
+            draw = evaluation_draw(METHODS[name])
+            DRAWS[draw.name] = draw
+
+
+def phases_by(kind):
+    """A regular expression of the phases whose last recipe is of one kind."""
+    return either(name for name, phase in PHASES.items() if phase.chain and isinstance(phase.recipe, kind))
+
+
 wildcard_constraints:
     dataset=either(DATASETS),
     method=either(METHODS),
@@ -53,6 +77,8 @@ wildcard_constraints:
     decoder=either(name for name, model in MODELS.items() if model.role == "decoder"),
     models=r"[A-Za-z0-9._-]+(\+[A-Za-z0-9._-]+)?",
     seed=r"\d+",
+    phase=either(PHASES),
+    draw=either(DRAWS),
     trial=r"\d+",
 
 
@@ -125,12 +151,104 @@ def ranks_of(run):
     return f"{RESULTS}/{run.folder}/ranks.parquet"
 
 
-# Profiles, ranks and baselines
+# Phases: training, profiles, ranks
+
+PHASE = f"{RESULTS}/{{dataset}}/phases/{{models}}/seed{{seed}}/{{phase}}"
+"""Folder of one phase."""
 
 
-def profile_file(name):
-    """A file of one run of an encoder, whatever decoder will rank it."""
-    return f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}/seed{{seed}}/{name}.parquet"
+def phase_folder(dataset, models, seed, phase):
+    """Where a phase's model, curve and profiles lie."""
+    return PHASE.format(dataset=dataset, models=models, seed=seed, phase=phase.id)
+
+
+def encoder_of(models):
+    """The encoder's name in a {models} segment."""
+    return models.split("+")[0]
+
+
+def decoder_of(models):
+    """The decoder's name in a {models} segment."""
+    return models.split("+")[-1]
+
+
+def profiles_of(dataset, models, seed, phase, draw):
+    """The profiles that a phase's encoder writes. Untrained, it is the same for all decoders, and greedy for all seeds."""
+    writer = phase.encoder
+    if not writer.chain:
+        models = encoder_of(models)
+        seed = seed if draw.temperature else CONFIG.seeds[0]
+    return f"{phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
+
+
+def adapter_of(dataset, models, seed, phase):
+    """The adapter of a phase's encoder; nothing where it is untrained."""
+    return [f"{phase_folder(dataset, models, seed, phase.encoder)}/encoder"] if phase.encoder.chain else []
+
+
+def decoder_folder(dataset, models, seed, phase):
+    """The decoder of a phase, trained or materialised."""
+    trained = phase.decoder
+    return f"{phase_folder(dataset, models, seed, trained)}/decoder" if trained.chain else model_folder(decoder_of(models))
+
+
+def vectors_of(dataset, models, seed, phase):
+    """The catalogue as the decoder of a phase embeds it."""
+    trained = phase.decoder
+    if trained.chain:
+        return f"{phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
+    return f"{RESULTS}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
+
+
+def by_phase(function, of=lambda phase: phase):
+    """A file function of this section as an input function of a rule whose output names the phase."""
+    return lambda w: function(w.dataset, w.models, w.seed, of(PHASES[w.phase]))
+
+
+def by_method(function):
+    """A file function of this section as an input function of a rule whose output names the method."""
+    return lambda w: function(w.dataset, models_in(w), w.seed, WORKFLOW.phase_of(w.dataset, source_of(w.method)))
+
+
+def models_in(w):
+    """The {models} segment of a rule that has encoder and decoder apart."""
+    return f"{w.encoder}+{w.decoder}" if hasattr(w, "encoder") else w.decoder
+
+
+def source_of(name):
+    """The method whose profiles a method is ranked by: its own, or those it shuffles."""
+    return METHODS[name].of if isinstance(METHODS[name], kinds.ShuffledMethod) else name
+
+
+def profiles_in(w):
+    """The test profiles that a method is ranked by."""
+    name = source_of(w.method)
+    seed = CONFIG.seeds[0] if METHODS[name].deterministic else w.seed
+    phase = WORKFLOW.phase_of(w.dataset, name)
+    return profiles_of(w.dataset, models_in(w), seed, phase, evaluation_draw(METHODS[name]))
+
+
+def training_profiles(w, split):
+    """The profiles of one split that a contrastive phase reads; nothing where it reads histories."""
+    phase = PHASES[w.phase]
+    return [profiles_of(w.dataset, w.models, w.seed, phase.parent, draw) for draw in phase.draws() if draw.split == split]
+
+
+def card_facts(w, role):
+    """What a model card says of data and base model."""
+    entry, source = DATASETS[w.dataset], MODELS[encoder_of(w.models) if role == "encoder" else decoder_of(w.models)].source
+    return {
+        "base": source.hub or source.package or source.folder,
+        "phase": w.phase,
+        "dataset": f"{entry.title} ({entry.licence})",
+    }
+
+
+def accelerate(recipe):
+    """How a training script is started: by Python, or by `accelerate launch` with a configuration file."""
+    if recipe.launch is None:
+        return "python"
+    return f'accelerate launch --config_file "$LANGPTUNE"/config/accelerate/{shlex.quote(recipe.launch)}'
 
 
 def rank_spec(w, input, output, source, profiles=None, **extra):
@@ -150,11 +268,11 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
 
 
 def decoder_inputs():
-    """What every text is ranked with: the decoder, the embedded catalogue, sessions and sample."""
+    """What every text is ranked with: the method's decoder, the catalogue as it embeds it, sessions and sample."""
     return {
         **data_files("items", "sessions", "evaluation"),
-        "decoder": lambda w: model_folder(w.decoder),
-        "vectors": f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
+        "decoder": by_method(decoder_folder),
+        "vectors": by_method(vectors_of),
     }
 
 
@@ -248,6 +366,23 @@ def comparison_spec(dataset, output, **extra):
         **{f"{key}_out": getattr(output, key) for key in TABLES},
         **extra,
     )
+
+
+def phase_curves(dataset):
+    """Every trained phase of the comparison on a dataset: its curve, and how the figure calls it."""
+    out = {}
+    for run in WORKFLOW.runs(dataset):
+        if not isinstance(METHODS[run.method], LANGPTUNE):
+            continue
+        for phase in WORKFLOW.phase_of(dataset, run.method).all()[1:]:
+            title = " + ".join(WORKFLOW.recipes[name].title for name, _ in phase.chain)
+            path = f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"
+            out[path] = {
+                "title": f"{title} ({'history' if phase.prompt is None else 'profiles'}), {run.models}",
+                "kind": phase.recipe.kind,
+                "path": path,
+            }
+    return out
 
 
 def curves(dataset):

@@ -33,7 +33,31 @@ rule draw_sample:
         mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
-            sample=CONFIG.sample, sessions_in=input.sessions_file, evaluation_out=output.evaluation_file
+            sample={"test": CONFIG.sample.test, "seed": CONFIG.sample.seed},
+            sessions_in=input.sessions_file,
+            sample_out=output.evaluation_file,
+        ),
+        code=code("draw_sample"),
+    shell:
+        'python "$LANGPTUNE/scripts/draw_sample.py" --spec {params.spec:q} --log {log:q}'
+
+
+# A file of its own, so that more train sessions rank no test session again.
+rule draw_training_sample:
+    input:
+        **data_files("sessions"),
+    output:
+        **data_files("training"),
+    log:
+        f"{LOGS}/draw_training_sample/{{dataset}}.log",
+    resources:
+        mem_mb=500,
+    params:
+        spec=lambda w, input, output: spec(
+            sample={"train": CONFIG.sample.train, "val": CONFIG.sample.val, "seed": CONFIG.sample.seed},
+            splits=["train", "val"],
+            sessions_in=input.sessions_file,
+            sample_out=output.training_file,
         ),
         code=code("draw_sample"),
     shell:

@@ -1,31 +1,36 @@
-"""Profiles: written by the encoder in shards, each resumable batch by batch, then gathered."""
+"""Profiles: written by the encoder of a phase in shards, each resumable batch by batch, then gathered."""
 
 
 rule write_profiles:
     input:
-        **data_files("items", "sessions", "users", "evaluation"),
-        encoder=lambda w: model_folder(w.encoder),
+        **data_files("items", "sessions", "users"),
+        sample=lambda w: data_file(w.dataset, "evaluation" if DRAWS[w.draw].split == "test" else "training"),
+        encoder=lambda w: model_folder(encoder_of(w.models)),
+        adapter=by_phase(adapter_of),
     output:
-        profiles=profile_file("shards/{shard}-of-{shards}"),
+        profiles=f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
     log:
-        f"{LOGS}/write_profiles/{{dataset}}-{{method}}-{{encoder}}-seed{{seed}}-{{shard}}-of-{{shards}}.log",
+        f"{LOGS}/write_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}-{{shard}}-of-{{shards}}.log",
     wildcard_constraints:
-        method=methods_of(kinds.ProfileMethod),
         shard=r"\d+",
         shards=r"\d+",
     threads: CONFIG.generation.threads
     resources:
-        mem_mb=lambda w: 3000 + 3 * MODELS[w.encoder].parameters // 10**6,
+        mem_mb=lambda w: 3000 + 3 * MODELS[encoder_of(w.models)].parameters // 10**6,
     params:
         spec=lambda w, input, output: spec(
-            encoder=usage(w.encoder),
+            encoder=usage(encoder_of(w.models)),
             encoder_in=input.encoder,
-            prompt=WORKFLOW.prompt_of(w.dataset, w.method),
-            template=WORKFLOW.prompts[WORKFLOW.prompt_of(w.dataset, w.method)].template,
-            history_items=METHODS[w.method].history_items,
-            max_tokens=METHODS[w.method].max_tokens,
-            temperature=METHODS[w.method].temperature,
+            adapter_in=str(input.adapter) if input.adapter else None,
+            prompt=PHASES[w.phase].prompt,
+            template=WORKFLOW.prompts[PHASES[w.phase].prompt].template,
+            history_items=PHASES[w.phase].history_items,
+            max_tokens=PHASES[w.phase].max_tokens,
+            temperature=DRAWS[w.draw].temperature,
+            samples=DRAWS[w.draw].samples,
+            split=DRAWS[w.draw].split,
             seed=int(w.seed),
+            number=DRAWS[w.draw].number,
             batch_size=CONFIG.generation.batch_size,
             dtype=CONFIG.generation.dtype,
             shard=int(w.shard),
@@ -33,7 +38,7 @@ rule write_profiles:
             items_in=input.items_file,
             sessions_in=input.sessions_file,
             users_in=input.users_file,
-            evaluation_in=input.evaluation_file,
+            evaluation_in=input.sample,
             threads=CONFIG.generation.threads,
             journal=output.profiles.removesuffix(".parquet") + ".journal",
             profiles_out=output.profiles,
@@ -45,24 +50,26 @@ rule write_profiles:
 
 rule gather_profiles:
     input:
-        **data_files("evaluation"),
+        sample=lambda w: data_file(w.dataset, "evaluation" if DRAWS[w.draw].split == "test" else "training"),
         shards=expand(
-            profile_file("shards/{shard}-of-{shards}"),
+            f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
             shard=range(1, CONFIG.generation.shards + 1),
             shards=CONFIG.generation.shards,
             allow_missing=True,
         ),
     output:
-        profiles=profile_file("profiles"),
+        profiles=f"{PHASE}/profiles/{{draw}}.parquet",
     log:
-        f"{LOGS}/gather_profiles/{{dataset}}-{{method}}-{{encoder}}-seed{{seed}}.log",
-    wildcard_constraints:
-        method=methods_of(kinds.ProfileMethod),
+        f"{LOGS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.log",
     resources:
         mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
-            shards_in=list(input.shards), evaluation_in=input.evaluation_file, profiles_out=output.profiles
+            shards_in=list(input.shards),
+            evaluation_in=input.sample,
+            split=DRAWS[w.draw].split,
+            samples=DRAWS[w.draw].samples,
+            profiles_out=output.profiles,
         ),
         code=code("gather_profiles"),
     shell:

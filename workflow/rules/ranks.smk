@@ -26,7 +26,7 @@ rule embed_items:
 rule rank_profiles:
     input:
         **decoder_inputs(),
-        profiles=profile_file("profiles"),
+        profiles=profiles_in,
     output:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
@@ -36,7 +36,9 @@ rule rank_profiles:
     resources:
         mem_mb=rank_memory,
     params:
-        spec=lambda w, input, output: rank_spec(w, input, output, "profiles", input.profiles),
+        spec=lambda w, input, output: rank_spec(
+            w, input, output, "profiles", input.profiles, history_items=METHODS[w.method].history_items
+        ),
         code=code("rank_texts"),
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
@@ -45,11 +47,7 @@ rule rank_profiles:
 rule rank_shuffled_profiles:
     input:
         **decoder_inputs(),
-        # The profiles dealt are those of the first seed where the method is deterministic, else of this seed.
-        profiles=lambda w: (
-            f"{RESULTS}/{w.dataset}/{METHODS[w.method].of}/{w.encoder}/seed"
-            f"{CONFIG.seeds[0] if METHODS[METHODS[w.method].of].deterministic else w.seed}/profiles.parquet"
-        ),
+        profiles=profiles_in,
     output:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
     log:

@@ -28,6 +28,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`: what it brings in may be overridden
+            continue
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from langptune.config.base import Strict
 
@@ -20,19 +20,44 @@ class _Method(Strict):
     note: str = Field("", description="one line under the table: what a reader must know about this row")
 
 
-class ProfileMethod(_Method):
-    """Profiles written by the encoder, ranked by the decoder (PAPER: LangPTune-0 when neither is trained)."""
+class _TrainedMethod(_Method):
+    """What training adds to a method; without phases nothing is trained."""
+
+    phases: list[str] = Field([], description="entries of config/recipes.yaml, in the order of one iteration")
+    iterations: Annotated[int, Field(ge=1)] = Field(1, description="how often the phases are gone through (PAPER: K)")
+    train_fraction: Annotated[float, Field(gt=0, le=1, strict=False)] = Field(
+        1.0, description="share of the sampled train sessions that are trained on; smaller shares are part of larger"
+    )
+
+
+class ProfileMethod(_TrainedMethod):
+    """Profiles written by the encoder, ranked by the decoder (PAPER: LangPTune-0 when neither is trained).
+
+    ``phases: [cl]`` trains the decoder, ``[rlso]`` the encoder, ``[cl, rlso]`` both in turn (PAPER: LangPTune-CL,
+    LangPTune-RLSO, LangPTune).
+    """
 
     kind: Literal["profiles"]
     prompt: str | None = Field(None, description="entry of config/prompts.yaml; null: the dataset's default")
     history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown in the prompt")
     max_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest profile, in encoder tokens")
     temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy decoding", strict=False)
+    best_of: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="write this many profiles per session and keep the one by which the decoder best finds the items "
+        "of the history again; needs a temperature",
+    )
 
     @property
     def deterministic(self) -> bool:
-        """Greedy decoding draws nothing, so one seed stands for all."""
-        return self.temperature == 0
+        """Greedy decoding draws nothing, so one seed stands for all, unless something is trained."""
+        return self.temperature == 0 and not self.phases
+
+    @model_validator(mode="after")
+    def _drawn(self) -> ProfileMethod:
+        if self.best_of > 1 and self.temperature == 0:
+            raise ValueError("best_of needs a temperature: greedy profiles of one session are all the same")
+        return self
 
 
 class ShuffledMethod(_Method):
@@ -43,13 +68,17 @@ class ShuffledMethod(_Method):
     deterministic: bool = False
 
 
-class TextMethod(_Method):
-    """The decoder on plain text of the history, without an encoder (PAPER: EMB-0 is ``history``)."""
+class TextMethod(_TrainedMethod):
+    """The decoder on plain text of the history, without an encoder (PAPER: EMB-0; with ``phases: [cl]``, EMB-CL)."""
 
     kind: Literal["text"]
     view: Literal["history", "last-item"]
     history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items, newest first")
-    deterministic: Literal[True] = True
+
+    @property
+    def deterministic(self) -> bool:
+        """Nothing is drawn unless something is trained."""
+        return not self.phases
 
 
 class SimpleMethod(_Method):

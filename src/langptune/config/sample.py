@@ -1,4 +1,4 @@
-"""The sample of sessions that methods are compared on."""
+"""The samples of sessions that methods are trained, selected and compared on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pydantic import Field
 
 from langptune.config.base import Strict
 
+Size = Annotated[int, Field(ge=1)] | None
+
 
 class Sample(Strict):
-    """Which test sessions the methods are compared on. A fixed draw: the same for every method and seed."""
+    """Which sessions are used, a fixed draw per split: the same for every method and seed.
 
-    test: Annotated[int, Field(ge=1)] | None = Field(None, description="test sessions to draw; null takes all")
+    ``train`` and ``val`` are what methods with phases see: their sessions need profiles. RecBole baselines are
+    trained and selected on all sessions of these splits.
+    """
+
+    test: Size = Field(None, description="test sessions that the methods are compared on; null takes all")
+    train: Size = Field(None, description="train sessions for phases; null takes all")
+    val: Size = Field(None, description="validation sessions for phases; null takes all")
     seed: int = 0

@@ -21,11 +21,13 @@ from langptune.config.methods import (
     TextMethod,
 )
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
+from langptune.config.phases import Phase, final_phase
+from langptune.config.recipes import ContrastiveRecipe, Recipe, ReinforcementRecipe
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-RESERVED = {"data", "comparison", "models", "report", "reference"}
+RESERVED = {"data", "comparison", "models", "phases", "report", "reference"}
 
 
 class Generation(Strict):
@@ -40,6 +42,15 @@ class Generation(Strict):
         "auto", description="auto: the fastest that the hardware supports"
     )
     threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one profile job")
+
+
+class Training(Strict):
+    """How phases are trained."""
+
+    threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one training job")
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2, description="how often a training job that failed or was stopped is started again, from its checkpoint"
+    )
 
 
 class Comparison(Strict):
@@ -65,6 +76,15 @@ class Comparison(Strict):
         return value
 
 
+class Study(Strict):
+    """One key of some methods over several values; a figure of its own, beside the comparison."""
+
+    title: str
+    key: Literal["train_fraction", "max_tokens", "history_items"] = Field(description="the methods' key that varies")
+    values: Annotated[list[int | float], Field(min_length=2)]
+    methods: Annotated[list[str], Field(min_length=1)]
+
+
 class Config(Strict):
     """One run of the workflow. Keys left out keep the defaults given here."""
 
@@ -82,7 +102,13 @@ class Config(Strict):
         {},
         description="method -> keys of its registry entry that this run changes; `settings` merge by key",
     )
+    recipe_overrides: dict[str, dict[str, Any]] = Field(
+        {},
+        description="recipe -> keys of its entry in recipes.yaml that this run changes; `train` merges by key",
+    )
+    studies: dict[str, Study] = Field({}, description="name -> one key of some methods over several values")
     generation: Generation = Generation()
+    training: Training = Training()
     comparison: Comparison = Comparison()
 
     @field_validator("datasets", "encoders", "decoders", "methods", "seeds")
@@ -123,6 +149,10 @@ class _MethodBox(Strict):
     entry: Method
 
 
+class _RecipeBox(Strict):
+    entry: Recipe
+
+
 class Prompt(Strict):
     """A prompt template (Jinja): data about the user and the history in, the user message out."""
 
@@ -138,12 +168,17 @@ class Workflow:
     models: dict[str, EncoderEntry | DecoderEntry]
     methods: dict[str, Method]
     prompts: dict[str, Prompt]
+    recipes: dict[str, ContrastiveRecipe | ReinforcementRecipe]
 
-    def runs(self, dataset: str | None = None) -> list[Run]:
-        """Every run that the config asks for, in the order of its lists; deterministic methods run one seed."""
+    def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
+        """Every run that the comparison (or one study) asks for, in the order of its lists.
+
+        Deterministic methods run one seed.
+        """
         out = []
+        names = self.config.methods if study is None else [name for _, _, name in self.variants(study)]
         for data in [dataset] if dataset else self.config.datasets:
-            for name in self.config.methods:
+            for name in names:
                 method = self.methods[name]
                 seeds = self.config.seeds[:1] if method.deterministic else self.config.seeds
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
@@ -158,11 +193,27 @@ class Workflow:
             return list(self.config.decoders)
         return [method.scorer if isinstance(method, SimpleMethod) else method.model]
 
+    def variants(self, study: str) -> list[tuple[str, int | float, str]]:
+        """Of one study: (method, value, name of the derived method)."""
+        told = self.config.studies[study]
+        return [(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values]
+
+    def phase_of(self, dataset: str, method: str) -> Phase:
+        """The phase that a profile or text method is evaluated after."""
+        entry = self.methods[method]
+        prompt = self.prompt_of(dataset, method) if isinstance(entry, ProfileMethod) else None
+        return final_phase(entry, prompt, self.recipes)
+
     def prompt_of(self, dataset: str, method: str) -> str:
         """The name of the prompt template that a profile method uses on a dataset."""
         entry = self.methods[method]
         assert isinstance(entry, ProfileMethod)
         return entry.prompt or self.datasets[dataset].prompt
+
+
+def variant(method: str, key: str, value: int | float) -> str:
+    """The name of a study's derived method."""
+    return f"{method}.{key}-{value:g}"
 
 
 def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
@@ -193,6 +244,21 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         ).entry
         for name, entry in raw_methods.items()
     }
+    raw_recipes = _registry(folder / "recipes.yaml")
+    for name in settings.recipe_overrides:
+        if name not in raw_recipes:
+            raise UserError(f"{where}: recipe_overrides: unknown recipe '{name}'{nearest(name, list(raw_recipes))}")
+    recipes = {
+        name: validate(
+            _RecipeBox,
+            {"entry": _merge(entry, settings.recipe_overrides.get(name, {}), "train")},
+            f"{folder / 'recipes.yaml'}: {name}"
+            + (f" (with {where}: recipe_overrides)" * (name in settings.recipe_overrides)),
+        ).entry
+        for name, entry in raw_recipes.items()
+    }
+    for study, told in settings.studies.items():
+        methods |= _derived(study, told, methods, where)
     prompts = {
         name: validate(Prompt, entry, f"{folder / 'prompts.yaml'}: {name}")
         for name, entry in _registry(folder / "prompts.yaml").items()
@@ -202,7 +268,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
             name: method.model_copy(update={"tune": {}}) if isinstance(method, RecBoleMethod) else method
             for name, method in methods.items()
         }
-    workflow = Workflow(settings, datasets, models, methods, prompts)
+    workflow = Workflow(settings, datasets, models, methods, prompts, recipes)
     _cross_check(workflow, where)
     return workflow
 
@@ -218,11 +284,29 @@ def _registry(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _merge(entry: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str = "settings") -> dict[str, Any]:
+    """An entry with some keys changed; the mapping under ``nested`` is merged key by key."""
     merged = {**entry, **over}
-    if isinstance(entry.get("settings"), dict) and isinstance(over.get("settings"), dict):
-        merged["settings"] = {**entry["settings"], **over["settings"]}
+    if isinstance(entry.get(nested), dict) and isinstance(over.get(nested), dict):
+        merged[nested] = {**entry[nested], **over[nested]}
     return merged
+
+
+def _derived(study: str, told: Study, methods: dict[str, Method], where: str) -> dict[str, Method]:
+    """The methods of one study, each with its key changed."""
+    out = {}
+    for name in told.methods:
+        at = f"{where}: studies: {study}"
+        if name not in methods:
+            raise UserError(f"{at}: unknown method '{name}'{nearest(name, list(methods))}")
+        if told.key not in type(methods[name]).model_fields:
+            raise UserError(f"{at}: method '{name}' has no key '{told.key}'; leave it out of this study")
+        for value in told.values:
+            entry = {**methods[name].model_dump(), told.key: value}
+            label = f"{methods[name].title}, {told.key.replace('_', ' ')} {value:g}"
+            changed = validate(_MethodBox, {"entry": {**entry, "title": label}}, f"{at}: {told.key}: {value}").entry
+            out[variant(name, told.key, value)] = changed
+    return out
 
 
 def _cross_check(workflow: Workflow, where: str) -> None:
@@ -236,7 +320,8 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
-    for name in config.methods:
+    studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
+    for name in [*config.methods, *studied]:
         method = workflow.methods[name]
         if not workflow.models_of(name):
             need = "decoders" if isinstance(method, TextMethod) else "encoders and decoders"
@@ -248,6 +333,8 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                     f"{where}: method '{name}': of: '{method.of}' is not a profile method"
                     + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
                 )
+        if isinstance(method, ProfileMethod | TextMethod):
+            _check_phases(workflow, name, method, where)
         if isinstance(method, RecBoleMethod) and (empty := [key for key, values in method.tune.items() if not values]):
             raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
         writer = source if isinstance(method, ShuffledMethod) else method
@@ -286,3 +373,19 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
             + nearest(comparison.main_metric, comparison.metrics)
         )
+
+
+def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMethod, where: str) -> None:
+    for phase in method.phases:
+        if phase not in workflow.recipes:
+            raise UserError(
+                f"{where}: method '{name}': phases: unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}"
+            )
+        recipe = workflow.recipes[phase]
+        if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe):
+            raise UserError(
+                f"{where}: method '{name}': phases: '{phase}' trains an encoder, but the method has none; "
+                "use a contrastive recipe"
+            )
+    if isinstance(method, TextMethod) and method.phases and method.view != "history":
+        raise UserError(f"{where}: method '{name}': phases need view 'history', found '{method.view}'")

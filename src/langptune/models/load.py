@@ -79,6 +79,27 @@ def load_encoder(
     return model.to(device).eval(), tokenizer
 
 
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The encoder with a trained adapter (PEFT), in evaluation mode.
+
+    Not merged: the sum of a bfloat16 weight and a small change would be rounded, and another policy than the trained
+    one would write. The adapter stays in float32, so run the model under autocast where it is not.
+
+    Raises:
+        UserError: a missing or truncated adapter, or one of another model.
+    """
+    from peft import PeftModel
+
+    try:
+        policy = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+    except Exception as error:
+        raise _broken(folder, error) from None
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            parameter.data = parameter.data.float()
+    return policy.eval().get_base_model()
+
+
 def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> SentenceTransformer:
     """A sentence-transformers model with normalised output, whose tokenizer takes special-token strings as plain text.
 

@@ -24,14 +24,20 @@ if TYPE_CHECKING:
 class Profile:
     """One generated profile.
 
+    ids: its token ids, the end token included.
     logprob: sum of the encoder's log-probabilities of its tokens (temperature 1), the end token included.
     finished: the encoder ended it within the limit.
     """
 
     text: str
-    tokens: int
+    ids: list[int]
     finished: bool
     logprob: float
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return len(self.ids)
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -40,7 +46,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def profile_seed(seed: int, session: int, sample: int) -> int:
+def profile_seed(seed: int | str, session: int, sample: int) -> int:
     """A 63-bit seed that belongs to one profile."""
     digest = hashlib.blake2b(f"{seed}/{session}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -120,6 +126,5 @@ def generate_batch(
     for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), None)
         text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-        tokens = len(row) if end is None else end + 1
-        profiles.append(Profile(text, tokens, end is not None, logprob))
+        profiles.append(Profile(text, row if end is None else row[: end + 1], end is not None, logprob))
     return profiles

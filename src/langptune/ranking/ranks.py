@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from langptune.errors import UserError
+
+Array = TypeVar("Array")
+"""A NumPy array or a torch tensor."""
 
 TOP = 50
 """How many best items are kept per session in ``ranks.parquet``."""
@@ -62,8 +66,7 @@ def full_ranks(
     if np.isnan(scores).any() or np.isposinf(scores).any():
         raise UserError("ranking: scores contain NaN or +inf; the model diverged or its input is broken")
 
-    rows = np.repeat(np.arange(batch), [len(mask) for mask in masks])
-    cols = np.concatenate([np.asarray(mask, dtype=np.int64) for mask in masks]) if batch else rows
+    rows, cols = flat_masks(masks)
     if len(cols) and (cols.min() < 0 or cols.max() >= n_items):
         raise UserError(f"ranking: a masked item lies outside the catalogue of {n_items} items")
     allowed = np.ones((batch, n_items), dtype=bool)
@@ -72,14 +75,29 @@ def full_ranks(
     if not allowed[here, targets].all():
         row = int(np.flatnonzero(~allowed[here, targets])[0])
         raise UserError(f"ranking: row {row}: target {targets[row]} is in its own history mask")
-
-    target_scores = scores[here, targets][:, None]
-    higher = ((scores > target_scores) & allowed).sum(axis=1)
-    ties = ((scores == target_scores) & allowed).sum(axis=1) - 1  # the target itself
-    rank = (1 + higher + (ties + 1) // 2).astype(np.int32)
+    rank = target_ranks(scores, scores[here, targets], allowed).astype(np.int32)
 
     best, best_scores = _top(scores, allowed, min(top, n_items))
     return Ranked(rank, best, best_scores)
+
+
+def target_ranks(scores: Array, target_scores: Array, allowed: Array) -> Array:
+    """The rank formula itself, for NumPy arrays and torch tensors on any device.
+
+    Args:
+        scores: float ``[B, N]``.
+        target_scores: float ``[B]``, each target's own entry of ``scores``.
+        allowed: bool ``[B, N]``, false where masked; true at every target.
+    """
+    higher = ((scores > target_scores[:, None]) & allowed).sum(1)
+    ties = ((scores == target_scores[:, None]) & allowed).sum(1) - 1  # the target itself
+    return 1 + higher + (ties + 1) // 2
+
+
+def flat_masks(masks: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of masked items as row and column indices."""
+    rows = np.repeat(np.arange(len(masks)), [len(mask) for mask in masks])
+    return rows, np.concatenate([np.asarray(mask, dtype=np.int64) for mask in masks]) if len(masks) else rows
 
 
 def _top(scores: np.ndarray, allowed: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,149 @@
+"""RLSO: train the encoder of one phase by the ranks that its profiles earn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+from pydantic import Field
+
+from langptune import provenance, stage
+from langptune.config.models import DecoderEntry, EncoderEntry
+from langptune.config.recipes import NEUTRAL, ReinforcementRecipe
+from langptune.data import contracts, sample
+from langptune.errors import UserError
+from langptune.files import whole_folder, write_lines
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Train sessions and a frozen decoder in, a PEFT adapter of the encoder out.
+
+    Checkpoints lie under `checkpoints` until the phase is finished: a job that is killed or stopped goes on from there.
+    """
+
+    encoder: EncoderEntry = Field(description="the encoder's registry entry")
+    encoder_in: str = Field(description="its materialised folder")
+    start_in: str | None = Field(None, description="the adapter of an earlier phase")
+    decoder: DecoderEntry = Field(description="the decoder's registry entry")
+    decoder_in: str = Field(description="its folder: materialised, or trained by an earlier phase")
+    vectors_in: str = Field(description="the catalogue as this decoder embeds it")
+    recipe: ReinforcementRecipe
+    prompt: str = Field(description="name of the template")
+    template: str = Field(description="the template itself")
+    history_items: int = Field(description="most recent items shown")
+    max_tokens: int = Field(description="longest profile in tokens")
+    train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
+    seed: int = 0
+    threads: int = Field(2, description="CPU threads; part of the numerics")
+    batch_size: int = Field(32, description="profiles per generation batch in validation")
+    items_in: str
+    sessions_in: str
+    users_in: str
+    training_in: str = Field(description="training.parquet: the sampled train and val sessions")
+    base: str = Field(description="for the model card: name of the untrained encoder")
+    phase: str = Field(description="for the model card: the phase's name")
+    dataset: str = Field(description="for the model card: the dataset's title and licence")
+    checkpoints: str = Field(description="folder of checkpoints")
+    encoder_out: str
+    curve_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
+    """Read, train (or resume), keep the state that was best on validation."""
+    stage.set_threads(spec.threads)
+    import torch
+
+    from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype
+    from langptune.prompts import PromptWriter, encode_sessions
+    from langptune.ranking.decoder import ItemVectors
+    from langptune.training.algorithms import ALGORITHMS, Sessions
+    from langptune.training.card import card
+    from langptune.training.checkpoints import Checkpoints
+    from langptune.training.reward import Reward
+
+    device = pick_device()
+    dtype = pick_dtype(spec.recipe.precision, device)
+    if dtype == torch.float16:
+        raise UserError("this GPU has no bfloat16, and float16 is not stable here: set the recipe's precision: float32")
+    model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
+    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    writer = PromptWriter(spec.template, spec.prompt, tokenizer, limit)
+    items, users = contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
+    sessions = contracts.read(spec.sessions_in, "sessions")
+    chosen = contracts.read(spec.training_in, "evaluation")
+
+    def prompted(split: str, share: float) -> Sessions:
+        rows = sessions.join(chosen.filter(pl.col("split") == split), on="session", how="semi").sort("session")
+        rows = rows.filter(pl.col("session").is_in(sample.fraction(rows["session"].to_list(), share, spec.seed)))
+        if rows.is_empty():
+            raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
+        prompts = encode_sessions(writer, rows, items, users, spec.history_items)
+        return Sessions(
+            rows["session"].to_list(), [p.ids for p in prompts], rows["target"].to_list(), rows["seen"].to_list()
+        )
+
+    train, val = prompted("train", spec.train_fraction), prompted("val", 1.0)
+    decoder = load_decoder(Path(spec.decoder_in), spec.decoder, device)
+    reward = Reward(decoder, ItemVectors.load(Path(spec.vectors_in)), spec.decoder.query_prefix, spec.recipe.reward)
+
+    inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
+    what = ["encoder", "decoder", "template", "history_items", "max_tokens", "train_fraction", "seed", "batch_size"]
+    identity = {
+        **spec.model_dump(mode="json", include=set(what)),
+        "recipe": spec.recipe.model_dump(mode="json", exclude=NEUTRAL),
+        "inputs": inputs,
+        "dtype": str(dtype),
+    }
+    checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
+    log(
+        f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} validation "
+        f"sessions, {device}, {dtype}"
+    )
+    trainer = ALGORITHMS[spec.recipe.algorithm](
+        model=model,
+        tokenizer=tokenizer,
+        train=train,
+        validation=val,
+        reward=reward,
+        recipe=spec.recipe,
+        checkpoints=checkpoints,
+        max_tokens=spec.max_tokens,
+        seed=spec.seed,
+        bf16=dtype == torch.bfloat16,
+        log=log,
+        start=Path(spec.start_in) if spec.start_in else None,
+        validation_batch=spec.batch_size,
+    )
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    log(f"{trained:,} weights train")
+    trainer.run()
+    if not trainer.accelerator.is_main_process:
+        return lambda: None
+    if spec.recipe.select == "last":
+        trainer.watch.keep_last()
+    state = trainer.watch.state
+    facts = card(
+        spec.base, spec.phase, spec.dataset, spec.encoder.licence, spec.recipe, state, spec.seed, "encoder",
+        len(train.sessions),
+    )
+    whole_folder(trainer.watch.best, Path(spec.encoder_out), facts)
+    write_lines(spec.curve_out, state["curve"])
+    record.note(
+        train_sessions=len(train.sessions),
+        val_sessions=len(val.sessions),
+        trained_weights=trained,
+        dtype=str(dtype).removeprefix("torch."),
+        best_batch=state["best_step"],
+        best_ndcg=state["best"],
+        resumed=state["resumed"],
+        train_seconds=state["seconds"],
+        recipe=json.loads(spec.recipe.model_dump_json()),
+    )
+    return checkpoints.clear
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,114 @@
+"""Phases: a method's training as a chain of recipes, so that methods share every phase they have in common.
+
+A chain is the list of recipes trained so far. Its last recipe says what the phase trains, the part before it where it
+starts from; the empty chain is the pair of untrained models. LangPTune with K = 2 is ``cl, rlso, cl, rlso``; its first
+phase is all of LangPTune-CL with K = 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from langptune.config.methods import ProfileMethod, TextMethod
+from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, Recipe, ReinforcementRecipe
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Profiles that a phase needs: of which sessions, and how they are drawn.
+
+    number: which draw of its kind, for sampled profiles (the iteration that trains on them).
+    """
+
+    split: str
+    temperature: float = 0.0
+    samples: int = 1
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its file name: ``test``, ``train-t1-1``, ``test-t1-0-n8``."""
+        if not self.temperature:
+            return self.split
+        return f"{self.split}-t{self.temperature:g}-{self.number}" + (f"-n{self.samples}" if self.samples > 1 else "")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One state of encoder and decoder: what the texts are, and the recipes gone through.
+
+    prompt: template of the profiles; None where the texts are the histories themselves and there is no encoder.
+    max_tokens: longest profile; 0 without an encoder.
+    """
+
+    prompt: str | None
+    history_items: int
+    max_tokens: int
+    train_fraction: float = 1.0
+    chain: tuple[tuple[str, Recipe], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """A folder name: the recipes for people, a hash of everything above for the rest, but what changes no result."""
+        chain = [[name, recipe.model_dump(mode="json", exclude=NEUTRAL)] for name, recipe in self.chain]
+        # Without a recipe nothing is trained, so the fraction says nothing.
+        fraction = self.train_fraction if chain else 1.0
+        told = json.dumps([self.prompt, self.history_items, self.max_tokens, fraction, chain], sort_keys=True)
+        label = "+".join(name for name, _ in self.chain) or "start"
+        return f"{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What this phase trains by."""
+        return self.chain[-1][1]
+
+    @property
+    def parent(self) -> Phase:
+        """The phase it starts from."""
+        return replace(self, chain=self.chain[:-1])
+
+    @property
+    def iteration(self) -> int:
+        """How often this phase's recipe stands in the chain, itself included."""
+        return sum(name == self.chain[-1][0] for name, _ in self.chain)
+
+    def _last(self, kind: type) -> Phase:
+        """The shortest phase with the same model: the chain up to its last recipe of this kind."""
+        ends = [at + 1 for at, (_, recipe) in enumerate(self.chain) if isinstance(recipe, kind)]
+        return replace(self, chain=self.chain[: ends[-1] if ends else 0])
+
+    @property
+    def encoder(self) -> Phase:
+        """The phase whose encoder this one uses; the start where none was trained."""
+        return self._last(ReinforcementRecipe)
+
+    @property
+    def decoder(self) -> Phase:
+        """The phase whose decoder this one uses; the start where none was trained."""
+        return self._last(ContrastiveRecipe)
+
+    def draws(self) -> list[Draw]:
+        """The profiles that training this phase reads; an encoder phase writes its own."""
+        if self.prompt is None or not self.chain or not isinstance(self.recipe, ContrastiveRecipe):
+            return []
+        temperature = self.recipe.profile_temperature
+        return [Draw("train", temperature, number=self.iteration if temperature else 0), Draw("val")]
+
+    def all(self) -> list[Phase]:
+        """This phase and every one before it, the start first."""
+        return [replace(self, chain=self.chain[:end]) for end in range(len(self.chain) + 1)]
+
+
+def final_phase(method: ProfileMethod | TextMethod, prompt: str | None, recipes: dict[str, Recipe]) -> Phase:
+    """The phase that a method is evaluated after."""
+    chain = tuple((name, recipes[name]) for name in method.phases) * method.iterations
+    if isinstance(method, TextMethod):
+        return Phase(None, method.history_items, 0, method.train_fraction, chain)
+    return Phase(prompt, method.history_items, method.max_tokens, method.train_fraction, chain)
+
+
+def evaluation_draw(method: ProfileMethod) -> Draw:
+    """The test profiles that a method is ranked by."""
+    return Draw("test", method.temperature, method.best_of)

@@ -1,0 +1,120 @@
+"""Registry entries of ``config/recipes.yaml``: how one phase trains the decoder or the encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from langptune.config.base import Strict
+
+Rate = Annotated[float, Field(gt=0, strict=False)]
+Share = Annotated[float, Field(ge=0, strict=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Recipe(Strict):
+    title: str = Field(description="how plots and model cards call it")
+    learning_rate: Rate
+    weight_decay: Share = 1e-6
+    adam_epsilon: Rate = Field(1e-6, description="AdamW's epsilon")
+    warmup: Share = Field(0.0, description="share of the steps with rising learning rate; then linear decay to 0")
+    max_grad_norm: Share = Field(1.0, description="gradients are scaled down to this norm; 0: not at all")
+    batches: Count = Field(description="batches of the phase")
+    micro_batch: Count = Field(
+        description="texts (contrastive) or profiles (reinforcement) in memory at once; changes no result beyond "
+        "rounding, and is halved by itself when memory runs out"
+    )
+    validate_every: Count = Field(
+        description="batches between validations; validation also stands at the start and the end"
+    )
+    patience: Count | None = Field(None, description="stop after this many validations without a better NDCG")
+    select: Literal["best", "last"] = Field("best", description="which state is kept: best on validation, or the last")
+    checkpoint_every: Count = Field(description="optimiser steps between checkpoints: what a killed job loses at most")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the matrix products (weights that train stay in float32); auto: bfloat16 where native"
+    )
+    launch: str | None = Field(
+        None, description="file of config/accelerate/ for several GPUs or nodes (`accelerate launch`); null: one process"
+    )
+
+
+class ContrastiveRecipe(_Recipe):
+    """CL: the decoder learns to put a session's text next to its target item (PAPER: Training; InfoNCE)."""
+
+    kind: Literal["contrastive"]
+    batch_size: Count = Field(description="pairs of text and target per batch, over all processes")
+    temperature: Rate = Field(0.05, description="cosine similarities are divided by this")
+    popularity_correction: bool = Field(
+        True,
+        description="logits minus log q(item): without it a popular item, often a negative, is pushed away from "
+        "everything (Yi et al., RecSys 2019)",
+    )
+    mask_duplicates: bool = Field(True, description="another row's target that is also this row's is no negative")
+    uniform_negatives: Annotated[int, Field(ge=0)] = Field(
+        0, description="items drawn uniformly from the catalogue, as further negatives (Yang et al., WWW 2020)"
+    )
+    profile_temperature: Share = Field(
+        0.0,
+        description="of the profiles that are trained on; 0: greedy, as at test time; 1: as published, drawn anew at "
+        "each iteration",
+    )
+
+
+class Trained(Strict):
+    """Which weights of the encoder train: LoRA on some layers, or whole layers. The result is a PEFT adapter."""
+
+    lora_rank: Count | None = Field(16, description="rank of LoRA; null: the layers themselves train")
+    lora_alpha: Count = 32
+    modules: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        description="what LoRA is put on; may hold lm_head",
+    )
+    last_layers: Count | None = Field(None, description="only this many of the last layers; null: all of them")
+
+    @model_validator(mode="after")
+    def _some(self) -> Trained:
+        if self.lora_rank is None and self.last_layers is None:
+            raise ValueError("without lora_rank, say how many last_layers train")
+        return self
+
+
+class ReinforcementRecipe(_Recipe):
+    """RLSO: the encoder learns to write profiles by which the decoder ranks the target high (PAPER: Training)."""
+
+    kind: Literal["reinforcement"]
+    algorithm: Literal["rebel", "rloo", "grpo"] = Field(
+        description="entry of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's"
+    )
+    reward: Literal["ndcg", "mrr"] = Field("ndcg", description="of the target over the full catalogue, no cut-off")
+    sessions_per_batch: Count
+    samples: Annotated[int, Field(ge=2)] = Field(2, description="profiles per session")
+    epochs: Count = Field(4, description="passes over the profiles of a batch")
+    minibatches: Count = Field(1, description="optimiser steps per pass")
+    temperature: Rate = Field(1.0, description="of sampling, and of the log-probabilities; no top-k, no top-p")
+    eta: Rate = Field(1.0, description="rebel: scale of the reward difference")
+    kl: Share = Field(0.0, description="weight of log pi - log pi_0 (whole sequence), taken off the reward")
+    standardise: bool = Field(True, description="rebel: rewards to mean 0, variance 1 over all profiles of a batch")
+    unfinished: Literal["zero", "score"] = Field(
+        "zero", description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns"
+    )
+    max_tokens: Count | None = Field(None, description="longest profile while training; null: the method's max_tokens")
+    train: Trained = Trained()
+    cache_frozen: bool = Field(
+        True, description="keep what the frozen lower layers compute for the passes over a batch; changes no result"
+    )
+    vllm: bool = Field(False, description="write profiles with vLLM in the training process (extra `vllm`, GPU only)")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> ReinforcementRecipe:
+        if self.algorithm == "rebel" and self.samples != 2:
+            raise ValueError("rebel compares two profiles per session: samples must be 2")
+        if self.sessions_per_batch % self.minibatches:
+            raise ValueError("sessions_per_batch must be a multiple of minibatches")
+        return self
+
+
+Recipe = Annotated[ContrastiveRecipe | ReinforcementRecipe, Field(discriminator="kind")]
+
+NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
+"""Keys of recipes that change no result (beyond rounding): neither a phase's name nor its checkpoints depend on them."""

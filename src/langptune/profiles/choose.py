@@ -1,0 +1,45 @@
+"""Best-of-n: of several profiles of one session, the one by which the decoder best finds the user's own history again.
+
+A control without training: it spends tokens when profiles are written instead of when the encoder is trained, and it
+knows nothing but the history. (Choosing by the target would be an oracle.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from langptune.metrics import from_ranks
+
+
+def history_score(scores: np.ndarray, shown: Sequence[int], seen: Sequence[int]) -> float:
+    """Mean NDCG (no cut-off) of the shown history items, each ranked among the items the user has not seen.
+
+    Args:
+        scores: float ``[N]``, similarity of every item to the profile.
+        shown: the history items that the prompt held.
+        seen: everything the user has seen, the shown items included.
+    """
+    unseen = np.ones(len(scores), dtype=bool)
+    unseen[np.asarray(seen, dtype=np.int64)] = False
+    rivals = np.sort(scores[unseen])
+    own = scores[np.asarray(shown, dtype=np.int64)]
+    higher = len(rivals) - np.searchsorted(rivals, own, side="right")
+    ties = np.searchsorted(rivals, own, side="right") - np.searchsorted(rivals, own, side="left")
+    return float(from_ranks("ndcg", 1 + higher + (ties + 1) // 2).mean())
+
+
+def best_rows(blocks: list[np.ndarray], histories: list[list[int]], seen: list[list[int]], shown: int) -> list[int]:
+    """For each session, which of its profiles to keep (the first of equals).
+
+    Args:
+        blocks: per session, scores ``[n, N]`` of its profiles.
+        histories: per session, oldest first.
+        seen: per session.
+        shown: how many of the most recent items count.
+    """
+    return [
+        int(np.argmax([history_score(row, history[-shown:], mask) for row in block]))
+        for block, history, mask in zip(blocks, histories, seen, strict=True)
+    ]

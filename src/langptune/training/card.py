@@ -1,0 +1,96 @@
+"""Model cards: what a trained encoder or decoder is, in the form that model hubs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from langptune.config.recipes import Recipe, ReinforcementRecipe
+
+USE = {
+    "encoder": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "this folder")
+```
+
+Keep the adapter in float32 and unmerged (`torch.autocast` where the model is bfloat16): merging into bfloat16 weights
+rounds the sum, and the merged model is not the one that was measured.""",
+    "decoder": """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this folder")
+```""",
+}
+
+
+def card(
+    base: str,
+    phase: str,
+    dataset: str,
+    licence: str,
+    recipe: Recipe,
+    state: dict[str, Any],
+    seed: int,
+    role: str,
+    train_sessions: int,
+) -> str:
+    """README.md of a trained model.
+
+    Args:
+        base: what the untrained model is called, where a reader can find it.
+        dataset: title and licence of the data.
+        licence: of the base model, which the trained one inherits.
+        state: of ``Watch`` at the end.
+        role: ``encoder`` or ``decoder``.
+    """
+    front = {
+        "base_model": base,
+        "license": "other",
+        "license_name": licence,
+        "library_name": "peft" if role == "encoder" else "sentence-transformers",
+        "tags": ["recommendation", "user-profiles", "langptune"],
+    }
+    settings = recipe.model_dump(mode="json", exclude={"title", "launch"})
+    first, best = (
+        next(row for row in state["curve"] if row["batch"] == batch) for batch in (0, state["best_step"])
+    )
+    names = [key for key in first if key.startswith("val_")]
+    rows = [f"| {key.removeprefix('val_')} | {first[key]:.4f} | {best[key]:.4f} |" for key in names if key in best]
+    what = "profile encoder, a PEFT adapter" if role == "encoder" else "recommender decoder"
+    method = "reinforcement learning (RLSO)" if isinstance(recipe, ReinforcementRecipe) else "contrastive learning (CL)"
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {what[0].upper()}{what[1:]}, trained by {method}",
+            "",
+            f"Phase `{phase}`, seed {seed}. Base model: {base} (licence: {licence}).",
+            "",
+            f"Data: {dataset}; {train_sessions} train sessions. The selected state is that of batch "
+            f"{state['best_step']} of {state['curve'][-1]['batch']}, chosen on validation sessions; test sessions were "
+            "not used.",
+            "",
+            "| on validation sessions | before | selected |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "## Use",
+            "",
+            USE[role].format(base=base),
+            "",
+            "## Recipe",
+            "",
+            "```yaml",
+            yaml.safe_dump(settings, sort_keys=False).strip(),
+            "```",
+            "",
+            "Hashes of data, code and models stand in `manifest.json`.",
+            "",
+        ]
+    )

@@ -1,0 +1,344 @@
+"""Checkpoints that survive what clusters do to jobs: sealed by hash, pruned, refused when of another run.
+
+They lie outside the declared outputs (Snakemake deletes those of a failed job) in a folder named by the hash of what
+defines the run, and are removed when the phase is finished. A checkpoint counts only once its seal, written last,
+agrees with its files; one that was cut off or damaged is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from langptune.config.recipes import Recipe
+from langptune.errors import Interrupted, UserError
+from langptune.files import write_lines
+from langptune.provenance import file_hash, write_json
+
+SEAL = "seal.json"
+KEPT = 2
+"""Checkpoints on disk: the newest and, should it be damaged, the one before."""
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """A short name for what defines a training run."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """The sealed checkpoints of one training run."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], log: Callable[[str], None]):
+        """``folder`` may be shared by runs; this one's lie in a sub-folder named by ``identity``."""
+        self.name = identity_hash(identity)
+        self.folder = Path(folder) / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log = log
+
+    def seal(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Declare a checkpoint complete: hashes of its files, and what the run must remember beside them."""
+        files = {p.relative_to(checkpoint).as_posix(): file_hash(p) for p in _files(checkpoint)}
+        write_json(checkpoint / SEAL, {"run": self.name, "files": files, "state": state})
+
+    def intact(self, checkpoint: Path) -> dict[str, Any] | None:
+        """The state in a checkpoint's seal; None where it is missing or does not agree with the files.
+
+        Raises:
+            UserError: the checkpoint is intact and of another run.
+        """
+        try:
+            told = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+            run, files, state = told["run"], told["files"], told["state"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if run != self.name:
+            raise UserError(
+                f"{checkpoint}: a checkpoint of another run ({run}, this one is {self.name}); recipe, data or start "
+                "have changed: move it away to train anew"
+            )
+        found = {p.relative_to(checkpoint).as_posix() for p in _files(checkpoint)}
+        if found != set(files) or any(file_hash(checkpoint / name) != value for name, value in files.items()):
+            return None
+        return state
+
+    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact checkpoint and its state; damaged ones are removed, and the log says so."""
+        for path in sorted(self.folder.glob("checkpoint-*"), key=_step, reverse=True):
+            state = self.intact(path)
+            if state is not None:
+                return path, state
+            self._log(f"checkpoint {path.name} is incomplete or damaged; going back to the one before it")
+            shutil.rmtree(path)
+        return None
+
+    def clear(self) -> None:
+        """Remove everything of this run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Watch(TrainerCallback):
+    """What both trainers share: validation, selection, early stopping, the curve, progress, and SIGTERM.
+
+    ``state`` travels in the seal of every checkpoint, so that a resumed run goes on as if nothing had happened.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        steps_per_batch: int,
+        checkpoints: Checkpoints,
+        validate: Callable[[], dict[str, float]],
+        save_model: Callable[[Path], None],
+        log: Callable[[str], None],
+        main: bool = True,
+    ):
+        """``validate`` returns at least ``ndcg``; ``save_model`` writes the trained model into a folder."""
+        self.recipe, self.checkpoints, self.log, self.main = recipe, checkpoints, log, main
+        self._steps_per_batch, self._validate, self._save_model = steps_per_batch, validate, save_model
+        self.state: dict[str, Any] = {
+            "curve": [],
+            "best": None,
+            "best_step": 0,
+            "bad": 0,
+            "done": False,
+            "seconds": 0.0,
+            "resumed": 0,
+        }
+        self.interrupted = False
+        self._started = time.monotonic()
+        self._spent = 0.0
+        self._pending: list[dict[str, float]] = []
+        self._sealed_best = 0
+
+    @property
+    def best(self) -> Path:
+        """Where the best state on validation is kept."""
+        return self._best(self.state["best_step"])
+
+    def _best(self, batch: int) -> Path:
+        return self.checkpoints.folder / f"best-{batch}"
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as of now, with the time spent over all resumed parts."""
+        return {**self.state, "seconds": round(self._spent + time.monotonic() - self._started, 3)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.state = {**state, "resumed": state["resumed"] + 1}
+        self._spent = state["seconds"]
+        self._sealed_best = state["best_step"]
+
+    def record(self, **row: float) -> None:
+        """Measurements of one batch, for the curve."""
+        self._pending.append(row)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Catch SIGTERM; validate the start."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_term)
+        self._first_step = state.global_step
+        if state.global_step == 0:
+            self._judge(0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Curve, progress, validation, and whether to save or stop."""
+        step = state.global_step
+        batch, rest = divmod(step, self._steps_per_batch)
+        if rest == 0:
+            self._note(batch, state)
+            if batch % self.recipe.validate_every == 0 or step == state.max_steps:
+                self._judge(batch)
+                if self.recipe.patience and self.state["bad"] >= self.recipe.patience:
+                    self.log(f"no better validation NDCG in {self.state['bad']} validations: stopping early")
+                    control.should_training_stop = True
+        self.state["done"] = step == state.max_steps or control.should_training_stop
+        if step % self.recipe.checkpoint_every == 0 or self.state["done"] or self.interrupted:
+            control.should_save = True
+        if self.interrupted:
+            control.should_training_stop = True
+
+    def _on_term(self, *_: Any) -> None:
+        self.log("SIGTERM: saving a checkpoint at the end of this step, then stopping")
+        self.interrupted = True
+
+    def _note(self, batch: int, state: TrainerState) -> None:
+        rows, self._pending = self._pending, []
+        told: dict[str, Any] = {"batch": batch, "seconds": self.snapshot()["seconds"]}
+        for key in rows[0] if rows else ():
+            told[key] = sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
+        self.state["curve"].append(told)
+        done = state.global_step - self._first_step
+        left = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step)
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if key not in ("batch", "seconds"))
+        total = state.max_steps // self._steps_per_batch
+        self.log(f"{self.recipe.title} batch {batch}/{total}: {shown}; {_minutes(left)} left")
+        self._write_curve()
+
+    def _judge(self, batch: int) -> None:
+        values = self._validate()
+        value = values["ndcg"]
+        if batch == 0:
+            self.state["curve"].append({"batch": 0, "seconds": self.snapshot()["seconds"]})
+        self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
+        if self.state["best"] is None or value > self.state["best"]:
+            self.state.update(best=value, best_step=batch, bad=0)
+            self._keep()
+        else:
+            self.state["bad"] += 1
+        shown = ", ".join(f"{key} {told:.4f}" for key, told in values.items())
+        self.log(f"{self.recipe.title} batch {batch}: validation {shown} (best NDCG at batch {self.state['best_step']})")
+        self._write_curve()
+
+    def _keep(self) -> None:
+        """The model as it is now becomes the best; whole or not at all.
+
+        The best state that the newest checkpoint remembers stays, until a newer checkpoint forgets it.
+        """
+        part = self.checkpoints.folder / "best.part"
+        if self.main:
+            shutil.rmtree(part, ignore_errors=True)
+        self._save_model(part)
+        if self.main:
+            shutil.rmtree(self.best, ignore_errors=True)
+            part.rename(self.best)
+
+    def keep_last(self) -> None:
+        """The model as it is at the end is the result, whatever validation says (``select: last``)."""
+        self.state["best_step"] = self.state["curve"][-1]["batch"]
+        self._keep()
+
+    def forget(self) -> None:
+        """Remove best states that no checkpoint needs any more; called once a checkpoint is sealed."""
+        for path in self.checkpoints.folder.glob("best-*"):
+            if path not in (self.best, self._best(self._sealed_best)):
+                shutil.rmtree(path, ignore_errors=True)
+        self._sealed_best = self.state["best_step"]
+
+    def _write_curve(self) -> None:
+        """For whoever looks on; the declared file is written at the end."""
+        if self.main:
+            write_lines(self.checkpoints.folder / "curve.jsonl", self.state["curve"])
+
+
+class Resumable:
+    """Mixin for ``transformers.Trainer``: sealed checkpoints, and a run that resumes by itself.
+
+    The trainer sets ``watch`` and ``checkpoints`` before ``run``.
+    """
+
+    watch: Watch
+    checkpoints: Checkpoints
+
+    def run(self) -> None:
+        """Train to the end, from the newest intact checkpoint if there is one.
+
+        Raises:
+            Interrupted: SIGTERM came; a checkpoint is saved.
+        """
+        found = self.checkpoints.latest()
+        self.remove_callback(PrinterCallback)
+        if found:
+            path, state = found
+            self.watch.restore(state)
+            step = _step(path)
+            self.watch.log(f"resuming from {path.name}")
+            if not state["done"]:
+                self.resume_extra(path, step)
+                self.train(resume_from_checkpoint=str(path))
+        else:
+            self.train()
+        if self.watch.interrupted and not self.watch.state["done"]:
+            raise Interrupted(f"stopped by SIGTERM at step {self.state.global_step}; the same command goes on from there")
+
+    def save_extra(self, folder: Path) -> None:
+        """Whatever else a checkpoint must hold."""
+
+    def resume_extra(self, folder: Path, step: int) -> None:
+        """Take up what ``save_extra`` wrote."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        super()._save_checkpoint(model, trial)
+        self.save_extra(folder)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.checkpoints.seal(folder, self.watch.snapshot())
+            self.watch.forget()
+
+
+def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf16: bool, seed: int) -> dict[str, Any]:
+    """Arguments that both trainers hand to ``transformers``.
+
+    Gradient accumulation stays at 1: a trainer of ours gets all rows of an optimiser step at once and cuts them into
+    micro-batches itself, so that one that does not fit can be repeated with smaller ones.
+    """
+    return {
+        "output_dir": str(checkpoints.folder),
+        "max_steps": steps,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "adam_epsilon": recipe.adam_epsilon,
+        "warmup_steps": round(recipe.warmup * steps),
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": recipe.max_grad_norm,
+        "gradient_accumulation_steps": 1,
+        "bf16": bf16,
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "no",  # Watch asks for saves
+        "save_total_limit": KEPT,
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+        "dataloader_num_workers": 0,
+        "remove_unused_columns": False,
+    }
+
+
+def halved(micro: int, group: int, log: Callable[[str], None]) -> int:
+    """The next smaller micro-batch, a multiple of ``group``.
+
+    Raises:
+        UserError: it cannot be smaller.
+    """
+    smaller = micro // 2 // group * group
+    if smaller < group:
+        raise UserError(
+            f"out of memory with a micro-batch of {micro}, which cannot be halved; use shorter texts, a smaller model "
+            "or a machine with more memory"
+        )
+    log(f"out of memory with a micro-batch of {micro}: repeating the step with {smaller}")
+    return smaller
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and p.name != SEAL and not p.name.startswith(".")]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

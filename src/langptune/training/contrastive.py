@@ -1,0 +1,280 @@
+"""CL: contrastive training of the recommender decoder on pairs of a text (profile or history) and a target item.
+
+Loss of row i, with s the cosine similarity, tau the temperature, and C the candidates (the targets of all rows of the
+batch over all processes, then uniformly drawn items)::
+
+    -log exp(l(i, i)) / sum_{j in C, j not masked for i} exp(l(i, j)),    l(i, j) = s(text_i, item_j) / tau - log q(j)
+
+(PAPER: Training, InfoNCE, one direction.) ``q(j)`` is how often item j is expected among the candidates; the published
+loss has no such term. Memory is bounded by the micro-batch, not by the batch: embeddings are computed without gradients
+first, the loss gives the gradient of each embedding, and each micro-batch is then embedded again to carry it into the
+weights (GradCache, Gao et al., 2021). So the micro-batch and the number of processes do not change the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from langptune.config.recipes import ContrastiveRecipe
+from langptune.errors import UserError
+from langptune.training.checkpoints import (
+    Checkpoints,
+    Resumable,
+    Watch,
+    halved,
+    is_out_of_memory,
+    training_arguments,
+)
+
+GROUP = 64
+"""Texts per forward pass."""
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the decoder is trained on: one text and one target item per session.
+
+    texts: with the decoder's query prefix.
+    targets: int64 ``[S]``.
+    item_texts: of the whole catalogue, with the decoder's item prefix.
+    """
+
+    texts: list[str]
+    targets: np.ndarray
+    item_texts: list[str]
+
+
+def info_nce(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    item_ids: torch.Tensor,
+    positives: torch.Tensor,
+    temperature: float,
+    log_q: torch.Tensor | None,
+    mask_duplicates: bool,
+) -> torch.Tensor:
+    """Mean loss over the rows; see the module's formula.
+
+    Args:
+        queries: unit vectors ``[B, D]``.
+        items: unit vectors ``[C, D]`` of the candidates.
+        item_ids: int ``[C]``, which item each candidate is.
+        positives: int ``[B]``, the candidate that is each row's target.
+        log_q: ``[C]``, log of the expected number of times each candidate's item is drawn; None: published loss.
+        mask_duplicates: candidates that are the row's own target a second time are no negatives.
+    """
+    logits = queries @ items.T / temperature
+    if log_q is not None:
+        logits = logits - log_q
+    if mask_duplicates:
+        same = item_ids[None, :] == item_ids[positives][:, None]
+        same[torch.arange(len(positives)), positives] = False
+        logits = logits.masked_fill(same, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, positives)
+
+
+def log_frequency(targets: np.ndarray, n_items: int, batch_size: int, uniform_negatives: int) -> np.ndarray:
+    """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a batch.
+
+    ``q(j) = batch_size * share of j among the targets + uniform_negatives / N`` (mixed negative sampling). Items that
+    are never a candidate get the value of one that is drawn once in all targets; they never appear in the loss.
+    """
+    counts = np.bincount(targets, minlength=n_items)
+    expected = batch_size * np.maximum(counts, 1) / len(targets) + uniform_negatives / n_items
+    return np.log(expected)
+
+
+class _Rows(Dataset):
+    """Row numbers for all batches: seeded permutations of the pairs, one after the other."""
+
+    def __init__(self, pairs: int, rows: int, seed: int):
+        rng = np.random.default_rng(seed)
+        self._rows = np.concatenate([rng.permutation(pairs) for _ in range(-(-rows // pairs))])[:rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._rows[index])
+
+
+class ContrastiveTrainer(Resumable, Trainer):
+    """Trains a sentence-transformers model on ``Pairs`` by a contrastive recipe."""
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        pairs: Pairs,
+        recipe: ContrastiveRecipe,
+        checkpoints: Checkpoints,
+        validate: Callable[[], dict[str, float]],
+        seed: int,
+        bf16: bool,
+        log: Callable[[str], None],
+    ):
+        """``validate`` ranks the validation sessions with the model as it is, and returns at least ``ndcg``."""
+        arguments = TrainingArguments(
+            **training_arguments(recipe, checkpoints, recipe.batches, bf16, seed),
+            per_device_train_batch_size=1,  # replaced below, once the number of processes is known
+            use_cpu=model.device.type == "cpu",
+        )
+        for key in ("batch_size", "uniform_negatives"):
+            if getattr(recipe, key) % arguments.world_size:
+                raise UserError(
+                    f"{recipe.title}: {key} {getattr(recipe, key)} does not divide over {arguments.world_size} processes"
+                )
+        arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
+        # Dropout would make the two embeddings of a text differ, and the result depend on the micro-batch.
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=_Rows(len(pairs.texts), recipe.batches * recipe.batch_size, seed),
+            data_collator=lambda rows: {"rows": torch.tensor(rows)},
+        )
+        self._pairs, self._recipe, self._seed = pairs, recipe, seed
+        self._log_q = None
+        if recipe.popularity_correction:
+            values = log_frequency(pairs.targets, len(pairs.item_texts), recipe.batch_size, recipe.uniform_negatives)
+            self._log_q = torch.tensor(values, dtype=torch.float32)
+        self._micro = recipe.micro_batch
+        self.checkpoints = checkpoints
+        main = self.accelerator.is_main_process
+        self.watch = Watch(recipe, 1, checkpoints, validate, self._save_best, log, main)
+        self.add_callback(self.watch)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return inputs  # row numbers, used on the CPU
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the model takes texts."""
+        return 0
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> Any:
+        """One batch, whatever the micro-batch and the number of processes."""
+        model.train()
+        rows = inputs["rows"].numpy()
+        while True:
+            try:
+                loss = self._backward(model, rows)
+                break
+            except Exception as error:
+                # Several processes have to stop together; each starts again from the newest checkpoint.
+                if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
+                    raise
+                self._micro = halved(self._micro, 1, self.watch.log)
+                model.zero_grad()
+        self.watch.record(loss=float(loss), learning_rate=self._get_learning_rate())
+        return loss
+
+    def _backward(self, model: Any, rows: np.ndarray) -> torch.Tensor:
+        device = self.accelerator.device
+        targets = self._pairs.targets[rows]
+        negatives = self._uniform(len(rows))
+        items = np.concatenate([targets, negatives])
+        # A text that stands several times is embedded once.
+        texts, place = np.unique(
+            [*(self._pairs.texts[row] for row in rows), *(self._pairs.item_texts[item] for item in items)],
+            return_inverse=True,
+        )
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        chunks = [order[start : start + self._micro] for start in range(0, len(order), self._micro)]
+        if len(chunks) == 1:
+            vectors = self._embed(model, texts[order])
+        else:
+            with torch.no_grad():
+                vectors = torch.cat([self._embed(model, texts[chunk]) for chunk in chunks])
+            vectors.requires_grad_()
+        position = np.empty(len(order), dtype=np.int64)
+        position[order] = np.arange(len(order))
+        at = torch.as_tensor(position[place], device=device)
+        loss = self._loss(vectors[at[: len(rows)]], vectors[at[len(rows) :]], torch.as_tensor(items, device=device))
+        # Every process computes the whole batch's loss, of which its own rows carry gradients; averaging gradients
+        # over processes, as DDP does, then divides by one time too many.
+        scaled = loss * self.accelerator.num_processes
+        if len(chunks) == 1:
+            self.accelerator.backward(scaled)
+            return loss.detach()
+        (gradient,) = torch.autograd.grad(scaled, vectors)
+        start = 0
+        for number, chunk in enumerate(chunks):
+            last = number == len(chunks) - 1
+            with _synchronised(self.accelerator, model, last):
+                part = self._embed(model, texts[chunk])
+                self.accelerator.backward((part * gradient[start : start + len(chunk)]).sum())
+            start += len(chunk)
+        return loss.detach()
+
+    def _loss(self, queries: torch.Tensor, items: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
+        """The loss of the whole batch: rows and candidates of all processes."""
+        rows = len(queries)
+        targets, negatives = items[:rows], items[rows:]
+        target_ids, negative_ids = item_ids[:rows], item_ids[rows:]
+        if self.accelerator.num_processes > 1:
+            queries, targets, negatives = (self._gathered(part) for part in (queries, targets, negatives))
+            target_ids = self.accelerator.gather(target_ids)
+            negative_ids = self.accelerator.gather(negative_ids)
+        ids = torch.cat([target_ids, negative_ids])
+        return info_nce(
+            queries,
+            torch.cat([targets, negatives]),
+            ids,
+            torch.arange(len(queries), device=queries.device),
+            self._recipe.temperature,
+            None if self._log_q is None else self._log_q.to(ids.device)[ids],
+            self._recipe.mask_duplicates,
+        )
+
+    def _gathered(self, part: torch.Tensor) -> torch.Tensor:
+        """Vectors of all processes in order; this process's own keep their gradient."""
+        if not len(part):
+            return part
+        parts = list(self.accelerator.gather(part.detach()[None]))
+        parts[self.accelerator.process_index] = part
+        return torch.cat(parts)
+
+    def _uniform(self, rows: int) -> np.ndarray:
+        """This process's share of the batch's uniform negatives; a function of seed and step alone."""
+        rng = np.random.default_rng([self._seed, self.state.global_step])
+        drawn = rng.integers(0, len(self._pairs.item_texts), self._recipe.uniform_negatives)
+        share = len(drawn) // self.accelerator.num_processes
+        return drawn[self.accelerator.process_index * share :][:share]
+
+    def _embed(self, model: Any, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors float32 ``[T, D]``."""
+        plain = self.accelerator.unwrap_model(model)
+        parts = []
+        # The texts come sorted by length; forward passes of a few dozen leave little padding.
+        for start in range(0, len(texts), GROUP):
+            features = plain.preprocess([str(text) for text in texts[start : start + GROUP]])
+            features = {k: v.to(self.accelerator.device) if hasattr(v, "to") else v for k, v in features.items()}
+            with self.compute_loss_context_manager():
+                parts.append(model(features)["sentence_embedding"].float())
+        return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+
+    def _save_best(self, folder: Path) -> None:
+        if self.accelerator.is_main_process:
+            self.accelerator.unwrap_model(self.model).save_pretrained(str(folder), create_model_card=False)
+
+
+def _synchronised(accelerator: Any, model: Any, last: bool) -> Any:
+    """Gradients travel between processes with the last micro-batch only."""
+    import contextlib
+
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)

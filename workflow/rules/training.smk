@@ -1,0 +1,122 @@
+"""Training: one rule per kind of phase. A phase starts from the one before it in its method's chain of recipes.
+
+A job that is killed or asked to stop (SIGTERM, exit 75) leaves checkpoints in the phase's folder, outside its declared
+outputs, and its retry goes on from the newest one.
+"""
+
+
+rule train_decoder:
+    input:
+        **data_files("items", "sessions", "training"),
+        decoder=by_phase(decoder_folder, lambda phase: phase.parent),
+        train=lambda w: training_profiles(w, "train"),
+        val=lambda w: training_profiles(w, "val"),
+    output:
+        decoder=directory(f"{PHASE}/decoder"),
+        curve=f"{PHASE}/curve.jsonl",
+    log:
+        f"{LOGS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    wildcard_constraints:
+        phase=phases_by(ContrastiveRecipe),
+    threads: CONFIG.training.threads
+    retries: CONFIG.training.retries
+    resources:
+        mem_mb=lambda w: 3000 + 24 * MODELS[decoder_of(w.models)].parameters // 10**6,
+    params:
+        launch=lambda w: accelerate(PHASES[w.phase].recipe),
+        spec=lambda w, input, output: spec(
+            decoder=usage(decoder_of(w.models)),
+            decoder_in=input.decoder,
+            recipe=PHASES[w.phase].recipe,
+            view="history" if PHASES[w.phase].prompt is None else "profiles",
+            history_items=PHASES[w.phase].history_items,
+            train_fraction=PHASES[w.phase].train_fraction,
+            seed=int(w.seed),
+            threads=CONFIG.training.threads,
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            training_in=input.training_file,
+            train_profiles_in=str(input.train) if input.train else None,
+            val_profiles_in=str(input.val) if input.val else None,
+            checkpoints=str(Path(output.decoder).parent / ".checkpoints"),
+            decoder_out=output.decoder,
+            curve_out=output.curve,
+            **card_facts(w, "decoder"),
+        ),
+        code=code("train_decoder"),
+    shell:
+        '{params.launch} "$LANGPTUNE/scripts/train_decoder.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule embed_phase_items:
+    input:
+        **data_files("items"),
+        decoder=f"{PHASE}/decoder",
+    output:
+        vectors=f"{PHASE}/vectors.safetensors",
+    log:
+        f"{LOGS}/embed_phase_items/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    wildcard_constraints:
+        phase=phases_by(ContrastiveRecipe),
+    resources:
+        mem_mb=lambda w: 2000 + 6 * MODELS[decoder_of(w.models)].parameters // 10**6,
+    params:
+        spec=lambda w, input, output: spec(
+            decoder=usage(decoder_of(w.models)),
+            decoder_in=input.decoder,
+            items_in=input.items_file,
+            vectors_out=output.vectors,
+        ),
+        code=code("embed_items"),
+    shell:
+        'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule train_encoder:
+    input:
+        **data_files("items", "sessions", "users", "training"),
+        encoder=lambda w: model_folder(encoder_of(w.models)),
+        start=by_phase(adapter_of, lambda phase: phase.parent),
+        decoder=by_phase(decoder_folder),
+        vectors=by_phase(vectors_of),
+    output:
+        encoder=directory(f"{PHASE}/encoder"),
+        curve=f"{PHASE}/curve.jsonl",
+    log:
+        f"{LOGS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    wildcard_constraints:
+        phase=phases_by(ReinforcementRecipe),
+    threads: CONFIG.training.threads
+    retries: CONFIG.training.retries
+    resources:
+        mem_mb=lambda w: 4000 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
+    params:
+        launch=lambda w: accelerate(PHASES[w.phase].recipe),
+        spec=lambda w, input, output: spec(
+            encoder=usage(encoder_of(w.models)),
+            encoder_in=input.encoder,
+            start_in=str(input.start) if input.start else None,
+            decoder=usage(decoder_of(w.models)),
+            decoder_in=input.decoder,
+            vectors_in=input.vectors,
+            recipe=PHASES[w.phase].recipe,
+            prompt=PHASES[w.phase].prompt,
+            template=WORKFLOW.prompts[PHASES[w.phase].prompt].template,
+            history_items=PHASES[w.phase].history_items,
+            max_tokens=PHASES[w.phase].max_tokens,
+            train_fraction=PHASES[w.phase].train_fraction,
+            seed=int(w.seed),
+            threads=CONFIG.training.threads,
+            batch_size=CONFIG.generation.batch_size,
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            users_in=input.users_file,
+            training_in=input.training_file,
+            checkpoints=str(Path(output.encoder).parent / ".checkpoints"),
+            encoder_out=output.encoder,
+            curve_out=output.curve,
+            **card_facts(w, "encoder"),
+        ),
+        code=code("train_encoder"),
+    shell:
+        '{params.launch} "$LANGPTUNE/scripts/train_encoder.py" --spec {params.spec:q} --log {log:q}'
