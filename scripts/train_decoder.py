@@ -38,6 +38,7 @@ class Spec(stage.StageSpec):
     train_profiles_in: str | None = None
     val_profiles_in: str | None = None
     base: str = Field(description="for the model card: name of the untrained decoder")
+    licence: str = Field("", description="for the model card: of the untrained decoder")
     phase: str = Field(description="for the model card: the phase's name")
     dataset: str = Field(description="for the model card: the dataset's title and licence")
     checkpoints: str = Field(description="folder of checkpoints")
@@ -99,7 +100,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         trainer.watch.keep_last()
     state = trainer.watch.state
     facts = card(
-        spec.base, spec.phase, spec.dataset, spec.decoder.licence, spec.recipe, state, spec.seed, "decoder", len(train)
+        spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "decoder", len(train)
     )
     whole_folder(trainer.watch.best, Path(spec.decoder_out), facts)
     write_lines(spec.curve_out, state["curve"])

@@ -44,6 +44,7 @@ class Spec(stage.StageSpec):
     users_in: str
     training_in: str = Field(description="training.parquet: the sampled train and val sessions")
     base: str = Field(description="for the model card: name of the untrained encoder")
+    licence: str = Field("", description="for the model card: of the untrained encoder")
     phase: str = Field(description="for the model card: the phase's name")
     dataset: str = Field(description="for the model card: the dataset's title and licence")
     checkpoints: str = Field(description="folder of checkpoints")
@@ -126,7 +127,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         trainer.watch.keep_last()
     state = trainer.watch.state
     facts = card(
-        spec.base, spec.phase, spec.dataset, spec.encoder.licence, spec.recipe, state, spec.seed, "encoder",
+        spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "encoder",
         len(train.sessions),
     )
     whole_folder(trainer.watch.best, Path(spec.encoder_out), facts)

@@ -236,9 +236,11 @@ def training_profiles(w, split):
 
 def card_facts(w, role):
     """What a model card says of data and base model."""
-    entry, source = DATASETS[w.dataset], MODELS[encoder_of(w.models) if role == "encoder" else decoder_of(w.models)].source
+    model = MODELS[encoder_of(w.models) if role == "encoder" else decoder_of(w.models)]
+    entry, source = DATASETS[w.dataset], model.source
     return {
         "base": source.hub or source.package or source.folder,
+        "licence": model.licence,
         "phase": w.phase,
         "dataset": f"{entry.title} ({entry.licence})",
     }

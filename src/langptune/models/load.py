@@ -88,15 +88,24 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         UserError: a missing or truncated adapter, or one of another model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
 
     try:
-        policy = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = False  # so that what was trained can be told from the rest
+        policy = get_peft_model(model, config)
+        # Before the values come: copies of bfloat16 layers would round them.
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        told = set_peft_model_state_dict(policy, load_file(Path(folder) / "adapter_model.safetensors"))
     except Exception as error:
         raise _broken(folder, error) from None
-    for name, parameter in policy.named_parameters():
-        if "lora_" in name or "modules_to_save" in name:
-            parameter.data = parameter.data.float()
+    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    if told.unexpected_keys or set(trained) & set(told.missing_keys):
+        raise UserError(f"{folder}: not a whole adapter of {type(model).__name__}; delete it and rerun its training")
+    policy.requires_grad_(False)
     return policy.eval().get_base_model()
 
 

@@ -94,9 +94,13 @@ def start_from(policy: PeftModel, start: Path | None) -> None:
     if start is None:
         return
     weights = load_file(Path(start) / "adapter_model.safetensors")
-    told = set_peft_model_state_dict(policy, weights)
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    if told.unexpected_keys or trained != sum(tensor.numel() for tensor in weights.values()):
+    try:
+        told = set_peft_model_state_dict(policy, weights)
+        fits = not told.unexpected_keys and trained == sum(tensor.numel() for tensor in weights.values())
+    except RuntimeError:
+        fits = False
+    if not fits:
         raise UserError(
             f"{start}: an adapter of other weights than this recipe trains; every reinforcement recipe of a method "
             "must have the same 'train'"
@@ -105,7 +109,8 @@ def start_from(policy: PeftModel, start: Path | None) -> None:
 
 def save_adapter(policy: PeftModel, folder: Path) -> None:
     """A plain PEFT adapter folder; the same weights give the same bytes."""
-    policy.save_pretrained(str(folder), safe_serialization=True)
+    # PEFT would add the whole embedding where lm_head, tied to it, has LoRA.
+    policy.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     path = Path(folder) / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     # PEFT writes sets in the order of this process's string hashes.
