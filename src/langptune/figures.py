@@ -77,6 +77,26 @@ class Ranks:
 
 
 @dataclass(frozen=True)
+class Training:
+    """The curve of one trained phase: rows with ``batch`` and keys of ``TRAINING_PANELS``."""
+
+    title: str
+    rows: list[dict]
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One method of a study: a metric with its interval at each value."""
+
+    label: str
+    group: str
+    values: list[float]
+    means: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
 class Curve:
     """How a trained method went: validation metric (float64 ``[E]``) by epoch (``[E]``)."""
 
@@ -277,6 +297,88 @@ def learning_curves(curves: list[Curve], metric: str) -> Figure:
         figure.supxlabel("epoch", fontsize=8)
         figure.supylabel(f"{metric} on validation", fontsize=8)
         return figure
+
+
+TRAINING_PANELS = {
+    "val_ndcg": "validation NDCG",
+    "loss": "loss",
+    "reward": "reward",
+    "kl": "KL to the start",
+    "tokens": "tokens",
+    "finished": "share finished",
+}
+"""Keys of a phase's ``curve.jsonl`` that are drawn, and what the panels are called."""
+
+
+def training(phases: list[Training]) -> Figure:
+    """How training went: a row of panels per phase, seeds as a band from the lowest to the highest around their mean.
+
+    Args:
+        phases: curves with the same title are seeds of one phase.
+    """
+    with styled():
+        titles = list(dict.fromkeys(phase.title for phase in phases))
+        if not titles:
+            return _empty("No method of this comparison is trained by LangPTune.")
+        keys = [key for key in TRAINING_PANELS if any(key in row for phase in phases for row in phase.rows)]
+        figure = _figure(1.45 * len(keys) + 0.3, 0.5 + 1.5 * len(titles))
+        axes = figure.subplots(len(titles), len(keys), squeeze=False)
+        for row, title in enumerate(titles):
+            seeds = [phase for phase in phases if phase.title == title]
+            for column, key in enumerate(keys):
+                _band(axes[row, column], [_points(phase.rows, key) for phase in seeds])
+                if row == 0:
+                    axes[row, column].set_title(TRAINING_PANELS[key], fontsize=8)
+            axes[row, 0].set_ylabel(textwrap.fill(title, 26), fontsize=7)
+        figure.supxlabel("batch", fontsize=8)
+        return figure
+
+
+def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> Figure:
+    """One metric over the values of one key, a line with its interval per method.
+
+    Args:
+        key: what varies, for the axis.
+        metric: the metric's title.
+    """
+    with styled():
+        figure = _figure(4.2, 3.0)
+        axis = figure.subplots()
+        for turn, line in enumerate(lines):
+            look = {"color": _shade(COLOURS.get(line.group, OTHER), turn), "linestyle": _DASHES[turn % len(_DASHES)]}
+            axis.plot(line.values, line.means, marker="o", markersize=3.5, linewidth=1.4, label=line.label, **look)
+            axis.fill_between(line.values, line.low, line.high, color=look["color"], alpha=0.15, linewidth=0)
+        if logarithmic:
+            axis.set_xscale("log")
+        ticks = sorted({value for line in lines for value in line.values})
+        axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel(key)
+        axis.set_ylabel(metric)
+        axis.set_ylim(bottom=0)
+        axis.grid(color="#e5e5e5", linewidth=0.6)
+        figure.legend(loc="outside upper center", fontsize=8)
+        return figure
+
+
+def _points(rows: list[dict], key: str) -> dict[float, float]:
+    return {row["batch"]: row[key] for row in rows if row.get(key) is not None}
+
+
+def _band(axis: Axes, seeds: list[dict[float, float]]) -> None:
+    at = sorted({batch for seed in seeds for batch in seed})
+    axis.grid(color="#e5e5e5", linewidth=0.6)
+    axis.tick_params(labelsize=7)
+    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, integer=True))
+    axis.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    if not at:
+        axis.set_visible(False)
+        return
+    columns = [[seed[batch] for seed in seeds if batch in seed] for batch in at]
+    axis.plot(at, [np.mean(c) for c in columns], color=COLOURS["profiles"], linewidth=1.2, marker="o", markersize=2)
+    if len(seeds) > 1:
+        low, high = [min(c) for c in columns], [max(c) for c in columns]
+        axis.fill_between(at, low, high, color=COLOURS["profiles"], alpha=0.2, linewidth=0)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -25,6 +25,7 @@ TRL is pinned (envs/lock.txt): the hooks overridden here are private, and a test
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ class _Policy(Resumable):
                 processing_class=tokenizer,
                 peft_config=adapter_config(model, recipe.train),
             )
+        assert config.world_size * config.per_device_train_batch_size == rows, "processes and rows disagree"
         start_from(self.model, start)
         cut = first_trained_layer(recipe.train, model)
         if cut and recipe.cache_frozen:
@@ -149,9 +151,7 @@ class _Policy(Resumable):
         self, recipe: ReinforcementRecipe, checkpoints: Checkpoints, rows: int, bf16: bool, seed: int, cpu: bool
     ) -> Any:
         """TRL's arguments. All rows of an optimiser step are one "device batch", cut up in ``training_step``."""
-        from accelerate import PartialState
-
-        processes = PartialState().num_processes
+        processes = int(os.environ.get("WORLD_SIZE", "1"))  # before TRL's arguments set the processes up
         if rows % (processes * recipe.samples):
             raise UserError(
                 f"{recipe.title}: {recipe.sessions_per_batch // recipe.minibatches} sessions per optimiser step do not "
@@ -359,7 +359,10 @@ class _Policy(Resumable):
             if values := self._metrics["train"].get(name):
                 told[name] = float(np.mean(values))
         self._metrics["train"].clear()
-        self.watch.record(**told)
+        # Every process has equally many rows, so the mean of their means is that of the batch.
+        values = torch.tensor(list(told.values()), dtype=torch.float64, device=self.accelerator.device)
+        shared = self.accelerator.gather(values[None]).mean(0).tolist()
+        self.watch.record(**dict(zip(told, shared, strict=True)))
         return loss
 
     def _backward(self, model: Any, rows: dict[str, torch.Tensor]) -> torch.Tensor:
