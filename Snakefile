@@ -33,6 +33,8 @@ localrules:
     data,
     baselines,
     zeroshot,
+    langptune,
+    studies,
     tables,
     figures,
     partial,
@@ -46,6 +48,7 @@ rule all:
         # Named although the tables need them anyway: Snakemake does not miss what it only passed through, and a deleted
         # method would stay deleted.
         [file for run in WORKFLOW.runs() for file in (ranks_of(run), metrics_of(run))],
+        list({curve: None for dataset in CONFIG.datasets for curve in phase_curves(dataset)}),
 
 
 rule prefetch:
@@ -69,7 +72,29 @@ rule baselines:
 rule zeroshot:
     """Ranks of zero-shot profiles and of the text controls."""
     input:
-        [ranks_of(run) for run in WORKFLOW.runs() if METHODS[run.method].group in ("profiles", "text controls")],
+        [
+            ranks_of(run)
+            for run in WORKFLOW.runs()
+            if not getattr(METHODS[run.method], "phases", [])
+            and METHODS[run.method].group in ("profiles", "text controls")
+        ],
+
+
+rule langptune:
+    """Every trained phase of the config, with its curve."""
+    input:
+        list({curve: None for dataset in CONFIG.datasets for curve in phase_curves(dataset)}),
+
+
+rule studies:
+    """The studies of the config: a table and a figure each."""
+    input:
+        expand(
+            f"{RESULTS}/{{dataset}}/studies/{{study}}.{{end}}",
+            dataset=CONFIG.datasets,
+            study=CONFIG.studies,
+            end=["csv", "png", "pdf"],
+        ),
 
 
 rule tables:

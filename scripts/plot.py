@@ -30,6 +30,13 @@ class CurveEntry(Strict):
     path: str = Field(description="curve.jsonl: a line per epoch; skipped where it does not exist")
 
 
+class PhaseEntry(Strict):
+    """The curve of one trained phase of one seed."""
+
+    title: str
+    path: str = Field(description="curve.jsonl; skipped where it does not exist")
+
+
 class PlotSpec(StageSpec):
     """Figures of one comparison; each ``*_out`` is a list of .png and .pdf paths of the same figure."""
 
@@ -40,6 +47,7 @@ class PlotSpec(StageSpec):
         description="as in the comparison; missing files skipped"
     )
     curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
+    phases: list[PhaseEntry] = Field([], description="title, path of each trained phase's curve.jsonl")
     reference: str = Field(description="method that gains are measured against")
     main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
     second_metric: str | None = Field(None, description="second panel of the means; null: none")
@@ -48,6 +56,7 @@ class PlotSpec(StageSpec):
     gains_out: list[str] = Field(description="wins, losses and rank moves against the reference")
     ranks_out: list[str] = Field(description="cumulative rank distributions")
     curves_out: list[str] = Field([], description="learning curves")
+    training_out: list[str] = Field([], description="training curves of encoders and decoders")
 
 
 def plot(spec: PlotSpec, record: Record, log: Log) -> None:
@@ -101,7 +110,10 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     curves = [curve for curve in curves if curve.epochs.max() > 0]
     _save(figures.learning_curves(curves, _title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
 
-    read = [entry.metrics_path for entry in spec.runs] + [entry.path for entry in spec.curves]
+    phases = [figures.Training(entry.title, _rows(entry.path)) for entry in spec.phases if Path(entry.path).exists()]
+    _save(figures.training(phases), spec.training_out)
+
+    read = [entry.metrics_path for entry in spec.runs] + [entry.path for entry in [*spec.curves, *spec.phases]]
     record.note(read={path: file_hash(path) for path in read if Path(path).exists()})
     log(f"figures of {len(ranks)} rows and {len(curves)} learning curves")
 
@@ -131,6 +143,13 @@ def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")
     epochs, values = np.array(sorted(points)).T
     return figures.Curve(entry.title, epochs, values)
+
+
+def _rows(path: str) -> list[dict]:
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path}: not lines of JSON ({error}); delete it and rerun its training") from None
 
 
 def _save(figure: figures.Figure, paths: list[str]) -> None:

@@ -100,8 +100,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     }
     checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
     log(
-        f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} validation "
-        f"sessions, {device}, {dtype}"
+        f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} "
+        f"validation sessions, {device}, {dtype}"
     )
     trainer = ALGORITHMS[spec.recipe.algorithm](
         model=model,
@@ -127,7 +127,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         trainer.watch.keep_last()
     state = trainer.watch.state
     facts = card(
-        spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "encoder",
+        spec.base,
+        spec.phase,
+        spec.dataset,
+        spec.licence,
+        spec.recipe,
+        state,
+        spec.seed,
+        "encoder",
         len(train.sessions),
     )
     whole_folder(trainer.watch.best, Path(spec.encoder_out), facts)

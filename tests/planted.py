@@ -59,9 +59,7 @@ def tokenizer(padding: str = "left") -> PreTrainedTokenizerFast:
     out = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", padding_side=padding
     )
-    out.chat_template = (
-        "{% for m in messages %}<user> {{ m['content'] }} <end> {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
-    )
+    out.chat_template = "{% for m in messages %}<user> {{ m['content'] }} <end> {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
     return out
 
 

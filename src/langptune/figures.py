@@ -6,6 +6,7 @@ style and text say everything else, so that the figures also survive a grey prin
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -358,6 +360,29 @@ def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> F
         axis.set_ylim(bottom=0)
         axis.grid(color="#e5e5e5", linewidth=0.6)
         figure.legend(loc="outside upper center", fontsize=8)
+        return figure
+
+
+def models_grid(panels: dict[str, tuple[list[str], list[str], np.ndarray]], metric: str) -> Figure:
+    """A metric over pairs of encoder and decoder, one panel per method.
+
+    Args:
+        panels: label -> encoders (rows), decoders (columns), means ``[E, D]`` (NaN where not run).
+    """
+    with styled():
+        figure = _figure(2.6 * len(panels) + 1.2, 2.4)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        top = max(float(np.nanmax(values)) for _, _, values in panels.values())
+        for axis, (label, (encoders, decoders, values)) in zip(axes, panels.items(), strict=True):
+            axis.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+            axis.set_xticks(range(len(decoders)), decoders, rotation=20, ha="right")
+            axis.set_yticks(range(len(encoders)), encoders)
+            axis.set_title(label)
+            for (row, column), value in np.ndenumerate(values):
+                dark = np.isfinite(value) and value > 0.6 * top
+                text = f"{value:.4f}" if np.isfinite(value) else "-"
+                axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        figure.supxlabel(metric, fontsize=8)
         return figure
 
 

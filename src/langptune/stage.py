@@ -63,8 +63,9 @@ class Log:
 
 
 def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] | None], script: str) -> None:
-    """Parse the command line, run ``work``, write manifests; exit 0, or 2 after one line about what to mend, or 75 to be
-    run again after a SIGTERM.
+    """Parse the command line, run ``work``, write manifests; exit 0.
+
+    Exit 2 after one line about what to mend, 75 to be run again after a SIGTERM.
 
     Args:
         spec_type: the script's spec; its docstring and field descriptions become ``--help``.

@@ -66,7 +66,10 @@ def test_stopped_within_a_batch_then_resumed_is_bit_for_bit_the_same(tmp_path, k
     assert f"resuming from checkpoint-{at}" in lines
     for name, value in p.weights(straight.model).items():
         assert torch.equal(p.weights(second.model)[name], value), name
-    told = [[{k: v for k, v in row.items() if "seconds" not in k} for row in t.watch.state["curve"]] for t in (straight, second)]
+    told = [
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in t.watch.state["curve"]]
+        for t in (straight, second)
+    ]
     assert [row.get("val_ndcg") for row in told[0]] == [row.get("val_ndcg") for row in told[1]]
     assert file_hash(straight.watch.best) == file_hash(second.watch.best)
     assert second.watch.state["resumed"] == 1
@@ -132,7 +135,11 @@ def write_files(folder: Path) -> Path:
         },
         schema=contracts.ITEMS,
     )
-    rows = [(split, h, t) for split in ("train", "val") for h, t in zip(data.history[split], data.target[split], strict=True)]
+    rows = [
+        (split, h, t)
+        for split in ("train", "val")
+        for h, t in zip(data.history[split], data.target[split], strict=True)
+    ]
     sessions = pl.DataFrame(
         {
             "session": range(len(rows)),
@@ -254,9 +261,7 @@ def test_sigterm_exits_with_the_code_to_run_again(tmp_path, data):
 
 
 def test_model_card_and_plain_adapter(tmp_path, data):
-    done = subprocess.run(
-        command("rlso", spec_of("rlso", data, tmp_path, batches=3)), capture_output=True, text=True
-    )
+    done = subprocess.run(command("rlso", spec_of("rlso", data, tmp_path, batches=3)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "model" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])

@@ -161,21 +161,16 @@ def test_rebel_loss_by_hand(tmp_path):
     spread = (sum((r - mean) ** 2 for r in rewards) / 4) ** 0.5
     scaled = [(r - mean) / spread for r in rewards]
     change = [
-        float(alone(new, a, b).double() - alone(old, a, b).double())
-        for a, b in zip(PROMPTS, COMPLETIONS, strict=True)
+        float(alone(new, a, b).double() - alone(old, a, b).double()) for a, b in zip(PROMPTS, COMPLETIONS, strict=True)
     ]
-    expected = 0.5 * sum(
-        ((change[i] - change[i + 1]) - eta * (scaled[i] - scaled[i + 1])) ** 2 for i in (0, 2)
-    )
+    expected = 0.5 * sum(((change[i] - change[i + 1]) - eta * (scaled[i] - scaled[i + 1])) ** 2 for i in (0, 2))
     ids, mask, keep = padded(PROMPTS, COMPLETIONS)
     sums = [(token_logprobs(m, ids, mask, keep, 1.0)[0] * mask[:, -keep:]).sum(1) for m in (new, old)]
     found = algorithms.rebel_loss(sums[0] - sums[1], algorithms.standardised(torch.tensor(rewards)), eta)
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
     trainer = p.policy_trainer(tmp_path, p.reinforcement(eta=eta, cache_frozen=False), model=old)
-    trainer.model.load_state_dict(
-        {f"base_model.model.{k}": v for k, v in new.state_dict().items()}, strict=False
-    )
+    trainer.model.load_state_dict({f"base_model.model.{k}": v for k, v in new.state_dict().items()}, strict=False)
     base = dict(new.named_parameters())
     with torch.no_grad():
         for name, weight in trainer.model.get_base_model().named_parameters():
@@ -297,7 +292,9 @@ def test_trl_algorithms_share_everything_but_the_loss(tmp_path, algorithm):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_saved_scores_the_same(tmp_path, train, dtype):
     trainer = run(
-        p.policy_trainer(tmp_path, p.reinforcement(train=train, select="last", batches=6), model=p.tiny_encoder().to(dtype))
+        p.policy_trainer(
+            tmp_path, p.reinforcement(train=train, select="last", batches=6), model=p.tiny_encoder().to(dtype)
+        )
     )
     trainer.watch.keep_last()
     again = load_adapter(p.tiny_encoder().to(dtype), trainer.watch.best)

@@ -189,7 +189,9 @@ def adapter_of(dataset, models, seed, phase):
 def decoder_folder(dataset, models, seed, phase):
     """The decoder of a phase, trained or materialised."""
     trained = phase.decoder
-    return f"{phase_folder(dataset, models, seed, trained)}/decoder" if trained.chain else model_folder(decoder_of(models))
+    return (
+        f"{phase_folder(dataset, models, seed, trained)}/decoder" if trained.chain else model_folder(decoder_of(models))
+    )
 
 
 def vectors_of(dataset, models, seed, phase):
@@ -231,7 +233,9 @@ def profiles_in(w):
 def training_profiles(w, split):
     """The profiles of one split that a contrastive phase reads; nothing where it reads histories."""
     phase = PHASES[w.phase]
-    return [profiles_of(w.dataset, w.models, w.seed, phase.parent, draw) for draw in phase.draws() if draw.split == split]
+    return [
+        profiles_of(w.dataset, w.models, w.seed, phase.parent, draw) for draw in phase.draws() if draw.split == split
+    ]
 
 
 def card_facts(w, role):
@@ -313,13 +317,18 @@ TABLES = {
     "comparisons": "comparisons.csv",
     "gains": "gains.parquet",
 }
-FIGURES = ["means", "gains", "ranks", "curves"]
+FIGURES = ["means", "gains", "ranks", "curves", "training"]
 
 
 def rules_of(kind):
     """The final files of one kind, `tables` or `figures`, for all datasets of the config."""
-    names = TABLES.values() if kind == "tables" else [f"{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
-    return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=names)
+    if kind == "tables":
+        return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=TABLES.values())
+    names = [f"comparison/{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
+    names += [f"studies/{study}.{end}" for study in CONFIG.studies for end in ("csv", "png", "pdf")]
+    if any(isinstance(METHODS[name], kinds.ProfileMethod) for name in CONFIG.methods):
+        names.append("comparison/profiles.html")
+    return expand(f"{RESULTS}/{{dataset}}/{{name}}", dataset=CONFIG.datasets, name=names)
 
 
 def metrics_of(run):
@@ -348,6 +357,18 @@ def facts(dataset):
         f"Protocol {DATASETS[dataset].protocol.name}; full-catalogue ranking, items that the user has already seen left "
         f"out; test sessions drawn with seed {CONFIG.sample.seed} where not all are compared.",
         f"Selected on validation: hyperparameters with seed {CONFIG.seeds[0]}, epochs with each run's own seed.",
+        *training_facts(dataset),
+    ]
+
+
+def training_facts(dataset):
+    """What trained methods saw, where a comparison has some."""
+    if not phase_curves(dataset):
+        return []
+    train, val = (f"{size} sampled" if size else "all" for size in (CONFIG.sample.train, CONFIG.sample.val))
+    return [
+        f"LangPTune phases are trained on {train} train sessions and select by NDCG on {val} validation sessions; the "
+        "RecBole baselines see all of both."
     ]
 
 
@@ -371,20 +392,60 @@ def comparison_spec(dataset, output, **extra):
 
 
 def phase_curves(dataset):
-    """Every trained phase of the comparison on a dataset: its curve, and how the figure calls it."""
+    """The curve of every trained phase of the comparison, and how the figure calls it."""
     out = {}
     for run in WORKFLOW.runs(dataset):
         if not isinstance(METHODS[run.method], LANGPTUNE):
             continue
         for phase in WORKFLOW.phase_of(dataset, run.method).all()[1:]:
-            title = " + ".join(WORKFLOW.recipes[name].title for name, _ in phase.chain)
-            path = f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"
-            out[path] = {
-                "title": f"{title} ({'history' if phase.prompt is None else 'profiles'}), {run.models}",
-                "kind": phase.recipe.kind,
-                "path": path,
-            }
+            title = ", then ".join(recipe.title for _, recipe in phase.chain)
+            title += f" on {'histories' if phase.prompt is None else 'profiles'}"
+            title += f" ({run.models})" if len(CONFIG.encoders) * len(CONFIG.decoders) > 1 else ""
+            out[f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"] = title
     return out
+
+
+def profile_columns(dataset):
+    """Of every profile method's first seed: title, profiles and ranks, to be laid side by side."""
+    out = []
+    for run in WORKFLOW.runs(dataset):
+        method = METHODS[run.method]
+        if isinstance(method, kinds.ProfileMethod) and run.seed == CONFIG.seeds[0] and method.best_of == 1:
+            several = len(CONFIG.encoders) * len(CONFIG.decoders) > 1
+            phase = WORKFLOW.phase_of(dataset, run.method)
+            out.append(
+                {
+                    "title": f"{method.title} ({run.models})" if several else method.title,
+                    "profiles": profiles_of(dataset, run.models, run.seed, phase, evaluation_draw(method)),
+                    "ranks": ranks_of(run),
+                }
+            )
+    return out
+
+
+def study_spec(dataset, study, output):
+    """The spec of study.py."""
+    told = CONFIG.studies[study]
+    by_name = {name: (method, value) for method, value, name in WORKFLOW.variants(study)}
+    return spec(
+        title=told.title,
+        key=told.key,
+        runs=[
+            {
+                **run_entry(run),
+                "of": by_name[run.method][0],
+                "label": METHODS[by_name[run.method][0]].title,
+                "value": by_name[run.method][1],
+            }
+            for run in WORKFLOW.runs(dataset, study)
+        ],
+        metric=CONFIG.comparison.main_metric,
+        bootstrap=CONFIG.comparison.bootstrap,
+        confidence=CONFIG.comparison.confidence,
+        seed=CONFIG.comparison.seed,
+        table_out=output.table,
+        figure_out=[output.figure, output.pdf],
+    )
 
 
 def curves(dataset):

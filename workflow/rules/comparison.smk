@@ -64,7 +64,7 @@ rule plot:
         table=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
         gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
-        curves=lambda w: list(curves(w.dataset)),
+        curves=lambda w: [*curves(w.dataset), *phase_curves(w.dataset)],
     output:
         means=report(
             f"{RESULTS}/{{dataset}}/comparison/means.png",
@@ -86,6 +86,11 @@ rule plot:
             caption="../report/curves.rst",
             category="{dataset}",
         ),
+        training=report(
+            f"{RESULTS}/{{dataset}}/comparison/training.png",
+            caption="../report/training.rst",
+            category="{dataset}",
+        ),
         pdf=expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}.pdf", name=FIGURES, allow_missing=True),
     log:
         f"{LOGS}/plot/{{dataset}}.log",
@@ -98,6 +103,7 @@ rule plot:
             items_in=input.items_file,
             runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
             curves=[{"title": title, "path": path} for path, title in curves(w.dataset).items()],
+            phases=[{"title": title, "path": path} for path, title in phase_curves(w.dataset).items()],
             reference=CONFIG.comparison.reference,
             main_metric=CONFIG.comparison.main_metric,
             second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
@@ -109,6 +115,56 @@ rule plot:
         code=code("plot"),
     shell:
         'python "$LANGPTUNE/scripts/plot.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule show_profiles:
+    input:
+        **data_files("items", "sessions", "evaluation"),
+        files=lambda w: [
+            file for column in profile_columns(w.dataset) for file in (column["profiles"], column["ranks"])
+        ],
+    output:
+        page=report(
+            f"{RESULTS}/{{dataset}}/comparison/profiles.html", caption="../report/profiles.rst", category="{dataset}"
+        ),
+    log:
+        f"{LOGS}/show_profiles/{{dataset}}.log",
+    resources:
+        mem_mb=500,
+    params:
+        spec=lambda w, input, output: spec(
+            title=f"Profiles before and after training: {DATASETS[w.dataset].title}",
+            columns=profile_columns(w.dataset),
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            evaluation_in=input.evaluation_file,
+            page_out=output.page,
+        ),
+        code=code("show_profiles"),
+    shell:
+        'python "$LANGPTUNE/scripts/show_profiles.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule study:
+    input:
+        metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset, w.study)],
+    output:
+        table=f"{RESULTS}/{{dataset}}/studies/{{study}}.csv",
+        figure=report(
+            f"{RESULTS}/{{dataset}}/studies/{{study}}.png", caption="../report/study.rst", category="{dataset}"
+        ),
+        pdf=f"{RESULTS}/{{dataset}}/studies/{{study}}.pdf",
+    log:
+        f"{LOGS}/study/{{dataset}}-{{study}}.log",
+    wildcard_constraints:
+        study=either(CONFIG.studies),
+    resources:
+        mem_mb=500,
+    params:
+        spec=lambda w, output: study_spec(w.dataset, w.study, output),
+        code=code("study"),
+    shell:
+        'python "$LANGPTUNE/scripts/study.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule compare_partial:

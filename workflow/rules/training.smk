@@ -18,8 +18,8 @@ rule train_decoder:
         f"{LOGS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
-    threads: CONFIG.training.threads
     retries: CONFIG.training.retries
+    threads: CONFIG.training.threads
     resources:
         mem_mb=lambda w: 3000 + 24 * MODELS[decoder_of(w.models)].parameters // 10**6,
     params:
@@ -86,8 +86,8 @@ rule train_encoder:
         f"{LOGS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ReinforcementRecipe),
-    threads: CONFIG.training.threads
     retries: CONFIG.training.retries
+    threads: CONFIG.training.threads
     resources:
         mem_mb=lambda w: 4000 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
     params:

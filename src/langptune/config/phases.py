@@ -51,7 +51,7 @@ class Phase:
 
     @property
     def id(self) -> str:
-        """A folder name: the recipes for people, a hash of everything above for the rest, but what changes no result."""
+        """A folder name: the recipes for people, a hash of all that changes a result for the rest."""
         chain = [[name, recipe.model_dump(mode="json", exclude=NEUTRAL)] for name, recipe in self.chain]
         # Without a recipe nothing is trained, so the fraction says nothing.
         fraction = self.train_fraction if chain else 1.0

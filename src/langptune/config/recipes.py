@@ -35,7 +35,8 @@ class _Recipe(Strict):
         "auto", description="of the matrix products (weights that train stay in float32); auto: bfloat16 where native"
     )
     launch: str | None = Field(
-        None, description="file of config/accelerate/ for several GPUs or nodes (`accelerate launch`); null: one process"
+        None,
+        description="file of config/accelerate/, for several GPUs or nodes; null: one process",
     )
 
 
@@ -117,4 +118,4 @@ class ReinforcementRecipe(_Recipe):
 Recipe = Annotated[ContrastiveRecipe | ReinforcementRecipe, Field(discriminator="kind")]
 
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
-"""Keys of recipes that change no result (beyond rounding): neither a phase's name nor its checkpoints depend on them."""
+"""Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""

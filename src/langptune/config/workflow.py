@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel, field_validator
+from pydantic import Field, RootModel, ValidationInfo, field_validator
 
 from langptune import metrics
 from langptune.config.base import Strict, nearest, read_yaml, validate
@@ -80,9 +80,18 @@ class Study(Strict):
     """One key of some methods over several values; a figure of its own, beside the comparison."""
 
     title: str
-    key: Literal["train_fraction", "max_tokens", "history_items"] = Field(description="the methods' key that varies")
-    values: Annotated[list[int | float], Field(min_length=2)]
+    key: Literal["train_fraction", "max_tokens", "history_items", "models"] = Field(
+        description="the methods' key that varies; models: the run's encoders and decoders, as a grid"
+    )
+    values: list[int | float] = Field([], description="of the key; none for models", validate_default=True)
     methods: Annotated[list[str], Field(min_length=1)]
+
+    @field_validator("values")
+    @classmethod
+    def _several(cls, value: list, info: ValidationInfo) -> list:
+        if (info.data.get("key") == "models") == bool(value):
+            raise ValueError("list the values of the key; 'models' takes none")
+        return value
 
 
 class Config(Strict):
@@ -193,9 +202,11 @@ class Workflow:
             return list(self.config.decoders)
         return [method.scorer if isinstance(method, SimpleMethod) else method.model]
 
-    def variants(self, study: str) -> list[tuple[str, int | float, str]]:
+    def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
         """Of one study: (method, value, name of the derived method)."""
         told = self.config.studies[study]
+        if told.key == "models":
+            return [(name, None, name) for name in told.methods]
         return [(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values]
 
     def phase_of(self, dataset: str, method: str) -> Phase:
@@ -299,6 +310,8 @@ def _derived(study: str, told: Study, methods: dict[str, Method], where: str) ->
         at = f"{where}: studies: {study}"
         if name not in methods:
             raise UserError(f"{at}: unknown method '{name}'{nearest(name, list(methods))}")
+        if told.key == "models":
+            continue
         if told.key not in type(methods[name]).model_fields:
             raise UserError(f"{at}: method '{name}' has no key '{told.key}'; leave it out of this study")
         for value in told.values:

@@ -55,9 +55,7 @@ def card(
         "tags": ["recommendation", "user-profiles", "langptune"],
     }
     settings = recipe.model_dump(mode="json", exclude={"title", "launch"})
-    first, best = (
-        next(row for row in state["curve"] if row["batch"] == batch) for batch in (0, state["best_step"])
-    )
+    first, best = (next(row for row in state["curve"] if row["batch"] == batch) for batch in (0, state["best_step"]))
     names = [key for key in first if key.startswith("val_")]
     rows = [f"| {key.removeprefix('val_')} | {first[key]:.4f} | {best[key]:.4f} |" for key in names if key in best]
     what = "profile encoder, a PEFT adapter" if role == "encoder" else "recommender decoder"

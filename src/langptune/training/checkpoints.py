@@ -197,7 +197,9 @@ class Watch(TrainerCallback):
         else:
             self.state["bad"] += 1
         shown = ", ".join(f"{key} {told:.4f}" for key, told in values.items())
-        self.log(f"{self.recipe.title} batch {batch}: validation {shown} (best NDCG at batch {self.state['best_step']})")
+        self.log(
+            f"{self.recipe.title} batch {batch}: validation {shown} (best NDCG at batch {self.state['best_step']})"
+        )
         self._write_curve()
 
     def _keep(self) -> None:
@@ -259,7 +261,9 @@ class Resumable:
         else:
             self.train()
         if self.watch.interrupted and not self.watch.state["done"]:
-            raise Interrupted(f"stopped by SIGTERM at step {self.state.global_step}; the same command goes on from there")
+            raise Interrupted(
+                f"stopped by SIGTERM at step {self.state.global_step}; the same command goes on from there"
+            )
 
     def save_extra(self, folder: Path) -> None:
         """Whatever else a checkpoint must hold."""

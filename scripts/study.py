@@ -1,0 +1,103 @@
+"""One study: a metric over the values of one key, or over pairs of encoder and decoder; a table and a figure."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune import figures
+from langptune.comparison import bootstrap, grid
+from langptune.comparison.grid import RunEntry
+from langptune.files import whole
+from langptune.provenance import Record, file_hash
+from langptune.stage import Log, StageSpec, run
+
+
+class StudyRun(RunEntry):
+    """One run of a study."""
+
+    of: str = Field(description="the method that it is a variant of")
+    label: str = Field(description="that method's title")
+    value: float | None = Field(None, description="the key's value; null where models vary")
+
+
+class StudySpec(StageSpec):
+    """Metrics of all runs of a study in, a table and a figure out."""
+
+    title: str
+    key: str = Field(description="what varies; `models`: encoder and decoder")
+    runs: Annotated[list[StudyRun], Field(min_length=1)]
+    metric: str = "ndcg@10"
+    bootstrap: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+    table_out: str = Field(description="CSV: method, models, value, mean, low, high")
+    figure_out: list[str] = Field(description="the figure as .png and .pdf")
+
+
+def study(spec: StudySpec, record: Record, log: Log) -> None:
+    """Means with intervals per variant, drawn as lines or as a grid of models."""
+    plain = [RunEntry.model_validate(entry.model_dump(include=set(RunEntry.model_fields))) for entry in spec.runs]
+    rows = {(row.method, row.models): row for row in grid.collect(plain, [spec.metric]).rows}
+    draws = bootstrap.replicates({row.key: row.values for row in rows.values()}, spec.bootstrap, spec.seed)
+    table = []
+    for key, row in rows.items():
+        entry = next(entry for entry in spec.runs if (entry.method, entry.models) == key)
+        low, high = bootstrap.interval(draws[row.key], spec.confidence)
+        table.append(
+            {
+                "method": entry.of,
+                "label": entry.label,
+                "group": entry.group,
+                "models": entry.models,
+                "value": entry.value,
+                "seeds": len(row.seeds),
+                "n": len(row.values),
+                "mean": float(row.values.mean()),
+                "low": float(low[0]),
+                "high": float(high[0]),
+            }
+        )
+    frame = pl.DataFrame(table)
+    with whole(spec.table_out) as part:
+        frame.write_csv(part)
+    title = spec.metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+    figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
+    for path in spec.figure_out:
+        figures.save(figure, path)
+    record.note(read={entry.metrics_path: file_hash(entry.metrics_path) for entry in spec.runs})
+    log(f"{spec.title}: {len(table)} points")
+
+
+def _lines(table: list[dict], key: str, metric: str) -> figures.Figure:
+    several = len({row["models"] for row in table}) > 1
+    lines = []
+    for method, models in dict.fromkeys((row["method"], row["models"]) for row in table):
+        points = sorted(
+            (row for row in table if (row["method"], row["models"]) == (method, models)), key=lambda row: row["value"]
+        )
+        label = f"{points[0]['label']}\n{models}" if several else points[0]["label"]
+        columns = [[row[name] for row in points] for name in ("value", "mean", "low", "high")]
+        lines.append(figures.StudyLine(label, points[0]["group"], *columns))
+    values = [row["value"] for row in table]
+    return figures.study(lines, key.replace("_", " "), metric, logarithmic=max(values) / min(values) > 5)
+
+
+def _grid(table: list[dict], metric: str) -> figures.Figure:
+    panels = {}
+    for label in dict.fromkeys(row["label"] for row in table):
+        cells = {tuple(row["models"].split("+")): row["mean"] for row in table if row["label"] == label}
+        encoders, decoders = (list(dict.fromkeys(pair[side] for pair in cells)) for side in (0, -1))
+        values = np.array([[cells.get((encoder, decoder), np.nan) for decoder in decoders] for encoder in encoders])
+        panels[label] = (encoders, decoders, values)
+    return figures.models_grid(panels, metric)
+
+
+if __name__ == "__main__":
+    run(StudySpec, study, __file__)
