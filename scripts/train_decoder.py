@@ -53,11 +53,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     from langptune.models.load import load_decoder, pick_device, pick_dtype
     from langptune.ranking.decoder import embed_items
-    from langptune.training.algorithms import validation_metrics
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
-    from langptune.training.reward import Reward
+    from langptune.training.reward import Reward, validation_metrics
 
     device = pick_device()
     bf16 = pick_dtype(spec.recipe.precision, device) == torch.bfloat16

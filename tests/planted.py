@@ -59,7 +59,10 @@ def tokenizer(padding: str = "left") -> PreTrainedTokenizerFast:
     out = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", padding_side=padding
     )
-    out.chat_template = "{% for m in messages %}<user> {{ m['content'] }} <end> {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    out.chat_template = (
+        "{% for m in messages %}<user> {{ m['content'] }} <end> {% endfor %}"
+        "{% if add_generation_prompt %}<bot>{% endif %}"
+    )
     return out
 
 
@@ -216,10 +219,9 @@ def policy_trainer(folder, recipe, data=None, model=None, decoder=None, reward=N
 def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0):
     """A trainer of the tiny decoder on planted histories."""
     from langptune.ranking.decoder import embed_items
-    from langptune.training.algorithms import validation_metrics
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
-    from langptune.training.reward import Reward
+    from langptune.training.reward import Reward, validation_metrics
 
     data, model = data or planted(train=40, val=10), model or tiny_decoder()
     texts = texts or {

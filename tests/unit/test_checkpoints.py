@@ -292,7 +292,9 @@ from tests.unit.test_training import losses
 kind, out = sys.argv[1], Path(sys.argv[2])
 trainer = {{
     "rlso": lambda: p.policy_trainer(out, p.reinforcement(batches=3, epochs=2, kl=0.1, micro_batch=4)),
-    "grpo": lambda: p.policy_trainer(out, p.reinforcement(batches=3, algorithm="grpo", samples=4, sessions_per_batch=4)),
+    "grpo": lambda: p.policy_trainer(
+        out, p.reinforcement(batches=3, algorithm="grpo", samples=4, sessions_per_batch=4)
+    ),
     "cl": lambda: p.decoder_trainer(out, p.contrastive(batches=4)),
 }}[kind]()
 trainer.run()

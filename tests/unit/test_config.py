@@ -156,7 +156,7 @@ def test_yaml_mistakes(tmp_path):
 
 def registries(tmp_path, name, change):
     """A copy of the registries with one of them changed."""
-    for file in ("datasets", "models", "methods", "prompts"):
+    for file in ("datasets", "models", "methods", "recipes", "prompts"):
         data = yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text())
         if file == name:
             change(data)

@@ -54,7 +54,7 @@ def test_larger_cut_offs_never_lose(ranks, k):
         assert (shorter <= longer).all()
 
 
-@pytest.mark.parametrize("name", ["ndcg", "recall@", "recall@0", "hit@10", "ndcg@-1", "NDCG@10", "ndcg@1.5"])
+@pytest.mark.parametrize("name", ["ncg", "recall@", "recall@0", "hit@10", "ndcg@-1", "NDCG@10", "ndcg@1.5"])
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(UserError, match="unknown metric"):
         metrics.parse(name)

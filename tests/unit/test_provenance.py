@@ -100,7 +100,7 @@ def test_missing_input_names_the_file(tmp_path):
     spec = {
         "sample": {"test": 1},
         "sessions_in": "/no/sessions.parquet",
-        "evaluation_out": str(tmp_path / "e"),
+        "sample_out": str(tmp_path / "e"),
     }
     done = run("draw_sample.py", "--spec", json.dumps(spec))
     assert done.returncode == 2 and "/no/sessions.parquet does not exist" in done.stderr

@@ -70,10 +70,14 @@ def repo(tmp_path_factory, real_models) -> Path:
 def test_every_run_has_ranks_metrics_and_manifests(repo):
     tables = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/table_long.csv")
     assert set(tables["method"]) == {
-        *("langptune-0", "shuffled-profiles", "history", "last-item", "pop", "ease", "sasrec", "random", "oracle")
+        *("langptune-0", "langptune-cl", "langptune-rlso", "langptune", "history-cl"),
+        *("shuffled-profiles", "history", "last-item", "pop", "ease", "sasrec", "random", "oracle"),
     }
     ranks = sorted((repo / RESULTS).glob("*/*/*/seed*/ranks.parquet"))
-    assert len(ranks) == 13  # four methods with two seeds, five with one
+    assert len(ranks) == 22  # seven methods with two seeds, six with one, and a study of two
+    trained = sorted((repo / RESULTS).glob("*/phases/*/seed*/*/curve.jsonl"))
+    # cl and rlso from the start, rlso after cl, cl on histories
+    assert len(trained) == 8
     for path in ranks:
         told = json.loads(path.with_name("ranks.parquet.manifest.json").read_text())
         assert told["output"] == "ranks.parquet" and told["lock"] and told["inputs"]
@@ -137,14 +141,23 @@ def test_second_run_has_nothing_to_do(repo):
     assert planned(repo) == {}
 
 
+after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
+"""What follows from another decoder: its catalogue, and what RLSO learns from it (two seeds)."""
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
         ("scripts/plot.py", {"plot": 1}),
-        ("src/langptune/figures.py", {"plot": 1}),
+        ("src/langptune/figures.py", {"plot": 1, "study": 2}),
         ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
+        ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
-        ("src/langptune/profiles/generate.py", {"write_profiles": 4, "gather_profiles": 2, "rank_profiles": 2}),
+        ("scripts/gather_profiles.py", {"gather_profiles": 7, "rank_profiles": 7, "train_decoder": 2, **after_cl}),
+        (
+            "scripts/train_encoder.py",
+            {"train_encoder": 4, "write_profiles": 8, "gather_profiles": 4, "rank_profiles": 4},
+        ),
         ("README.md", {}),
     ],
 )
@@ -155,7 +168,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         found = planned(repo)
     finally:
         (repo / file).write_text(before)
-    downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles"}
+    downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles", "show_profiles", "study"}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
     assert not expected or {"plot", "all"} <= set(found)
 
@@ -179,18 +192,19 @@ def test_correcting_what_only_people_read_reruns_only_the_tables(repo):
 
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
-    shutil.rmtree(repo / RESULTS / "ml-100k-small" / "history")
+    shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
     assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "all": 1}
-    shutil.rmtree(repo / RESULTS / "ml-100k-small" / "langptune-0")
+    encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
+    shutil.rmtree(next(encoders.glob("seed1/rlso-*")))
     found = planned(repo)
-    assert found["write_profiles"] == 4 and found["rank_profiles"] == 2 and "embed_items" not in found
+    assert found["train_encoder"] == 1 and found["rank_profiles"] == 1 and "train_decoder" not in found
     assert smoke(repo).returncode == 0
     assert finals(repo) == before
 
 
 def test_a_seed_more_keeps_the_others(repo):
     found = planned(repo, "--config", "seeds=[0,1,2]")
-    assert found["train_recbole"] == 1 and found["rank_profiles"] == 1 and "try_recbole" not in found
+    assert found["train_recbole"] == 1 and found["train_encoder"] == 2 and "try_recbole" not in found
 
 
 def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):

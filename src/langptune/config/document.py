@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import datasets, methods, models, sample, workflow
+from langptune.config import datasets, methods, models, recipes, sample, workflow
 
 HEAD = """# Configuration
 
@@ -21,7 +21,7 @@ nearest valid key.
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
-| `datasets.yaml`, `models.yaml`, `methods.yaml`, `prompts.yaml` | registries, one entry each |
+| `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.
@@ -31,6 +31,8 @@ SECTIONS = [
     ("A run (`config.yaml`)", workflow.Config),
     ("`sample`", sample.Sample),
     ("`generation`", workflow.Generation),
+    ("`training`", workflow.Training),
+    ("`studies`: one entry", workflow.Study),
     ("`comparison`", workflow.Comparison),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),
@@ -44,6 +46,9 @@ SECTIONS = [
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: simple`", methods.SimpleMethod),
     ("`methods.yaml`: `kind: recbole`", methods.RecBoleMethod),
+    ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
+    ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
+    ("`train` of a reinforcement recipe", recipes.Trained),
     ("`prompts.yaml`: one entry", workflow.Prompt),
 ]
 

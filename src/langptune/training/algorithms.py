@@ -61,7 +61,7 @@ from langptune.training.policy import (
     start_from,
     token_logprobs,
 )
-from langptune.training.reward import Reward
+from langptune.training.reward import Reward, validation_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -500,13 +500,6 @@ def standardised(rewards: torch.Tensor) -> torch.Tensor:
     centred = rewards - rewards.mean()
     spread = centred.pow(2).mean().sqrt()
     return centred / spread if spread > 0 else centred
-
-
-def validation_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """What is reported of validation ranks: ``ndcg`` without cut-off selects, NDCG@10 is for comparison."""
-    from langptune.metrics import from_ranks
-
-    return {name: float(from_ranks(name, ranks).mean()) for name in ("ndcg", "ndcg@10")}
 
 
 def _session_order(sessions: int, needed: int, seed: int) -> list[int]:

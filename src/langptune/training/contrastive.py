@@ -131,9 +131,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         )
         for key in ("batch_size", "uniform_negatives"):
             if getattr(recipe, key) % arguments.world_size:
-                raise UserError(
-                    f"{recipe.title}: {key} {getattr(recipe, key)} does not divide over {arguments.world_size} processes"
-                )
+                value, processes = getattr(recipe, key), arguments.world_size
+                raise UserError(f"{recipe.title}: {key} {value} does not divide over {processes} processes")
         arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
         # Dropout would make the two embeddings of a text differ, and the result depend on the micro-batch.
         for module in model.modules():

@@ -44,3 +44,8 @@ class Reward:
     def __call__(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
         """float64 ``[B]`` in (0, 1]: the reward of each text."""
         return from_ranks(self.metric, self.ranks(texts, targets, seen))
+
+
+def validation_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """What is reported of validation ranks: ``ndcg`` without cut-off selects, NDCG@10 is for comparison."""
+    return {name: float(from_ranks(name, ranks).mean()) for name in ("ndcg", "ndcg@10")}
