@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import polars as pl
+import pytest
 
 from langptune.baselines.simple import popularity, score_blocks
 from langptune.baselines.text import query
 from langptune.config.sample import Sample
-from langptune.data import protocols, readers, sample
+from langptune.data import contracts, protocols, readers, sample
 from langptune.ranking.decoder import rank_sessions
 from tests.conftest import entry, write_raw
+from tests.unit.test_checkpoints import command, spec_of, weights_file, write_files
 
 N = 40
 ITEMS = [(i, f"Film {i}", 1990, "Drama") for i in range(1, N + 1)]
@@ -66,3 +70,35 @@ def test_scores_of_other_items_ignore_the_target(tmp_path):
             blocks = score_blocks(scorer, chosen, done.sessions, N, seed=1)
             tops.append(rank_sessions(chosen, blocks)["top"].to_list())
         assert tops[0] == tops[1]
+
+
+def trained_bytes(data, out, kind, **changes):
+    """The weights that a training script writes on these files."""
+    done = subprocess.run(command(kind, spec_of(kind, data, out, **changes)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return weights_file(out).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["cl", "rlso"])
+def test_held_out_targets_change_no_trained_byte(tmp_path, kind):
+    """Test targets reach nothing, not even the selection; validation targets reach nothing but the selection."""
+    data = write_files(tmp_path / "data")
+    sessions = pl.read_parquet(data / "sessions.parquet")
+    short = {"batches": 6, "validate_every": 2}
+    held_out = sessions.filter(pl.col("split") == "val").with_columns(
+        (pl.col("session") + len(sessions)).alias("session"), pl.lit("test").alias("split")
+    )
+    contracts.write(pl.concat([sessions, held_out]), data / "sessions.parquet", "sessions")
+    before = trained_bytes(data, tmp_path / "a", kind, **short)
+    last = trained_bytes(data, tmp_path / "b", kind, select="last", **short)
+
+    def moved(split):
+        other = (pl.col("target") + 7) % 150
+        seen = pl.col("seen").list.contains(other)
+        return pl.when((pl.col("split") == split) & ~seen).then(other).otherwise(pl.col("target")).cast(pl.Int32)
+
+    changed = pl.concat([sessions, held_out]).with_columns(moved("test").alias("target"))
+    contracts.write(changed, data / "sessions.parquet", "sessions")
+    assert trained_bytes(data, tmp_path / "c", kind, **short) == before
+    contracts.write(changed.with_columns(moved("val").alias("target")), data / "sessions.parquet", "sessions")
+    assert trained_bytes(data, tmp_path / "d", kind, select="last", **short) == last

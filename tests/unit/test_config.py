@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import yaml
@@ -194,3 +195,72 @@ def test_reserved_and_odd_names_are_refused(tmp_path):
         config = registries(tmp_path, "datasets", lambda d, name=name: d.update({name: d["ml-100k"]}))
         with pytest.raises(UserError, match="a name is letters"):
             load(config, ROOT)
+
+
+def test_algorithms_are_compared_at_equal_tokens():
+    recipes = load(base(), ROOT).recipes
+    spent = {
+        name: recipes[name].batches * recipes[name].sessions_per_batch * recipes[name].samples * recipes[name].epochs
+        for name in ("rlso", "grpo", "rloo")
+    }
+    assert len(set(spent.values())) == 1, spent
+
+
+def test_phases_are_shared_and_named_by_what_changes_results():
+    methods = ["langptune-0", "langptune-cl", "langptune"]
+    profile = {"max_tokens": 16, "history_items": 3}
+    config = base() | {"methods": methods, "comparison": {"reference": "langptune-0"}}
+    workflow = load(config | {"overrides": dict.fromkeys(methods, profile)}, ROOT)
+    start, cl, full = (workflow.phase_of("ml-100k", name) for name in methods)
+    assert full.parent == cl and cl.parent == start and full.encoder == full and full.decoder == cl
+    assert [phase.id for phase in full.all()] == [start.id, cl.id, full.id]
+    neutral = load(
+        config
+        | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"micro_batch": 3, "title": "x"}}},
+        ROOT,
+    )
+    assert neutral.phase_of("ml-100k", "langptune").id == full.id
+    other = load(
+        config | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"batches": 3}}}, ROOT
+    )
+    assert other.phase_of("ml-100k", "langptune").id != full.id
+    assert other.phase_of("ml-100k", "langptune-0").id == start.id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe_overrides": {"rlsoo": {}}}, "unknown recipe 'rlsoo'; did you mean 'rlso'"),
+        ({"recipe_overrides": {"rlso": {"epoch": 2}}}, "unknown key 'epoch'; did you mean 'epochs'"),
+        ({"recipe_overrides": {"rlso": {"samples": 4}}}, "samples must be 2"),
+        ({"overrides": {"langptune": {"phases": ["cl", "rl"]}}}, "unknown recipe 'rl'"),
+        ({"overrides": {"history-cl": {"phases": ["rlso"]}}}, "the method has none"),
+        ({"overrides": {"langptune-0": {"best_of": 4}}}, "best_of needs a temperature"),
+        ({"studies": {"s": {"title": "s", "key": "max_tokens", "methods": ["langptune"]}}}, "list the values"),
+        (
+            {"studies": {"s": {"title": "s", "key": "max_tokens", "values": [1, 2], "methods": ["history"]}}},
+            "has no key 'max_tokens'",
+        ),
+        (
+            {"studies": {"s": {"title": "s", "key": "max_tokens", "values": [0, 2], "methods": ["langptune"]}}},
+            "greater than or equal to 1",
+        ),
+    ],
+)
+def test_training_mistakes_are_told_before_any_job(change, message):
+    config = base() | {
+        "methods": ["langptune-0", "langptune", "history-cl"],
+        "comparison": {"reference": "langptune-0"},
+    }
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(config | change, ROOT)
+
+
+def test_a_study_derives_methods():
+    studies = {"s": {"title": "s", "key": "train_fraction", "values": [0.1, 1.0], "methods": ["history-cl"]}}
+    workflow = load(base() | {"studies": studies}, ROOT)
+    assert [run.method for run in workflow.runs("ml-100k", "s")][::2] == [
+        "history-cl.train_fraction-0.1",
+        "history-cl.train_fraction-1",
+    ]
+    assert workflow.methods["history-cl.train_fraction-0.1"].train_fraction == 0.1
