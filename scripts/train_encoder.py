@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     """Read, train (or resume), keep the state that was best on validation."""
     stage.set_threads(spec.threads)
+    # TRL and transformers warn of each other's deprecated names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     import torch
 
     from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype

@@ -227,12 +227,13 @@ def test_without_eta_and_kl_nothing_moves(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in p.weights(trainer.model).items())
 
 
+@pytest.mark.parametrize("rank", [8, None])
 @pytest.mark.parametrize(
     "changes",
-    [{"micro_batch": 2}, {"micro_batch": 5}, {"cache_frozen": False}, {"cache_frozen": False, "micro_batch": 4}],
+    [{"micro_batch": 5}, {"cache_frozen": False}, {"cache_frozen": False, "micro_batch": 4}],
 )
-def test_micro_batches_and_the_trunk_cache_do_not_change_rlso(tmp_path, changes):
-    base = {"kl": 0.1, "minibatches": 2, "train": {"lora_rank": 8, "lora_alpha": 16, "last_layers": 1}}
+def test_micro_batches_and_the_trunk_cache_do_not_change_rlso(tmp_path, changes, rank):
+    base = {"kl": 0.1, "minibatches": 2, "train": {"lora_rank": rank, "lora_alpha": 16, "last_layers": 1}}
     whole = run(p.policy_trainer(tmp_path / "a", p.reinforcement(**base)))
     other = run(p.policy_trainer(tmp_path / "b", p.reinforcement(**base, **changes)))
     assert losses(other) == pytest.approx(losses(whole), rel=1e-3, abs=1e-6)
