@@ -48,7 +48,34 @@ def curves():
     return [figures.Curve(f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
 
 
+def phases():
+    rows = [
+        {"batch": b, "val_ndcg": 0.1 + 0.01 * b, "loss": 2 - 0.1 * b, "reward": 0.1, "tokens": 20} for b in range(5)
+    ]
+    shifted = [{key: value + (key != "batch") * 0.02 for key, value in row.items()} for row in rows]
+    return [
+        figures.Training("CL on profiles", [{k: row[k] for k in ("batch", "val_ndcg", "loss")} for row in rows]),
+        figures.Training("CL on profiles, then RLSO with a long title", rows),
+        figures.Training("CL on profiles, then RLSO with a long title", shifted),
+    ]
+
+
+def study_lines():
+    return [
+        figures.StudyLine(f"M{i}", group, [64, 128, 512], [0.01, 0.02, 0.03], [0.0, 0.01, 0.02], [0.02, 0.03, 0.04])
+        for i, group in enumerate(("profiles", "text controls"))
+    ]
+
+
+def pairs():
+    return {"A": (["e1", "e2"], ["d1", "d2"], np.array([[0.01, np.nan], [0.05, 0.1]]))}
+
+
 DRAW = {
+    "training": lambda: figures.training(phases()),
+    "no training": lambda: figures.training([]),
+    "study": lambda: figures.study(study_lines(), "max tokens", "NDCG@10", logarithmic=True),
+    "models": lambda: figures.models_grid(pairs(), "NDCG@10"),
     "bars": lambda: figures.bars(bars()),
     "gains": lambda: figures.gains(gains(), "Ref", "NDCG@10"),
     "no gains": lambda: figures.gains([], "Ref", "NDCG@10"),
@@ -103,6 +130,14 @@ def test_rank_curves_are_the_share_at_or_above():
     line = figure.axes[0].lines[0]
     share = dict(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
     assert (share[1], share[2], share[3], share[9], share[10]) == (0.25, 0.25, 0.75, 0.75, 1.0)
+
+
+def test_training_shows_each_phase_once_and_seeds_as_a_band():
+    figure = figures.training(phases())
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(figure.axes) == 2 * 4 and len(shown) == 2 + 4, "CL has no reward and no tokens"
+    bands = [axis for axis in shown if axis.collections]
+    assert len(bands) == 4
 
 
 def test_lines_of_a_group_can_be_told_apart():

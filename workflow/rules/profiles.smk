@@ -14,6 +14,7 @@ rule write_profiles:
     wildcard_constraints:
         shard=r"\d+",
         shards=r"\d+",
+    priority: 20
     threads: CONFIG.generation.threads
     resources:
         mem_mb=lambda w: 3000 + 3 * MODELS[encoder_of(w.models)].parameters // 10**6,

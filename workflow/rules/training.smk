@@ -72,6 +72,7 @@ rule embed_phase_items:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
+# The longest jobs come first, so that no core waits for the last one alone.
 rule train_encoder:
     input:
         **data_files("items", "sessions", "users", "training"),
@@ -86,6 +87,7 @@ rule train_encoder:
         f"{LOGS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ReinforcementRecipe),
+    priority: 30
     retries: CONFIG.training.retries
     threads: CONFIG.training.threads
     resources:

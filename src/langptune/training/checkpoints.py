@@ -114,6 +114,7 @@ class Watch(TrainerCallback):
             "resumed": 0,
         }
         self.interrupted = False
+        self._previous: Any = None
         self._started = time.monotonic()
         self._spent = 0.0
         self._pending: list[dict[str, float]] = []
@@ -146,10 +147,17 @@ class Watch(TrainerCallback):
     ) -> None:
         """Catch SIGTERM; validate the start."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_term)
+            self._previous = signal.signal(signal.SIGTERM, self._on_term)
         self._first_step = state.global_step
         if state.global_step == 0:
             self._judge(0)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give SIGTERM back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Curve, progress, validation, and whether to save or stop."""
