@@ -70,14 +70,13 @@ def repo(tmp_path_factory, real_models) -> Path:
 def test_every_run_has_ranks_metrics_and_manifests(repo):
     tables = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/table_long.csv")
     assert set(tables["method"]) == {
-        *("langptune-0", "langptune-cl", "langptune-rlso", "langptune", "history-cl"),
+        *("langptune-0", "langptune-cl", "langptune", "history-cl"),
         *("shuffled-profiles", "history", "last-item", "pop", "ease", "sasrec", "random", "oracle"),
     }
     ranks = sorted((repo / RESULTS).glob("*/*/*/seed*/ranks.parquet"))
-    assert len(ranks) == 22  # seven methods with two seeds, six with one, and a study of two
+    assert len(ranks) == 20  # six methods with two seeds, six with one, and a study of two
     trained = sorted((repo / RESULTS).glob("*/phases/*/seed*/*/curve.jsonl"))
-    # cl and rlso from the start, rlso after cl, cl on histories
-    assert len(trained) == 8
+    assert len(trained) == 6  # cl on profiles, rlso after it, cl on histories
     for path in ranks:
         told = json.loads(path.with_name("ranks.parquet.manifest.json").read_text())
         assert told["output"] == "ranks.parquet" and told["lock"] and told["inputs"]
@@ -153,10 +152,10 @@ after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
         ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
-        ("scripts/gather_profiles.py", {"gather_profiles": 7, "rank_profiles": 7, "train_decoder": 2, **after_cl}),
+        ("scripts/gather_profiles.py", {"gather_profiles": 5, "rank_profiles": 5, "train_decoder": 2, **after_cl}),
         (
             "scripts/train_encoder.py",
-            {"train_encoder": 4, "write_profiles": 8, "gather_profiles": 4, "rank_profiles": 4},
+            {"train_encoder": 2, "write_profiles": 4, "gather_profiles": 2, "rank_profiles": 2},
         ),
         ("README.md", {}),
     ],
@@ -170,7 +169,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         (repo / file).write_text(before)
     downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles", "show_profiles", "study"}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
-    assert not expected or {"plot", "all"} <= set(found)
+    assert not expected or "all" in found
 
 
 def test_one_changed_key_reruns_one_branch(repo):
@@ -195,7 +194,7 @@ def test_deleting_a_method_reruns_it_and_the_tables(repo):
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
     assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "all": 1}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
-    shutil.rmtree(next(encoders.glob("seed1/rlso-*")))
+    shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)
     assert found["train_encoder"] == 1 and found["rank_profiles"] == 1 and "train_decoder" not in found
     assert smoke(repo).returncode == 0
@@ -204,13 +203,15 @@ def test_deleting_a_method_reruns_it_and_the_tables(repo):
 
 def test_a_seed_more_keeps_the_others(repo):
     found = planned(repo, "--config", "seeds=[0,1,2]")
-    assert found["train_recbole"] == 1 and found["train_encoder"] == 2 and "try_recbole" not in found
+    assert found["train_recbole"] == 1 and found["train_encoder"] == 1 and "try_recbole" not in found
 
 
 def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
     before = finals(repo)
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
-    shutil.rmtree(repo / RESULTS / "ml-100k-small")
+    # One seed's phases and some baselines: every kind of job, in a part of the time.
+    for part in ("phases/smollm2-135m+minilm-l6/seed1", "phases/minilm-l6/seed1", "ease", "sasrec", "comparison"):
+        shutil.rmtree(repo / RESULTS / "ml-100k-small" / part)
     for _ in range(int(os.environ.get("KILLS", "2"))):
         command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml"]
         child = subprocess.Popen(
