@@ -53,7 +53,7 @@ def setting(args: argparse.Namespace) -> dict:
     rows = done.sessions.filter(pl.col("split") == "train").sample(args.sessions, seed=0).sort("session")
     prompts = [prompt.ids for prompt in encode_sessions(writer, rows, done.items, done.users, 10)]
     recipe = registry.recipes["rlso"].model_copy(
-        update={"sessions_per_batch": args.sessions, "epochs": args.epochs, "batches": 1, "kl": 0.1, "micro_batch": 8}
+        update={"sessions_per_batch": args.sessions, "epochs": args.epochs, "batches": 1, "kl": 0.1, "micro_batch": 2}
     )
     return {
         "model": model,
@@ -176,11 +176,9 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
     values = (values - values.mean()) / (values.std() + 1e-8)
     lap("reward")
     for _ in range(recipe.epochs):
-        for pair in range(0, len(prompts), recipe.micro_batch):
-            change = logps() - old
-            loss = ((change[0::2] - change[1::2] - recipe.eta * (values[0::2] - values[1::2])) ** 2).mean()
-            loss.backward()
-            assert pair == 0, "raise micro_batch: this side takes the batch whole"
+        change = logps() - old
+        loss = ((change[0::2] - change[1::2] - recipe.eta * (values[0::2] - values[1::2])) ** 2).mean()
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
     lap("update")

@@ -14,6 +14,7 @@ rule write_profiles:
     wildcard_constraints:
         shard=r"\d+",
         shards=r"\d+",
+    # What training waits for comes first; see training.smk.
     priority: 20
     threads: CONFIG.generation.threads
     resources:
@@ -62,6 +63,7 @@ rule gather_profiles:
         profiles=f"{PHASE}/profiles/{{draw}}.parquet",
     log:
         f"{LOGS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.log",
+    priority: 50
     resources:
         mem_mb=500,
     params:

@@ -5,6 +5,8 @@ outputs, and its retry goes on from the newest one.
 """
 
 
+# Priorities: CL, then RLSO, is the longest chain of a run, so whatever stands in it goes before anything else that is
+# ready, and the short jobs that it waits for go first of all.
 rule train_decoder:
     input:
         **data_files("items", "sessions", "training"),
@@ -18,6 +20,7 @@ rule train_decoder:
         f"{LOGS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
+    priority: 30
     retries: CONFIG.training.retries
     threads: CONFIG.training.threads
     resources:
@@ -58,6 +61,7 @@ rule embed_phase_items:
         f"{LOGS}/embed_phase_items/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
+    priority: 50
     resources:
         mem_mb=lambda w: 2000 + 6 * MODELS[decoder_of(w.models)].parameters // 10**6,
     params:
@@ -72,7 +76,6 @@ rule embed_phase_items:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
-# The longest jobs come first, so that no core waits for the last one alone.
 rule train_encoder:
     input:
         **data_files("items", "sessions", "users", "training"),
