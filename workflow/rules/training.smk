@@ -90,7 +90,7 @@ rule train_encoder:
         f"{LOGS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     wildcard_constraints:
         phase=phases_by(ReinforcementRecipe),
-    priority: 30
+    priority: 40
     retries: CONFIG.training.retries
     threads: CONFIG.training.threads
     resources:
