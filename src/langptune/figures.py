@@ -329,7 +329,10 @@ def training(phases: list[Training]) -> Figure:
             seeds = [phase for phase in phases if phase.title == title]
             for column, key in enumerate(keys):
                 _band(axes[row, column], [_points(phase.rows, key) for phase in seeds])
-                if row == 0:
+                if (
+                    not any(axis.get_title(loc="left") for axis in axes[:row, column])
+                    and axes[row, column].get_visible()
+                ):
                     axes[row, column].set_title(TRAINING_PANELS[key], fontsize=8)
             axes[row, 0].set_ylabel(textwrap.fill(title, 26), fontsize=7)
         figure.supxlabel("batch", fontsize=8)
