@@ -94,7 +94,7 @@ rule train_encoder:
     retries: CONFIG.training.retries
     threads: CONFIG.training.threads
     resources:
-        mem_mb=lambda w: 4000 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
+        mem_mb=lambda w: 5500 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
     params:
         launch=lambda w: accelerate(PHASES[w.phase].recipe),
         spec=lambda w, input, output: spec(
