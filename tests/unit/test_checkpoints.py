@@ -221,21 +221,27 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("kind", ["cl", "rlso"])
 def test_killed_at_random_moments_gives_the_same_bytes(tmp_path, data, kind):
-    """KILLS=20 for the long version; what a kill costs is printed."""
+    """Killed after a random number of lines of progress; KILLS=20 for the long version, which prints what it cost."""
     done = subprocess.run(command(kind, spec_of(kind, data, tmp_path / "a")), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
-    started, kills = time.monotonic(), 0
-    for _ in range(int(os.environ.get("KILLS", "2"))):
+    started, kills, wanted = time.monotonic(), 0, int(os.environ.get("KILLS", "2"))
+    while kills < wanted:
         child = subprocess.Popen(
-            command(kind, spec_of(kind, data, tmp_path / "b")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(kind, spec_of(kind, data, tmp_path / "b")),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        try:
-            child.wait(rng.uniform(8, 20))
-        except subprocess.TimeoutExpired:
-            child.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
-            kills += 1
-        if child.wait() == 0:
+        left = rng.randint(3, 9)
+        for line in child.stderr:
+            left -= "batch" in line
+            if left <= 0:
+                child.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                kills += 1
+                break
+        child.communicate()
+        if child.returncode == 0:
             shutil.rmtree(tmp_path / "b")  # finished before it was killed: again from the start
     done = subprocess.run(command(kind, spec_of(kind, data, tmp_path / "b")), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
