@@ -24,17 +24,10 @@ from langptune.stage import Log, StageSpec, run
 
 
 class CurveEntry(Strict):
-    """The learning curve of one trained run."""
+    """The curve of one trained run or phase."""
 
     title: str
-    path: str = Field(description="curve.jsonl: a line per epoch; skipped where it does not exist")
-
-
-class PhaseEntry(Strict):
-    """The curve of one trained phase of one seed."""
-
-    title: str
-    path: str = Field(description="curve.jsonl; skipped where it does not exist")
+    path: str = Field(description="curve.jsonl: a line per epoch or batch; skipped where it does not exist")
 
 
 class PlotSpec(StageSpec):
@@ -47,7 +40,7 @@ class PlotSpec(StageSpec):
         description="as in the comparison; missing files skipped"
     )
     curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
-    phases: list[PhaseEntry] = Field([], description="title, path of each trained phase's curve.jsonl")
+    phases: list[CurveEntry] = Field([], description="title, path of each trained phase's curve.jsonl")
     reference: str = Field(description="method that gains are measured against")
     main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
     second_metric: str | None = Field(None, description="second panel of the means; null: none")
@@ -79,7 +72,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         rows = table.filter(pl.col("metric") == metric)
         if rows.is_empty():
             raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")
-        panels[_title(metric)] = [
+        panels[figures.metric_title(metric)] = [
             figures.Bar(labels[row["method"], row["models"]], row["group"], row["mean"], row["low"], row["high"])
             for row in rows.iter_rows(named=True)
         ]
@@ -94,7 +87,9 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         for key, frame in pl.read_parquet(spec.gains_in).drop_nulls().group_by("method", "models", maintain_order=True)
         if key != (base.method, base.models)
     ]
-    _save(figures.gains(gains, labels[base.method, base.models], _title(spec.main_metric)), spec.gains_out)
+    _save(
+        figures.gains(gains, labels[base.method, base.models], figures.metric_title(spec.main_metric)), spec.gains_out
+    )
 
     collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)
     ranks = [
@@ -108,7 +103,9 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     curves = [_curve(entry, spec.curve_metric) for entry in spec.curves if Path(entry.path).exists()]
     # A closed-form model has no epochs: one point says nothing about when it stopped.
     curves = [curve for curve in curves if curve.epochs.max() > 0]
-    _save(figures.learning_curves(curves, _title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
+    _save(
+        figures.learning_curves(curves, figures.metric_title(spec.curve_metric.removeprefix("val_"))), spec.curves_out
+    )
 
     phases = [figures.Training(entry.title, _rows(entry.path)) for entry in spec.phases if Path(entry.path).exists()]
     _save(figures.training(phases), spec.training_out)
@@ -124,10 +121,6 @@ def _labels(entries: list[RunEntry]) -> dict[tuple[str, str], str]:
     titles = {(entry.method, entry.models): entry.title for entry in entries}
     several = {method for method, _ in keys if sum(other == method for other, _ in keys) > 1}
     return {key: f"{titles[key]}\n{key[1]}" if key[0] in several else titles[key] for key in keys}
-
-
-def _title(metric: str) -> str:
-    return metric.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
 
 
 def _curve(entry: CurveEntry, metric: str) -> figures.Curve:

@@ -67,7 +67,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         frame.write_csv(part)
-    title = spec.metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+    title = figures.metric_title(spec.metric)
     figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
     for path in spec.figure_out:
         figures.save(figure, path)

@@ -29,6 +29,17 @@ def real_models() -> Path:
     return ROOT / "results" / "models"
 
 
+@pytest.fixture
+def one_thread():
+    """torch on one CPU thread, where the same work gives the same bytes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def entry(**changes) -> DatasetEntry:
     """A dataset entry for files written by ``write_raw``."""
     fields = {

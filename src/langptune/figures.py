@@ -312,6 +312,11 @@ TRAINING_PANELS = {
 """Keys of a phase's ``curve.jsonl`` that are drawn, and what the panels are called."""
 
 
+def metric_title(metric: str) -> str:
+    """How figures write a metric's name."""
+    return metric.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
+
+
 def training(phases: list[Training]) -> Figure:
     """How training went: a row of panels per phase, seeds as a band from the lowest to the highest around their mean.
 

@@ -25,13 +25,7 @@ from langptune.training.checkpoints import SEAL, Checkpoints
 from tests import planted as p
 from tests.conftest import ROOT
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 KINDS = {

@@ -23,13 +23,7 @@ from langptune.training.reward import Reward
 from tests import planted as p
 from tests.conftest import ROOT
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(trainer):

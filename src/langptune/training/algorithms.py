@@ -51,6 +51,7 @@ from langptune.training.checkpoints import (
     Watch,
     halved,
     is_out_of_memory,
+    row_order,
     training_arguments,
 )
 from langptune.training.policy import (
@@ -86,9 +87,6 @@ class Sessions:
 class _Policy(Resumable):
     """What every algorithm shares; stands before a TRL trainer among the bases."""
 
-    group = 1
-    """Rows that a micro-batch may not separate."""
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -121,7 +119,7 @@ class _Policy(Resumable):
 
         rows = recipe.sessions_per_batch * recipe.samples // recipe.minibatches
         config = self._arguments(recipe, checkpoints, rows, bf16, seed, model.device.type == "cpu")
-        order = _session_order(len(train.sessions), recipe.batches * recipe.sessions_per_batch, seed)
+        order = row_order(len(train.sessions), recipe.batches * recipe.sessions_per_batch, seed).tolist()
         dataset = Dataset.from_dict({"prompt": [str(row) for row in order], "row": order})
         # TRL refuses LoRA on lm_head, because it multiplies by its weight directly; token_logprobs does not.
         module = rloo_trainer if isinstance(self, RLOOTrainer) else grpo_trainer
@@ -243,14 +241,13 @@ class _Policy(Resumable):
         texts = [self._text(ids) for ids in completion_ids]
         values = self._reward(texts, [self._train.targets[r] for r in row], [self._train.seen[r] for r in row])
         finished = np.array([ids[-1] in self._ends for ids in completion_ids])
+        if self._recipe.unfinished == "zero":
+            values = np.where(finished, values, 0.0)
         self._told = {
             "reward": float(values.mean()),
             "finished": float(finished.mean()),
             "tokens": float(np.mean([len(ids) for ids in completion_ids])),
         }
-        if self._recipe.unfinished == "zero":
-            values = np.where(finished, values, 0.0)
-            self._told["reward"] = float(values.mean())
         self._clock["reward_seconds"] = time.monotonic() - started
         return values.tolist()
 
@@ -278,27 +275,25 @@ class _Policy(Resumable):
             with replay, self.accelerator.autocast():
                 found = token_logprobs(model, input_ids, attention_mask, logits_to_keep, self._recipe.temperature)
             return *found, None
-        while True:
+
+        def in_parts() -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
             parts, kept = [], []
-            try:
-                for start in range(0, len(input_ids), self._micro):
-                    rows = slice(start, start + self._micro)
-                    context = contextlib.nullcontext()
-                    if self._trunk and self._recorded is None:
-                        context = self._trunk.recording(kept)
-                    elif self._trunk:
-                        context = self._trunk.replaying(self._recorded[rows])
-                    with context, self.accelerator.autocast():
-                        parts.append(
-                            token_logprobs(
-                                model, input_ids[rows], attention_mask[rows], logits_to_keep, self._recipe.temperature
-                            )
+            for start in range(0, len(input_ids), self._micro):
+                rows = slice(start, start + self._micro)
+                context = contextlib.nullcontext()
+                if self._trunk and self._recorded is None:
+                    context = self._trunk.recording(kept)
+                elif self._trunk:
+                    context = self._trunk.replaying(self._recorded[rows])
+                with context, self.accelerator.autocast():
+                    parts.append(
+                        token_logprobs(
+                            model, input_ids[rows], attention_mask[rows], logits_to_keep, self._recipe.temperature
                         )
-                break
-            except Exception as error:
-                if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
-                    raise
-                self._micro = halved(self._micro, self.group, self.watch.log)
+                    )
+            return parts, kept
+
+        parts, kept = self.fitting(in_parts)
         if kept:
             self._recorded = torch.cat(kept)
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), None
@@ -341,15 +336,7 @@ class _Policy(Resumable):
         model.train()
         rows = self._prepare_inputs(inputs)
         started = time.monotonic()
-        while True:
-            try:
-                loss = self._backward(model, rows)
-                break
-            except Exception as error:
-                if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
-                    raise
-                self._micro = halved(self._micro, self.group, self.watch.log)
-                model.zero_grad()
+        loss = self.fitting(lambda: self._backward(model, rows))
         self._step += 1
         first = (self._step - 1) % (self._recipe.epochs * self._recipe.minibatches) == 0
         told = {"loss": float(loss), "update_seconds": time.monotonic() - started}
@@ -379,8 +366,7 @@ class _Policy(Resumable):
                     part[key] = part[key][:, :width]
             if self._replayed is not None:
                 self._replayed = self._replayed[:, : part["prompt_ids"].shape[1] + width]
-            sync = contextlib.nullcontext() if end == total else self.accelerator.no_sync(model)
-            with sync:
+            with self.synchronised(model, end == total):
                 with self.compute_loss_context_manager():
                     share = self.compute_loss(model, part) * ((end - start) / total)
                 self.accelerator.backward(share)
@@ -500,10 +486,3 @@ def standardised(rewards: torch.Tensor) -> torch.Tensor:
     centred = rewards - rewards.mean()
     spread = centred.pow(2).mean().sqrt()
     return centred / spread if spread > 0 else centred
-
-
-def _session_order(sessions: int, needed: int, seed: int) -> list[int]:
-    """Rows of the train sessions for all batches: seeded permutations one after the other."""
-    rng = np.random.default_rng(seed)
-    rows = np.concatenate([rng.permutation(sessions) for _ in range(-(-needed // sessions))])
-    return rows[:needed].tolist()

@@ -7,6 +7,7 @@ agrees with its files; one that was cut off or damaged is passed over for the on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -15,8 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from langptune.config.recipes import Recipe
@@ -24,6 +27,7 @@ from langptune.errors import Interrupted, UserError
 from langptune.files import write_lines
 from langptune.provenance import file_hash, write_json
 
+T = TypeVar("T")
 SEAL = "seal.json"
 KEPT = 2
 """Checkpoints on disk: the newest and, should it be damaged, the one before."""
@@ -244,11 +248,33 @@ class Watch(TrainerCallback):
 class Resumable:
     """Mixin for ``transformers.Trainer``: sealed checkpoints, and a run that resumes by itself.
 
-    The trainer sets ``watch`` and ``checkpoints`` before ``run``.
+    The trainer sets ``watch`` and ``checkpoints`` before ``run``, and ``_micro``, the micro-batch, from its recipe.
     """
 
     watch: Watch
     checkpoints: Checkpoints
+    group = 1
+    """Rows that a micro-batch may not separate."""
+    _micro: int
+
+    def fitting(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns; repeated from its start with half the micro-batch as often as memory runs out.
+
+        Several processes would have to halve together: with them the error stands, and the job starts again from its
+        newest checkpoint.
+        """
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
+                    raise
+                self._micro = halved(self._micro, self.group, self.watch.log)
+                self.model.zero_grad()
+
+    def synchronised(self, model: Any, last: bool) -> Any:
+        """A context in which gradients travel between processes with the last micro-batch only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
     def run(self) -> None:
         """Train to the end, from the newest intact checkpoint if there is one.
@@ -318,6 +344,12 @@ def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf1
     }
 
 
+def row_order(rows: int, needed: int, seed: int) -> np.ndarray:
+    """int64 ``[needed]``: rows for all batches of a phase, seeded permutations one after the other."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(rows) for _ in range(-(-needed // rows))])[:needed]
+
+
 def halved(micro: int, group: int, log: Callable[[str], None]) -> int:
     """The next smaller micro-batch, a multiple of ``group``.
 
@@ -336,8 +368,6 @@ def halved(micro: int, group: int, log: Callable[[str], None]) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    import torch
-
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

@@ -25,14 +25,7 @@ from transformers import Trainer, TrainingArguments
 
 from langptune.config.recipes import ContrastiveRecipe
 from langptune.errors import UserError
-from langptune.training.checkpoints import (
-    Checkpoints,
-    Resumable,
-    Watch,
-    halved,
-    is_out_of_memory,
-    training_arguments,
-)
+from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
 
 GROUP = 64
 """Texts per forward pass."""
@@ -96,11 +89,10 @@ def log_frequency(targets: np.ndarray, n_items: int, batch_size: int, uniform_ne
 
 
 class _Rows(Dataset):
-    """Row numbers for all batches: seeded permutations of the pairs, one after the other."""
+    """Row numbers for all batches (``row_order``)."""
 
     def __init__(self, pairs: int, rows: int, seed: int):
-        rng = np.random.default_rng(seed)
-        self._rows = np.concatenate([rng.permutation(pairs) for _ in range(-(-rows // pairs))])[:rows]
+        self._rows = row_order(pairs, rows, seed)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -169,23 +161,14 @@ class ContrastiveTrainer(Resumable, Trainer):
         """One batch, whatever the micro-batch and the number of processes."""
         model.train()
         rows = inputs["rows"].numpy()
-        while True:
-            try:
-                loss = self._backward(model, rows)
-                break
-            except Exception as error:
-                # Several processes have to stop together; each starts again from the newest checkpoint.
-                if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
-                    raise
-                self._micro = halved(self._micro, 1, self.watch.log)
-                model.zero_grad()
+        loss = self.fitting(lambda: self._backward(model, rows))
         self.watch.record(loss=float(loss), learning_rate=self._get_learning_rate())
         return loss
 
     def _backward(self, model: Any, rows: np.ndarray) -> torch.Tensor:
         device = self.accelerator.device
         targets = self._pairs.targets[rows]
-        negatives = self._uniform(len(rows))
+        negatives = self._uniform()
         items = np.concatenate([targets, negatives])
         # A text that stands several times is embedded once.
         texts, place = np.unique(
@@ -214,7 +197,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         start = 0
         for number, chunk in enumerate(chunks):
             last = number == len(chunks) - 1
-            with _synchronised(self.accelerator, model, last):
+            with self.synchronised(model, last):
                 part = self._embed(model, texts[chunk])
                 self.accelerator.backward((part * gradient[start : start + len(chunk)]).sum())
             start += len(chunk)
@@ -248,7 +231,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         parts[self.accelerator.process_index] = part
         return torch.cat(parts)
 
-    def _uniform(self, rows: int) -> np.ndarray:
+    def _uniform(self) -> np.ndarray:
         """This process's share of the batch's uniform negatives; a function of seed and step alone."""
         rng = np.random.default_rng([self._seed, self.state.global_step])
         drawn = rng.integers(0, len(self._pairs.item_texts), self._recipe.uniform_negatives)
@@ -270,10 +253,3 @@ class ContrastiveTrainer(Resumable, Trainer):
     def _save_best(self, folder: Path) -> None:
         if self.accelerator.is_main_process:
             self.accelerator.unwrap_model(self.model).save_pretrained(str(folder), create_model_card=False)
-
-
-def _synchronised(accelerator: Any, model: Any, last: bool) -> Any:
-    """Gradients travel between processes with the last micro-batch only."""
-    import contextlib
-
-    return contextlib.nullcontext() if last else accelerator.no_sync(model)
