@@ -1,14 +1,24 @@
-"""Raw files to items.parquet, sessions.parquet and users.parquet under one named protocol."""
+"""Raw files to items.parquet, sessions.parquet, users.parquet and funnel.csv under one named protocol."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import polars as pl
 from pydantic import Field
 
 from langptune import stage
-from langptune.config.datasets import DatasetEntry
+from langptune.config.datasets import DatasetEntry, Paper
+from langptune.config.models import DecoderEntry, EncoderEntry
+from langptune.config.prompts import Prompt
 from langptune.data import contracts, protocols, readers
+from langptune.data.limits import TokenLimits
 from langptune.errors import UserError
+from langptune.files import whole
 from langptune.provenance import Record, file_hash
+
+FUNNEL = {"step": pl.String, "interactions": pl.Int64, "users": pl.Int64, "items": pl.Int64}
 
 
 class Spec(stage.StageSpec):
@@ -16,30 +26,74 @@ class Spec(stage.StageSpec):
 
     name: str = Field(description="the dataset's name in config/datasets.yaml")
     dataset: DatasetEntry = Field(description="its registry entry")
+    folder: str | None = Field(None, description="where downloaded files lie; null: where `source` says")
+    encoder: EncoderEntry | None = Field(None, description="whose tokenizer counts prompts, with limits")
+    encoder_in: str | None = None
+    decoder: DecoderEntry | None = Field(None, description="whose tokenizer counts item texts, with limits")
+    decoder_in: str | None = None
+    prompt: Prompt | None = Field(None, description="the dataset's prompt, with limits")
     items_out: str
     sessions_out: str
     users_out: str = Field(description="user fields for prompts; only user_id where the dataset has none")
+    funnel_out: str = Field(description="what each step of the protocol left")
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Read, split, write."""
-    raw = readers.read(spec.dataset, spec.name)
-    done = protocols.prepare(raw, spec.dataset, spec.name)
+    scratch = Path(f"{spec.items_out}.scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        raw = readers.read(spec.dataset, spec.name, scratch, Path(spec.folder) if spec.folder else None)
+        for note in raw.notes:
+            log(note)
+        done = protocols.prepare(raw, spec.dataset, spec.name, _limits(spec))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     contracts.write(done.items, spec.items_out, "items")
     contracts.write(done.sessions, spec.sessions_out, "sessions")
-    users = done.users if done.users is not None else raw.interactions.select("user_id").unique().sort("user_id")
+    users = done.users if done.users is not None else done.sessions.select("user_id").unique().sort("user_id")
     if users["user_id"].is_duplicated().any():
         raise UserError(f"{raw.files[-1]}: a user stands twice; keep one row")
     contracts.write(users, spec.users_out, "users")
-    record.note(raw={path.name: file_hash(path) for path in raw.files}, licence=spec.dataset.licence, **done.facts)
-    sessions = done.facts["sessions"]
-    log(
-        f"{spec.name}: {done.facts['interactions']} interactions, {done.facts['users']} users, "
-        f"{done.facts['items']} items -> {sessions} sessions"
+    with whole(spec.funnel_out) as part:
+        pl.DataFrame(done.facts["funnel"], schema=FUNNEL).write_csv(part)
+    record.note(
+        raw={path.name: file_hash(path) for path in raw.files},
+        licence=spec.dataset.licence,
+        notes=raw.notes,
+        **done.facts,
     )
+    for step in done.facts["funnel"]:
+        counts = ", ".join(f"{value} {key}" for key, value in step.items() if key != "step")
+        log(f"{spec.name}: {step['step']}: {counts}")
     for reason, count in done.facts["drops"].items():
         if count:
-            log(f"{spec.name}: dropped {count} {reason}")
+            log(f"{spec.name}: {count} {reason}")
+    log(f"{spec.name}: {len(done.items)} items, sessions {done.facts['sessions']}")
+
+
+def _limits(spec: Spec) -> TokenLimits | None:
+    protocol = spec.dataset.protocol
+    if not isinstance(protocol, Paper) or protocol.limits is None:
+        return None
+    # Only here: tokenizers and the libraries behind them are not needed for data without limits.
+    from langptune.models.load import load_tokenizer
+    from langptune.prompts import PromptWriter
+
+    assert spec.encoder and spec.encoder_in and spec.decoder and spec.decoder_in and spec.prompt
+    items, prompts = load_tokenizer(spec.decoder_in), load_tokenizer(spec.encoder_in)
+    writer = PromptWriter(spec.prompt, f"prompt of {spec.name}", prompts, spec.encoder.context)
+    prefix = spec.decoder.item_prefix
+    return TokenLimits(
+        item_tokens_of=lambda texts: [len(ids) for ids in items([prefix + t for t in texts], verbose=False).input_ids],
+        prompts_of=lambda histories: [writer.whole(history, {}) for history in histories],
+        prompt_tokens_of=writer.lengths,
+        item_limit=protocol.limits.item_tokens,
+        prompt_limit=protocol.limits.prompt_tokens,
+        item_special=items.num_special_tokens_to_add() + len(prefix.encode()),
+        prompt_special=writer.frame,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import numpy as np
@@ -13,8 +14,10 @@ from langptune.baselines.text import query
 from langptune.config.sample import Sample
 from langptune.data import contracts, protocols, readers, sample
 from langptune.ranking.decoder import rank_sessions
+from tests.amazon import write_amazon
 from tests.conftest import entry, write_raw
 from tests.unit.test_checkpoints import command, spec_of, weights_file, write_files
+from tests.unit.test_readers import METADATA, REVIEWS, amazon
 
 N = 40
 ITEMS = [(i, f"Film {i}", 1990, "Drama") for i in range(1, N + 1)]
@@ -70,6 +73,104 @@ def test_scores_of_other_items_ignore_the_target(tmp_path):
             blocks = score_blocks(scorer, chosen, done.sessions, N, seed=1)
             tops.append(rank_sessions(chosen, blocks)["top"].to_list())
         assert tops[0] == tops[1]
+
+
+def amazon_targets(folder, moved):
+    """An Amazon category in which ``moved`` gives some rows, by (user, item), another rating and item.
+
+    As in the real files, an item's average rating in the metadata is that of all its reviews.
+    """
+    if not folder.exists():
+        write_amazon(folder, reviews=8000, seed=4)
+    reviews, metadata = folder / REVIEWS, folder / METADATA
+    rows = [json.loads(line) for line in reviews.read_text(encoding="utf-8").split("\n") if line]
+    taken = set()
+    for row in rows:
+        # Equal times are ordered by a hash of the item: a target in a tie would change places.
+        while (row["user_id"], row["timestamp"]) in taken:
+            row["timestamp"] += 1
+        taken.add((row["user_id"], row["timestamp"]))
+        row.update(moved.get((row["user_id"], row["parent_asin"]), {}))
+    reviews.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ratings = {}
+    for row in rows:
+        ratings.setdefault(row["parent_asin"], []).append(row["rating"])
+    items = [json.loads(line) for line in metadata.read_text(encoding="utf-8").split("\n") if line]
+    for item in items:
+        if found := ratings.get(item["parent_asin"]):
+            item["average_rating"] = round(sum(found) / len(found), 2)
+    metadata.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return folder
+
+
+AMAZON = {
+    "paper": {"name": "paper"},
+    "temporal": {"name": "temporal", "core": 5, "windows": 1, "history_length": 4},
+    "leave-one-out": {"name": "leave-one-out", "core": 5},
+}
+TEXT = "{{ title }}{% if average_rating %} (average rating: {{ average_rating }}){% endif %}"
+
+
+def amazon_prepared(folder, scratch, protocol):
+    settings = amazon(folder, protocol=protocol, item_text=TEXT, prompt="amazon-movies-tv")
+    scratch.mkdir(parents=True)
+    return protocols.prepare(readers.read(settings, "movies-tv", scratch), settings, "movies-tv")
+
+
+def leaks(before, after):
+    """What training may see and yet differs between two datasets whose held-out targets alone differ."""
+    found = []
+    for split in ("train", "val", "test"):
+        hidden = ["target"] if split != "train" else []
+        a, b = (d.sessions.filter(pl.col("split") == split).drop(hidden) for d in (before, after))
+        if split == "val" and not a.drop("session").equals(b.drop("session")):
+            found.append("val sessions")
+        elif not a.equals(b):
+            found.append(f"{split} sessions")
+    if before.items["text"].to_list() != after.items["text"].to_list():
+        found.append("item texts")
+    if (popularity(before.sessions, len(before.items)) != popularity(after.sessions, len(after.items))).any():
+        found.append("popularity")
+    val, test = (
+        before.sessions.filter(pl.col("split") == split).select("user_id", "target") for split in ("val", "test")
+    )
+    if len(val.join(test, on=["user_id", "target"])):
+        found.append("selection")
+    return found
+
+
+def exchanged(sessions, items, split):
+    """Reviews in which two users' targets of one split change places: every item and user keeps its count."""
+    part = sessions.filter(pl.col("split") == split).sort("session")
+    ids = items["item_id"].to_list()
+    users, targets, seen = part["user_id"].to_list(), part["target"].to_list(), part["seen"].to_list()
+    moved = {}
+    for a in range(len(users)):
+        for b in range(a + 1, len(users)):
+            fresh = targets[a] not in seen[b] and targets[b] not in seen[a] and targets[a] != targets[b]
+            if fresh and not {users[a], users[b]} & {user for user, _ in moved}:
+                for user, old, new in ((users[a], targets[a], targets[b]), (users[b], targets[b], targets[a])):
+                    moved[user, ids[old]] = {"parent_asin": ids[new], "asin": ids[new], "rating": 1.0}
+    return moved
+
+
+@pytest.mark.parametrize("name", AMAZON)
+def test_targets_of_every_protocol_reach_nothing(tmp_path, name):
+    before = amazon_prepared(amazon_targets(tmp_path / "a", {}), tmp_path / "s1", AMAZON[name])
+    moved = exchanged(before.sessions, before.items, "test")
+    assert len(moved) >= 4
+    after = amazon_prepared(amazon_targets(tmp_path / "a", moved), tmp_path / "s2", AMAZON[name])
+    assert not before.sessions["target"].equals(after.sessions["target"])
+    assert leaks(before, after) == []
+
+
+def test_paper_as_published_leaks_and_where(tmp_path):
+    """The named defects are seen by the same test: rating averages hold test ratings, and test is selected on."""
+    defects = {"name": "paper", "defects": ["average-rating", "monitor-test"]}
+    before = amazon_prepared(amazon_targets(tmp_path / "a", {}), tmp_path / "s1", defects)
+    moved = exchanged(before.sessions, before.items, "test")
+    after = amazon_prepared(amazon_targets(tmp_path / "a", moved), tmp_path / "s2", defects)
+    assert leaks(before, after) == ["item texts", "selection"]
 
 
 def trained_bytes(data, out, kind, **changes):

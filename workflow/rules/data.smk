@@ -1,25 +1,91 @@
 """Data: raw files to items and sessions under a named protocol, and the sample that methods are compared on."""
 
 
+localrules:
+    prefetch_data,
+
+
+rule prefetch_data:
+    output:
+        folder=directory(f"{CONFIG.raw_dir}/{{slug}}"),
+    log:
+        f"{LOGS}/prefetch_data/{{slug}}.log",
+    wildcard_constraints:
+        slug=either(DOWNLOADS),
+    resources:
+        mem_mb=500,
+    params:
+        spec=lambda w, output: spec(
+            name=DOWNLOADS[w.slug],
+            dataset=source_alone(DOWNLOADS[w.slug]),
+            folder_out=output.folder,
+        ),
+        code=code("prefetch_data"),
+    shell:
+        'python "$LANGPTUNE/scripts/prefetch_data.py" --spec {params.spec:q} --log {log:q}'
+
+
 rule prepare_data:
+    input:
+        raw=lambda w: raw_folder(w.dataset),
+        tokenizers=lambda w: list(limit_models(w.dataset).values()),
     output:
         **data_files("items", "sessions", "users"),
+        funnel=f"{RESULTS}/{{dataset}}/data/funnel.csv",
     log:
         f"{LOGS}/prepare_data/{{dataset}}.log",
     resources:
-        mem_mb=1000,
+        mem_mb=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
     params:
-        spec=lambda w, output: spec(
+        spec=lambda w, input, output: spec(
             name=w.dataset,
             dataset=bare(DATASETS[w.dataset]),
+            folder=input.raw[0] if raw_folder(w.dataset) else None,
             items_out=output.items_file,
             sessions_out=output.sessions_file,
             users_out=output.users_file,
+            funnel_out=output.funnel,
+            **limit_spec(w.dataset),
         ),
         code=code("prepare_data"),
         raw=lambda w: raw_files(w.dataset),
     shell:
         'python "$LANGPTUNE/scripts/prepare_data.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule describe_data:
+    input:
+        **data_files("items", "sessions"),
+        funnel=f"{RESULTS}/{{dataset}}/data/funnel.csv",
+    output:
+        card=f"{RESULTS}/{{dataset}}/data/card.md",
+        statistics=f"{RESULTS}/{{dataset}}/data/statistics.csv",
+        figure=report(
+            f"{RESULTS}/{{dataset}}/data/funnel.png",
+            caption="../report/funnel.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "figure": "What the protocol leaves"},
+        ),
+        pdf=f"{RESULTS}/{{dataset}}/data/funnel.pdf",
+    log:
+        f"{LOGS}/describe_data/{{dataset}}.log",
+    resources:
+        mem_mb=2000,
+    params:
+        spec=lambda w, input, output: spec(
+            name=w.dataset,
+            dataset=DATASETS[w.dataset],
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            funnel_in=input.funnel,
+            manifest_in=f"{input.sessions_file}.manifest.json",
+            card_out=output.card,
+            statistics_out=output.statistics,
+            figure_out=[output.figure, output.pdf],
+        ),
+        code=code("describe_data"),
+    shell:
+        'python "$LANGPTUNE/scripts/describe_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule draw_sample:

@@ -8,17 +8,25 @@ ids, so that the order of equal timestamps depends neither on the order of rows 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
+from langptune.config.datasets import DatasetEntry, LeaveOneOut, Paper, Temporal
 from langptune.data.contracts import SESSIONS
-from langptune.data.readers import Raw
+from langptune.data.core import k_core
+from langptune.data.limits import TokenLimits
+from langptune.data.raw import Raw
 from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
+
+AVERAGE = "average_rating"
+"""Item field that a protocol fills: only it knows which ratings may be averaged."""
 
 
 @dataclass
@@ -28,41 +36,130 @@ class Prepared:
     items: pl.DataFrame
     sessions: pl.DataFrame
     users: pl.DataFrame | None
-    facts: dict[str, object]
+    facts: dict[str, Any]
 
 
-def prepare(raw: Raw, entry: DatasetEntry, name: str) -> Prepared:
+@dataclass
+class _Job:
+    """What a protocol works on and tells.
+
+    table: interactions, columns row, user_id, item_id, rating, timestamp.
+    drops: reason -> rows or users left out.
+    funnel: what was left after each step.
+    facts: further facts for the manifest.
+    """
+
+    raw: Raw
+    entry: DatasetEntry
+    name: str
+    limits: TokenLimits | None
+    table: pl.DataFrame
+    drops: dict[str, int] = field(default_factory=dict)
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
+        """Note what is left after a step; a ``UserError`` where that is nothing."""
+        self.funnel.append(
+            {
+                "step": name,
+                "interactions": len(table),
+                "users": table["user_id"].n_unique(),
+                "items": table["item_id"].n_unique(),
+            }
+        )
+        if table.is_empty():
+            steps = ", ".join(f"{step['step']} {step['interactions']}" for step in self.funnel)
+            raise UserError(
+                f"dataset '{self.name}': nothing is left after step '{name}' of protocol "
+                f"'{self.entry.protocol.name}' (interactions: {steps}); change its options in datasets.yaml"
+            )
+        return table
+
+    def items(self, ids: pl.Series | None, average: pl.DataFrame | None = None) -> pl.DataFrame:
+        """The catalogue without ``first_seen``: numbered by (id length, id), with the text a decoder embeds.
+
+        Args:
+            ids: the items it holds; None: all.
+            average: item_id and the text of its average rating, where the protocol allows one.
+        """
+        where = f"datasets.yaml: {self.name}: item_text"
+        template = compile_template(self.entry.item_text, where)
+        table = self.raw.items_of(ids)
+        if AVERAGE in table.columns and not (self.raw_average and average is None):
+            table = table.drop(AVERAGE)
+            if average is None:
+                table = table.with_columns(pl.lit("").alias(AVERAGE))
+            else:
+                table = table.join(average, on="item_id", how="left", maintain_order="left").with_columns(
+                    pl.col(AVERAGE).fill_null("")
+                )
+        fields = [column for column in table.columns if column != "item_id"]
+        table = (
+            table.with_columns(pl.col("item_id").str.len_bytes().alias("length"))
+            .sort("length", "item_id")
+            .drop("length")
+            .with_row_index("item")
+            .with_columns(pl.col("item").cast(pl.Int32))
+        )
+        texts = [render(template, where, **row) for row in table.select(fields).iter_rows(named=True)]
+        return table.with_columns(pl.Series("text", texts, dtype=pl.String)).select(
+            "item", "item_id", "title", "text", *[f for f in fields if f != "title"]
+        )
+
+    @property
+    def raw_average(self) -> bool:
+        """Whether the file's average over all time may stand in texts: only as a named defect."""
+        return isinstance(self.entry.protocol, Paper) and "average-rating" in self.entry.protocol.defects
+
+
+def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None = None) -> Prepared:
     """Items and sessions of a dataset under its protocol; the same input gives the same bytes.
 
+    Args:
+        limits: needed where the protocol has ``limits``.
+
     Raises:
-        UserError: an item template that names a missing field, or a split that ends up empty.
+        UserError: an item template that names a missing field, or a step or split that ends up empty.
     """
-    interactions = raw.interactions
+    job = _Job(raw, entry, name, limits, raw.interactions, dict(raw.drops), list(raw.funnel))
+    if not job.funnel:
+        job.step("interactions", job.table)
     if entry.users is not None:
-        users = interactions["user_id"].unique().to_list()
+        users = job.table["user_id"].unique().to_list()
         chosen = sorted(users, key=lambda user: stable_hash("user", user))[: entry.users]
-        interactions = interactions.filter(pl.col("user_id").is_in(chosen))
-    items = _items(raw.items, interactions, entry, name)
-    ordered = ordered_interactions(interactions, items)
-    drops = dict(raw.drops)
-    if isinstance(entry.protocol, LeaveOneOut):
-        sessions = leave_one_out(ordered, entry.protocol, drops)
-    else:
-        sessions = temporal(ordered, entry.protocol, drops)
+        job.table = job.step("users", job.table.filter(pl.col("user_id").is_in(chosen)))
+    protocol = entry.protocol
+    core = protocol.core
+    if core is not None:
+        # Who has fewer than k rows in all has fewer in every part of them, so this never changes the core.
+        active = pl.len().over("user_id") >= core
+        job.table = job.step("active", job.table.filter(active))
+    if not (isinstance(protocol, Paper) and "duplicates" in protocol.defects):
+        job.table = job.step("repeats", _without_repeats(job))
+    items, sessions = PROTOCOLS[type(protocol)](job)
     counts = {split: int((sessions["split"] == split).sum()) for split in ("train", "val", "test")}
     if empty := [split for split, count in counts.items() if not count]:
         raise UserError(
-            f"dataset '{name}': protocol '{entry.protocol.name}' leaves no {empty[0]} sessions "
-            f"of {len(interactions)} interactions; change its options in datasets.yaml"
+            f"dataset '{name}': protocol '{protocol.name}' leaves no {empty[0]} sessions "
+            f"of {len(job.table)} interactions; change its options in datasets.yaml"
         )
+    seen = job.table.group_by("item_id").agg(pl.col("timestamp").min().alias("first_seen"))
+    items = items.join(seen, on="item_id", how="left", maintain_order="left")
+    items = items.select(
+        "item", "item_id", "title", "text", "first_seen", pl.exclude("item", "item_id", "title", "text", "first_seen")
+    )
+    _note_lookalikes(job)
     facts = {
-        "protocol": entry.protocol.model_dump(),
-        "interactions": len(interactions),
-        "users": interactions["user_id"].n_unique(),
+        "protocol": protocol.model_dump(),
+        "interactions": len(job.table),
+        "users": job.table["user_id"].n_unique(),
         "items": len(items),
         "sessions": counts,
-        "drops": drops,
+        "funnel": job.funnel,
+        "drops": job.drops,
         "items_without_interaction": int(items["first_seen"].null_count()),
+        **job.facts,
     }
     return Prepared(items, sessions, raw.users, facts)
 
@@ -73,21 +170,31 @@ def stable_hash(*parts: str) -> bytes:
 
 
 def ordered_interactions(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Columns user_id, item int32, rating, timestamp; by user (short ids first), then time, then the tie hash."""
-    table = interactions.join(items.select("item", "item_id"), on="item_id")
-    keys = [
-        int.from_bytes(stable_hash("tie", user, item))
-        for user, item in zip(table["user_id"], table["item_id"], strict=True)
-    ]
+    """Columns row, user_id, item int32, rating, timestamp; by user (short ids first), time, tie hash, row.
+
+    Interactions with items that are not in ``items`` are left out.
+    """
+    table = interactions.join(items.select("item", "item_id"), on="item_id", maintain_order="left")
+    # Most times are distinct within a user; only ties need a hash.
+    tied = table.select(pl.struct("user_id", "timestamp").is_duplicated()).to_series().to_numpy()
+    keys = np.zeros(len(table), dtype=np.uint64)
+    users, ids = table["user_id"].filter(pl.Series(tied)), table["item_id"].filter(pl.Series(tied))
+    keys[tied] = [int.from_bytes(stable_hash("tie", u, i)) for u, i in zip(users, ids, strict=True)]
     return (
-        table.with_columns(pl.Series("tie", keys, dtype=pl.UInt64), pl.col("user_id").str.len_bytes().alias("length"))
-        .sort("length", "user_id", "timestamp", "tie")
-        .select("user_id", "item", "rating", "timestamp")
+        table.with_columns(pl.Series("tie", keys), pl.col("user_id").str.len_bytes().alias("length"))
+        .sort("length", "user_id", "timestamp", "tie", "row")
+        .select("row", "user_id", "item", "rating", "timestamp")
     )
 
 
-def leave_one_out(ordered: pl.DataFrame, protocol: LeaveOneOut, drops: dict[str, int]) -> pl.DataFrame:
+def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Last item test, the one before it validation, every earlier one but the first a train target."""
+    protocol = job.entry.protocol
+    assert isinstance(protocol, LeaveOneOut)
+    if protocol.core is not None:
+        job.table = job.step("core", k_core(job.table, protocol.core)[0])
+    items = job.items(None if protocol.core is None else job.table["item_id"].unique())
+    ordered = ordered_interactions(job.table, items)
     rows = _Rows(protocol.history_length)
     short = 0
     for user, first, last in _users(ordered):
@@ -97,35 +204,169 @@ def leave_one_out(ordered: pl.DataFrame, protocol: LeaveOneOut, drops: dict[str,
         for target in range(first + 1, last):
             split = "test" if target == last - 1 else "val" if target == last - 2 else "train"
             # A user of three has no train window: the validation target is their second item.
-            rows.add(user, split, first, target)
-    drops[f"users with fewer than {protocol.min_interactions} interactions"] = short
-    return rows.table(ordered)
+            rows.add(user, split, first, target, target)
+    job.drops[f"users with fewer than {protocol.min_interactions} interactions"] = short
+    return items, rows.table(ordered, job.raw)
 
 
-def temporal(ordered: pl.DataFrame, protocol: Temporal, drops: dict[str, int]) -> pl.DataFrame:
+def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Train targets before the validation cut; val and test: a user's first item at or after the cut."""
-    times = ordered["timestamp"].to_numpy()
+    protocol = job.entry.protocol
+    assert isinstance(protocol, Temporal)
+    times = job.table["timestamp"].to_numpy()
     cuts = [int(np.quantile(times, q, method="higher")) for q in (protocol.validation_from, protocol.test_from)]
     if not times.min() < cuts[0] < cuts[1]:
         raise UserError(
             f"protocol temporal: the cut-off times {cuts[0]} and {cuts[1]} do not separate the interactions; "
             "change validation_from and test_from"
         )
+    job.facts["cuts"] = cuts
+    before = job.table.filter(pl.col("timestamp") < cuts[0])
+    known = None
+    needed = 1
+    if protocol.core is not None:
+        before = job.step("core before the validation cut", k_core(before, protocol.core)[0])
+        known, needed = before["item_id"].unique(), protocol.core
+        trained = set(before["user_id"].unique())
+        job.table = job.table.filter(pl.col("item_id").is_in(known.implode()))
+    average = before.group_by("item_id").agg(pl.col("rating").mean().round(1).cast(pl.String).alias(AVERAGE))
+    items = job.items(known, average)
+    ordered = ordered_interactions(job.table, items)
+    times = ordered["timestamp"].to_numpy()
     rows = _Rows(protocol.history_length)
     no_history = 0
     for user, first, last in _users(ordered):
-        before = [first + int(np.searchsorted(times[first:last], cut, side="left")) for cut in cuts]
-        for target in range(first + 1, before[0]):
-            rows.add(user, "train", first, target)
-        for split, start, end in (("val", before[0], before[1]), ("test", before[1], last)):
+        cut = [first + int(np.searchsorted(times[first:last], at, side="left")) for at in cuts]
+        if protocol.core is None or user in trained:
+            start = first + 1 if protocol.windows is None else max(first + 1, cut[0] - protocol.windows)
+            for target in range(start, cut[0]):
+                rows.add(user, "train", first, target, target)
+        for split, start, end in (("val", cut[0], cut[1]), ("test", cut[1], last)):
             if start == end:
                 continue
-            if start == first:
+            if start - first < needed:
                 no_history += 1
                 continue
-            rows.add(user, split, first, start)
-    drops["val or test users without an earlier interaction"] = no_history
-    return rows.table(ordered)
+            rows.add(user, split, first, start, start)
+    few = "an" if needed == 1 else f"{needed}"
+    job.drops[f"val or test users without {few} earlier interaction{'s' * (needed > 1)}"] = no_history
+    return items, rows.table(ordered, job.raw)
+
+
+def paper(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The published steps (PAPER, section Data); the class ``Paper`` says them in words."""
+    protocol = job.entry.protocol
+    assert isinstance(protocol, Paper)
+    job.table = job.step("core", k_core(job.table, protocol.core)[0])
+    if protocol.limits is not None:
+        job.table = job.step("limits", _within_limits(job, protocol))
+        job.table = job.step("second core", k_core(job.table, protocol.core)[0])
+    firsts = job.table.group_by("user_id").agg(pl.col("timestamp").min())
+    by_time = sorted(firsts.iter_rows(), key=lambda row: (row[1], stable_hash("user", row[0])))
+    trained = [user for user, _ in by_time[: int((1 - protocol.held_out) * len(by_time) + 1e-9)]]
+    train = pl.col("user_id").is_in(pl.Series(trained).implode())
+    job.step("train users", job.table.filter(train))
+    job.step("held-out users", job.table.filter(~train))
+    known = job.table.filter(train)["item_id"].unique()
+    warm = job.table.filter(train | pl.col("item_id").is_in(known.implode()))
+    job.table = warm.filter(train | (pl.len().over("user_id") >= protocol.core))
+    job.step("held-out users with enough known items", job.table.filter(~train))
+
+    items = job.items(known)
+    ordered = ordered_interactions(job.table, items)
+    rows = _Rows(None)
+    item, size, missing = ordered["item"].to_numpy(), protocol.history_length, 0
+    held_out, belongs = [], set(trained)
+    for user, first, last in _users(ordered):
+        history = set(item[first : first + size].tolist())
+        target = next((row for row in range(first + size, last) if item[row] not in history), None)
+        if target is None:
+            missing += 1
+            continue
+        rows.add(user, "train" if user in belongs else "held out", first, first + size, target)
+        if user not in belongs:
+            held_out.append(user)
+    job.drops[f"users without a later item beside their first {size}"] = missing
+    seed = secrets.randbits(31) if "unseeded-split" in protocol.defects else protocol.seed
+    job.facts["split_seed"] = seed
+    held_out.sort(key=lambda user: stable_hash(f"split/{seed}", user))
+    half = {user: "val" if place < len(held_out) // 2 else "test" for place, user in enumerate(held_out)}
+    rows.splits = [half.get(user, split) for user, split in zip(rows.users, rows.splits, strict=True)]
+    sessions = rows.table(ordered, job.raw)
+    if "monitor-test" in protocol.defects:
+        copied = sessions.filter(pl.col("split") == "test").with_columns(pl.lit("val").alias("split"))
+        sessions = pl.concat([sessions.filter(pl.col("split") != "val"), copied]).with_columns(
+            pl.int_range(pl.len(), dtype=pl.Int32).alias("session")
+        )
+    for split in ("train", "val", "test"):
+        part = sessions.filter(pl.col("split") == split)
+        job.funnel.append({"step": f"{split} sessions", "users": len(part), "items": part["target"].n_unique()})
+    job.funnel.append({"step": "catalogue", "items": len(items)})
+    return items, sessions
+
+
+PROTOCOLS: dict[type, Callable[[_Job], tuple[pl.DataFrame, pl.DataFrame]]] = {
+    LeaveOneOut: leave_one_out,
+    Temporal: temporal,
+    Paper: paper,
+}
+
+
+def _without_repeats(job: _Job) -> pl.DataFrame:
+    """One row per (user, item): the first in time. Identical rows and later repeats are counted apart."""
+    table = job.table
+    # Sorted by all columns, so that the row kept does not depend on the order in the file; with reviews, which differ
+    # where all else is equal, the first in the file.
+    first = table.sort(
+        "user_id", "item_id", "timestamp", *(["row"] if job.raw.reviews is not None else ["rating", "row"])
+    )
+    first = first.unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    identical = len(table) - table.select("user_id", "item_id", "timestamp", "rating").n_unique()
+    job.drops["identical rows"] = identical
+    job.drops["later interactions of a user with the same item"] = len(table) - len(first) - identical
+    return first
+
+
+def _within_limits(job: _Job, protocol: Paper) -> pl.DataFrame:
+    """The rows of users whose items and prompt keep the limits; or all rows, where longer texts are cut in use."""
+    if job.limits is None:
+        raise UserError(f"dataset '{job.name}': protocol.limits needs tokenizers; none were given")
+    items = job.items(job.table["item_id"].unique())
+    long = items.filter(pl.Series(job.limits.long_items(items["text"].to_list())))
+    job.drops["items over the limit of tokens"] = len(long)
+    ordered = ordered_interactions(job.table, items)
+    runs = _users(ordered)
+    shown = ordered.with_columns(pl.int_range(pl.len()).over("user_id").alias("place")).filter(
+        pl.col("place") < protocol.history_length
+    )
+    reviews = dict.fromkeys(shown["row"], "")
+    if job.raw.reviews is not None:
+        reviews.update(job.raw.reviews_of(shown["row"]).iter_rows())
+    fields = items.drop("text", "item").to_dicts()
+    entries = [
+        {**fields[item], "rating": f"{rating:g}", "review": reviews[row]}
+        for row, item, rating in shown.select("row", "item", "rating").iter_rows()
+    ]
+    histories, start = [], 0
+    for _, first, last in runs:
+        size = min(last - first, protocol.history_length)
+        histories.append(entries[start : start + size])
+        start += size
+    wordy = job.limits.long_prompts(histories)
+    job.drops["users whose prompt is over the limit of tokens"] = int(wordy.sum())
+    touched = set(job.table.filter(pl.col("item_id").is_in(long["item_id"].implode()))["user_id"])
+    job.drops["users with an item over the limit of tokens"] = len(touched)
+    if protocol.limits is not None and protocol.limits.over == "truncate":
+        return job.table
+    dropped = touched | {user for (user, _, _), over in zip(runs, wordy, strict=True) if over}
+    return job.table.filter(~pl.col("user_id").is_in(pl.Series(sorted(dropped), dtype=pl.String).implode()))
+
+
+def _note_lookalikes(job: _Job) -> None:
+    """Two users whose ids differ only in case are probably one: said, and kept apart."""
+    users = job.table["user_id"].unique()
+    if pairs := len(users) - users.str.to_lowercase().n_unique():
+        job.drops["(kept) user ids that differ from another only in case"] = pairs
 
 
 def _users(ordered: pl.DataFrame) -> list[tuple[str, int, int]]:
@@ -143,29 +384,39 @@ class _Rows:
         self.users: list[str] = []
         self.splits: list[str] = []
         self.first: list[int] = []
+        self.end: list[int] = []
         self.target: list[int] = []
 
-    def add(self, user: str, split: str, first: int, target: int) -> None:
-        """One session: rows ``first..target-1`` were seen before row ``target``."""
+    def add(self, user: str, split: str, first: int, end: int, target: int) -> None:
+        """One session: rows ``first..end-1`` were seen before row ``target``."""
         self.users.append(user)
         self.splits.append(split)
         self.first.append(first)
+        self.end.append(end)
         self.target.append(target)
 
-    def table(self, ordered: pl.DataFrame) -> pl.DataFrame:
+    def table(self, ordered: pl.DataFrame, raw: Raw) -> pl.DataFrame:
+        """Contract ``sessions``; with reviews, where the data have some."""
         item, rating = ordered["item"].to_numpy(), ordered["rating"].to_numpy()
-        first, target = np.array(self.first, dtype=np.int64), np.array(self.target, dtype=np.int64)
-        start = first if self.limit is None else np.maximum(first, target - self.limit)
+        first, end, target = (np.array(column, dtype=np.int64) for column in (self.first, self.end, self.target))
+        start = first if self.limit is None else np.maximum(first, end - self.limit)
         n = len(target)
+        reviews = pl.Series([None] * n, dtype=pl.List(pl.String))
+        if raw.reviews is not None and n:
+            rows = ordered["row"].to_numpy()
+            told = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)[0]), dtype=pl.Int64))
+            text = ordered.select("row").join(told, on="row", how="left", maintain_order="left")["review"].fill_null("")
+            flat, offsets = _flat(np.arange(len(ordered)), start, end)
+            reviews = _nested(text[flat].to_arrow(), offsets)
         return pl.DataFrame(
             {
                 "session": pl.Series(np.arange(n), dtype=pl.Int32),
                 "user_id": pl.Series(self.users, dtype=pl.String),
                 "split": pl.Series(self.splits, dtype=pl.String),
-                "history": _lists(item, start, target),
-                "ratings": _lists(rating, start, target),
-                "reviews": pl.Series([None] * n, dtype=pl.List(pl.String)),
-                "seen": _lists(item, first, target),
+                "history": _lists(item, start, end),
+                "ratings": _lists(rating, start, end),
+                "reviews": reviews,
+                "seen": _lists(item, first, end),
                 "target": pl.Series(item[target] if n else [], dtype=pl.Int32),
                 "target_time": pl.Series(ordered["timestamp"].to_numpy()[target] if n else [], dtype=pl.Int64),
             },
@@ -173,28 +424,18 @@ class _Rows:
         )
 
 
-def _lists(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> pl.Series:
+def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of all ranges one after the other, and where each range begins there."""
     lengths = end - start
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     # Row r of the flat values is start + (position within its list).
-    flat = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values[flat])))
+    return values[np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets
 
 
-def _items(raw: pl.DataFrame, interactions: pl.DataFrame, entry: DatasetEntry, name: str) -> pl.DataFrame:
-    """The catalogue: every item of the raw file, numbered by (id length, id), with the text a decoder embeds."""
-    template = compile_template(entry.item_text, f"datasets.yaml: {name}: item_text")
-    seen = interactions.group_by("item_id").agg(pl.col("timestamp").min().alias("first_seen"))
-    fields = [column for column in raw.columns if column != "item_id"]
-    table = (
-        raw.with_columns(pl.col("item_id").str.len_bytes().alias("length"))
-        .sort("length", "item_id")
-        .drop("length")
-        .with_row_index("item")
-        .with_columns(pl.col("item").cast(pl.Int32))
-        .join(seen, on="item_id", how="left", maintain_order="left")
-    )
-    texts = [render(template, f"datasets.yaml: {name}: item_text", **row) for row in table.select(fields).to_dicts()]
-    return table.with_columns(pl.Series("text", texts, dtype=pl.String)).select(
-        "item", "item_id", "title", "text", "first_seen", *[f for f in fields if f != "title"]
-    )
+def _lists(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> pl.Series:
+    flat, offsets = _flat(values, start, end)
+    return _nested(pa.array(flat), offsets)
+
+
+def _nested(flat: pa.Array, offsets: np.ndarray) -> pl.Series:
+    return pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), flat))

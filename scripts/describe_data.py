@@ -1,0 +1,68 @@
+"""What a prepared dataset is: a card, statistics per split, and what each step of its protocol left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+from pydantic import Field
+
+from langptune import figures, stage
+from langptune.config.datasets import DatasetEntry
+from langptune.data import contracts
+from langptune.data.card import card, statistics
+from langptune.errors import UserError
+from langptune.files import whole
+from langptune.provenance import Record
+
+COUNTS = ("interactions", "users", "items")
+
+
+class Spec(stage.StageSpec):
+    """Write the dataset card, the statistics and the funnel."""
+
+    name: str = Field(description="the dataset's name in config/datasets.yaml")
+    dataset: DatasetEntry = Field(description="its registry entry")
+    items_in: str
+    sessions_in: str
+    funnel_in: str
+    manifest_in: str = Field(description="manifest of the sessions: hashes of the raw files, drops, notes")
+    card_out: str
+    statistics_out: str
+    figure_out: list[str] = Field(description="the funnel, in one format each")
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Count, draw, write."""
+    items = contracts.read(spec.items_in, "items")
+    sessions = contracts.read(spec.sessions_in, "sessions")
+    numbers = statistics(items, sessions)
+    with whole(spec.statistics_out) as part:
+        numbers.write_csv(part)
+    funnel = beside_published(pl.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec)
+    facts = json.loads(Path(spec.manifest_in).read_text(encoding="utf-8"))["notes"]
+    with whole(spec.card_out) as part:
+        part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
+    figure = figures.funnel(funnel, spec.dataset.title)
+    for path in spec.figure_out:
+        figures.save(figure, path)
+    log(f"{spec.name}: card, statistics and funnel written")
+
+
+def beside_published(funnel: pl.DataFrame, spec: Spec) -> pl.DataFrame:
+    """The funnel with columns ``*_published``, empty where nothing is known."""
+    steps = funnel["step"].to_list()
+    if unknown := [step for step in spec.dataset.published if step not in steps]:
+        raise UserError(
+            f"datasets.yaml: {spec.name}: published: '{unknown[0]}' is not a step of this protocol: {', '.join(steps)}"
+        )
+    told = [{"step": step, **counts.model_dump()} for step, counts in spec.dataset.published.items()]
+    schema = {"step": pl.String, **dict.fromkeys(COUNTS, pl.Int64)}
+    return funnel.join(
+        pl.DataFrame(told, schema=schema), on="step", how="left", suffix="_published", maintain_order="left"
+    )
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,29 @@
+"""Download the raw files of one dataset of config/datasets.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.datasets import DatasetEntry
+from langptune.data.fetch import fetch
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Bring a dataset's files from the hub (at its pinned revision) or an address to a local folder."""
+
+    name: str = Field(description="the dataset's name in config/datasets.yaml")
+    dataset: DatasetEntry = Field(description="its registry entry; only source, sha256 and licence matter")
+    folder_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Download, check, and note where it came from."""
+    record.note(**fetch(spec.dataset, spec.name, Path(spec.folder_out), log))
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,107 @@
+"""The card of a prepared dataset: where it comes from, what was done to it, what is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from langptune.config.datasets import DatasetEntry
+from langptune.data.contracts import SPLITS
+
+
+def statistics(items: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
+    """A row per split: sessions, users, distinct targets, share of the catalogue among targets, history lengths,
+    words of the reviews in histories, and the first and last time of a target (as in the data).
+
+    Args:
+        items: contract ``items``.
+        sessions: contract ``sessions``.
+    """
+    rows = []
+    for split in SPLITS:
+        part = sessions.filter(pl.col("split") == split)
+        lengths = part["history"].list.len()
+        reviews = part["reviews"].drop_nulls().explode().drop_nulls()
+        rows.append(
+            {
+                "split": split,
+                "sessions": len(part),
+                "users": part["user_id"].n_unique(),
+                "targets": part["target"].n_unique(),
+                "catalogue_among_targets": part["target"].n_unique() / len(items),
+                "history_mean": lengths.mean(),
+                "history_max": lengths.max(),
+                "review_words_mean": reviews.str.count_matches(r"\S+").mean() if len(reviews) else None,
+                "first_time": part["target_time"].min(),
+                "last_time": part["target_time"].max(),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def card(
+    name: str,
+    entry: DatasetEntry,
+    numbers: pl.DataFrame,
+    funnel: pl.DataFrame,
+    facts: dict[str, Any],
+    items: pl.DataFrame,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        numbers: as ``statistics`` gives them.
+        funnel: step, interactions, users, items, and the same ``_published``.
+        facts: notes of the preparation's manifest: raw, drops, notes, protocol.
+        items: contract ``items``.
+    """
+    protocol = entry.protocol.model_dump()
+    source = entry.source
+    where = source.hub or source.url or source.package or source.folder
+    told = funnel.select(pl.col("^.*_published$").is_not_null().any()).row(0)
+    lines = [
+        f"# {entry.title}",
+        "",
+        f"`{name}`: {where}{f' at revision {source.revision}' if source.revision else ''}. Licence: {entry.licence}."
+        + (f" <{entry.url}>" if entry.url else ""),
+        "",
+        f"Protocol `{protocol.pop('name')}`: " + ", ".join(f"{key} {value}" for key, value in protocol.items()) + ".",
+        "",
+        "| file | SHA-256 |",
+        "|---|---|",
+        *[f"| {file} | `{digest}` |" for file, digest in facts["raw"].items()],
+        "",
+        "## What each step left",
+        "",
+    ]
+    heads = ["step", "interactions", "users", "items"]
+    shown = heads + ([f"{head}_published" for head in heads[1:]] if any(told) else [])
+    lines += _table(funnel.select(shown))
+    lines += ["", "## Splits", "", *_table(numbers), ""]
+    lengths = items["text"].str.len_chars()
+    lines += [
+        f"{len(items)} items, {items['title'].n_unique()} distinct titles; text of {lengths.median():.0f} characters "
+        f"in the median, {lengths.max()} at most; {items['first_seen'].null_count()} without an interaction.",
+        "",
+        "## Left out and mended",
+        "",
+    ]
+    counted = [f"- {count} {reason}" for reason, count in facts["drops"].items() if count]
+    noted = [f"- {note}" for note in facts.get("notes", [])]
+    return "\n".join([*lines, *(counted + noted or ["nothing"]), ""])
+
+
+def _table(frame: pl.DataFrame) -> list[str]:
+    """A Markdown table; empty cells stay empty."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return ""
+        return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+    return [
+        "| " + " | ".join(name.replace("_", " ") for name in frame.columns) + " |",
+        "|" + "---|" * frame.width,
+        *["| " + " | ".join(cell(value) for value in row) + " |" for row in frame.iter_rows()],
+    ]

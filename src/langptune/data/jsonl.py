@@ -1,0 +1,139 @@
+"""JSON-lines files of any size: read in chunks, parsed by polars, and line by line only where a chunk is at fault."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from langptune.data.raw import Problems
+from langptune.errors import UserError
+
+CHUNK = 1 << 26
+"""Bytes of text parsed at once: large enough that parsing is not spent on overhead, small beside the memory."""
+
+
+def records(path: Path, schema: dict[str, Any], problems: Problems) -> Iterator[pl.DataFrame]:
+    """The objects of a file, one per line, as tables of ``line`` (Int64, 1-based) and the columns of ``schema``.
+
+    A key that is missing or null is null. Where a String is wanted and something else stands, its JSON text is given.
+    Numbers written as text are repaired and counted; lines that are not a JSON object, or hold what cannot be a
+    number, are left out and counted.
+
+    Args:
+        path: a ``.jsonl`` or ``.jsonl.gz`` file.
+        schema: key -> String, Int64 or Float64.
+        problems: takes what was repaired or left out, and the number of rows.
+
+    Raises:
+        UserError: a gzip stream that is damaged or cut off, naming the line; a file that cannot be opened; too many bad
+            rows.
+    """
+    line = 1
+    for text in _ahead(_chunks(path)):
+        lines = text.count(b"\n") + (not text.endswith(b"\n"))
+        frame = _parsed(text, schema)
+        if frame is None or len(frame) != lines:
+            frame, lines = _one_by_one(text, schema, line, problems)
+        else:
+            problems.rows += lines
+            frame = frame.with_columns(pl.int_range(line, line + len(frame), dtype=pl.Int64).alias("line"))
+        line += lines
+        problems.check(final=False)
+        yield frame
+
+
+def _parsed(text: bytes, schema: dict[str, Any]) -> pl.DataFrame | None:
+    try:
+        return pl.read_ndjson(io.BytesIO(text), schema=schema)
+    except pl.exceptions.PolarsError:
+        return None
+
+
+def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Problems) -> tuple[pl.DataFrame, int]:
+    rows, number = [], first - 1
+    for number, raw in enumerate(text.removesuffix(b"\n").split(b"\n"), start=first):
+        if not raw.strip():
+            continue
+        problems.rows += 1
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            problems.add("not valid JSON", number, str(error))
+            continue
+        if not isinstance(found, dict):
+            problems.add("not a JSON object", number, raw[:40].decode(errors="replace"))
+            continue
+        row: dict[str, Any] = {"line": number}
+        for key, dtype in schema.items():
+            value = found.get(key)
+            if value is not None:
+                try:
+                    row[key] = _as(value, dtype)
+                except (ValueError, TypeError, OverflowError):
+                    problems.add(f"{key} is not a number", number, repr(value))
+                    break
+                if dtype != pl.String and isinstance(value, str):
+                    problems.add(f"{key} is text", number, repr(value), repaired=True)
+        else:
+            rows.append(row)
+    return pl.DataFrame(rows, schema={**schema, "line": pl.Int64}), number - first + 1
+
+
+def _as(value: Any, dtype: Any) -> Any:
+    """A JSON value as a column's type; ``ValueError`` where it cannot be one."""
+    if dtype == pl.String:
+        # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return text.encode("utf-8", errors="replace").decode()
+    if isinstance(value, bool):
+        raise ValueError
+    number = float(value)
+    if dtype == pl.Float64:
+        return number
+    if number != int(number):
+        raise ValueError
+    return int(value) if isinstance(value, int | str) else int(number)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """Whole lines, about ``CHUNK`` bytes at a time."""
+    read, rest = 0, b""
+    try:
+        with _open(path) as stream:
+            while block := stream.read(CHUNK):
+                cut = block.rfind(b"\n") + 1
+                if not cut:
+                    rest += block
+                    continue
+                text, rest = rest + block[:cut], block[cut:]
+                read += text.count(b"\n")
+                yield text
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: the gzip file is damaged or cut off, somewhere after line {read} ({error}); get it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if rest:
+        yield rest
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks; the next one is read (and decompressed) while one is parsed."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk

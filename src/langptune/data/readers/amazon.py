@@ -1,0 +1,228 @@
+"""Amazon Reviews 2023: one category's reviews and metadata, of any size, in two passes over the files.
+
+Reviews whose item has no titled metadata are left out while reading (PAPER, section Data). What remains is kept in
+Parquet parts in a scratch folder; interactions are loaded only for users with enough of them for the protocol's core,
+and texts only for what survives it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from langptune.config.base import nearest
+from langptune.config.datasets import DatasetEntry
+from langptune.data.jsonl import records
+from langptune.data.raw import INTERACTIONS, Problems, Raw
+from langptune.errors import UserError
+
+REVIEW = {
+    "user_id": pl.String,
+    "parent_asin": pl.String,
+    "timestamp": pl.Int64,
+    "rating": pl.Float64,
+    "text": pl.String,
+}
+FIRST_YEAR, LAST_YEAR = 1995, 2100
+MATCHING = 0.1
+"""Share of reviews whose item must be in the metadata, or the two files do not belong together. It is above a half in
+the published files."""
+
+
+def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
+    """``review_categories/CATEGORY.jsonl[.gz]`` and ``meta_categories/meta_CATEGORY.jsonl[.gz]``, or both beside each
+    other in ``folder``.
+
+    Raises:
+        UserError: a missing file, damaged gzip, too many bad rows, metadata of another category.
+    """
+    reviews = _find(folder, entry.category, "review_categories", "")
+    metadata = _find(folder, entry.category, "meta_categories", "meta_")
+    about_items, about_reviews = Problems(metadata, entry.max_bad), Problems(reviews, entry.max_bad)
+    known = _read_metadata(metadata, entry, scratch, about_items)
+    funnel = _read_reviews(reviews, known, entry, scratch, about_reviews)
+
+    parts = pl.scan_parquet(scratch / "reviews-*.parquet")
+    active = (
+        parts.group_by("user_id")
+        .len()
+        .filter(pl.col("len") >= (entry.protocol.core or 1))
+        .select("user_id")
+        .collect(engine="streaming")
+    )
+    interactions = (
+        parts.select(*INTERACTIONS)
+        .filter(pl.col("user_id").is_in(active["user_id"].implode()))
+        .collect(engine="streaming")
+    ).sort("row")
+    items = pl.scan_parquet(scratch / "items-*.parquet")
+    drops = {f"reviews: {reason}": count for reason, count in about_reviews.left_out.items()}
+    drops |= {f"metadata: {reason}": count for reason, count in about_items.left_out.items()}
+    return Raw(
+        interactions,
+        items,
+        None,
+        [reviews, metadata],
+        reviews=parts.select("row", "review"),
+        finish_items=_finish,
+        drops=drops,
+        funnel=funnel,
+        notes=[*about_reviews.lines(), *about_items.lines()],
+    )
+
+
+def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Problems) -> pl.DataFrame:
+    """Spill the items that have a title; ``item_id`` and ``titled`` of every item, the first row of each counting."""
+    columns = {"average_rating": "average_rating", **entry.columns}
+    if "title" not in columns:
+        raise UserError("datasets.yaml: reader 'amazon-2023': 'columns' must say which key is the title")
+    known = []
+    schema = {"parent_asin": pl.String, **dict.fromkeys(columns.values(), pl.String)}
+    for number, frame in enumerate(records(path, schema, problems)):
+        frame = _with(frame, "parent_asin", "parent_asin is missing", problems)
+        frame = frame.select(
+            "line",
+            pl.col("parent_asin").alias("item_id"),
+            *[pl.col(column).fill_null("").alias(field) for field, column in columns.items()],
+        ).with_columns((pl.col("title").str.strip_chars() != "").alias("titled"))
+        known.append(frame.select("line", "item_id", "titled"))
+        frame.filter("titled").drop("titled").write_parquet(scratch / f"items-{number:06}.parquet")
+    problems.check()
+    every = pl.concat(known)
+    first = every.unique("item_id", keep="first", maintain_order=True)
+    if len(first) < len(every):
+        again = every.join(first, on="line", how="anti")
+        problems.add(
+            "parent_asin stands again; the first row counts", again["line"][0], again["item_id"][0], count=len(again)
+        )
+    # A repeated item must not come back from the parts, where all rows are.
+    for part in scratch.glob("items-*.parquet"):
+        frame = pl.read_parquet(part)
+        if len(kept := frame.join(first, on="line", how="semi")) < len(frame):
+            kept.write_parquet(part)
+    return first.select("item_id", "titled")
+
+
+def _read_reviews(
+    path: Path, known: pl.DataFrame, entry: DatasetEntry, scratch: Path, problems: Problems
+) -> list[dict[str, object]]:
+    """Spill the reviews of titled items; the first steps of the funnel."""
+    low, high = entry.rating_range
+    usable = matched = kept = 0
+    titled = known.filter("titled").select("item_id")
+    for number, frame in enumerate(records(path, REVIEW, problems)):
+        for column in ("user_id", "parent_asin", "rating", "timestamp"):
+            frame = _with(frame, column, f"{column} is missing", problems)
+        inside = pl.col("rating").is_between(low, high)
+        frame = _keep(frame, inside, f"rating lies outside {low:g}..{high:g}", "rating", problems)
+        frame = _in_milliseconds(frame, problems)
+        frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
+        usable += len(frame)
+        matched += len(frame.join(known, on="item_id", how="semi"))
+        frame = frame.join(titled, on="item_id", how="semi", maintain_order="left")
+        kept += len(frame)
+        frame.with_columns(pl.col("rating").cast(pl.Float32), pl.col("review").fill_null("")).select(
+            *INTERACTIONS, "review"
+        ).write_parquet(scratch / f"reviews-{number:06}.parquet", compression="lz4")
+    problems.check()
+    if matched < MATCHING * usable:
+        raise UserError(
+            f"{path}: only {matched} of {usable} reviews are of items in the metadata; do both files "
+            f"belong to category '{entry.category}'?"
+        )
+    if not kept:
+        raise UserError(f"{path}: no review is of an item with a title")
+    return [
+        {"step": "reviews", "interactions": problems.rows},
+        {"step": "usable", "interactions": usable},
+        {
+            "step": "metadata",
+            "interactions": kept,
+            **{
+                f"{key}s": pl.scan_parquet(scratch / "reviews-*.parquet")
+                .select(pl.col(f"{key}_id").n_unique())
+                .collect(engine="streaming")
+                .item()
+                for key in ("user", "item")
+            },
+        },
+    ]
+
+
+def _with(frame: pl.DataFrame, column: str, reason: str, problems: Problems) -> pl.DataFrame:
+    """The rows in which a column is filled."""
+    filled = pl.col(column).is_not_null()
+    return _keep(
+        frame, filled & (pl.col(column) != "") if frame.schema[column] == pl.String else filled, reason, None, problems
+    )
+
+
+def _keep(frame: pl.DataFrame, holds: pl.Expr, reason: str, shown: str | None, problems: Problems) -> pl.DataFrame:
+    mask = frame.select(holds.fill_null(False)).to_series()
+    if mask.all():
+        return frame
+    bad = frame.filter(~mask)
+    problems.add(reason, bad["line"][0], str(bad[shown][0]) if shown else "", count=len(bad))
+    return frame.filter(mask)
+
+
+def _in_milliseconds(frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
+    """Times in seconds are told from milliseconds by their size, and mended; what is neither is left out."""
+    first, last = (int((year - 1970) * 365.25 * 86400) for year in (FIRST_YEAR, LAST_YEAR))
+    seconds = pl.col("timestamp").is_between(first, last)
+    if len(found := frame.filter(seconds)):
+        problems.add(
+            "timestamp in seconds, not milliseconds",
+            found["line"][0],
+            str(found["timestamp"][0]),
+            count=len(found),
+            repaired=True,
+        )
+        frame = frame.with_columns(
+            pl.when(seconds).then(pl.col("timestamp") * 1000).otherwise("timestamp").alias("timestamp")
+        )
+    plausible = pl.col("timestamp").is_between(first * 1000, last * 1000)
+    return _keep(frame, plausible, f"timestamp is no time of {FIRST_YEAR} to {LAST_YEAR}", "timestamp", problems)
+
+
+def _finish(items: pl.DataFrame) -> pl.DataFrame:
+    """Fields as plain text: lists joined, by spaces in a description and by commas elsewhere."""
+    fields = [column for column in items.columns if column not in ("line", "item_id")]
+    return items.sort("line").select(
+        "item_id",
+        *[
+            pl.col(name).map_elements(
+                lambda value, joiner=" " if name == "description" else ", ": plain(value, joiner),
+                return_dtype=pl.String,
+            )
+            for name in fields
+        ],
+    )
+
+
+def plain(value: str, joiner: str) -> str:
+    """A field's text, its parts joined where it is the JSON text of a list; inner white space and ends trimmed."""
+    if value.startswith("["):
+        try:
+            parts = json.loads(value)
+        except ValueError:
+            parts = None
+        if isinstance(parts, list):
+            value = joiner.join(str(part).strip() for part in parts if part is not None and str(part).strip())
+    return value.strip()
+
+
+def _find(folder: Path, category: str, sub: str, prefix: str) -> Path:
+    if not category:
+        raise UserError("datasets.yaml: reader 'amazon-2023' needs 'category', such as Movies_and_TV")
+    names = [f"{prefix}{category}.jsonl", f"{prefix}{category}.jsonl.gz"]
+    for base in (folder / sub, folder):
+        for name in names:
+            if (base / name).is_file():
+                return base / name
+    there = sorted(path.name for path in [*folder.glob("*.jsonl*"), *(folder / sub).glob("*.jsonl*")])
+    raise UserError(
+        f"{folder}: {names[0]} (or .gz) is missing, also in {sub}/{nearest(names[0], there) if there else ''}"
+    )
