@@ -3,8 +3,9 @@
 What a reader meets in the real files is here: half of the reviews point to items without a title and a few to items
 without a metadata row; activity, popularity and the lengths of texts are long-tailed; users review an item twice, also
 at one timestamp; timestamps tie; a price is a number, a text or nothing; texts hold quotes, line breaks, HTML, several
-scripts, and strings that a tokenizer could take for special tokens. Shares do not depend on the size: some 4% of the
-users and 13% of the items survive the iterative 5-core of the titled part, as in the published counts.
+scripts, and strings that a tokenizer could take for special tokens. Some 4% of the users and 12% of the items survive
+the iterative 5-core of the titled part, about as in the published counts, whatever the size (below some ten thousand
+reviews the few items there are survive more often).
 
 A file is written in chunks. A user's reviews lie scattered over one chunk, those of an item over the whole file. The
 metadata needs each item's mean rating, so a count and a sum per item is all that is kept from chunk to chunk.
@@ -208,7 +209,7 @@ def _popular(size: int, known: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _seasonal(rank: np.ndarray) -> np.ndarray:
-    """Some items are reviewed only by users who begin at a certain time: what held-out users have and others do not."""
+    """Items that only users who begin at a certain time review: without them held-out users would have no new items."""
     return _mix(rank, 11) % np.uint64(16) == 0
 
 

@@ -124,7 +124,7 @@ def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Pa
     except (requests.RequestException, OSError) as error:
         raise UserError(
             f"dataset '{name}': {url}: not downloaded ({type(error).__name__}: {str(error)[:100]}); run "
-            "`make prefetch` where the address can be reached, or put the archive into a folder and name it: dataset_overrides"
+            "`make prefetch` where it can be reached, or put the archive into a folder and name that: dataset_overrides"
         ) from None
     growing.rename(path)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ import polars as pl
 from langptune.data.raw import Problems
 from langptune.errors import UserError
 
+_HALVES = re.compile("[\ud800-\udfff]")
 CHUNK = 1 << 26
 """Bytes of text parsed at once: large enough that parsing is not spent on overhead, small beside the memory."""
 
 
-def records(path: Path, schema: dict[str, Any], problems: Problems) -> Iterator[pl.DataFrame]:
+def records(path: Path, schema: dict[str, Any], problems: Problems, whole: bool = False) -> Iterator[pl.DataFrame]:
     """The objects of a file, one per line, as tables of ``line`` (Int64, 1-based) and the columns of ``schema``.
 
     A key that is missing or null is null. Where a String is wanted and something else stands, its JSON text is given.
@@ -31,6 +33,7 @@ def records(path: Path, schema: dict[str, Any], problems: Problems) -> Iterator[
         path: a ``.jsonl`` or ``.jsonl.gz`` file.
         schema: key -> String, Int64 or Float64.
         problems: takes what was repaired or left out, and the number of rows.
+        whole: also give ``json`` (Binary), each line as it stands in the file.
 
     Raises:
         UserError: a gzip stream that is damaged or cut off, naming the line; a file that cannot be opened; too many bad
@@ -45,6 +48,9 @@ def records(path: Path, schema: dict[str, Any], problems: Problems) -> Iterator[
         else:
             problems.rows += lines
             frame = frame.with_columns(pl.int_range(line, line + len(frame), dtype=pl.Int64).alias("line"))
+        if whole:
+            written = pl.Series("json", text.removesuffix(b"\n").split(b"\n"), dtype=pl.Binary)
+            frame = frame.with_columns(written.gather(frame["line"] - line))
         line += lines
         problems.check(final=False)
         yield frame
@@ -90,9 +96,7 @@ def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Probl
 def _as(value: Any, dtype: Any) -> Any:
     """A JSON value as a column's type; ``ValueError`` where it cannot be one."""
     if dtype == pl.String:
-        # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return text.encode("utf-8", errors="replace").decode()
+        return storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if isinstance(value, bool):
         raise ValueError
     number = float(value)
@@ -101,6 +105,11 @@ def _as(value: Any, dtype: Any) -> Any:
     if number != int(number):
         raise ValueError
     return int(value) if isinstance(value, int | str) else int(number)
+
+
+def storable(text: str) -> str:
+    """Text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot; as polars replaces them."""
+    return _HALVES.sub("\x00", text)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

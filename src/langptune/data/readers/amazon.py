@@ -14,7 +14,7 @@ import polars as pl
 
 from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
-from langptune.data.jsonl import records
+from langptune.data.jsonl import records, storable
 from langptune.data.raw import INTERACTIONS, Problems, Raw
 from langptune.errors import UserError
 
@@ -66,7 +66,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
         None,
         [reviews, metadata],
         reviews=parts.select("row", "review"),
-        finish_items=_finish,
+        finish_items=lambda items: _finish(items, {"average_rating": "average_rating", **entry.columns}),
         drops=drops,
         funnel=funnel,
         notes=[*about_reviews.lines(), *about_items.lines()],
@@ -79,16 +79,19 @@ def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Pro
     if "title" not in columns:
         raise UserError("datasets.yaml: reader 'amazon-2023': 'columns' must say which key is the title")
     known = []
-    schema = {"parent_asin": pl.String, **dict.fromkeys(columns.values(), pl.String)}
-    for number, frame in enumerate(records(path, schema, problems)):
+    schema = {"parent_asin": pl.String, columns["title"]: pl.String}
+    for number, frame in enumerate(records(path, schema, problems, whole=True)):
         frame = _with(frame, "parent_asin", "parent_asin is missing", problems)
         frame = frame.select(
             "line",
             pl.col("parent_asin").alias("item_id"),
-            *[pl.col(column).fill_null("").alias(field) for field, column in columns.items()],
-        ).with_columns((pl.col("title").str.strip_chars() != "").alias("titled"))
+            "json",
+            (pl.col(columns["title"]).fill_null("").str.strip_chars() != "").alias("titled"),
+        )
         known.append(frame.select("line", "item_id", "titled"))
-        frame.filter("titled").drop("titled").write_parquet(scratch / f"items-{number:06}.parquet")
+        frame.filter("titled").drop("titled").write_parquet(
+            scratch / f"items-{number:06}.parquet", compression="zstd", compression_level=1
+        )
     problems.check()
     every = pl.concat(known)
     first = every.unique("item_id", keep="first", maintain_order=True)
@@ -187,31 +190,24 @@ def _in_milliseconds(frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
     return _keep(frame, plausible, f"timestamp is no time of {FIRST_YEAR} to {LAST_YEAR}", "timestamp", problems)
 
 
-def _finish(items: pl.DataFrame) -> pl.DataFrame:
-    """Fields as plain text: lists joined, by spaces in a description and by commas elsewhere."""
-    fields = [column for column in items.columns if column not in ("line", "item_id")]
-    return items.sort("line").select(
-        "item_id",
-        *[
-            pl.col(name).map_elements(
-                lambda value, joiner=" " if name == "description" else ", ": plain(value, joiner),
-                return_dtype=pl.String,
-            )
-            for name in fields
-        ],
+def _finish(items: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
+    """Fields as plain text, from the lines as they stand in the file: only those say whether a field is a list."""
+    items = items.sort("line")
+    rows = [json.loads(line) for line in items["json"]]
+    return items.select("item_id").with_columns(
+        pl.Series(
+            field, [plain(row.get(key), " " if field == "description" else ", ") for row in rows], dtype=pl.String
+        )
+        for field, key in columns.items()
     )
 
 
-def plain(value: str, joiner: str) -> str:
-    """A field's text, its parts joined where it is the JSON text of a list; inner white space and ends trimmed."""
-    if value.startswith("["):
-        try:
-            parts = json.loads(value)
-        except ValueError:
-            parts = None
-        if isinstance(parts, list):
-            value = joiner.join(str(part).strip() for part in parts if part is not None and str(part).strip())
-    return value.strip()
+def plain(value: object, joiner: str) -> str:
+    """A field's text: the parts of a list joined, null as nothing; white space at the ends trimmed, empty parts left
+    out."""
+    parts = value if isinstance(value, list) else [value]
+    texts = [storable(str(part)).strip() for part in parts if part is not None]
+    return joiner.join(text for text in texts if text)
 
 
 def _find(folder: Path, category: str, sub: str, prefix: str) -> Path:
