@@ -8,6 +8,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 VENV ?= .venv
 CORES ?= all
 CONFIG ?= config/config.yaml
+DEVICE ?= auto
 ifeq ($(wildcard $(CONFIG)),)
 $(error no such config file: $(CONFIG); see config/ for those there are)
 endif
@@ -26,12 +27,13 @@ ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
 SNAKEMAKE := $(ALONE) $(BIN)/snakemake --nolock --configfile $(CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 
-.PHONY: help env env-dev demo test check tables partial report prefetch doctor format docs
+.PHONY: help env env-dev demo test check tables partial report prefetch plan doctor format docs
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
 	@echo "make test      all tests"
 	@echo "make check     formatting and lint only"
+	@echo "make plan      what CONFIG still has to compute: jobs, hours and disk (DEVICE=cpu or gpu)"
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
 	@echo "make prefetch  bring the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
@@ -82,6 +84,9 @@ partial: env
 
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }
+
+plan: env
+	@$(BIN)/python scripts/plan.py --config $(CONFIG) --device $(DEVICE)
 
 doctor: env
 	@$(BIN)/python scripts/doctor.py --config $(CONFIG)

@@ -52,15 +52,21 @@ rule all:
 
 
 rule prefetch:
-    """Bring all models of the config to local folders (the only step that may need the network)."""
+    """Bring all models and raw data of the config to local folders (the only step that may need the network)."""
     input:
         [model_folder(name) for name in CONFIG.encoders + CONFIG.decoders],
+        [folder for name in CONFIG.datasets for folder in raw_folder(name)],
+        [folder for name in CONFIG.datasets for folder in limit_models(name).values()],
 
 
 rule data:
     """Items and sessions of all datasets of the config."""
     input:
-        expand(f"{RESULTS}/{{dataset}}/data/sessions.parquet", dataset=CONFIG.datasets),
+        expand(
+            f"{RESULTS}/{{dataset}}/data/{{file}}",
+            dataset=CONFIG.datasets,
+            file=["sessions.parquet", "card.md", "funnel.png"],
+        ),
 
 
 rule baselines:

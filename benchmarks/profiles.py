@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from langptune.config.datasets import DatasetEntry
+from langptune.config.prompts import Prompt
 from langptune.data import protocols, readers
 from langptune.models.load import load_encoder, pick_device, pick_dtype
 from langptune.profiles.generate import generate_batch, plan_batches
@@ -30,8 +31,8 @@ def real_prompts(tokenizer, count: int) -> list[list[int]]:
     """Token ids of the first ``count`` test sessions' prompts, histories of very different length."""
     entry = DatasetEntry.model_validate(yaml.safe_load((ROOT / "config/datasets.yaml").read_text())["ml-100k"])
     done = protocols.prepare(readers.read(entry, "ml-100k"), entry, "ml-100k")
-    template = yaml.safe_load((ROOT / "config/prompts.yaml").read_text())["movies"]["template"]
-    writer = PromptWriter(template, "movies", tokenizer, 2048)
+    prompt = Prompt.model_validate(yaml.safe_load((ROOT / "config/prompts.yaml").read_text())["movies"])
+    writer = PromptWriter(prompt, "movies", tokenizer, 2048)
     items = done.items.to_dicts()
     lengths = np.random.default_rng(0).integers(1, 41, count)
     rows = done.sessions.filter(done.sessions["split"] == "test").head(count).to_dicts()

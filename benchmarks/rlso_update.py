@@ -48,8 +48,7 @@ def setting(args: argparse.Namespace) -> dict:
     dtype = pick_dtype("auto", device)
     model, tokenizer = load_encoder(ROOT / "results/models/smollm2-135m", device, dtype)
     decoder = load_decoder(ROOT / "results/models/minilm-l6", registry.models["minilm-l6"], device)
-    template = registry.prompts["movies"].template
-    writer = PromptWriter(template, "movies", tokenizer, args.prompt_tokens)
+    writer = PromptWriter(registry.prompts["movies"], "movies", tokenizer, args.prompt_tokens)
     rows = done.sessions.filter(pl.col("split") == "train").sample(args.sessions, seed=0).sort("session")
     prompts = [prompt.ids for prompt in encode_sessions(writer, rows, done.items, done.users, 10)]
     recipe = registry.recipes["rlso"].model_copy(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from langptune import metrics
 from langptune.comparison import grid, results, tables
-from langptune.comparison.grid import RunEntry
+from langptune.comparison.grid import PublishedValue, RunEntry
 from langptune.data import contracts
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
@@ -27,6 +27,7 @@ class CompareSpec(StageSpec):
     )
     allow_missing: bool = Field(False, description="compare what there is and mark the rest, instead of failing")
     sessions_in: str | None = Field(None, description="sessions.parquet, to say how many of all were compared")
+    published: list[PublishedValue] = Field([], description="method, models, metric, value: numbers beside our rows")
     reference: str = Field(description="method that the others are tested against")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
     main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
@@ -49,7 +50,9 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
         UserError: a missing run (unless allowed), runs over different sessions, an unknown reference.
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
-    found = results.compare(collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
+    found = results.compare(
+        collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed, spec.published
+    )
     facts = spec.facts
     if spec.sessions_in is not None:
         split = contracts.read(spec.sessions_in, "sessions", ["split"])["split"]

@@ -60,7 +60,13 @@ def unlocked() -> list[str]:
 def missing(workflow: Workflow) -> list[str]:
     """One line for each thing that the config needs and this machine lacks."""
     out = []
+    later = "is not downloaded yet; run `make prefetch` with this CONFIG where the network can be reached"
     for name in workflow.config.datasets:
+        source = workflow.datasets[name].source
+        if source.remote:
+            if not (ROOT / workflow.config.raw_dir / source.slug).is_dir():
+                out.append(f"dataset '{name}' {later}")
+            continue
         try:
             readers.source_folder(workflow.datasets[name], name)
         except UserError as error:
@@ -69,6 +75,9 @@ def missing(workflow: Workflow) -> list[str]:
 
     for name in workflow.config.encoders + workflow.config.decoders:
         if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():
+            continue
+        if workflow.models[name].source.hub:  # to look is to download
+            out.append(f"model '{name}' {later}")
             continue
         try:
             locate(workflow.models[name].source, name)

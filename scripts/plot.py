@@ -50,6 +50,7 @@ class PlotSpec(StageSpec):
     ranks_out: list[str] = Field(description="cumulative rank distributions")
     curves_out: list[str] = Field([], description="learning curves")
     training_out: list[str] = Field([], description="training curves of encoders and decoders")
+    published_out: list[str] = Field([], description="published numbers beside ours, from the table's column")
 
 
 def plot(spec: PlotSpec, record: Record, log: Log) -> None:
@@ -58,7 +59,8 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     Raises:
         UserError: a table of other runs or without the metric, a curve without its keys, an odd suffix.
     """
-    table = pl.read_csv(spec.table_in).filter(pl.col("mean").is_not_null())
+    # Types from all rows: a column of published numbers may begin with many empty cells.
+    table = pl.read_csv(spec.table_in, infer_schema_length=None).filter(pl.col("mean").is_not_null())
     labels = _labels(spec.runs)
     gained = pl.read_parquet(spec.gains_in).drop_nulls()
     for path, frame in ((spec.table_in, table), (spec.gains_in, gained)):
@@ -110,6 +112,9 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     phases = [figures.Training(entry.title, _rows(entry.path)) for entry in spec.phases if Path(entry.path).exists()]
     _save(figures.training(phases), spec.training_out)
 
+    if spec.published_out:
+        _save(figures.published(_pairs(table, labels)), spec.published_out)
+
     read = [entry.metrics_path for entry in spec.runs] + [entry.path for entry in [*spec.curves, *spec.phases]]
     record.note(read={path: file_hash(path) for path in read if Path(path).exists()})
     log(f"figures of {len(ranks)} rows and {len(curves)} learning curves")
@@ -121,6 +126,17 @@ def _labels(entries: list[RunEntry]) -> dict[tuple[str, str], str]:
     titles = {(entry.method, entry.models): entry.title for entry in entries}
     several = {method for method, _ in keys if sum(other == method for other, _ in keys) > 1}
     return {key: f"{titles[key]}\n{key[1]}" if key[0] in several else titles[key] for key in keys}
+
+
+def _pairs(table: pl.DataFrame, labels: dict[tuple[str, str], str]) -> dict[str, list[figures.Pair]]:
+    """Metric's title -> the rows that have a published number by it."""
+    panels: dict[str, list[figures.Pair]] = {}
+    if "published" in table.columns:
+        for row in table.filter(pl.col("published").is_not_null()).iter_rows(named=True):
+            numbers = (row[key] for key in ("published", "mean", "low", "high"))
+            pair = figures.Pair(labels[row["method"], row["models"]], row["group"], *numbers)
+            panels.setdefault(figures.metric_title(row["metric"]), []).append(pair)
+    return panels
 
 
 def _curve(entry: CurveEntry, metric: str) -> figures.Curve:

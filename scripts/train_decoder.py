@@ -11,7 +11,7 @@ from pydantic import Field
 
 from langptune import provenance, stage
 from langptune.config.models import DecoderEntry
-from langptune.config.recipes import NEUTRAL, ContrastiveRecipe
+from langptune.config.recipes import ContrastiveRecipe
 from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
@@ -88,7 +88,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = spec.model_dump(mode="json", include={"decoder", "view", "history_items", "train_fraction", "seed"})
-    identity = {**what, "recipe": spec.recipe.model_dump(mode="json", exclude=NEUTRAL), "inputs": inputs, "bf16": bf16}
+    identity = {**what, "recipe": spec.recipe.identity(), "inputs": inputs, "bf16": bf16}
     checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
     log(f"{spec.recipe.title}: {len(train)} train and {len(val)} validation sessions, {device}, bfloat16 {bf16}")
     trainer = ContrastiveTrainer(model, pairs, spec.recipe, checkpoints, validate, spec.seed, bf16, log)
@@ -97,7 +97,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         return lambda: None
     if spec.recipe.select == "last":
         trainer.watch.keep_last()
-    state = trainer.watch.state
+    state = trainer.watch.snapshot()
     facts = card(
         spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "decoder", len(train)
     )

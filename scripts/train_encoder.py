@@ -12,7 +12,8 @@ from pydantic import Field
 
 from langptune import provenance, stage
 from langptune.config.models import DecoderEntry, EncoderEntry
-from langptune.config.recipes import NEUTRAL, ReinforcementRecipe
+from langptune.config.prompts import Prompt
+from langptune.config.recipes import ReinforcementRecipe
 from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
@@ -32,8 +33,8 @@ class Spec(stage.StageSpec):
     decoder_in: str = Field(description="its folder: materialised, or trained by an earlier phase")
     vectors_in: str = Field(description="the catalogue as this decoder embeds it")
     recipe: ReinforcementRecipe
-    prompt: str = Field(description="name of the template")
-    template: str = Field(description="the template itself")
+    prompt: str = Field(description="name of the prompt")
+    prompt_entry: Prompt = Field(description="its entry in prompts.yaml")
     history_items: int = Field(description="most recent items shown")
     max_tokens: int = Field(description="longest profile in tokens")
     train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
@@ -74,7 +75,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         raise UserError("this GPU has no bfloat16, and float16 is not stable here: set the recipe's precision: float32")
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
     limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
-    writer = PromptWriter(spec.template, spec.prompt, tokenizer, limit)
+    writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
     items, users = contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
     sessions = contracts.read(spec.sessions_in, "sessions")
     chosen = contracts.read(spec.training_in, "evaluation")
@@ -94,10 +95,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     reward = Reward(decoder, ItemVectors.load(Path(spec.vectors_in)), spec.decoder.query_prefix, spec.recipe.reward)
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
-    what = ["encoder", "decoder", "template", "history_items", "max_tokens", "train_fraction", "seed", "batch_size"]
+    what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "seed", "batch_size"]
     identity = {
         **spec.model_dump(mode="json", include=set(what)),
-        "recipe": spec.recipe.model_dump(mode="json", exclude=NEUTRAL),
+        "recipe": spec.recipe.identity(),
         "inputs": inputs,
         "dtype": str(dtype),
     }
@@ -128,7 +129,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         return lambda: None
     if spec.recipe.select == "last":
         trainer.watch.keep_last()
-    state = trainer.watch.state
+    state = trainer.watch.snapshot()
     facts = card(
         spec.base,
         spec.phase,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from langptune import provenance, stage
 from langptune.config.models import EncoderEntry
+from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.provenance import Record
 
@@ -25,8 +26,8 @@ class Spec(stage.StageSpec):
     encoder: EncoderEntry = Field(description="the encoder's registry entry")
     encoder_in: str = Field(description="its materialised folder")
     adapter_in: str | None = Field(None, description="a trained adapter of it")
-    prompt: str = Field(description="name of the template")
-    template: str = Field(description="the template itself")
+    prompt: str = Field(description="name of the prompt")
+    prompt_entry: Prompt = Field(description="its entry in prompts.yaml")
     history_items: int = Field(description="most recent items shown")
     max_tokens: int = Field(description="longest profile in tokens")
     temperature: float = Field(0.0, description="0 is greedy", strict=False)
@@ -62,7 +63,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     if spec.adapter_in is not None:
         model = load_adapter(model, Path(spec.adapter_in))
     limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
-    writer = PromptWriter(spec.template, spec.prompt, tokenizer, limit)
+    writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
 
     chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)
     sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")

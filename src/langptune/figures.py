@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -51,6 +52,18 @@ class Bar:
 
     label: str
     group: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published number beside our mean with its interval, on one metric."""
+
+    label: str
+    group: str
+    published: float
     mean: float
     low: float
     high: float
@@ -164,6 +177,43 @@ def bars(panels: dict[str, list[Bar]]) -> Figure:
         _group_legend(figure, [bar.group for bar in shown])
         if any(bar.group == "bounds" for bar in first):
             figure.supxlabel("Not drawn\n" + "\n".join(notes), fontsize=8, color="#444444")
+        return figure
+
+
+def published(panels: dict[str, list[Pair]]) -> Figure:
+    """Published numbers beside ours: two dots and the line between them for each method, one panel per metric.
+
+    Args:
+        panels: metric's title -> pairs. Rows are in the order of the published numbers, each method's by the first
+            metric that has one; where a method has no pair, its row of the panel is empty.
+    """
+    with styled():
+        known = {pair.label: pair for members in reversed(panels.values()) for pair in members}
+        shown = sorted(known.values(), key=lambda pair: (pair.published, pair.label))
+        if not shown:
+            return _empty("No published number stands beside a method that has run.")
+        figure = _figure(5.6, 1.45 + _row_height([pair.label for pair in shown]) * len(shown))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        place = {pair.label: at for at, pair in enumerate(shown)}
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for pair in members:
+                at, colour = place[pair.label], COLOURS.get(pair.group, OTHER)
+                axis.plot([pair.published, pair.mean], [at, at], color=colour, linewidth=3, alpha=0.35)
+                axis.plot([pair.low, pair.high], [at, at], color="black", linewidth=1.1)
+                # Over the axis, not cut by it: chance lies next to zero.
+                dot = {"marker": "o", "markersize": 5, "markeredgecolor": colour, "clip_on": False, "zorder": 3}
+                axis.plot(pair.mean, at, color=colour, **dot)
+                axis.plot(pair.published, at, color="white", **dot)
+            axis.set_title(title)
+            axis.set_xlim(left=0)
+            axis.set_ylim(-0.6, len(shown) - 0.4)
+            axis.locator_params(axis="x", nbins=4)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(shown)), [pair.label for pair in shown])
+        told = "open: published, one number without interval\nfilled: ours, with its interval"
+        figure.supxlabel(told, fontsize=8, color="#444444")
+        _group_legend(figure, [pair.group for pair in shown])
         return figure
 
 
@@ -315,6 +365,47 @@ TRAINING_PANELS = {
 def metric_title(metric: str) -> str:
     """How figures write a metric's name."""
     return metric.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
+
+
+def funnel(steps: pl.DataFrame, title: str) -> Figure:
+    """What each step of a protocol left, with published counts as hollow marks.
+
+    Args:
+        steps: columns step, and interactions, users, items with their ``_published``; empty cells are not drawn.
+    """
+    counts = {"interactions": "#0072B2", "users": "#D55E00", "items": "#009E73"}
+    with styled():
+        figure = _figure(5.6, 0.9 + 0.24 * len(steps))
+        axis = figure.subplots()
+        at = np.arange(len(steps))
+        handles = []
+        for name, colour in counts.items():
+            ours = steps[name].cast(pl.Float64).to_numpy()
+            theirs = steps[f"{name}_published"].cast(pl.Float64).to_numpy()
+            axis.plot(ours, at, marker="o", markersize=5, linestyle="none", color=colour)
+            handles.append(Line2D([], [], label=name, marker="o", markersize=5, linestyle="none", color=colour))
+            if not np.isnan(theirs).all():
+                axis.plot(theirs, at, marker="o", markersize=9, linestyle="none", color=colour, fillstyle="none")
+                handles.append(
+                    Line2D(
+                        [],
+                        [],
+                        label=f"{name}, published",
+                        marker="o",
+                        markersize=7,
+                        linestyle="none",
+                        color=colour,
+                        fillstyle="none",
+                    )
+                )
+        axis.set_xscale("log")
+        axis.set_yticks(at, steps["step"].to_list())
+        axis.invert_yaxis()
+        axis.set_xlabel("left after the step")
+        axis.set_title(title)
+        axis.grid(color="#e5e5e5", linewidth=0.6)
+        figure.legend(handles=handles, loc="outside right center")
+        return figure
 
 
 def training(phases: list[Training]) -> Figure:

@@ -1,15 +1,19 @@
 """Prompts: history and user fields through a template, and the template through a chat format, as token ids.
 
 User text is data. A title that holds ``<|im_end|>`` or ``[CLS]`` is encoded as those characters, never as the
-special token (PAPER, defect 10); only the chat template's own special tokens become special tokens.
+special token, unless a prompt asks for what was published (PAPER, defect 10); only the chat template's own special
+tokens become special tokens.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from langptune.config.prompts import Prompt
 from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
 
@@ -17,16 +21,13 @@ if TYPE_CHECKING:
     import polars as pl
     from transformers import PreTrainedTokenizerBase
 
-MAX_FIELD = 300
-"""Characters of one item field that a prompt shows; longer fields are cut and counted."""
-
 _MARK = "\u27e6user text\u27e7"
 """Stands for the user message while the chat template is rendered; split off again before encoding."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as token ids, and what had to be left out to make it fit."""
+    """A prompt as token ids, and what had to be left out to make it fit: whole items, and ends of fields."""
 
     ids: list[int]
     dropped_items: int
@@ -36,10 +37,11 @@ class Encoded:
 class PromptWriter:
     """Turns sessions into prompt token ids for one template and one tokenizer."""
 
-    def __init__(self, template: str, name: str, tokenizer: PreTrainedTokenizerBase, limit: int):
+    def __init__(self, prompt: Prompt, name: str, tokenizer: PreTrainedTokenizerBase, limit: int):
         """``limit`` is the longest prompt in tokens, the chat format included."""
         self._where = f"prompts.yaml: {name}"
-        self._template = compile_template(template, self._where)
+        self._prompt = prompt
+        self._template = compile_template(prompt.template, self._where)
         self._tokenizer = tokenizer
         self._limit = limit
         rendered = tokenizer.apply_chat_template(
@@ -48,8 +50,12 @@ class PromptWriter:
         before, mark, after = rendered.partition(_MARK)
         if not mark:
             raise UserError("the model's chat template drops the user message; it cannot be prompted")
-        self._before = tokenizer(before, add_special_tokens=False).input_ids
-        self._after = tokenizer(after, add_special_tokens=False).input_ids
+        # The template writes its special tokens itself, the first one of a text included.
+        form = {"add_special_tokens": False, "split_special_tokens": False}
+        self._before, self._after = (tokenizer(part, **form).input_ids for part in (before, after))
+        added = [tokenizer.added_tokens_decoder.get(token) for token in (*self._before, *self._after)]
+        loose = {str(token) for token in added if token and not token.special and len(str(token).strip()) > 1}
+        self._loose = re.compile("|".join(map(re.escape, sorted(loose)))) if loose else None
 
     def text(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
         """The user message, oldest item first.
@@ -60,32 +66,79 @@ class PromptWriter:
         """
         return render(self._template, self._where, history=list(history), user=dict(user)).strip()
 
+    def whole(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
+        """The user message with every item of the history, before anything is left out to make it fit."""
+        return self.text(_shortened(history, self._prompt.max_field)[0], user)
+
+    @property
+    def frame(self) -> int:
+        """Tokens of the chat format around a user message."""
+        return len(self._before) + len(self._after)
+
+    def lengths(self, messages: list[str]) -> list[int]:
+        """Tokens of the prompts of user messages, the chat format included."""
+        return [len(ids) + self.frame for ids in self._encoded(messages)]
+
     def encode(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> Encoded:
-        """Token ids of the whole prompt; the oldest items are left out until it fits.
+        """Token ids of the whole prompt, made to fit as the prompt's ``over`` says.
 
         Raises:
-            UserError: even a single item does not fit.
+            UserError: it does not fit, and must not be made to, or cannot.
         """
-        cut = 0
-        short: list[dict[str, Any]] = []
-        for item in history:
-            fields = dict(item)
-            for key, value in fields.items():
-                if isinstance(value, str) and len(value) > MAX_FIELD:
-                    fields[key] = value[:MAX_FIELD] + "..."
-                    cut += 1
-            short.append(fields)
-        for dropped in range(len(short)):
-            body = self._tokenizer(
-                self.text(short[dropped:], user), add_special_tokens=False, split_special_tokens=True
-            ).input_ids
-            ids = [*self._before, *body, *self._after]
+        items, cut = _shortened(history, self._prompt.max_field)
+        tries = len(items) if self._prompt.over == "drop-oldest" else 1
+        for dropped in range(tries):
+            ids = self._ids(items[dropped:], user)
             if len(ids) <= self._limit:
                 return Encoded(ids, dropped, cut)
+        if self._prompt.over == "error":
+            raise UserError(
+                f"{self._where}: a prompt of {len(ids)} tokens is longer than the {self._limit} that are allowed; set "
+                "'over: drop-oldest', a smaller 'max_field', or a larger max_prompt_tokens in models.yaml"
+            )
+        # The newest item alone is too long: less and less of its fields is shown.
+        longest = max(len(value) for value in items[-1].values() if isinstance(value, str))
+        while longest > 1:
+            longest //= 2
+            newest, cut = _shortened(history[-1:], longest)
+            ids = self._ids(newest, user)
+            if len(ids) <= self._limit:
+                return Encoded(ids, len(items) - 1, cut)
         raise UserError(
             f"{self._where}: a prompt with one item does not fit into {self._limit} tokens; shorten the template or "
             "raise max_prompt_tokens in models.yaml"
         )
+
+    def _ids(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> list[int]:
+        return [*self._before, *self._encoded([self.text(history, user)])[0], *self._after]
+
+    def _encoded(self, messages: list[str]) -> list[list[int]]:
+        if self._prompt.special_tokens == "parse":
+            return self._tokenizer(messages, add_special_tokens=False, split_special_tokens=False).input_ids
+        ids = self._tokenizer(messages, add_special_tokens=False, split_special_tokens=True).input_ids
+        for row, message in enumerate(messages):
+            # Tokens of the chat format that a tokenizer does not mark as special are taken all the same: the text is
+            # cut within their names.
+            if self._loose and (found := list(self._loose.finditer(message))):
+                cuts = [0, *(match.start() + 1 for match in found), len(message)]
+                parts = [message[start:end] for start, end in itertools.pairwise(cuts)]
+                plain = self._tokenizer(parts, add_special_tokens=False, split_special_tokens=True).input_ids
+                ids[row] = list(itertools.chain.from_iterable(plain))
+        return ids
+
+
+def _shortened(history: Sequence[Mapping[str, Any]], limit: int | None) -> tuple[list[dict[str, Any]], int]:
+    """Items whose text fields have at most ``limit`` characters, and how many fields were cut."""
+    cut = 0
+    out: list[dict[str, Any]] = []
+    for item in history:
+        fields = dict(item)
+        for key, value in fields.items():
+            if limit is not None and isinstance(value, str) and len(value) > limit:
+                fields[key] = value[:limit] + "..."
+                cut += 1
+        out.append(fields)
+    return out, cut
 
 
 def encode_sessions(

@@ -190,7 +190,7 @@ def spec_of(kind: str, data: Path, out: Path, **changes) -> dict:
             "encoder_in": str(data / "encoder"),
             "vectors_in": str(data / "vectors.safetensors"),
             "prompt": "p",
-            "template": "watched {% for item in history %}{{ item.title }} {% endfor %}",
+            "prompt_entry": {"template": "watched {% for item in history %}{{ item.title }} {% endfor %}"},
             "history_items": 5,
             "max_tokens": 6,
             "users_in": str(data / "users.parquet"),
@@ -296,6 +296,7 @@ trainer = {{
         out, p.reinforcement(batches=3, algorithm="grpo", samples=4, sessions_per_batch=4)
     ),
     "cl": lambda: p.decoder_trainer(out, p.contrastive(batches=4)),
+    "cl-groups": lambda: p.decoder_trainer(out, p.contrastive(batches=4, negatives=4)),
 }}[kind]()
 trainer.run()
 if trainer.accelerator.is_main_process:
@@ -304,7 +305,7 @@ if trainer.accelerator.is_main_process:
 RECORDED = yaml.safe_load((Path(__file__).parent / "trajectories.yaml").read_text())
 
 
-@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl"])
+@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups"])
 def test_one_process_and_two_follow_the_recorded_trajectory(tmp_path, kind):
     """The same losses as a recorded run, on one process and on two (gloo): nothing is silently rescaled."""
     script = tmp_path / "two.py"

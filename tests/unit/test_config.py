@@ -14,6 +14,7 @@ from langptune.config.workflow import load
 from langptune.errors import UserError
 from tests.conftest import ROOT
 
+MODELS = "smollm2-135m+minilm-l6"
 CONFIGS = sorted(p.name for p in (ROOT / "config").glob("*.yaml") if "methods" in read_yaml(p))
 
 
@@ -211,7 +212,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
     profile = {"max_tokens": 16, "history_items": 3}
     config = base() | {"methods": methods, "comparison": {"reference": "langptune-0"}}
     workflow = load(config | {"overrides": dict.fromkeys(methods, profile)}, ROOT)
-    start, cl, full = (workflow.phase_of("ml-100k", name) for name in methods)
+    start, cl, full = (workflow.phase_of("ml-100k", name, MODELS) for name in methods)
     assert full.parent == cl and cl.parent == start and full.encoder == full and full.decoder == cl
     assert [phase.id for phase in full.all()] == [start.id, cl.id, full.id]
     neutral = load(
@@ -219,12 +220,12 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"micro_batch": 3, "title": "x"}}},
         ROOT,
     )
-    assert neutral.phase_of("ml-100k", "langptune").id == full.id
+    assert neutral.phase_of("ml-100k", "langptune", MODELS).id == full.id
     other = load(
         config | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"batches": 3}}}, ROOT
     )
-    assert other.phase_of("ml-100k", "langptune").id != full.id
-    assert other.phase_of("ml-100k", "langptune-0").id == start.id
+    assert other.phase_of("ml-100k", "langptune", MODELS).id != full.id
+    assert other.phase_of("ml-100k", "langptune-0", MODELS).id == start.id
 
 
 @pytest.mark.parametrize(
@@ -236,6 +237,30 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"overrides": {"langptune": {"phases": ["cl", "rl"]}}}, "unknown recipe 'rl'"),
         ({"overrides": {"history-cl": {"phases": ["rlso"]}}}, "the method has none"),
         ({"overrides": {"langptune-0": {"best_of": 4}}}, "best_of needs a temperature"),
+        (
+            {"recipe_overrides": {"cl": {"negatives": 48}}},
+            "key 'negatives': batch_size 128 must be a multiple of it; change one of them (found 48)",
+        ),
+        (
+            {"recipe_overrides": {"cl": {"negatives": 1}}},
+            "key 'negatives': give 'batch', or a number of rows, at least 2 (fo",
+        ),
+        ({"recipe_overrides": {"cl": {"negatives": "rows"}}}, "at least 2 (found 'rows')"),
+        (
+            {"overrides": {"langptune": {"phases": ["rlso-paper"]}}},
+            "method 'langptune': phases: 'rlso-paper' has no recipe for encoder 'smollm2-135m', only for gemma-2b-it, "
+            "llama-3-8b-instruct; add it to its 'recipes' in recipes.yaml",
+        ),
+        (
+            {
+                "overrides": {"langptune": {"phases": ["rlso-paper"]}},
+                "recipe_overrides": {"rlso-paper": {"recipes": {"smollm2-135m": "rlsoo"}}},
+            },
+            "'rlso-paper': recipes: smollm2-135m: unknown recipe 'rlsoo'; did you mean 'rlso'",
+        ),
+        ({"overrides": {"history-cl": {"phases": ["cl-paper-joint"]}}}, "goes by an encoder, but the method has none"),
+        ({"overrides": {"nmf": {"components": 0}}}, "greater than or equal to 1"),
+        ({"overrides": {"nmf": {"tune": {"factors": [3]}}}}, "tune.factors"),
         ({"studies": {"s": {"title": "s", "key": "max_tokens", "methods": ["langptune"]}}}, "list the values"),
         (
             {"studies": {"s": {"title": "s", "key": "max_tokens", "values": [1, 2], "methods": ["history"]}}},
@@ -264,3 +289,77 @@ def test_a_study_derives_methods():
         "history-cl.train_fraction-1",
     ]
     assert workflow.methods["history-cl.train_fraction-0.1"].train_fraction == 0.1
+
+
+def paper(methods, encoders=("gemma-2b-it", "llama-3-8b-instruct")):
+    return base() | {
+        "encoders": list(encoders),
+        "decoders": ["mxbai-embed-large-v1"],
+        "methods": methods,
+        "comparison": {"reference": methods[0]},
+    }
+
+
+def test_published_recipes_go_by_the_encoder_of_the_run():
+    workflow = load(paper(["langptune-paper", "langptune-rlso-paper", "langptune-cl-paper"]), ROOT)
+    chains = {
+        (name, encoder): [
+            recipe for recipe, _ in workflow.phase_of("ml-100k", name, f"{encoder}+mxbai-embed-large-v1").chain
+        ]
+        for name in workflow.config.methods
+        for encoder in workflow.config.encoders
+    }
+    for encoder, short in (("gemma-2b-it", "gemma"), ("llama-3-8b-instruct", "llama")):
+        assert chains["langptune-paper", encoder] == [f"cl-paper-{short}", f"rlso-paper-{short}"] * 5
+        assert chains["langptune-rlso-paper", encoder] == [f"rlso-paper-{short}"] * 5
+        assert set(chains["langptune-cl-paper", encoder]) == {"cl-paper"}
+    longest = workflow.phase_of("ml-100k", "langptune-paper", "gemma-2b-it+mxbai-embed-large-v1")
+    assert longest.id.startswith("phase-10-rlso-paper-gemma-"), "ten names would be too long for a file's"
+    assert longest.all()[2].id.startswith("cl-paper-gemma+rlso-paper-gemma-")
+    assert len({phase.id for phase in longest.all()}) == 11
+    own = paper(["langptune-paper"], ["gemma-2b-it"])
+    own["overrides"] = {"langptune-paper": {"phases": ["cl-paper-gemma", "rlso-paper-gemma"]}}
+    models = "gemma-2b-it+mxbai-embed-large-v1"
+    named = load(own, ROOT).phase_of("ml-100k", "langptune-paper", models)
+    assert named.id == workflow.phase_of("ml-100k", "langptune-paper", models).id, (
+        "one phase, whichever way it is named"
+    )
+
+
+def test_the_phases_of_a_shuffled_method_are_checked_too():
+    config = base() | {"methods": ["shuffled-profiles"], "comparison": {"reference": "shuffled-profiles"}}
+    config["overrides"] = {"shuffled-profiles": {"of": "langptune-paper"}}
+    with pytest.raises(UserError, match="'cl-paper-joint' has no recipe for encoder 'smollm2-135m'"):
+        load(config, ROOT)
+
+
+NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-8934238d", "cl-paper-e7b64d18"]
+
+
+def test_names_of_phases_stay_when_keys_are_added():
+    """What was computed before a key existed is still found: at its default the key is no part of the name."""
+    methods = ["langptune-0", "langptune-cl", "langptune", "history-cl-paper"]
+    workflow = load(base() | {"methods": methods, "comparison": {"reference": "langptune-0"}}, ROOT)
+    names = [workflow.phase_of("ml-100k", name, MODELS).id for name in methods]
+    assert names == NAMES
+    grouped = load(
+        base()
+        | {
+            "methods": methods,
+            "comparison": {"reference": "langptune-0"},
+            "recipe_overrides": {"cl": {"negatives": 32}, "cl-paper": {"negatives": "batch"}},
+        },
+        ROOT,
+    )
+    found = [grouped.phase_of("ml-100k", name, MODELS).id for name in methods]
+    assert [a == b for a, b in zip(found, names, strict=True)] == [True, False, False, True]
+
+
+def test_nmf_has_a_grid_of_components():
+    config = base() | {"methods": ["nmf"], "comparison": {"reference": "nmf"}}
+    assert [run.folder for run in load(config, ROOT).runs()] == [f"ml-100k/nmf/NMF/seed{s}" for s in (0, 1)]
+    assert len(load(config, ROOT).methods["nmf"].grid()) > 1
+    untuned = load(config | {"tune": False, "overrides": {"nmf": {"components": 7}}}, ROOT)
+    assert untuned.methods["nmf"].grid() == [7]
+    with pytest.raises(UserError, match="'components' lists no values"):
+        load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)

@@ -67,6 +67,15 @@ def study_lines():
     ]
 
 
+def published():
+    ours = [
+        figures.Pair("LangPTune\ne+d", "profiles", 0.045, 0.02, 0.015, 0.03),
+        figures.Pair("LightGCN", "baselines", 0.052, 0.06, 0.05, 0.07),
+        figures.Pair("Random", "bounds", 0.0006, 0.0007, 0.0, 0.001),
+    ]
+    return {"NDCG@20": ours, "Recall@20": [ours[0], figures.Pair("Pop", "baselines", 0.01, 0.012, 0.01, 0.02)]}
+
+
 def pairs():
     return {"A": (["e1", "e2"], ["d1", "d2"], np.array([[0.01, np.nan], [0.05, 0.1]]))}
 
@@ -80,6 +89,8 @@ DRAW = {
     "gains": lambda: figures.gains(gains(), "Ref", "NDCG@10"),
     "no gains": lambda: figures.gains([], "Ref", "NDCG@10"),
     "ranks": lambda: figures.rank_distributions(ranks(), 100),
+    "published": lambda: figures.published(published()),
+    "no published": lambda: figures.published({}),
     "curves": lambda: figures.learning_curves(curves(), "NDCG@10"),
     "no curves": lambda: figures.learning_curves([], "NDCG@10"),
 }
@@ -117,6 +128,22 @@ def test_bars_of_bounds_alone_say_so():
     assert any("Only bounds" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
 
+def test_published_numbers_and_ours_share_a_row():
+    left, right = figures.published(published()).axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == ["Random", "Pop", "LangPTune\ne+d", "LightGCN"], "in the order of the published numbers"
+    at = names.index("LightGCN")
+    dots = {
+        (line.get_markerfacecolor() == "white"): line
+        for line in left.lines
+        if line.get_marker() == "o" and at in line.get_ydata()
+    }
+    assert (dots[True].get_xdata()[0], dots[False].get_xdata()[0]) == (0.052, 0.06)
+    spans = [tuple(line.get_xdata()) for line in left.lines if line.get_marker() != "o" and at in line.get_ydata()]
+    assert spans == [(0.052, 0.06), (0.05, 0.07)]
+    assert {at for line in right.lines for at in line.get_ydata()} == {1, 2}, "a method without a pair has no mark"
+
+
 def test_gains_show_the_shares_won_and_lost():
     made = figures.Gain("A", "baselines", np.array([0.5, 0.5, -0.1, 0.0]), np.array([3.0, 1.0, -1.0, 1.0]))
     left, right = figures.gains([made], "Ref", "NDCG@10").axes
@@ -146,7 +173,7 @@ def test_lines_of_a_group_can_be_told_apart():
     assert len(looks) == len(lines) - 2
 
 
-@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves"])
+@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published"])
 def test_no_text_leaves_the_figure(name):
     figure = DRAW[name]()
     figure.draw_without_rendering()
@@ -201,11 +228,12 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
                 pl.Series("rank_gain", rng.normal(size=30)),
             )
         )
-    (tmp_path / "long.csv").write_text("group,method,models,metric,mean,low,high\n" + "\n".join(rows) + "\n")
+    rows = [f"{row},{0.2 if ',good,' in row and 'ndcg' in row else ''}" for row in rows]
+    (tmp_path / "long.csv").write_text("group,method,models,metric,mean,low,high,published\n" + "\n".join(rows) + "\n")
     pl.concat(frames).write_parquet(tmp_path / "gains.parquet")
     pl.DataFrame({"item": pl.Series(range(20), dtype=pl.Int32)}).write_parquet(tmp_path / "items.parquet")
     (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
-    outs = ("means", "gains", "ranks", "curves")
+    outs = ("means", "gains", "ranks", "curves", "published")
     seen = []
     for turn in "12":  # another hash seed must not change a byte
         spec = {

@@ -71,16 +71,49 @@ def test_info_nce_is_the_formula(mask, corrected):
     assert float(found) == pytest.approx(by_hand(queries, items, ids, range(4), 0.1, log_q, mask), abs=1e-12)
 
 
+def test_negatives_of_a_group_are_the_formula_group_by_group():
+    """PAPER, defect 8: the loss is the mean of what devices with two rows each would compute for themselves."""
+    rng = np.random.default_rng(0)
+    queries, items = ((rows := rng.normal(size=(n, 6))) / np.linalg.norm(rows, axis=1, keepdims=True) for n in (6, 9))
+    ids = np.array([3, 5, 3, 8, 5, 5, 1, 5, 3])  # six targets, then three candidates for all
+    log_q = np.log(rng.uniform(0.1, 2, 9))
+    for mask, corrected in ((False, None), (True, log_q)):
+        found = contrastive.info_nce(
+            torch.tensor(queries),
+            torch.tensor(items),
+            torch.tensor(ids),
+            torch.arange(6),
+            0.1,
+            None if corrected is None else torch.tensor(corrected),
+            mask,
+            group=2,
+        )
+        parts = []
+        for start in (0, 2, 4):
+            rows = [start, start + 1, 6, 7, 8]
+            own = None if corrected is None else corrected[rows]
+            parts.append(by_hand(queries[start : start + 2], items[rows], ids[rows], range(2), 0.1, own, mask))
+        assert float(found) == pytest.approx(np.mean(parts), abs=1e-12)
+
+
+def test_one_group_is_the_batch_and_smaller_ones_are_not(tmp_path):
+    first = {}
+    for negatives in ("batch", 16, 8):
+        recipe = p.contrastive(negatives=negatives, uniform_negatives=0, batches=1)
+        first[negatives] = losses(run(p.decoder_trainer(tmp_path / str(negatives), recipe)))[0]
+    assert first[16] == first["batch"] > first[8] > 0
+
+
 def test_log_frequency_counts_both_sources_of_candidates():
     targets = np.array([0, 0, 0, 1])
-    found = np.exp(contrastive.log_frequency(targets, 5, batch_size=8, uniform_negatives=10))
+    found = np.exp(contrastive.log_frequency(targets, 5, rows=8, uniform_negatives=10))
     assert found[0] == pytest.approx(8 * 3 / 4 + 10 / 5) and found[1] == pytest.approx(8 * 1 / 4 + 10 / 5)
 
 
-@pytest.mark.parametrize("micro", [1, 5, 7])
-def test_micro_batches_do_not_change_contrastive_training(tmp_path, micro):
-    whole = run(p.decoder_trainer(tmp_path / "a", p.contrastive()))
-    cut = run(p.decoder_trainer(tmp_path / "b", p.contrastive(micro_batch=micro)))
+@pytest.mark.parametrize(("micro", "negatives"), [(1, "batch"), (5, "batch"), (7, "batch"), (5, 4)])
+def test_micro_batches_do_not_change_contrastive_training(tmp_path, micro, negatives):
+    whole = run(p.decoder_trainer(tmp_path / "a", p.contrastive(negatives=negatives)))
+    cut = run(p.decoder_trainer(tmp_path / "b", p.contrastive(negatives=negatives, micro_batch=micro)))
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-4)
     for name, value in p.weights(whole.model).items():
         # Adam turns a rounding error in a tiny gradient into a step, so only nearly all weights agree

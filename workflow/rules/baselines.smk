@@ -1,4 +1,5 @@
-"""Baselines: RecBole models. A validation grid fans out into trials, the best one trains for every seed."""
+"""Baselines: RecBole models, of which a validation grid fans out into trials and the best one trains for every seed; and
+NMF, which takes seconds and chooses for itself."""
 
 
 rule try_recbole:
@@ -79,3 +80,29 @@ rule train_recbole:
         code=code("train_recbole"),
     shell:
         'python "$LANGPTUNE/scripts/train_recbole.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule rank_nmf:
+    input:
+        **data_files("items", "sessions"),
+    output:
+        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
+    log:
+        f"{LOGS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    wildcard_constraints:
+        method=methods_of(kinds.NMFMethod),
+    resources:
+        mem_mb=2000,
+    params:
+        spec=lambda w, input, output: spec(
+            components=METHODS[w.method].grid(),
+            max_iterations=METHODS[w.method].max_iterations,
+            tune_seed=CONFIG.seeds[0],
+            seed=int(w.seed),
+            items_in=input.items_file,
+            sessions_in=input.sessions_file,
+            ranks_out=output.ranks,
+        ),
+        code=code("rank_nmf"),
+    shell:
+        'python "$LANGPTUNE/scripts/rank_nmf.py" --spec {params.spec:q} --log {log:q}'

@@ -1,6 +1,7 @@
 """Registries, validation, wildcard constraints, and the functions that name files."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -57,7 +58,7 @@ for run in RUNS:
     # The profiles of a shuffled method are those of the method that it names.
     name = METHODS[run.method].of if isinstance(METHODS[run.method], kinds.ShuffledMethod) else run.method
     if isinstance(METHODS[name], LANGPTUNE):
-        for phase in WORKFLOW.phase_of(run.dataset, name).all():
+        for phase in WORKFLOW.phase_of(run.dataset, name, run.models).all():
             PHASES[phase.id] = phase
             DRAWS |= {draw.name: draw for draw in phase.draws()}
         if isinstance(METHODS[name], kinds.ProfileMethod):
@@ -106,13 +107,14 @@ def spec(**fields):
 
 def bare(entry):
     """A registry entry without what only people read: correcting a title or an address is no reason to compute."""
-    neutral = {"title": "", "url": "", "prompt": ""}
+    neutral = {"title": "", "url": "", "prompt": "", "published": {}}
     return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})
 
 
 def weights(name):
     """What materialising a model depends on: neither limits nor prefixes, which apply when it is used."""
-    neutral = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1, "query_prefix": "", "item_prefix": ""}
+    limits = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1}
+    neutral = {**limits, "query_prefix": "", "item_prefix": "", "padding": "right"}
     entry = bare(MODELS[name])
     return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})
 
@@ -122,13 +124,64 @@ def usage(name):
     return bare(MODELS[name]).model_copy(update={"sha256": {}, "licence": ""})
 
 
+def raw_folder(dataset):
+    """Where the downloaded files of a dataset lie; nothing where it needs no download."""
+    source = DATASETS[dataset].source
+    return [f"{CONFIG.raw_dir}/{source.slug}"] if source.remote else []
+
+
+# Downloads by folder name, each with one dataset that needs it: several protocols may share the files.
+DOWNLOADS = {DATASETS[name].source.slug: name for name in CONFIG.datasets if DATASETS[name].source.remote}
+
+
+def source_alone(dataset):
+    """What a download depends on: not the protocol, nor how the files are read."""
+    entry = DATASETS[dataset]
+    protocol = {"name": "leave-one-out"}
+    return type(entry).model_validate(
+        {
+            **{key: getattr(entry, key) for key in ("reader", "licence", "sha256")},
+            "title": "",
+            "source": entry.source.model_dump(),
+            "item_text": "",
+            "prompt": "",
+            "protocol": protocol,
+        }
+    )
+
+
+def limits_of(dataset):
+    """The token limits of a dataset's protocol, or None."""
+    return getattr(DATASETS[dataset].protocol, "limits", None)
+
+
+def limit_models(dataset):
+    """The models whose tokenizers count a dataset's texts, as inputs by role."""
+    limits = limits_of(dataset)
+    return {role: model_folder(getattr(limits, role)) for role in ("encoder", "decoder") if limits}
+
+
+def limit_spec(dataset):
+    """What counting tokens depends on."""
+    if not (limits := limits_of(dataset)):
+        return {}
+    return {
+        "encoder": usage(limits.encoder),
+        "encoder_in": model_folder(limits.encoder),
+        "decoder": usage(limits.decoder),
+        "decoder_in": model_folder(limits.decoder),
+        "prompt": WORKFLOW.prompts[DATASETS[dataset].prompt],
+    }
+
+
 def raw_files(dataset):
     """Name, size and time of the raw files where a dataset lies in a folder of the user's, so that a change is seen."""
     source = DATASETS[dataset].source
     folder = ROOT / str(source.folder) / source.path
     if source.folder is None or not folder.is_dir():
         return []
-    return sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in folder.iterdir() if p.is_file())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted([str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files)
 
 
 def model_folder(name):
@@ -181,6 +234,17 @@ def profiles_of(dataset, models, seed, phase, draw):
     return f"{phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
 
 
+# A plan (scripts/plan.py) lists one shard in place of all, which differ in a number alone: a large grid has tens of
+# thousands of them, and Snakemake spends milliseconds on each.
+LISTED_SHARDS = 1 if "LANGPTUNE_PLAN" in os.environ else CONFIG.generation.shards
+
+
+def shards_of(profiles):
+    """The shards of a file of profiles."""
+    shards = CONFIG.generation.shards
+    return [f"{profiles.removesuffix('.parquet')}/shards/{at}-of-{shards}.parquet" for at in range(1, shards + 1)]
+
+
 def adapter_of(dataset, models, seed, phase):
     """The adapter of a phase's encoder; nothing where it is untrained."""
     return [f"{phase_folder(dataset, models, seed, phase.encoder)}/encoder"] if phase.encoder.chain else []
@@ -209,7 +273,9 @@ def by_phase(function, of=lambda phase: phase):
 
 def by_method(function):
     """A file function of this section as an input function of a rule whose output names the method."""
-    return lambda w: function(w.dataset, models_in(w), w.seed, WORKFLOW.phase_of(w.dataset, source_of(w.method)))
+    return lambda w: function(
+        w.dataset, models_in(w), w.seed, WORKFLOW.phase_of(w.dataset, source_of(w.method), models_in(w))
+    )
 
 
 def models_in(w):
@@ -226,7 +292,7 @@ def profiles_in(w):
     """The test profiles that a method is ranked by."""
     name = source_of(w.method)
     seed = CONFIG.seeds[0] if METHODS[name].deterministic else w.seed
-    phase = WORKFLOW.phase_of(w.dataset, name)
+    phase = WORKFLOW.phase_of(w.dataset, name, models_in(w))
     return profiles_of(w.dataset, models_in(w), seed, phase, evaluation_draw(METHODS[name]))
 
 
@@ -318,6 +384,8 @@ TABLES = {
     "gains": "gains.parquet",
 }
 FIGURES = ["means", "gains", "ranks", "curves", "training"]
+if any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets):
+    FIGURES.append("published")
 
 
 def rules_of(kind):
@@ -325,6 +393,7 @@ def rules_of(kind):
     if kind == "tables":
         return expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}", dataset=CONFIG.datasets, name=TABLES.values())
     names = [f"comparison/{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
+    names += ["data/card.md", "data/funnel.png", "data/funnel.pdf"]
     names += [f"studies/{study}.{end}" for study in CONFIG.studies for end in ("csv", "png", "pdf")]
     if any(isinstance(METHODS[name], kinds.ProfileMethod) for name in CONFIG.methods):
         names.append("comparison/profiles.html")
@@ -358,7 +427,19 @@ def facts(dataset):
         f"out; test sessions drawn with seed {CONFIG.sample.seed} where not all are compared.",
         f"Selected on validation: hyperparameters with seed {CONFIG.seeds[0]}, epochs with each run's own seed.",
         *training_facts(dataset),
+        *published_facts(dataset),
     ]
+
+
+def published_facts(dataset):
+    """Where published numbers beside ours come from, where the config asks for them."""
+    if CONFIG.comparison.published is None:
+        return []
+    numbers = WORKFLOW.published_of(dataset).values()
+    if not numbers:
+        return [f"{CONFIG.comparison.published} has no number for this dataset and these methods, models and metrics."]
+    sources = "; ".join(sorted({number.source for number in numbers}))
+    return [f"Published: {sources}, on {next(iter(numbers)).dataset} as it was prepared and drawn there."]
 
 
 def training_facts(dataset):
@@ -379,6 +460,10 @@ def comparison_spec(dataset, output, **extra):
         title=DATASETS[dataset].title,
         facts=facts(dataset),
         runs=[run_entry(run) for run in WORKFLOW.runs(dataset)],
+        published=[
+            {"method": method, "models": models, "metric": metric, "value": number.value}
+            for (method, models, metric), number in WORKFLOW.published_of(dataset).items()
+        ],
         reference=CONFIG.comparison.reference,
         metrics=CONFIG.comparison.metrics,
         main_metric=CONFIG.comparison.main_metric,
@@ -397,8 +482,11 @@ def phase_curves(dataset):
     for run in WORKFLOW.runs(dataset):
         if not isinstance(METHODS[run.method], LANGPTUNE):
             continue
-        for phase in WORKFLOW.phase_of(dataset, run.method).all()[1:]:
-            title = ", then ".join(recipe.title for _, recipe in phase.chain)
+        for phase in WORKFLOW.phase_of(dataset, run.method, run.models).all()[1:]:
+            titles = [recipe.title for _, recipe in phase.chain]
+            # Five iterations of two recipes would fill the page with their names.
+            title = ", then ".join(titles if len(titles) <= 4 else dict.fromkeys(titles))
+            title += f", phase {len(titles)}" if len(titles) > 4 else ""
             title += f" on {'histories' if phase.prompt is None else 'profiles'}"
             title += f" ({run.models})" if len(CONFIG.encoders) * len(CONFIG.decoders) > 1 else ""
             out[f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"] = title
@@ -412,7 +500,7 @@ def profile_columns(dataset):
         method = METHODS[run.method]
         if isinstance(method, kinds.ProfileMethod) and run.seed == CONFIG.seeds[0] and method.best_of == 1:
             several = len(CONFIG.encoders) * len(CONFIG.decoders) > 1
-            phase = WORKFLOW.phase_of(dataset, run.method)
+            phase = WORKFLOW.phase_of(dataset, run.method, run.models)
             out.append(
                 {
                     "title": f"{method.title} ({run.models})" if several else method.title,

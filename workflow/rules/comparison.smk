@@ -66,31 +66,12 @@ rule plot:
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
         curves=lambda w: [*curves(w.dataset), *phase_curves(w.dataset)],
     output:
-        means=report(
-            f"{RESULTS}/{{dataset}}/comparison/means.png",
-            caption="../report/means.rst",
-            category="{dataset}",
-        ),
-        gains=report(
-            f"{RESULTS}/{{dataset}}/comparison/gains.png",
-            caption="../report/gains.rst",
-            category="{dataset}",
-        ),
-        ranks=report(
-            f"{RESULTS}/{{dataset}}/comparison/ranks.png",
-            caption="../report/ranks.rst",
-            category="{dataset}",
-        ),
-        curves=report(
-            f"{RESULTS}/{{dataset}}/comparison/curves.png",
-            caption="../report/curves.rst",
-            category="{dataset}",
-        ),
-        training=report(
-            f"{RESULTS}/{{dataset}}/comparison/training.png",
-            caption="../report/training.rst",
-            category="{dataset}",
-        ),
+        **{
+            name: report(
+                f"{RESULTS}/{{dataset}}/comparison/{name}.png", caption=f"../report/{name}.rst", category="{dataset}"
+            )
+            for name in FIGURES
+        },
         pdf=expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}.pdf", name=FIGURES, allow_missing=True),
     log:
         f"{LOGS}/plot/{{dataset}}.log",

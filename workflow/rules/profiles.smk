@@ -25,7 +25,7 @@ rule write_profiles:
             encoder_in=input.encoder,
             adapter_in=str(input.adapter) if input.adapter else None,
             prompt=PHASES[w.phase].prompt,
-            template=WORKFLOW.prompts[PHASES[w.phase].prompt].template,
+            prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
             history_items=PHASES[w.phase].history_items,
             max_tokens=PHASES[w.phase].max_tokens,
             temperature=DRAWS[w.draw].temperature,
@@ -55,7 +55,7 @@ rule gather_profiles:
         sample=lambda w: data_file(w.dataset, "evaluation" if DRAWS[w.draw].split == "test" else "training"),
         shards=expand(
             f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
-            shard=range(1, CONFIG.generation.shards + 1),
+            shard=range(1, LISTED_SHARDS + 1),
             shards=CONFIG.generation.shards,
             allow_missing=True,
         ),
@@ -68,7 +68,7 @@ rule gather_profiles:
         mem_mb=500,
     params:
         spec=lambda w, input, output: spec(
-            shards_in=list(input.shards),
+            shards_in=shards_of(output.profiles),
             evaluation_in=input.sample,
             split=DRAWS[w.draw].split,
             samples=DRAWS[w.draw].samples,

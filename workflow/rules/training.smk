@@ -106,7 +106,7 @@ rule train_encoder:
             vectors_in=input.vectors,
             recipe=PHASES[w.phase].recipe,
             prompt=PHASES[w.phase].prompt,
-            template=WORKFLOW.prompts[PHASES[w.phase].prompt].template,
+            prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
             history_items=PHASES[w.phase].history_items,
             max_tokens=PHASES[w.phase].max_tokens,
             train_fraction=PHASES[w.phase].train_fraction,

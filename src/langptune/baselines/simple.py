@@ -10,16 +10,21 @@ import polars as pl
 BLOCK = 4096
 
 
-def popularity(sessions: pl.DataFrame, n_items: int) -> np.ndarray:
-    """Interactions per item, float64 ``[N]``, in the train sessions: distinct (user, item) pairs seen or targeted."""
+def train_pairs(sessions: pl.DataFrame) -> pl.DataFrame:
+    """Columns user_id, item: distinct, sorted pairs seen or targeted in the train sessions."""
     train = sessions.filter(pl.col("split") == "train")
     pairs = pl.concat(
         [
             train.select("user_id", pl.col("history").alias("item")).explode("item"),
             train.select("user_id", pl.col("target").alias("item")),
         ]
-    ).unique()
-    return np.bincount(pairs["item"].to_numpy(), minlength=n_items).astype(np.float64)
+    )
+    return pairs.unique().sort("user_id", "item")
+
+
+def popularity(sessions: pl.DataFrame, n_items: int) -> np.ndarray:
+    """Interactions per item, float64 ``[N]``, in the train sessions."""
+    return np.bincount(train_pairs(sessions)["item"].to_numpy(), minlength=n_items).astype(np.float64)
 
 
 def score_blocks(

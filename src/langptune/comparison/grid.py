@@ -30,6 +30,15 @@ class RunEntry(Strict):
     metrics_path: str = Field(description="metrics.parquet; may be absent only where missing runs are allowed")
 
 
+class PublishedValue(Strict):
+    """A published number beside one row: a mean by one metric, without seeds or interval."""
+
+    method: str
+    models: str
+    metric: str
+    value: float
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a table: a method with its models, over all its seeds.

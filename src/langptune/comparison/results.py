@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from langptune.comparison import bootstrap, significance
-from langptune.comparison.grid import GROUPS, Grid, Row
+from langptune.comparison.grid import GROUPS, Grid, PublishedValue, Row
 from langptune.comparison.significance import Paired
 from langptune.config.base import nearest
 from langptune.errors import UserError
@@ -43,7 +44,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison, its lines in table order: by group, then by the main metric, missing rows last."""
+    """A comparison, its lines in table order: by group, then by the main metric, missing rows last.
+
+    published: (row's key, index of the metric) -> published number; only what is known.
+    """
 
     grid: Grid
     lines: tuple[Line, ...]
@@ -51,11 +55,17 @@ class Results:
     main_metric: str
     resamples: int
     confidence: float
+    published: dict[tuple[str, int], float]
 
     @property
     def main(self) -> int:
         """Index of the main metric."""
         return self.grid.column(self.main_metric)
+
+    @property
+    def published_metrics(self) -> set[int]:
+        """Indices of the metrics by which some row has a published number: each has a column for it."""
+        return {metric for _, metric in self.published}
 
     @property
     def missing_runs(self) -> int:
@@ -76,6 +86,7 @@ def compare(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    published: Iterable[PublishedValue] = (),
 ) -> Results:
     """Intervals for every row and tests of every row against the reference.
 
@@ -86,9 +97,10 @@ def compare(
         resamples: of the bootstrap.
         confidence: of the intervals; 1 - confidence is the level of the marks.
         seed: of all draws.
+        published: numbers to stand beside rows of the grid; they take part in no test.
 
     Raises:
-        UserError: a reference or main metric that the grid does not have.
+        UserError: a reference or main metric that the grid does not have, or a published number by such a metric.
     """
     main = grid.column(main_metric)
     candidates = [row for row in grid.rows if row.method == reference]
@@ -111,7 +123,8 @@ def compare(
         lines.append(Line(row, means, low, high, against.get(row.key, ())))
     order = {group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))}
     lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(line.means[main], nan=-np.inf)))
-    return Results(grid, tuple(lines), base, main_metric, resamples, confidence)
+    beside = {(f"{told.method}/{told.models}", grid.column(told.metric)): told.value for told in published}
+    return Results(grid, tuple(lines), base, main_metric, resamples, confidence, beside)
 
 
 def _against(

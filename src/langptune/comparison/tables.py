@@ -53,18 +53,21 @@ def wide_csv(results: Results) -> str:
     """One line per row of the table; empty cells where there is no number.
 
     Columns: group, method, title, models, status (complete, partial or missing), seeds, seeds_expected,
-    sessions, trials; ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric; and for the main metric
-    difference (to the reference), difference_low, difference_high, p, p_holm.
+    sessions, trials; ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric, ``METRIC_published`` where such a
+    number is known for some row; and for the main metric difference (to the reference), difference_low,
+    difference_high, p, p_holm.
     """
     metrics = results.grid.metrics
     head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
-    head += [name + end for name in metrics for end in ("", "_low", "_high")]
+    for m, name in enumerate(metrics):
+        ends = ["", "_low", "_high", *(["_published"] if m in results.published_metrics else [])]
+        head += [name + end for end in ends]
     head += ["difference", "difference_low", "difference_high", "p", "p_holm"]
     body = []
     for line in results.lines:
         cells = [*_identity(results, line)]
         for m in range(len(metrics)):
-            cells += [line.means[m], line.low[m], line.high[m]]
+            cells += [line.means[m], line.low[m], line.high[m], *_published(results, line, m)]
         if line.against:
             main = line.against[results.main]
             cells += [main.effect.difference, main.low, main.high, main.effect.p_permutation, main.p_holm]
@@ -75,11 +78,15 @@ def wide_csv(results: Results) -> str:
 
 
 def long_csv(results: Results) -> str:
-    """One line per row of the table and metric: the wide table's first columns, metric, mean, low, high."""
+    """One line per row of the table and metric: the wide table's first columns, metric, mean, low, high; then
+    published, where such a number is known for some row."""
     head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
-    head += ["metric", "mean", "low", "high"]
+    head += ["metric", "mean", "low", "high", *(["published"] if results.published else [])]
     body = [
-        [*_identity(results, line), name, line.means[m], line.low[m], line.high[m]]
+        [
+            *(*_identity(results, line), name, line.means[m], line.low[m], line.high[m]),
+            *([results.published.get((line.row.key, m))] if results.published else []),
+        ]
         for line in results.lines
         for m, name in enumerate(results.grid.metrics)
     ]
@@ -146,7 +153,7 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
         "Seeds",
         "n",
         "Trials",
-        *(_metric(name) for name in metrics),
+        *_metric_heads(results),
         _p_head(results),
     ]
     out = [f"**{markdown(title)}**", "", *(f"{markdown(fact)}  " for fact in facts)]
@@ -159,15 +166,15 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
             if line.row.key in footnotes:
                 name += f" <sup>{footnotes[line.row.key]}</sup>"
             cells = [name, markdown(line.row.models), _seeds(line)]
-            if line.row.missing:
-                out.append(_pipe([*cells, "", "", *[MISSING] * len(metrics), ""]))
-                continue
-            cells += [str(len(results.grid.sessions)), str(line.row.trials)]
+            cells += ["", ""] if line.row.missing else [str(len(results.grid.sessions)), str(line.row.trials)]
             for m in range(len(metrics)):
+                if line.row.missing:
+                    cells += [MISSING, *_told(results, line, m)]
+                    continue
                 mean = f"{line.means[m]:.4f}"
                 mean = f"**{mean}**" if (line.row.key, m) in best else mean
                 mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(line, m)]
-                cells.append(f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}")
+                cells += [f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}", *_told(results, line, m)]
             out.append(_pipe([*cells, _p(results, line)]))
     out.append("")
     out += [f"- {markdown(note)}" for note in explanations(results)]
@@ -199,14 +206,14 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
     behind ``tab:``.
     """
     metrics, footnotes = results.grid.metrics, _footnotes(results)
-    columns = 5 + len(metrics) + 1
+    columns = 5 + len(metrics) + len(results.published_metrics) + 1
     head = [
         "Method",
         "Models",
         "Seeds",
         "$n$",
         "Trials",
-        *(_metric(name) for name in metrics),
+        *_metric_heads(results),
         _p_head(results),
     ]
     best = _best(results)
@@ -224,17 +231,20 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
             if line.row.key in footnotes:
                 name += rf"\textsuperscript{{{footnotes[line.row.key]}}}"
             cells = [name, latex(line.row.models), latex(_seeds(line))]
-            if line.row.missing:
-                out.append(_amp([*cells, "", "", *[rf"\emph{{{MISSING}}}"] * len(metrics), ""]))
-                continue
-            cells += [str(len(results.grid.sessions)), str(line.row.trials)]
+            cells += ["", ""] if line.row.missing else [str(len(results.grid.sessions)), str(line.row.trials)]
+            ends = []
             for m in range(len(metrics)):
+                told = _told(results, line, m)
+                if line.row.missing:
+                    cells += [rf"\emph{{{MISSING}}}", *told]
+                    continue
                 mean = f"{line.means[m]:.4f}"
                 mean = rf"\textbf{{{mean}}}" if (line.row.key, m) in best else mean
-                cells.append(mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)])
+                cells += [mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)], *told]
+                ends += [rf"{{\scriptsize [{line.low[m]:.4f}, {line.high[m]:.4f}]}}", *[""] * len(told)]
             out.append(_amp([*cells, latex(_p(results, line))]))
-            ends = [rf"{{\scriptsize [{low:.4f}, {high:.4f}]}}" for low, high in zip(line.low, line.high, strict=True)]
-            out.append(_amp(["", "", "", "", "", *ends, ""]))
+            if ends:
+                out.append(_amp(["", "", "", "", "", *ends, ""]))
     out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     for note in explanations(results):
@@ -264,6 +274,8 @@ def explanations(results: Results) -> list[str]:
             "each metric."
         )
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
+    if results.published:
+        out.append("Published: one number, as it was reported, without seeds, interval or test.")
     if len({len(line.row.expected) for line in results.lines}) > 1:
         out.append("Seeds differ between rows: methods that draw nothing run one seed.")
     if results.missing_runs:
@@ -330,6 +342,23 @@ def _seeds(line: Line) -> str:
 def _metric(name: str) -> str:
     kind, _, k = name.partition("@")
     return {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}[kind] + (f"@{k}" if k else "")
+
+
+def _metric_heads(results: Results) -> list[str]:
+    heads = []
+    for m, name in enumerate(results.grid.metrics):
+        heads += [_metric(name), *(["Published"] if m in results.published_metrics else [])]
+    return heads
+
+
+def _published(results: Results, line: Line, metric: int) -> list[float | None]:
+    """The cell behind a metric's own: none at all where no row has a published number by it."""
+    return [results.published.get((line.row.key, metric))] if metric in results.published_metrics else []
+
+
+def _told(results: Results, line: Line, metric: int) -> list[str]:
+    """``_published`` as people see it; empty where it is unknown."""
+    return ["" if value is None else f"{value:.4f}" for value in _published(results, line, metric)]
 
 
 def _p_head(results: Results) -> str:

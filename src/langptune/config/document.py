@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import datasets, methods, models, recipes, sample, workflow
+from langptune.config import datasets, methods, models, prompts, rates, recipes, sample, workflow
 
 HEAD = """# Configuration
 
@@ -22,6 +22,7 @@ nearest valid key.
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
+| `rates.yaml` | stated speeds, for `make plan` |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.
@@ -45,11 +46,14 @@ SECTIONS = [
     ("`methods.yaml`: `kind: shuffled-profiles`", methods.ShuffledMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: simple`", methods.SimpleMethod),
+    ("`methods.yaml`: `kind: nmf`", methods.NMFMethod),
     ("`methods.yaml`: `kind: recbole`", methods.RecBoleMethod),
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
     ("`train` of a reinforcement recipe", recipes.Trained),
-    ("`prompts.yaml`: one entry", workflow.Prompt),
+    ("`recipes.yaml`: `kind: per-encoder`", recipes.PerEncoder),
+    ("`prompts.yaml`: one entry", prompts.Prompt),
+    ("`rates.yaml`: one script, or `other`", rates.Rate),
 ]
 
 

@@ -93,6 +93,25 @@ class SimpleMethod(_Method):
         return self.scorer != "random"
 
 
+class NMFMethod(_Method):
+    """Non-negative matrix factorisation (scikit-learn) of the train interactions.
+
+    A session is folded in by what it shows, so users need not be known from training.
+    """
+
+    kind: Literal["nmf"]
+    components: Annotated[int, Field(ge=1)] = Field(32, description="factors, where nothing is tuned")
+    tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]]] = Field(
+        {}, description="`components` -> values; the best on validation by NDCG@10 with the first seed is taken"
+    )
+    max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="of the solver, unless it converges before")
+    deterministic: bool = False
+
+    def grid(self) -> list[int]:
+        """The numbers of factors that are tried; one where nothing is tuned."""
+        return self.tune.get("components", [self.components])
+
+
 class RecBoleMethod(_Method):
     """Any RecBole model, trained on our train sessions and ranked by our rank function."""
 
@@ -131,5 +150,5 @@ class RecBoleMethod(_Method):
 
 
 Method = Annotated[
-    ProfileMethod | ShuffledMethod | TextMethod | SimpleMethod | RecBoleMethod, Field(discriminator="kind")
+    ProfileMethod | ShuffledMethod | TextMethod | SimpleMethod | NMFMethod | RecBoleMethod, Field(discriminator="kind")
 ]

@@ -65,6 +65,11 @@ class DecoderEntry(_Model):
     )
     dimensions: Annotated[int, Field(gt=0)]
     max_tokens: Annotated[int, Field(gt=0)] = Field(description="longer texts are cut, counted in the manifest")
+    padding: Literal["right", "left"] = Field(
+        "right",
+        description="side on which shorter texts of a batch are padded; left with pooling cls reads the first "
+        "position, often padding, as the published text-only baseline did (PAPER: defect 9)",
+    )
     query_prefix: str = Field("", description="put before a profile or history (the side that searches)")
     item_prefix: str = Field("", description="put before an item's text")
 

@@ -12,7 +12,10 @@ import json
 from dataclasses import dataclass, replace
 
 from langptune.config.methods import ProfileMethod, TextMethod
-from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, Recipe, ReinforcementRecipe
+from langptune.config.recipes import ContrastiveRecipe, Recipe, ReinforcementRecipe
+
+LONGEST = 80
+"""Characters of the recipes' names in a phase's; with dataset, models and draw, a log's name must stay below 255."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,17 @@ class Phase:
 
     @property
     def id(self) -> str:
-        """A folder name: the recipes for people, a hash of all that changes a result for the rest."""
-        chain = [[name, recipe.model_dump(mode="json", exclude=NEUTRAL)] for name, recipe in self.chain]
+        """A folder name: the recipes for people, a hash of all that changes a result for the rest.
+
+        Of a chain too long for the names of files that hold it, the last recipe and its place.
+        """
+        chain = [[name, recipe.identity()] for name, recipe in self.chain]
         # Without a recipe nothing is trained, so the fraction says nothing.
         fraction = self.train_fraction if chain else 1.0
         told = json.dumps([self.prompt, self.history_items, self.max_tokens, fraction, chain], sort_keys=True)
         label = "+".join(name for name, _ in self.chain) or "start"
+        if len(label) > LONGEST:
+            label = f"phase-{len(self.chain)}-{self.chain[-1][0]}"
         return f"{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     @property
@@ -101,9 +109,11 @@ class Phase:
         return [replace(self, chain=self.chain[:end]) for end in range(len(self.chain) + 1)]
 
 
-def final_phase(method: ProfileMethod | TextMethod, prompt: str | None, recipes: dict[str, Recipe]) -> Phase:
-    """The phase that a method is evaluated after."""
-    chain = tuple((name, recipes[name]) for name in method.phases) * method.iterations
+def final_phase(
+    method: ProfileMethod | TextMethod, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]
+) -> Phase:
+    """The phase that a method is evaluated after; ``iteration``: names and recipes of its ``phases``."""
+    chain = iteration * method.iterations
     if isinstance(method, TextMethod):
         return Phase(None, method.history_items, 0, method.train_fraction, chain)
     return Phase(prompt, method.history_items, method.max_tokens, method.train_fraction, chain)

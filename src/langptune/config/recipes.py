@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from langptune.config.base import Strict
+
+NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
+"""Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
+LATER = {"negatives": "batch"}
+"""Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
 Rate = Annotated[float, Field(gt=0, strict=False)]
 Share = Annotated[float, Field(ge=0, strict=False)]
@@ -39,6 +44,11 @@ class _Recipe(Strict):
         description="file of config/accelerate/, for several GPUs or nodes; null: one process",
     )
 
+    def identity(self) -> dict[str, Any]:
+        """What of a recipe changes a result, as plain data: phases and checkpoints are named by it."""
+        told = self.model_dump(mode="json", exclude=NEUTRAL)
+        return {key: value for key, value in told.items() if LATER.get(key, ...) != value}
+
 
 class ContrastiveRecipe(_Recipe):
     """CL: the decoder learns to put a session's text next to its target item (PAPER: Training; InfoNCE)."""
@@ -52,6 +62,11 @@ class ContrastiveRecipe(_Recipe):
         "everything (Yi et al., RecSys 2019)",
     )
     mask_duplicates: bool = Field(True, description="another row's target that is also this row's is no negative")
+    negatives: Literal["batch"] | int = Field(
+        "batch",
+        description="whose targets are a row's in-batch negatives: those of the whole batch, or of its group of this "
+        "many rows, as where each device of a published run sees its own rows only",
+    )
     uniform_negatives: Annotated[int, Field(ge=0)] = Field(
         0, description="items drawn uniformly from the catalogue, as further negatives (Yang et al., WWW 2020)"
     )
@@ -60,6 +75,22 @@ class ContrastiveRecipe(_Recipe):
         description="of the profiles that are trained on; 0: greedy, as at test time; 1: as published, drawn anew at "
         "each iteration",
     )
+
+    @field_validator("negatives", mode="before")
+    @classmethod
+    def _groups(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "batch":
+            return value
+        if type(value) is not int or value < 2:
+            raise ValueError("give 'batch', or a number of rows, at least 2")
+        if (size := info.data.get("batch_size", value)) % value:
+            raise ValueError(f"batch_size {size} must be a multiple of it; change one of them")
+        return value
+
+    @property
+    def rivals(self) -> int:
+        """How many rows share their targets as in-batch candidates."""
+        return self.batch_size if self.negatives == "batch" else self.negatives
 
 
 class Trained(Strict):
@@ -115,7 +146,14 @@ class ReinforcementRecipe(_Recipe):
         return self
 
 
-Recipe = Annotated[ContrastiveRecipe | ReinforcementRecipe, Field(discriminator="kind")]
+class PerEncoder(Strict):
+    """A name for several recipes, of which a run takes the one of its encoder; the phase bears that one's name."""
 
-NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
-"""Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
+    kind: Literal["per-encoder"]
+    recipes: Annotated[dict[str, str], Field(min_length=1)] = Field(
+        description="entry of models.yaml (an encoder) -> entry of recipes.yaml"
+    )
+
+
+Recipe = ContrastiveRecipe | ReinforcementRecipe
+RecipeEntry = Annotated[Recipe | PerEncoder, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from langptune.config.base import Strict, nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.methods import (
     Method,
+    NMFMethod,
     ProfileMethod,
     RecBoleMethod,
     ShuffledMethod,
@@ -22,7 +24,9 @@ from langptune.config.methods import (
 )
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
 from langptune.config.phases import Phase, final_phase
-from langptune.config.recipes import ContrastiveRecipe, Recipe, ReinforcementRecipe
+from langptune.config.prompts import Prompt
+from langptune.config.published import Published, read_published
+from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry, ReinforcementRecipe
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
@@ -62,6 +66,10 @@ class Comparison(Strict):
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: int = 0
+    published: str | None = Field(
+        None, description="CSV file of published numbers to stand beside ours, such as results/reference/published.csv"
+    )
+    published_as: dict[str, str] = Field({}, description="dataset -> its name in that file, where it has another")
 
     @field_validator("metrics")
     @classmethod
@@ -85,6 +93,9 @@ class Study(Strict):
     )
     values: list[int | float] = Field([], description="of the key; none for models", validate_default=True)
     methods: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] | None = Field(
+        None, description="null: those of the run"
+    )
 
     @field_validator("values")
     @classmethod
@@ -99,6 +110,7 @@ class Config(Strict):
 
     results: str = Field("results", description="folder that everything is written to")
     models_dir: str = Field("results/models", description="folder of materialised models; may be shared between runs")
+    raw_dir: str = Field("results/raw", description="folder of downloaded raw data; may be shared between runs")
     registries: str = Field("config", description="folder with datasets.yaml, models.yaml, methods.yaml, prompts.yaml")
     datasets: Annotated[list[str], Field(min_length=1)]
     encoders: list[str] = []
@@ -110,6 +122,11 @@ class Config(Strict):
     overrides: dict[str, dict[str, Any]] = Field(
         {},
         description="method -> keys of its registry entry that this run changes; `settings` merge by key",
+    )
+    dataset_overrides: dict[str, dict[str, Any]] = Field(
+        {},
+        description="dataset -> keys of its entry in datasets.yaml that this run changes; `protocol` merges by key. "
+        "For instance where your raw files lie: {movies-tv: {source: {folder: /data/amazon}}}",
     )
     recipe_overrides: dict[str, dict[str, Any]] = Field(
         {},
@@ -132,7 +149,7 @@ class Config(Strict):
 class Run:
     """One cell of the grid: a method with its models on a dataset, for one seed.
 
-    ``models`` is ``encoder+decoder``, ``decoder``, a RecBole model's name, or a scorer's name.
+    ``models`` is ``encoder+decoder``, ``decoder``, a RecBole model's name, ``NMF``, or a scorer's name.
     """
 
     dataset: str
@@ -159,13 +176,7 @@ class _MethodBox(Strict):
 
 
 class _RecipeBox(Strict):
-    entry: Recipe
-
-
-class Prompt(Strict):
-    """A prompt template (Jinja): data about the user and the history in, the user message out."""
-
-    template: str
+    entry: RecipeEntry
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,8 @@ class Workflow:
     models: dict[str, EncoderEntry | DecoderEntry]
     methods: dict[str, Method]
     prompts: dict[str, Prompt]
-    recipes: dict[str, ContrastiveRecipe | ReinforcementRecipe]
+    recipes: dict[str, Recipe | PerEncoder]
+    published: tuple[Published, ...] = ()
 
     def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
         """Every run that the comparison (or one study) asks for, in the order of its lists.
@@ -186,10 +198,11 @@ class Workflow:
         """
         out = []
         names = self.config.methods if study is None else [name for _, _, name in self.variants(study)]
+        asked = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
                 method = self.methods[name]
-                seeds = self.config.seeds[:1] if method.deterministic else self.config.seeds
+                seeds = self.config.seeds[:1] if method.deterministic else asked
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
 
@@ -200,6 +213,8 @@ class Workflow:
             return [f"{e}+{d}" for e in self.config.encoders for d in self.config.decoders]
         if isinstance(method, TextMethod):
             return list(self.config.decoders)
+        if isinstance(method, NMFMethod):
+            return ["NMF"]
         return [method.scorer if isinstance(method, SimpleMethod) else method.model]
 
     def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
@@ -209,11 +224,30 @@ class Workflow:
             return [(name, None, name) for name in told.methods]
         return [(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values]
 
-    def phase_of(self, dataset: str, method: str) -> Phase:
-        """The phase that a profile or text method is evaluated after."""
+    def published_of(self, dataset: str) -> dict[tuple[str, str, str], Published]:
+        """Published numbers beside the comparison's rows on a dataset: (method, models, metric) -> number.
+
+        A published method without models stands beside ours whatever it is run with.
+        """
+        comparison = self.config.comparison
+        name = comparison.published_as.get(dataset, dataset)
+        told = {(p.method, p.models, p.metric): p for p in self.published if p.dataset == name and not p.key}
+        cells = [(run.method, run.models, metric) for run in self.runs(dataset) for metric in comparison.metrics]
+        found = {cell: told.get(cell) or told.get((cell[0], "", cell[2])) for cell in cells}
+        return {cell: number for cell, number in found.items() if number is not None}
+
+    def phase_of(self, dataset: str, method: str, models: str) -> Phase:
+        """The phase that a profile or text method is evaluated after; ``models`` is the run's path segment."""
         entry = self.methods[method]
         prompt = self.prompt_of(dataset, method) if isinstance(entry, ProfileMethod) else None
-        return final_phase(entry, prompt, self.recipes)
+        return final_phase(entry, prompt, tuple(self.recipe_of(name, models.split("+")[0]) for name in entry.phases))
+
+    def recipe_of(self, name: str, encoder: str) -> tuple[str, Recipe]:
+        """Name and content of the recipe that an entry of recipes.yaml stands for with an encoder."""
+        entry = self.recipes[name]
+        if not isinstance(entry, PerEncoder):
+            return name, entry
+        return (meant := entry.recipes[encoder]), self.recipes[meant]
 
     def prompt_of(self, dataset: str, method: str) -> str:
         """The name of the prompt template that a profile method uses on a dataset."""
@@ -235,39 +269,15 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
     """
     settings = validate(Config, config, where)
     folder = Path(root) / settings.registries
-    datasets = {
-        name: validate(DatasetEntry, entry, f"{folder / 'datasets.yaml'}: {name}")
-        for name, entry in _registry(folder / "datasets.yaml").items()
-    }
+    datasets = _with_overrides(
+        DatasetEntry, folder / "datasets.yaml", settings.dataset_overrides, "dataset", "protocol", where
+    )
     models = {
         name: validate(_ModelBox, {"entry": entry}, f"{folder / 'models.yaml'}: {name}").entry
         for name, entry in _registry(folder / "models.yaml").items()
     }
-    raw_methods = _registry(folder / "methods.yaml")
-    for name in settings.overrides:
-        if name not in raw_methods:
-            raise UserError(f"{where}: overrides: unknown method '{name}'{nearest(name, list(raw_methods))}")
-    methods = {
-        name: validate(
-            _MethodBox,
-            {"entry": _merge(entry, settings.overrides.get(name, {}))},
-            f"{folder / 'methods.yaml'}: {name}" + (f" (with {where}: overrides)" * (name in settings.overrides)),
-        ).entry
-        for name, entry in raw_methods.items()
-    }
-    raw_recipes = _registry(folder / "recipes.yaml")
-    for name in settings.recipe_overrides:
-        if name not in raw_recipes:
-            raise UserError(f"{where}: recipe_overrides: unknown recipe '{name}'{nearest(name, list(raw_recipes))}")
-    recipes = {
-        name: validate(
-            _RecipeBox,
-            {"entry": _merge(entry, settings.recipe_overrides.get(name, {}), "train")},
-            f"{folder / 'recipes.yaml'}: {name}"
-            + (f" (with {where}: recipe_overrides)" * (name in settings.recipe_overrides)),
-        ).entry
-        for name, entry in raw_recipes.items()
-    }
+    methods = _with_overrides(_MethodBox, folder / "methods.yaml", settings.overrides, "method", "settings", where)
+    recipes = _with_overrides(_RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", "train", where)
     for study, told in settings.studies.items():
         methods |= _derived(study, told, methods, where)
     prompts = {
@@ -276,12 +286,34 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
     }
     if not settings.tune:
         methods = {
-            name: method.model_copy(update={"tune": {}}) if isinstance(method, RecBoleMethod) else method
+            name: method.model_copy(update={"tune": {}}) if isinstance(method, RecBoleMethod | NMFMethod) else method
             for name, method in methods.items()
         }
-    workflow = Workflow(settings, datasets, models, methods, prompts, recipes)
+    published = _published(settings, Path(root), methods, models, where)
+    workflow = Workflow(settings, datasets, models, methods, prompts, recipes, published)
     _cross_check(workflow, where)
     return workflow
+
+
+def _published(
+    config: Config, root: Path, methods: Collection[str], models: dict[str, EncoderEntry | DecoderEntry], where: str
+) -> tuple[Published, ...]:
+    """The numbers in the file that ``comparison.published`` names; none where it names none."""
+    told = config.comparison
+    if told.published is None:
+        if told.published_as:
+            raise UserError(f"{where}: comparison.published_as needs comparison.published, the file that it is about")
+        return ()
+    encoders, decoders = ([name for name, m in models.items() if m.role == role] for role in ("encoder", "decoder"))
+    out = read_published(root / told.published, methods, encoders, decoders)
+    there = sorted({number.dataset for number in out})
+    for ours, theirs in told.published_as.items():
+        at = f"{where}: comparison.published_as"
+        if ours not in config.datasets:
+            raise UserError(f"{at}: '{ours}' is not among this run's datasets{nearest(ours, config.datasets)}")
+        if theirs not in there:
+            raise UserError(f"{at}: {ours}: {told.published} has no dataset '{theirs}'{nearest(theirs, there)}")
+    return out
 
 
 def _registry(path: Path) -> dict[str, dict[str, Any]]:
@@ -293,6 +325,25 @@ def _registry(path: Path) -> dict[str, dict[str, Any]]:
                 f"and none of {', '.join(sorted(RESERVED))}"
             )
     return entries
+
+
+def _with_overrides(
+    model: type[Strict], path: Path, over: dict[str, dict[str, Any]], what: str, nested: str, where: str
+) -> dict[str, Any]:
+    """The checked entries of a registry, with the keys that a config changes."""
+    raw = _registry(path)
+    key = "overrides" if what == "method" else f"{what}_overrides"
+    for name in over:
+        if name not in raw:
+            raise UserError(f"{where}: {key}: unknown {what} '{name}'{nearest(name, list(raw))}")
+    boxed = "entry" in model.model_fields
+    out = {}
+    for name, entry in raw.items():
+        merged = _merge(entry, over.get(name, {}), nested)
+        at = f"{path}: {name}" + (f" (with {where}: {key})" * (name in over))
+        checked = validate(model, {"entry": merged} if boxed else merged, at)
+        out[name] = checked.entry if boxed else checked  # type: ignore[attr-defined]
+    return out
 
 
 def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str = "settings") -> dict[str, Any]:
@@ -333,6 +384,8 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
+    for dataset in config.datasets:
+        _check_limits(workflow, dataset)
     studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
     for name in [*config.methods, *studied]:
         method = workflow.methods[name]
@@ -346,11 +399,12 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                     f"{where}: method '{name}': of: '{method.of}' is not a profile method"
                     + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
                 )
-        if isinstance(method, ProfileMethod | TextMethod):
-            _check_phases(workflow, name, method, where)
-        if isinstance(method, RecBoleMethod) and (empty := [key for key, values in method.tune.items() if not values]):
+        tune = getattr(method, "tune", {})
+        if empty := [key for key, values in tune.items() if not values]:
             raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
         writer = source if isinstance(method, ShuffledMethod) else method
+        if isinstance(writer, ProfileMethod | TextMethod):
+            _check_phases(workflow, name, writer, where)
         if isinstance(writer, ProfileMethod):
             for dataset in config.datasets:
                 prompt = writer.prompt or workflow.datasets[dataset].prompt
@@ -388,17 +442,48 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         )
 
 
+def _check_limits(workflow: Workflow, dataset: str) -> None:
+    """The models and the prompt by which a dataset's texts are counted exist."""
+    entry = workflow.datasets[dataset]
+    limits = getattr(entry.protocol, "limits", None)
+    if limits is None:
+        return
+    for role in ("encoder", "decoder"):
+        known = [name for name, model in workflow.models.items() if model.role == role]
+        if (name := getattr(limits, role)) not in known:
+            raise UserError(
+                f"datasets.yaml: {dataset}: protocol.limits.{role}: unknown entry '{name}'{nearest(name, known)}"
+            )
+    if entry.prompt not in workflow.prompts:
+        raise UserError(
+            f"datasets.yaml: {dataset}: unknown prompt '{entry.prompt}'{nearest(entry.prompt, list(workflow.prompts))}"
+        )
+
+
 def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMethod, where: str) -> None:
     for phase in method.phases:
+        at = f"{where}: method '{name}': phases:"
         if phase not in workflow.recipes:
-            raise UserError(
-                f"{where}: method '{name}': phases: unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}"
-            )
+            raise UserError(f"{at} unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}")
         recipe = workflow.recipes[phase]
-        if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe):
-            raise UserError(
-                f"{where}: method '{name}': phases: '{phase}' trains an encoder, but the method has none; "
-                "use a contrastive recipe"
-            )
+        if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe | PerEncoder):
+            what = "goes by" if isinstance(recipe, PerEncoder) else "trains"
+            raise UserError(f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe")
+        if isinstance(recipe, PerEncoder):
+            _check_encoders(workflow, phase, recipe, at)
     if isinstance(method, TextMethod) and method.phases and method.view != "history":
         raise UserError(f"{where}: method '{name}': phases need view 'history', found '{method.view}'")
+
+
+def _check_encoders(workflow: Workflow, name: str, recipe: PerEncoder, at: str) -> None:
+    """Every encoder of the run has a recipe under this name, and one that exists."""
+    for encoder in workflow.config.encoders:
+        if encoder not in recipe.recipes:
+            raise UserError(
+                f"{at} '{name}' has no recipe for encoder '{encoder}', only for {', '.join(sorted(recipe.recipes))}; "
+                "add it to its 'recipes' in recipes.yaml, or run the encoder in a config without this method"
+            )
+        meant = recipe.recipes[encoder]
+        if not isinstance(workflow.recipes.get(meant), Recipe):
+            known = [key for key, entry in workflow.recipes.items() if isinstance(entry, Recipe)]
+            raise UserError(f"{at} '{name}': recipes: {encoder}: unknown recipe '{meant}'{nearest(meant, known)}")

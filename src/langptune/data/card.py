@@ -88,7 +88,8 @@ def card(
         "",
     ]
     counted = [f"- {count} {reason}" for reason, count in facts["drops"].items() if count]
-    noted = [f"- {note}" for note in facts.get("notes", [])]
+    # Notes begin with a file's path, which says nothing on another machine.
+    noted = [f"- {note.split(': ')[0].rsplit('/')[-1]}: {note.split(': ', 1)[1]}" for note in facts.get("notes", [])]
     return "\n".join([*lines, *(counted + noted or ["nothing"]), ""])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -40,6 +40,22 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a materialised model, which takes special-token strings in texts as plain text.
+
+    Raises:
+        UserError: a missing, truncated or foreign model folder.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _broken(Path(folder), error) from None
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
 def load_encoder(
     folder: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -48,12 +64,10 @@ def load_encoder(
     Raises:
         UserError: a missing, truncated or foreign model folder, or a tokenizer without chat template.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise _broken(folder, error) from None
+    tokenizer = load_tokenizer(folder)
+    tokenizer.split_special_tokens = False  # prompts say for each text how it is taken (langptune.prompts)
     if not tokenizer.chat_template:
         raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
     try:
@@ -131,7 +145,15 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
         raise _broken(folder, error) from None
     model.max_seq_length = entry.max_tokens
     model.tokenizer.split_special_tokens = True
+    model.tokenizer.padding_side = entry.padding
+    if entry.padding == "left":
+        model[0].register_forward_hook(_first_position)
     return model.float().eval()
+
+
+def _first_position(_: Any, args: tuple, features: dict[str, torch.Tensor]) -> None:
+    """Pooling ``cls`` takes the first position, whatever stands there; by itself it would pass over padding."""
+    features["cls_token_embeddings"] = features["token_embeddings"][:, 0]
 
 
 def _broken(folder: Path, error: Exception) -> UserError:

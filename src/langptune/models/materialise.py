@@ -129,7 +129,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
 def _mirror(source: Path, target: Path, put) -> None:
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
         relative = file.relative_to(source)
-        if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".py"}:
+        if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".py"}:
             continue
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
         put(file.resolve(), target / relative)

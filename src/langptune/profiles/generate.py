@@ -79,10 +79,22 @@ class _Chooser(LogitsProcessor):
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token id that ends a turn: the generation config's (Llama-3 has two) and the tokenizer's."""
+    """Every token id that ends a turn.
+
+    The generation config's (Llama-3 has two), the tokenizer's, and the one that the chat template puts after what the
+    encoder said: Gemma's ``<end_of_turn>`` need not be among the others.
+    """
     ids = model.generation_config.eos_token_id
     ids = ids if isinstance(ids, list) else [ids]
-    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+    return {i for i in [*ids, tokenizer.eos_token_id, _turn_end(tokenizer)] if i is not None}
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    said = "\u27e6said\u27e7"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).partition(said)[2]
+    ids = tokenizer(after.strip(), add_special_tokens=False, split_special_tokens=False).input_ids
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 @torch.inference_mode()

@@ -170,6 +170,8 @@ class _Policy(Resumable):
             gradient_checkpointing=False,
             use_vllm=recipe.vllm,
             vllm_mode="colocate",
+            # vLLM by itself knows the generation config's end tokens only.
+            generation_kwargs={"stop_token_ids": sorted(self._ends)} if recipe.vllm else None,
             use_cpu=cpu,
         )
 

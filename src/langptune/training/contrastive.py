@@ -6,9 +6,11 @@ batch over all processes, then uniformly drawn items)::
     -log exp(l(i, i)) / sum_{j in C, j not masked for i} exp(l(i, j)),    l(i, j) = s(text_i, item_j) / tau - log q(j)
 
 (PAPER: Training, InfoNCE, one direction.) ``q(j)`` is how often item j is expected among the candidates; the published
-loss has no such term. Memory is bounded by the micro-batch, not by the batch: embeddings are computed without gradients
-first, the loss gives the gradient of each embedding, and each micro-batch is then embedded again to carry it into the
-weights (GradCache, Gao et al., 2021). So the micro-batch and the number of processes do not change the loss.
+loss has no such term. With ``negatives: N`` the targets in C are those of the row's own group of N rows, counted over
+the whole batch (PAPER, defect 8: each device saw its own 32 rows only). Memory is bounded by the micro-batch, not by
+the batch: embeddings are computed without gradients first, the loss gives the gradient of each embedding, and each
+micro-batch is then embedded again to carry it into the weights (GradCache, Gao et al., 2021). So the micro-batch and
+the number of processes do not change the loss.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def info_nce(
     temperature: float,
     log_q: torch.Tensor | None,
     mask_duplicates: bool,
+    group: int | None = None,
 ) -> torch.Tensor:
     """Mean loss over the rows; see the module's formula.
 
@@ -66,10 +69,17 @@ def info_nce(
         positives: int ``[B]``, the candidate that is each row's target.
         log_q: ``[C]``, log of the expected number of times each candidate's item is drawn; None: published loss.
         mask_duplicates: candidates that are the row's own target a second time are no negatives.
+        group: rows in groups of this many, to which targets of other groups are no negatives; None: one group. Then
+            ``positives`` must be ``0..B-1``: candidates after the first B belong to all groups.
     """
     logits = queries @ items.T / temperature
     if log_q is not None:
         logits = logits - log_q
+    if group is not None:
+        groups = positives // group
+        foreign = torch.zeros_like(logits, dtype=torch.bool)
+        foreign[:, : len(positives)] = groups[None, :] != groups[:, None]
+        logits = logits.masked_fill(foreign, -torch.inf)
     if mask_duplicates:
         same = item_ids[None, :] == item_ids[positives][:, None]
         same[torch.arange(len(positives)), positives] = False
@@ -77,14 +87,15 @@ def info_nce(
     return torch.nn.functional.cross_entropy(logits, positives)
 
 
-def log_frequency(targets: np.ndarray, n_items: int, batch_size: int, uniform_negatives: int) -> np.ndarray:
-    """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a batch.
+def log_frequency(targets: np.ndarray, n_items: int, rows: int, uniform_negatives: int) -> np.ndarray:
+    """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a row.
 
-    ``q(j) = batch_size * share of j among the targets + uniform_negatives / N`` (mixed negative sampling). Items that
-    are never a candidate get the value of one that is drawn once in all targets; they never appear in the loss.
+    ``q(j) = rows * share of j among the targets + uniform_negatives / N`` (mixed negative sampling), ``rows`` being how
+    many rows' targets are candidates. Items that are never a candidate get the value of one that is drawn once in all
+    targets; they never appear in the loss.
     """
     counts = np.bincount(targets, minlength=n_items)
-    expected = batch_size * np.maximum(counts, 1) / len(targets) + uniform_negatives / n_items
+    expected = rows * np.maximum(counts, 1) / len(targets) + uniform_negatives / n_items
     return np.log(expected)
 
 
@@ -139,7 +150,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         self._pairs, self._recipe, self._seed = pairs, recipe, seed
         self._log_q = None
         if recipe.popularity_correction:
-            values = log_frequency(pairs.targets, len(pairs.item_texts), recipe.batch_size, recipe.uniform_negatives)
+            values = log_frequency(pairs.targets, len(pairs.item_texts), recipe.rivals, recipe.uniform_negatives)
             self._log_q = torch.tensor(values, dtype=torch.float32)
         self._micro = recipe.micro_batch
         self.checkpoints = checkpoints
@@ -221,6 +232,7 @@ class ContrastiveTrainer(Resumable, Trainer):
             self._recipe.temperature,
             None if self._log_q is None else self._log_q.to(ids.device)[ids],
             self._recipe.mask_duplicates,
+            None if self._recipe.negatives == "batch" else self._recipe.negatives,
         )
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,439 @@
+"""A plan: the work that jobs still have before them, and the hours it takes at measured or stated speeds.
+
+Work is counted in one unit per script (``work``), at the limits of the config: every profile as long as it may be,
+every training to its last batch. So a plan tends to say too much, not too little.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from langptune.config.base import nearest, read_yaml, validate
+from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
+from langptune.config.rates import Rates
+from langptune.config.sample import Sample
+from langptune.errors import UserError
+
+Device = Literal["cpu", "gpu"]
+GPU_NAMES = ("NVIDIA", "GeForce", "Tesla", "Quadro", "Instinct")
+"""Manifests name a device, not its kind: these words stand in the names of GPUs."""
+BYTES_PER_TOKEN = 5
+FLOAT32 = 4
+SMALL = 1e6
+"""Bytes that a job's outputs are counted at where they are tables, figures or ranks."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Jobs that differ in a shard's number alone: how many, and the spec of one of them.
+
+    dataset: empty where the rule is not about one.
+    """
+
+    rule: str
+    dataset: str
+    script: str
+    spec: dict[str, Any]
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one job.
+
+    amount: in units; None where it cannot be known before other jobs have run.
+    model: what speed depends on, beside script and device; empty where nothing does.
+    weights: of that model; 0 without one.
+    disk: bytes that its outputs take, where that follows from the spec.
+    accelerated: whether it runs on a GPU where there is one.
+    """
+
+    unit: str
+    amount: float | None
+    model: str = ""
+    weights: int = 0
+    disk: float | None = None
+    accelerated: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plan: a rule on one dataset with one model.
+
+    amount, hours, disk (bytes): None where unknown. hours: of cores (``cpu``) or of GPUs (``gpu``).
+    rate: units per second of a core or GPU.
+    """
+
+    rule: str
+    dataset: str
+    model: str
+    jobs: int
+    unit: str
+    amount: float | None
+    device: Device
+    rate: float | None
+    hours: float | None
+    disk: float | None
+    source: str
+
+
+@dataclass
+class Seen:
+    """What jobs of one script and model took: seconds of cores or GPUs, for how much work, and their outputs' bytes."""
+
+    jobs: int = 0
+    seconds: float = 0.0
+    amount: float = 0.0
+    disk: int = 0
+    names: set[str] = field(default_factory=set)
+
+
+class Sizes:
+    """How many items and sessions there are: counted where the data are prepared, else from the registry."""
+
+    def __init__(self, datasets: dict[str, DatasetEntry], sample: Sample):
+        self._datasets, self._sample = datasets, sample
+
+    def items(self, items_file: str) -> int | None:
+        """The size of a catalogue."""
+        if Path(items_file).is_file():
+            return _rows(items_file)
+        entry = self._entry(items_file)
+        told = entry.published.get("catalogue")
+        return told.items if told and told.items else entry.expect and entry.expect.items
+
+    def sessions(self, file: str, split: str, sampled: bool = True) -> int | None:
+        """The sessions of a split (``sampled``: of its sample); where the data are not prepared, at most so many."""
+        if Path(file).is_file():
+            return _rows(file, split)
+        known = self._before(self._entry(file), split)
+        size = getattr(self._sample, split) if sampled else None
+        return min((n for n in (known, size) if n is not None), default=None)
+
+    def interactions(self, items_file: str) -> int | None:
+        """The interactions in the raw files of a dataset."""
+        entry = self._entry(items_file)
+        told = [step.interactions for step in (entry.expect, *entry.published.values()) if step is not None]
+        return max((n for n in told if n is not None), default=None)
+
+    def _entry(self, file: str) -> DatasetEntry:
+        return self._datasets[Path(file).parent.parent.name]  # {results}/{dataset}/data/{file}
+
+    def _before(self, entry: DatasetEntry, split: str) -> int | None:
+        told = entry.published.get(f"{split} sessions")
+        if told and told.users:
+            return told.users
+        if entry.expect is None:
+            return None
+        users = min(entry.expect.users, entry.users or entry.expect.users)
+        if split == "train" and isinstance(entry.protocol, LeaveOneOut | Temporal):
+            # A session per interaction; how many a part of the users has, only the files tell.
+            return entry.expect.interactions if entry.users is None else None
+        return users
+
+
+@cache
+def _rows(file: str, split: str | None = None) -> int:
+    table = pl.scan_parquet(file)
+    if split is not None:
+        table = table.filter(pl.col("split") == split)
+    return int(table.select(pl.len()).collect().item())
+
+
+def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
+    """What one job has to do, from its spec.
+
+    * ``write_profiles``: profile tokens, at most.
+    * ``train_encoder``: profile tokens, each counted when it is written and for each pass over it, and those of
+      validation.
+    * ``train_decoder``: texts through the decoder; one that is trained on counts four times (two forward passes and a
+      backward one, GradCache); validation embeds the catalogue anew.
+    * ``embed_items``, ``rank_texts``: texts. ``train_recbole``: train sessions times epochs.
+    * ``prepare_data``: raw interactions. ``prefetch_model``: weights. ``prefetch_data``: downloads. All others: jobs.
+    """
+    if script == "write_profiles":
+        sessions = sizes.sessions(spec["evaluation_in"], spec["split"])
+        tokens = _product(sessions, spec["samples"], spec["max_tokens"], 1 / spec["shards"])
+        return _encoder(spec, tokens, _product(tokens, BYTES_PER_TOKEN))
+    if script == "train_encoder":
+        recipe = spec["recipe"]
+        profiles = recipe["batches"] * recipe["sessions_per_batch"] * recipe["samples"]
+        written = profiles * (recipe["max_tokens"] or spec["max_tokens"])
+        validated = _product(sizes.sessions(spec["training_in"], "val"), _validations(recipe), spec["max_tokens"])
+        return _encoder(spec, _sum(written * (1 + recipe["epochs"]), validated), None)
+    if script == "train_decoder":
+        recipe = spec["recipe"]
+        trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
+        validated = _sum(sizes.items(spec["items_in"]), sizes.sessions(spec["training_in"], "val"))
+        texts = _sum(trained, _product(validated, _validations(recipe)))
+        return _decoder(spec, texts, spec["decoder"]["parameters"] * FLOAT32)
+    if script == "embed_items":
+        items = sizes.items(spec["items_in"])
+        return _decoder(spec, items, _product(items, spec["decoder"]["dimensions"], FLOAT32))
+    if script == "rank_texts":
+        return _decoder(spec, sizes.sessions(spec["evaluation_in"], "test"), SMALL)
+    if script == "train_recbole":
+        sessions = sizes.sessions(spec["sessions_in"], "train", sampled=False)
+        return Work("session epochs", _product(sessions, spec["epochs"]), spec["model"], disk=SMALL, accelerated=True)
+    if script == "prepare_data":
+        return Work("interactions", sizes.interactions(spec["items_out"]))
+    if script == "prefetch_model":
+        weights = spec["model"]["parameters"]
+        return Work("weights", weights, identity(spec["model"]), weights, weights * FLOAT32)
+    if script == "prefetch_data":
+        return Work("downloads", 1)
+    return Work("jobs", 1, disk=SMALL)
+
+
+def _encoder(spec: dict[str, Any], tokens: float | None, disk: float | None) -> Work:
+    entry = spec["encoder"]
+    return Work("profile tokens", tokens, identity(entry), entry["parameters"], disk, accelerated=True)
+
+
+def _decoder(spec: dict[str, Any], texts: float | None, disk: float | None) -> Work:
+    entry = spec["decoder"]
+    return Work("texts", texts, identity(entry), entry["parameters"], disk, accelerated=True)
+
+
+def identity(entry: dict[str, Any]) -> str:
+    """What tells a model from another in specs, which do not hold its name: where it comes from."""
+    return json.dumps(entry["source"], sort_keys=True)
+
+
+def _validations(recipe: dict[str, Any]) -> int:
+    return 1 + math.ceil(recipe["batches"] / recipe["validate_every"])
+
+
+def _product(*factors: float | None) -> float | None:
+    return None if None in factors else math.prod(factors)
+
+
+def _sum(*parts: float | None) -> float | None:
+    return None if None in parts else sum(parts)
+
+
+def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every output under some folders that has a manifest, with it; what is no such manifest is passed over.
+
+    Reference results are left out: they travel with the repository, and were made on some other machine.
+    """
+    paths = {
+        path
+        for folder in folders
+        for path in folder.rglob("*manifest.json")
+        if folder / "reference" not in path.parents
+    }
+    for path in sorted(paths):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(told, dict) and told.keys() >= {"output", "script", "spec", "notes", "device", "wall_seconds"}:
+            yield path.parent if path.name == "manifest.json" else path.with_name(told["output"]), told
+
+
+def measured(told: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes) -> dict[tuple[str, str, Device], Seen]:
+    """(script, model, device) -> what such jobs took, from the manifests beside their outputs.
+
+    A job that went on from where another was killed is left out: its time is that of a part.
+    """
+    out: dict[tuple[str, str, Device], Seen] = {}
+    done: dict[str, Seen] = {}
+    for output, manifest in told:
+        job = json.dumps([manifest["script"], manifest["spec"]], sort_keys=True)
+        if job not in done:
+            seen = _seen(manifest, sizes, out)
+            if seen is None:
+                continue
+            done[job] = seen
+        done[job].disk += _size(output)
+    return out
+
+
+def _seen(manifest: dict[str, Any], sizes: Sizes, out: dict[tuple[str, str, Device], Seen]) -> Seen | None:
+    script = Path(manifest["script"]).stem
+    if manifest["notes"].get("resumed"):
+        return None
+    try:
+        done = work(script, manifest["spec"], sizes)
+    except (KeyError, TypeError):
+        return None  # written by another version, whose specs had other keys
+    if not done.amount:
+        return None
+    on_gpu = any(name in manifest["device"] for name in GPU_NAMES)
+    device: Device = "gpu" if on_gpu and done.accelerated else "cpu"
+    seen = out.setdefault((script, done.model, device), Seen())
+    seen.jobs += 1
+    cores = 1 if device == "gpu" else manifest["spec"].get("threads", 1)
+    seen.seconds += manifest["wall_seconds"] * cores
+    seen.amount += done.amount
+    seen.names.add(manifest["device"])
+    return seen
+
+
+def _size(output: Path) -> int:
+    files = output.rglob("*") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def stated(path: Path, scripts: Iterable[str]) -> Rates:
+    """The speeds in a file.
+
+    Raises:
+        UserError: naming file, key, value, and the nearest script where one is misspelt.
+    """
+    rates = validate(Rates, read_yaml(path), str(path))
+    known = [*scripts, "other"]
+    for name in rates.root:
+        if name not in known:
+            raise UserError(f"{path}: unknown script '{name}'{nearest(name, known)}")
+    if "other" not in rates.root:
+        raise UserError(f"{path}: key 'other' is missing; it stands for the scripts that are not named")
+    return rates
+
+
+def lines(
+    jobs: Iterable[Job],
+    sizes: Sizes,
+    seen: dict[tuple[str, str, Device], Seen],
+    rates: Rates,
+    device: Device,
+    names: dict[str, str],
+) -> list[Line]:
+    """The plan, a line per rule, dataset and model, in the order in which the jobs come.
+
+    Args:
+        device: what jobs with a model run on.
+        names: a model's identity (``identity`` of its entry) -> its name in the registry.
+
+    Raises:
+        UserError: a stated speed in another unit than the work.
+    """
+    rows: dict[tuple[str, str, str, str], list[tuple[Work, int]]] = {}
+    for job in jobs:
+        todo = work(job.script, job.spec, sizes)
+        # Small jobs are alike on all datasets.
+        dataset = "" if todo.unit == "jobs" else job.dataset
+        rows.setdefault((job.rule, dataset, job.script, todo.model), []).append((todo, job.count))
+    out = []
+    for (rule, dataset, script, model), members in rows.items():
+        where: Device = device if members[0][0].accelerated else "cpu"
+        out.append(
+            _line(
+                rule, dataset, names.get(model, model), script, members, seen.get((script, model, where)), rates, where
+            )
+        )
+    return out
+
+
+def _line(
+    rule: str,
+    dataset: str,
+    name: str,
+    script: str,
+    members: list[tuple[Work, int]],
+    before: Seen | None,
+    rates: Rates,
+    device: Device,
+) -> Line:
+    one = members[0][0]
+    count = sum(n for _, n in members)
+    amount = _sum(*(_product(todo.amount, n) for todo, n in members))
+    disk = _sum(*(_product(todo.disk, n) for todo, n in members))
+    start = 0.0
+    if before is not None:
+        # Seconds of whole jobs, loading and all.
+        rate: float | None = before.amount / max(before.seconds, 1e-3)
+        disk = before.disk / before.jobs * count
+        source = f"measured: {before.jobs} job{'s' * (before.jobs > 1)} on {', '.join(sorted(before.names))}"
+    else:
+        entry = rates.root.get(script) or (rates.root["other"] if one.unit == "jobs" else None)
+        if entry is not None and entry.unit != one.unit:
+            raise UserError(
+                f"rates.yaml: {script}: unit '{entry.unit}': its work is counted in '{one.unit}'; state a rate of these"
+            )
+        rate = entry.at(device, one.weights) if entry is not None else None
+        start = entry.seconds_to_start(one.weights) if entry is not None else 0.0
+        source = "stated" if rate is not None else "unknown"
+    hours = (amount / rate + count * start) / 3600 if amount is not None and rate is not None else None
+    if amount is None:
+        source = "unknown until the data are prepared"
+    return Line(rule, dataset, name, count, one.unit, amount, device, rate, hours, disk, source)
+
+
+def table(plan: list[Line]) -> str:
+    """The plan for a person: aligned columns, totals, and what they leave out."""
+    head = ["rule", "dataset", "model", "jobs", "work", "per second", "hours", "disk", "rate"]
+    body = []
+    for line in plan:
+        amount = "" if line.unit == "jobs" else f"{_short(line.amount)} {line.unit}"
+        hours = "unknown" if line.hours is None else f"{_hours(line.hours)} {line.device.upper()}"
+        cells = [line.rule, line.dataset, line.model, str(line.jobs), amount, _short(line.rate)]
+        body.append([*cells, hours, _bytes(line.disk), line.source])
+    spent = [
+        f"{_hours(sum(line.hours or 0 for line in plan if line.device == device))} {device.upper()}"
+        for device in ("cpu", "gpu")
+        if any(line.device == device and line.hours is not None for line in plan)
+    ]
+    total = ["total", "", "", str(sum(line.jobs for line in plan)), "", ""]
+    total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), ""]
+    rows = [head, *body, total]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
+    numbers = {3, 5, 6, 7}  # to the right
+    printed = [
+        "  ".join(
+            cell.rjust(width) if at in numbers else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    out = [printed[0], rule, *printed[1:-1], rule, printed[-1]]
+    return "\n".join(line.rstrip() for line in [*out, *_remarks(plan)])
+
+
+def _remarks(plan: list[Line]) -> list[str]:
+    out = ["", "hours: of one core (CPU) or one GPU; per second: of the same. Work at its limits, so mostly too much."]
+    if any(line.source == "stated" for line in plan):
+        out.append(
+            "stated: from config/rates.yaml, not measured for this machine; expect a factor of three either way."
+        )
+    if blank := [line for line in plan if line.hours is None]:
+        rules = ", ".join(dict.fromkeys(line.rule for line in blank))
+        out.append(f"Not in the hours: {sum(line.jobs for line in blank)} jobs of unknown time ({rules}).")
+    if blank := [line for line in plan if line.disk is None]:
+        out.append(
+            f"Not in the disk: outputs of unknown size ({', '.join(dict.fromkeys(line.rule for line in blank))})."
+        )
+    if any(line.rule in ("train_encoder", "train_decoder") for line in plan):
+        out.append(
+            "While it runs, a training job holds two checkpoints beside that, of about 12 bytes a trained weight each."
+        )
+    return out
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "?"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _hours(value: float) -> str:
+    return "<0.01" if 0 < value < 0.005 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"

@@ -1,0 +1,128 @@
+"""NMF: finds planted blocks, folds unknown users in, chooses on validation, and never sees a held-out target."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from langptune.baselines import nmf
+from langptune.data import contracts
+from langptune.errors import UserError
+from tests.conftest import ROOT
+from tests.unit.test_controls import sessions
+
+BLOCKS, PER_BLOCK = 4, 12
+N = BLOCKS * PER_BLOCK
+
+
+def planted(users=60, seed=0):
+    """Users of one block each. Held-out users stand in no train session."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        own = rng.permutation(PER_BLOCK)[:7] + PER_BLOCK * (user % BLOCKS)
+        split = "test" if user % 6 == 4 else "val" if user % 6 == 5 else "train"
+        rows.append((f"u{user}", split, own[:6].tolist(), int(own[6])))
+    return sessions(rows)
+
+
+def scores(fitted, chosen):
+    return np.concatenate(list(fitted.blocks(chosen)))
+
+
+def fitted(table, components=BLOCKS, seed=0):
+    return nmf.fit(nmf.train_matrix(table, N), components, 300, seed)
+
+
+def test_planted_blocks_are_found_for_users_who_were_not_trained_on():
+    table = planted()
+    tests = table.filter(pl.col("split") == "test")
+    found = scores(fitted(table), tests)
+    for row, history in zip(found, tests["history"].to_list(), strict=True):
+        block = history[0] // PER_BLOCK
+        assert set(np.argsort(-row)[:PER_BLOCK] // PER_BLOCK) == {block}
+    ranks = fitted(table).ranks(tests)
+    assert (ranks["rank"] <= PER_BLOCK - 6).all(), "behind unseen items of its own block at most"
+
+
+def test_train_matrix_holds_each_pair_of_train_once():
+    table = sessions(
+        [("a", "train", [0, 0], 1), ("a", "train", [0, 1], 2), ("b", "train", [1], 2), ("c", "val", [3], 4)]
+    )
+    assert nmf.train_matrix(table, 5).toarray().tolist() == [[1, 1, 1, 0, 0], [0, 1, 1, 0, 0]]
+    assert nmf.session_matrix(table, 5).toarray()[[0, 3]].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 1, 0]]
+
+
+def test_the_number_of_components_is_chosen_on_validation():
+    table = planted()
+    val = table.filter(pl.col("split") == "val")
+    train, lines = nmf.train_matrix(table, N), []
+    best, tried = nmf.select(train, val, [1, BLOCKS], 300, 0, lines.append)
+    assert best == BLOCKS and tried[BLOCKS] > tried[1] and len(lines) == 2
+    assert nmf.select(train, val, [BLOCKS, 1, BLOCKS + 1], 300, 0, lines.append)[0] != 1
+
+
+def test_held_out_targets_reach_no_score():
+    table = planted()
+    held_out = pl.col("split") != "train"
+    other = (pl.col("target") + 1) % N
+    moved = pl.when(held_out & ~pl.col("seen").list.contains(other)).then(other).otherwise(pl.col("target"))
+    changed = table.with_columns(moved.cast(pl.Int32).alias("target"))
+    assert not changed.equals(table)
+    tests = [t.filter(pl.col("split") == "test") for t in (table, changed)]
+    assert (scores(fitted(table), tests[0]) == scores(fitted(changed), tests[1])).all()
+    # Nor do histories of held-out users: what is learned comes from train alone.
+    only = table.filter(pl.col("split") == "train")
+    assert (fitted(only).model.components_ == fitted(table).model.components_).all()
+
+
+def test_the_same_seed_gives_the_same_scores_whatever_else_is_scored():
+    table = planted()
+    tests = table.filter(pl.col("split") == "test")
+    whole = scores(fitted(table), tests)
+    assert (scores(fitted(table), tests) == whole).all()
+    assert np.allclose(scores(fitted(table), tests[3:]), whole[3:], atol=1e-6)
+
+
+def test_mistakes_are_one_line():
+    table = planted()
+    with pytest.raises(UserError, match=r"kind nmf: components 99: the train sessions have 40 users .*at most 40"):
+        fitted(table, components=99)
+    with pytest.raises(UserError, match="no train split"):
+        nmf.train_matrix(table.filter(pl.col("split") == "val"), N)
+    with pytest.raises(UserError, match="no validation split"):
+        nmf.select(nmf.train_matrix(table, N), table.head(0), [1, 2], 10, 0, print)
+
+
+def run(folder, **changes):
+    table = planted()
+    items = [str(i) for i in range(N)]
+    columns = {"item": range(N), "item_id": items, "title": items, "text": items, "first_seen": [0] * N}
+    contracts.write(pl.DataFrame(columns, schema=contracts.ITEMS), folder / "items.parquet", "items")
+    contracts.write(table, folder / "sessions.parquet", "sessions")
+    spec = {
+        "components": [1, BLOCKS],
+        "max_iterations": 300,
+        "seed": 3,
+        "items_in": str(folder / "items.parquet"),
+        "sessions_in": str(folder / "sessions.parquet"),
+        "ranks_out": str(folder / "ranks.parquet"),
+        **changes,
+    }
+    command = [sys.executable, str(ROOT / "scripts" / "rank_nmf.py"), "--spec", json.dumps(spec)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_script_ranks_and_tells_what_it_chose(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(contracts.read(tmp_path / "ranks.parquet", "ranks")) == 10
+    notes = json.loads((tmp_path / "ranks.parquet.manifest.json").read_text())["notes"]
+    assert notes["components"] == BLOCKS and set(notes["val_ndcg10_by_components"]) == {"1", str(BLOCKS)}
+    bad = run(tmp_path, components=[500])
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "components 500" in bad.stderr
