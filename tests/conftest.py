@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,20 @@ def real_models() -> Path:
     done = snakemake("--configfile", "config/smoke.yaml", "--", "prefetch")
     assert done.returncode == 0, done.stdout[-3000:]
     return ROOT / "results" / "models"
+
+
+def copy_of_repo(target: Path, models: Path) -> Path:
+    """A copy of the tracked and new files, with the materialised models of the original."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    (target / "results").mkdir(exist_ok=True)
+    (target / "results" / "models").symlink_to(models)
+    return target
 
 
 @pytest.fixture

@@ -2,5 +2,5 @@
 
 The rooms of the library import only from rooms above them in this list: ``errors``, ``files``, ``metrics``,
 ``config``, ``provenance``, ``stage``, ``data``, ``prompts``, ``models``, ``ranking``, ``profiles``,
-``training``, ``baselines``, ``comparison``, ``figures``. Importing the package itself imports none of them.
+``training``, ``baselines``, ``comparison``, ``figures``, ``plan``. Importing the package itself imports none of them.
 """

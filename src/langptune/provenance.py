@@ -40,12 +40,18 @@ def file_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def code_files(script: Path | str) -> list[Path]:
-    """A script and every ``langptune`` module it imports, directly or not, at any depth of the code."""
+def code_files(script: Path | str, without: tuple[str, ...] = ()) -> list[Path]:
+    """A script and every ``langptune`` module it imports, directly or not, at any depth of the code.
+
+    Args:
+        without: modules (``langptune.prompts``) that this use of the script never reaches; neither they nor what only
+            they import are listed.
+    """
+    skipped = {ROOT / "src" / Path(*name.split(".")).with_suffix(".py") for name in without}
     todo, seen = [Path(script).resolve()], {}
     while todo:
         path = todo.pop()
-        if path in seen:
+        if path in seen or path in skipped:
             continue
         seen[path] = True
         todo += _imports(path)
@@ -70,10 +76,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def code_hash(script: Path | str) -> str:
+def code_hash(script: Path | str, without: tuple[str, ...] = ()) -> str:
     """SHA-256 over ``code_files``; a param of every rule, so that editing what a rule runs reruns that rule."""
     digest = hashlib.sha256()
-    for path in code_files(script):
+    for path in code_files(script, without):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -25,6 +25,7 @@ def prepare_spec(tmp_path, **changes):
     folder = write_raw(tmp_path / "raw", ROWS, ITEMS)
     out = {f"{name}_out": str(tmp_path / "out" / f"{name}.parquet") for name in ("items", "sessions", "users")}
     dataset = entry(source={"folder": str(folder)}).model_dump(mode="json")
+    out["funnel_out"] = str(tmp_path / "out" / "funnel.csv")
     return {"name": "toy", "dataset": dataset, **out, **changes}
 
 
@@ -36,6 +37,9 @@ def test_code_hash_covers_what_a_script_imports_and_nothing_else():
     assert not {"metrics.py", "methods.py", "workflow.py"} & sampled, "the sample is upstream of every profile"
     lazy = {p.name for p in provenance.code_files(ROOT / "scripts/write_profiles.py")}
     assert {"generate.py", "prompts.py", "load.py"} <= lazy, "imports inside functions count"
+    script = ROOT / "scripts/prepare_data.py"
+    fewer = provenance.code_files(script, ("langptune.prompts", "langptune.models.load"))
+    assert {p.name for p in set(provenance.code_files(script)) - set(fewer)} == {"prompts.py", "load.py"}
 
 
 def test_rooms_form_a_tree():

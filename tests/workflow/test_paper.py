@@ -70,6 +70,8 @@ def grid(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     for name in METHODS:
         if "max_tokens" in config["overrides"].get(name, {}):
             config["overrides"][name]["max_tokens"] = 4
+        if "iterations" in config["overrides"].get(name, {}):
+            config["overrides"][name]["iterations"] = 1
     config["overrides"]["langptune-paper"]["iterations"] = 1
     config["overrides"]["nmf"] = {"components": 8}
     config["comparison"]["bootstrap"] = 200

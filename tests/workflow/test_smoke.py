@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from langptune.metrics import from_ranks
-from tests.conftest import ROOT, snakemake
+from tests.conftest import copy_of_repo, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -52,16 +52,7 @@ def finals(repo: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory, real_models) -> Path:
     """A copy of the tracked and new files, with the materialised models of the original, and one finished run."""
-    copy = tmp_path_factory.mktemp("repo")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, copy / name)
-    (copy / "results").mkdir(exist_ok=True)
-    (copy / "results" / "models").symlink_to(real_models)
+    copy = copy_of_repo(tmp_path_factory.mktemp("repo"), real_models)
     done = smoke(copy)
     assert done.returncode == 0, done.stdout[-5000:]
     return copy

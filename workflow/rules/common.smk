@@ -93,10 +93,10 @@ if not workflow.deployment_settings.deployment_method:
 shell.prefix(PATHS)
 
 
-def code(name):
-    """The content hash of a script and of all library modules that it imports: a param of its rule, so that editing
-    either reruns the rule and nothing else."""
-    return code_hash(SCRIPTS / f"{name}.py")
+def code(name, without=()):
+    """The content hash of a script and of all library modules that it imports, but those that it does not reach here: a
+    param of its rule, so that editing either reruns the rule and nothing else."""
+    return code_hash(SCRIPTS / f"{name}.py", without)
 
 
 def spec(**fields):
@@ -172,6 +172,11 @@ def limit_spec(dataset):
         "decoder_in": model_folder(limits.decoder),
         "prompt": WORKFLOW.prompts[DATASETS[dataset].prompt],
     }
+
+
+def unreached(dataset):
+    """What preparing a dataset imports but does not run: without limits no text is counted."""
+    return () if limits_of(dataset) else ("langptune.prompts", "langptune.models.load")
 
 
 def raw_files(dataset):

@@ -47,7 +47,7 @@ rule prepare_data:
             funnel_out=output.funnel,
             **limit_spec(w.dataset),
         ),
-        code=code("prepare_data"),
+        code=lambda w: code("prepare_data", unreached(w.dataset)),
         raw=lambda w: raw_files(w.dataset),
     shell:
         'python "$LANGPTUNE/scripts/prepare_data.py" --spec {params.spec:q} --log {log:q}'
