@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -47,7 +48,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         raw = readers.read(spec.dataset, spec.name, scratch, Path(spec.folder) if spec.folder else None)
         for note in raw.notes:
             log(note)
-        done = protocols.prepare(raw, spec.dataset, spec.name, _limits(spec))
+        with ThreadPoolExecutor(1) as beside:  # large files take a while to hash
+            hashes = {path.name: beside.submit(file_hash, path) for path in raw.files}
+            done = protocols.prepare(raw, spec.dataset, spec.name, _limits(spec))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     contracts.write(done.items, spec.items_out, "items")
@@ -59,7 +62,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     with whole(spec.funnel_out) as part:
         pl.DataFrame(done.facts["funnel"], schema=FUNNEL).write_csv(part)
     record.note(
-        raw={path.name: file_hash(path) for path in raw.files},
+        raw={name: coming.result() for name, coming in hashes.items()},
         licence=spec.dataset.licence,
         notes=raw.notes,
         **done.facts,

@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import polars as pl
 
 from langptune.data.raw import Problems
 from langptune.errors import UserError
 
+T = TypeVar("T")
 _HALVES = re.compile("[\ud800-\udfff]")
 CHUNK = 1 << 26
 """Bytes of text parsed at once: large enough that parsing is not spent on overhead, small beside the memory."""
@@ -39,12 +40,16 @@ def records(path: Path, schema: dict[str, Any], problems: Problems, whole: bool 
         UserError: a gzip stream that is damaged or cut off, naming the line; a file that cannot be opened; too many bad
             rows.
     """
+    # Parsing has a thread of its own beside whatever is done with the tables.
+    return _ahead(_records(path, schema, problems, whole))
+
+
+def _records(path: Path, schema: dict[str, Any], problems: Problems, whole: bool) -> Iterator[pl.DataFrame]:
     line = 1
-    for text in _ahead(_chunks(path)):
-        lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    for text, lines in _chunks(path):
         frame = _parsed(text, schema)
         if frame is None or len(frame) != lines:
-            frame, lines = _one_by_one(text, schema, line, problems)
+            frame = _one_by_one(text, schema, line, problems)
         else:
             problems.rows += lines
             frame = frame.with_columns(pl.int_range(line, line + len(frame), dtype=pl.Int64).alias("line"))
@@ -63,8 +68,8 @@ def _parsed(text: bytes, schema: dict[str, Any]) -> pl.DataFrame | None:
         return None
 
 
-def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Problems) -> tuple[pl.DataFrame, int]:
-    rows, number = [], first - 1
+def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Problems) -> pl.DataFrame:
+    rows = []
     for number, raw in enumerate(text.removesuffix(b"\n").split(b"\n"), start=first):
         if not raw.strip():
             continue
@@ -90,7 +95,7 @@ def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Probl
                     problems.add(f"{key} is text", number, repr(value), repaired=True)
         else:
             rows.append(row)
-    return pl.DataFrame(rows, schema={**schema, "line": pl.Int64}), number - first + 1
+    return pl.DataFrame(rows, schema={**schema, "line": pl.Int64})
 
 
 def _as(value: Any, dtype: Any) -> Any:
@@ -112,37 +117,32 @@ def storable(text: str) -> str:
     return _HALVES.sub("\x00", text)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """Whole lines, about ``CHUNK`` bytes at a time."""
-    read, rest = 0, b""
+def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Whole lines, about ``CHUNK`` bytes at a time, and how many lines there are."""
+    read = 0
     try:
         with _open(path) as stream:
-            while block := stream.read(CHUNK):
-                cut = block.rfind(b"\n") + 1
-                if not cut:
-                    rest += block
-                    continue
-                text, rest = rest + block[:cut], block[cut:]
-                read += text.count(b"\n")
-                yield text
+            while text := stream.read(CHUNK):
+                text += stream.readline()
+                lines = text.count(b"\n") + (not text.endswith(b"\n"))
+                read += lines
+                yield text, lines
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path}: the gzip file is damaged or cut off, somewhere after line {read} ({error}); get it again"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if rest:
-        yield rest
 
 
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks; the next one is read (and decompressed) while one is parsed."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = reader.submit(next, chunks, None)
-            yield chunk
+def _ahead(parts: Iterator[T]) -> Iterator[T]:
+    """The same parts; the next one is made while one is used."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = maker.submit(next, parts, None)
+            yield part

@@ -8,6 +8,7 @@ and texts only for what survives it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -26,6 +27,8 @@ REVIEW = {
     "text": pl.String,
 }
 FIRST_YEAR, LAST_YEAR = 1995, 2100
+BATCH = 1 << 18
+"""Reviews that are joined with the metadata at once."""
 MATCHING = 0.1
 """Share of reviews whose item must be in the metadata, or the two files do not belong together. It is above a half in
 the published files."""
@@ -42,16 +45,10 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
     metadata = _find(folder, entry.category, "meta_categories", "meta_")
     about_items, about_reviews = Problems(metadata, entry.max_bad), Problems(reviews, entry.max_bad)
     known = _read_metadata(metadata, entry, scratch, about_items)
-    funnel = _read_reviews(reviews, known, entry, scratch, about_reviews)
+    counts, funnel = _read_reviews(reviews, known, entry, scratch, about_reviews)
 
     parts = pl.scan_parquet(scratch / "reviews-*.parquet")
-    active = (
-        parts.group_by("user_id")
-        .len()
-        .filter(pl.col("len") >= (entry.protocol.core or 1))
-        .select("user_id")
-        .collect(engine="streaming")
-    )
+    active = counts.filter(pl.col("len") >= (entry.protocol.core or 1))
     interactions = (
         parts.select(*INTERACTIONS)
         .filter(pl.col("user_id").is_in(active["user_id"].implode()))
@@ -110,12 +107,11 @@ def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Pro
 
 def _read_reviews(
     path: Path, known: pl.DataFrame, entry: DatasetEntry, scratch: Path, problems: Problems
-) -> list[dict[str, object]]:
-    """Spill the reviews of titled items; the first steps of the funnel."""
+) -> tuple[pl.DataFrame, list[dict[str, object]]]:
+    """Spill the reviews of titled items; how many each user has (``len``), and the first steps of the funnel."""
     low, high = entry.rating_range
     usable = matched = kept = 0
-    titled = known.filter("titled").select("item_id")
-    for number, frame in enumerate(records(path, REVIEW, problems)):
+    for number, frame in enumerate(_batches(records(path, REVIEW, problems))):
         for column in ("user_id", "parent_asin", "rating", "timestamp"):
             frame = _with(frame, column, f"{column} is missing", problems)
         inside = pl.col("rating").is_between(low, high)
@@ -123,12 +119,13 @@ def _read_reviews(
         frame = _in_milliseconds(frame, problems)
         frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
         usable += len(frame)
-        matched += len(frame.join(known, on="item_id", how="semi"))
-        frame = frame.join(titled, on="item_id", how="semi", maintain_order="left")
+        frame = frame.join(known, on="item_id", how="left", maintain_order="left")
+        matched += frame["titled"].count()
+        frame = frame.filter("titled")
         kept += len(frame)
         frame.with_columns(pl.col("rating").cast(pl.Float32), pl.col("review").fill_null("")).select(
             *INTERACTIONS, "review"
-        ).write_parquet(scratch / f"reviews-{number:06}.parquet", compression="lz4")
+        ).write_parquet(scratch / f"reviews-{number:06}.parquet", compression="lz4", statistics=False)
     problems.check()
     if matched < MATCHING * usable:
         raise UserError(
@@ -137,21 +134,30 @@ def _read_reviews(
         )
     if not kept:
         raise UserError(f"{path}: no review is of an item with a title")
-    return [
+    parts = pl.scan_parquet(scratch / "reviews-*.parquet")
+    counts = parts.group_by("user_id").len().collect(engine="streaming")
+    return counts, [
         {"step": "reviews", "interactions": problems.rows},
         {"step": "usable", "interactions": usable},
         {
             "step": "metadata",
             "interactions": kept,
-            **{
-                f"{key}s": pl.scan_parquet(scratch / "reviews-*.parquet")
-                .select(pl.col(f"{key}_id").n_unique())
-                .collect(engine="streaming")
-                .item()
-                for key in ("user", "item")
-            },
+            "users": len(counts),
+            "items": parts.select(pl.col("item_id").n_unique()).collect(engine="streaming").item(),
         },
     ]
+
+
+def _batches(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Tables put together until they have ``BATCH`` rows: each join builds an index of all items anew."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(map(len, held)) >= BATCH:
+            yield pl.concat(held, how="diagonal")
+            held = []
+    if held:
+        yield pl.concat(held, how="diagonal")
 
 
 def _with(frame: pl.DataFrame, column: str, reason: str, problems: Problems) -> pl.DataFrame:
