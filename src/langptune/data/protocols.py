@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Paper, Temporal
 from langptune.data.contracts import SESSIONS
@@ -404,10 +403,9 @@ class _Rows:
         reviews = pl.Series([None] * n, dtype=pl.List(pl.String))
         if raw.reviews is not None and n:
             rows = ordered["row"].to_numpy()
-            told = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)[0]), dtype=pl.Int64))
+            told = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)), dtype=pl.Int64))
             text = ordered.select("row").join(told, on="row", how="left", maintain_order="left")["review"].fill_null("")
-            flat, offsets = _flat(np.arange(len(ordered)), start, end)
-            reviews = _nested(text[flat].to_arrow(), offsets)
+            reviews = _nested(text[_flat(np.arange(len(ordered)), start, end)], end - start)
         return pl.DataFrame(
             {
                 "session": pl.Series(np.arange(n), dtype=pl.Int32),
@@ -424,18 +422,19 @@ class _Rows:
         )
 
 
-def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of all ranges one after the other, and where each range begins there."""
+def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The values of all ranges, one after the other."""
     lengths = end - start
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    before = np.cumsum(lengths) - lengths
     # Row r of the flat values is start + (position within its list).
-    return values[np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets
+    return values[np.repeat(start - before, lengths) + np.arange(lengths.sum())]
 
 
 def _lists(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> pl.Series:
-    flat, offsets = _flat(values, start, end)
-    return _nested(pa.array(flat), offsets)
+    return _nested(pl.Series(_flat(values, start, end)), end - start)
 
 
-def _nested(flat: pa.Array, offsets: np.ndarray) -> pl.Series:
-    return pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), flat))
+def _nested(flat: pl.Series, lengths: np.ndarray) -> pl.Series:
+    """Lists of these lengths (at least one each), filled in order."""
+    frame = pl.DataFrame({"list": np.repeat(np.arange(len(lengths)), lengths), "value": flat})
+    return frame.group_by("list", maintain_order=True).agg("value")["value"]
