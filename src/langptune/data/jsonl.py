@@ -19,7 +19,7 @@ from langptune.errors import UserError
 
 T = TypeVar("T")
 _HALVES = re.compile("[\ud800-\udfff]")
-CHUNK = 1 << 26
+CHUNK = 1 << 24
 """Bytes of text parsed at once: large enough that parsing is not spent on overhead, small beside the memory."""
 
 

@@ -54,7 +54,8 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
         .filter(pl.col("user_id").is_in(active["user_id"].implode()))
         .collect(engine="streaming")
     ).sort("row")
-    items = pl.scan_parquet(scratch / "items-*.parquet")
+    # A repeated item stands in the parts with each of its rows.
+    items = pl.scan_parquet(scratch / "items-*.parquet").join(known.lazy().select("line"), on="line", how="semi")
     drops = {f"reviews: {reason}": count for reason, count in about_reviews.left_out.items()}
     drops |= {f"metadata: {reason}": count for reason, count in about_items.left_out.items()}
     return Raw(
@@ -71,7 +72,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
 
 
 def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Problems) -> pl.DataFrame:
-    """Spill the items that have a title; ``item_id`` and ``titled`` of every item, the first row of each counting."""
+    """Spill the rows that have a title; ``line``, ``item_id`` and ``titled`` of every item, its first row counting."""
     columns = {"average_rating": "average_rating", **entry.columns}
     if "title" not in columns:
         raise UserError("datasets.yaml: reader 'amazon-2023': 'columns' must say which key is the title")
@@ -97,12 +98,7 @@ def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Pro
         problems.add(
             "parent_asin stands again; the first row counts", again["line"][0], again["item_id"][0], count=len(again)
         )
-    # A repeated item must not come back from the parts, where all rows are.
-    for part in scratch.glob("items-*.parquet"):
-        frame = pl.read_parquet(part)
-        if len(kept := frame.join(first, on="line", how="semi")) < len(frame):
-            kept.write_parquet(part)
-    return first.select("item_id", "titled")
+    return first
 
 
 def _read_reviews(
@@ -119,7 +115,7 @@ def _read_reviews(
         frame = _in_milliseconds(frame, problems)
         frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
         usable += len(frame)
-        frame = frame.join(known, on="item_id", how="left", maintain_order="left")
+        frame = frame.join(known.select("item_id", "titled"), on="item_id", how="left", maintain_order="left")
         matched += frame["titled"].count()
         frame = frame.filter("titled")
         kept += len(frame)
