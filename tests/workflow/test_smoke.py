@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from langptune.metrics import from_ranks
 from tests.conftest import copy_of_repo, snakemake
@@ -37,12 +38,23 @@ def smoke(repo: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return snakemake("--configfile", "config/smoke.yaml", *args, cwd=repo)
 
 
-def planned(repo: Path, *args: str) -> dict[str, int]:
+def planned(repo: Path, *args: str, config: str = "smoke") -> dict[str, int]:
     """Rule -> number of jobs that a run would execute."""
-    done = smoke(repo, "-n", *args)
+    done = snakemake("--configfile", f"config/{config}.yaml", "-n", *args, cwd=repo)
     assert done.returncode == 0, done.stdout
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", done.stdout, re.S | re.M)
     return {} if not table else {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}
+
+
+def planned_with(repo: Path, change: dict) -> dict[str, int]:
+    """The same with some keys of the config changed, two levels deep."""
+    config = yaml.safe_load((repo / "config/smoke.yaml").read_text())
+    for key, told in change.items():
+        for name, value in told.items():
+            old = config[key].get(name)
+            config[key][name] = {**old, **value} if isinstance(old, dict) else value
+    (repo / "config/changed.yaml").write_text(yaml.safe_dump(config))
+    return planned(repo, config="changed")
 
 
 def finals(repo: Path) -> dict[str, bytes]:
@@ -139,7 +151,8 @@ after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
     ("file", "expected"),
     [
         ("scripts/plot.py", {"plot": 1}),
-        ("src/langptune/figures.py", {"plot": 1, "study": 2}),
+        ("src/langptune/figures.py", {"plot": 1, "study": 2, "describe_data": 1}),
+        ("src/langptune/data/card.py", {"describe_data": 1}),
         ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
@@ -169,12 +182,47 @@ def test_one_changed_key_reruns_one_branch(repo):
     assert found["try_recbole"] >= 1 and "prepare_data" not in found and "embed_items" not in found
 
 
-def test_correcting_what_only_people_read_reruns_only_the_tables(repo):
+@pytest.mark.parametrize(
+    ("change", "reruns", "spares"),
+    [
+        ({"sample": {"test": 11}}, {"draw_sample", "evaluate", "compare"}, {"draw_training_sample", "train_decoder"}),
+        (
+            {"sample": {"val": 7}},
+            {"draw_training_sample", "train_decoder"},
+            {"draw_sample", "rank_simple", "embed_items"},
+        ),
+        (
+            {"overrides": {"sasrec": {"epochs": 3}}},
+            {"train_recbole"},
+            {"try_recbole", "write_profiles", "rank_profiles"},
+        ),
+        ({"comparison": {"bootstrap": 300}}, {"compare", "study"}, {"evaluate", "describe_data"}),
+        ({"recipe_overrides": {"cl": {"temperature": 0.2}}}, {"train_decoder", "train_encoder"}, {"embed_items"}),
+    ],
+)
+def test_a_changed_setting_reruns_what_uses_it(repo, change, reruns, spares):
+    found = planned_with(repo, change)
+    assert reruns <= set(found) and not spares & set(found), found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generation": {"threads": 2, "batch_size": 4}},
+        {"training": {"threads": 2}},
+        {"recipe_overrides": {"cl": {"micro_batch": 8}, "rlso": {"checkpoint_every": 2}}},
+    ],
+)
+def test_what_changes_no_result_reruns_nothing(repo, change):
+    assert planned_with(repo, change) == {}
+
+
+def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
     before = (repo / "config/models.yaml").read_text(), (repo / "config/datasets.yaml").read_text()
     try:
         (repo / "config/models.yaml").write_text(before[0].replace("title: all-MiniLM-L6-v2", "title: MiniLM"))
         (repo / "config/datasets.yaml").write_text(before[1].replace("url: https://grouplens", "url: http://grouplens"))
-        assert planned(repo) == {}
+        assert planned(repo) == {"describe_data": 1, "all": 1}  # the card has the address
     finally:
         (repo / "config/models.yaml").write_text(before[0])
         (repo / "config/datasets.yaml").write_text(before[1])

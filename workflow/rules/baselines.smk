@@ -15,15 +15,17 @@ rule try_recbole:
     resources:
         mem_mb=2000,
     params:
-        spec=lambda w, input, output: recbole_spec(
-            w,
-            input,
-            output,
-            "trial",
-            METHODS[w.method].grid()[int(w.trial)],
-            CONFIG.seeds[0],
-            trial_out=output.trial,
-            curve_out=output.curve,
+        **specified(
+            lambda w, input, output: recbole_spec(
+                w,
+                input,
+                output,
+                "trial",
+                METHODS[w.method].grid()[int(w.trial)],
+                CONFIG.seeds[0],
+                trial_out=output.trial,
+                curve_out=output.curve,
+            )
         ),
         code=code("train_recbole"),
     shell:
@@ -45,7 +47,7 @@ rule select_recbole:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best),
+        **specified(lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best)),
         code=code("select_trial"),
     shell:
         'python "$LANGPTUNE/scripts/select_trial.py" --spec {params.spec:q} --log {log:q}'
@@ -66,16 +68,18 @@ rule train_recbole:
     resources:
         mem_mb=2000,
     params:
-        spec=lambda w, input, output: recbole_spec(
-            w,
-            input,
-            output,
-            "final",
-            METHODS[w.method].settings,
-            int(w.seed),
-            best_in=input.best or None,
-            ranks_out=output.ranks,
-            curve_out=output.curve,
+        **specified(
+            lambda w, input, output: recbole_spec(
+                w,
+                input,
+                output,
+                "final",
+                METHODS[w.method].settings,
+                int(w.seed),
+                best_in=input.best or None,
+                ranks_out=output.ranks,
+                curve_out=output.curve,
+            )
         ),
         code=code("train_recbole"),
     shell:
@@ -94,14 +98,16 @@ rule rank_nmf:
     resources:
         mem_mb=2000,
     params:
-        spec=lambda w, input, output: spec(
-            components=METHODS[w.method].grid(),
-            max_iterations=METHODS[w.method].max_iterations,
-            tune_seed=CONFIG.seeds[0],
-            seed=int(w.seed),
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            ranks_out=output.ranks,
+        **specified(
+            lambda w, input, output: spec(
+                components=METHODS[w.method].grid(),
+                max_iterations=METHODS[w.method].max_iterations,
+                tune_seed=CONFIG.seeds[0],
+                seed=int(w.seed),
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                ranks_out=output.ranks,
+            )
         ),
         code=code("rank_nmf"),
     shell:

@@ -1,5 +1,7 @@
 """Registries, validation, wildcard constraints, and the functions that name files."""
 
+import hashlib
+import inspect
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
 from langptune.config.base import read_yaml, retype
 from langptune.config.phases import Phase, evaluation_draw
-from langptune.config.recipes import ContrastiveRecipe, ReinforcementRecipe
+from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import load
 from langptune.errors import UserError
 from langptune.provenance import code_hash
@@ -103,6 +105,31 @@ def spec(**fields):
     """A script's typed spec as JSON; files come as plain strings or lists."""
     plain = lambda value: value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
     return json.dumps(fields, default=plain, sort_keys=True)
+
+
+class Names:
+    """Stands for a job's input or output where only the settings of its spec are asked for: files by their keywords."""
+
+    def __getattr__(self, name):
+        return name
+
+
+def settings(text):
+    """A spec without what changes no result beyond rounding (docs/numerics.md): a digest."""
+    told = {key: value for key, value in json.loads(text).items() if key not in ("threads", "batch_size")}
+    if "recipe" in told:
+        told["recipe"] = {key: value for key, value in told["recipe"].items() if key not in NEUTRAL}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def specified(make):
+    """The params of a rule whose script takes a spec, made by a function of wildcards and of input or output.
+
+    Snakemake does not compare a param that comes from input or output with that of the last run: a changed setting would
+    rerun nothing. So the settings are a param of their own, a function of the wildcards alone.
+    """
+    files = [name for name in inspect.signature(make).parameters if name != "w"]
+    return {"spec": make, "settings": lambda w: settings(make(w, **dict.fromkeys(files, Names())))}
 
 
 def bare(entry):

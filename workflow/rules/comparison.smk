@@ -12,13 +12,15 @@ rule evaluate:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(
-            ranks_in=input.ranks,
-            evaluation_in=input.evaluation_file,
-            sessions_in=input.sessions_file,
-            items_in=input.items_file,
-            metrics=CONFIG.comparison.metrics,
-            metrics_out=output.metrics,
+        **specified(
+            lambda w, input, output: spec(
+                ranks_in=input.ranks,
+                evaluation_in=input.evaluation_file,
+                sessions_in=input.sessions_file,
+                items_in=input.items_file,
+                metrics=CONFIG.comparison.metrics,
+                metrics_out=output.metrics,
+            )
         ),
         code=code("evaluate"),
     shell:
@@ -52,7 +54,7 @@ rule compare:
     resources:
         mem_mb=1000,
     params:
-        spec=lambda w, output: comparison_spec(w.dataset, output),
+        **specified(lambda w, output: comparison_spec(w.dataset, output)),
         code=code("compare"),
     shell:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'
@@ -78,20 +80,22 @@ rule plot:
     resources:
         mem_mb=1000,
     params:
-        spec=lambda w, input, output: spec(
-            table_in=input.table,
-            gains_in=input.gains,
-            items_in=input.items_file,
-            runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
-            curves=[{"title": title, "path": path} for path, title in curves(w.dataset).items()],
-            phases=[{"title": title, "path": path} for path, title in phase_curves(w.dataset).items()],
-            reference=CONFIG.comparison.reference,
-            main_metric=CONFIG.comparison.main_metric,
-            second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
-            **{
-                f"{name}_out": [getattr(output, name), getattr(output, name).replace(".png", ".pdf")]
-                for name in FIGURES
-            },
+        **specified(
+            lambda w, input, output: spec(
+                table_in=input.table,
+                gains_in=input.gains,
+                items_in=input.items_file,
+                runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
+                curves=[{"title": title, "path": path} for path, title in curves(w.dataset).items()],
+                phases=[{"title": title, "path": path} for path, title in phase_curves(w.dataset).items()],
+                reference=CONFIG.comparison.reference,
+                main_metric=CONFIG.comparison.main_metric,
+                second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
+                **{
+                    f"{name}_out": [getattr(output, name), getattr(output, name).replace(".png", ".pdf")]
+                    for name in FIGURES
+                },
+            )
         ),
         code=code("plot"),
     shell:
@@ -113,13 +117,15 @@ rule show_profiles:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(
-            title=f"Profiles before and after training: {DATASETS[w.dataset].title}",
-            columns=profile_columns(w.dataset),
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            evaluation_in=input.evaluation_file,
-            page_out=output.page,
+        **specified(
+            lambda w, input, output: spec(
+                title=f"Profiles before and after training: {DATASETS[w.dataset].title}",
+                columns=profile_columns(w.dataset),
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                evaluation_in=input.evaluation_file,
+                page_out=output.page,
+            )
         ),
         code=code("show_profiles"),
     shell:
@@ -142,7 +148,7 @@ rule study:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, output: study_spec(w.dataset, w.study, output),
+        **specified(lambda w, output: study_spec(w.dataset, w.study, output)),
         code=code("study"),
     shell:
         'python "$LANGPTUNE/scripts/study.py" --spec {params.spec:q} --log {log:q}'
@@ -159,7 +165,7 @@ rule compare_partial:
     resources:
         mem_mb=1000,
     params:
-        spec=lambda w, output: comparison_spec(w.dataset, output, allow_missing=True),
+        **specified(lambda w, output: comparison_spec(w.dataset, output, allow_missing=True)),
         code=code("compare"),
     shell:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'

@@ -15,10 +15,12 @@ rule prefetch_data:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, output: spec(
-            name=DOWNLOADS[w.slug],
-            dataset=source_alone(DOWNLOADS[w.slug]),
-            folder_out=output.folder,
+        **specified(
+            lambda w, output: spec(
+                name=DOWNLOADS[w.slug],
+                dataset=source_alone(DOWNLOADS[w.slug]),
+                folder_out=output.folder,
+            )
         ),
         code=code("prefetch_data"),
     shell:
@@ -37,15 +39,17 @@ rule prepare_data:
     resources:
         mem_mb=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
     params:
-        spec=lambda w, input, output: spec(
-            name=w.dataset,
-            dataset=bare(DATASETS[w.dataset]),
-            folder=input.raw[0] if raw_folder(w.dataset) else None,
-            items_out=output.items_file,
-            sessions_out=output.sessions_file,
-            users_out=output.users_file,
-            funnel_out=output.funnel,
-            **limit_spec(w.dataset),
+        **specified(
+            lambda w, input, output: spec(
+                name=w.dataset,
+                dataset=bare(DATASETS[w.dataset]),
+                folder=input.raw[0] if raw_folder(w.dataset) else None,
+                items_out=output.items_file,
+                sessions_out=output.sessions_file,
+                users_out=output.users_file,
+                funnel_out=output.funnel,
+                **limit_spec(w.dataset),
+            )
         ),
         code=lambda w: code("prepare_data", unreached(w.dataset)),
         raw=lambda w: raw_files(w.dataset),
@@ -72,16 +76,18 @@ rule describe_data:
     resources:
         mem_mb=2000,
     params:
-        spec=lambda w, input, output: spec(
-            name=w.dataset,
-            dataset=DATASETS[w.dataset],
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            funnel_in=input.funnel,
-            manifest_in=f"{input.sessions_file}.manifest.json",
-            card_out=output.card,
-            statistics_out=output.statistics,
-            figure_out=[output.figure, output.pdf],
+        **specified(
+            lambda w, input, output: spec(
+                name=w.dataset,
+                dataset=DATASETS[w.dataset],
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                funnel_in=input.funnel,
+                manifest_in=f"{input.sessions_file}.manifest.json",
+                card_out=output.card,
+                statistics_out=output.statistics,
+                figure_out=[output.figure, output.pdf],
+            )
         ),
         code=code("describe_data"),
     shell:
@@ -98,10 +104,12 @@ rule draw_sample:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(
-            sample={"test": CONFIG.sample.test, "seed": CONFIG.sample.seed},
-            sessions_in=input.sessions_file,
-            sample_out=output.evaluation_file,
+        **specified(
+            lambda w, input, output: spec(
+                sample={"test": CONFIG.sample.test, "seed": CONFIG.sample.seed},
+                sessions_in=input.sessions_file,
+                sample_out=output.evaluation_file,
+            )
         ),
         code=code("draw_sample"),
     shell:
@@ -119,11 +127,13 @@ rule draw_training_sample:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(
-            sample={"train": CONFIG.sample.train, "val": CONFIG.sample.val, "seed": CONFIG.sample.seed},
-            splits=["train", "val"],
-            sessions_in=input.sessions_file,
-            sample_out=output.training_file,
+        **specified(
+            lambda w, input, output: spec(
+                sample={"train": CONFIG.sample.train, "val": CONFIG.sample.val, "seed": CONFIG.sample.seed},
+                splits=["train", "val"],
+                sessions_in=input.sessions_file,
+                sample_out=output.training_file,
+            )
         ),
         code=code("draw_sample"),
     shell:

@@ -15,7 +15,7 @@ rule prefetch_model:
     resources:
         mem_mb=lambda w: 2000 + 6 * MODELS[w.model].parameters // 10**6,
     params:
-        spec=lambda w, output: spec(name=w.model, model=weights(w.model), folder_out=output.folder),
+        **specified(lambda w, output: spec(name=w.model, model=weights(w.model), folder_out=output.folder)),
         code=code("prefetch_model"),
     shell:
         'python "$LANGPTUNE/scripts/prefetch_model.py" --spec {params.spec:q} --log {log:q}'

@@ -20,30 +20,32 @@ rule write_profiles:
     resources:
         mem_mb=lambda w: 3000 + 3 * MODELS[encoder_of(w.models)].parameters // 10**6,
     params:
-        spec=lambda w, input, output: spec(
-            encoder=usage(encoder_of(w.models)),
-            encoder_in=input.encoder,
-            adapter_in=str(input.adapter) if input.adapter else None,
-            prompt=PHASES[w.phase].prompt,
-            prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
-            history_items=PHASES[w.phase].history_items,
-            max_tokens=PHASES[w.phase].max_tokens,
-            temperature=DRAWS[w.draw].temperature,
-            samples=DRAWS[w.draw].samples,
-            split=DRAWS[w.draw].split,
-            seed=int(w.seed),
-            number=DRAWS[w.draw].number,
-            batch_size=CONFIG.generation.batch_size,
-            dtype=CONFIG.generation.dtype,
-            shard=int(w.shard),
-            shards=int(w.shards),
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            users_in=input.users_file,
-            evaluation_in=input.sample,
-            threads=CONFIG.generation.threads,
-            journal=output.profiles.removesuffix(".parquet") + ".journal",
-            profiles_out=output.profiles,
+        **specified(
+            lambda w, input, output: spec(
+                encoder=usage(encoder_of(w.models)),
+                encoder_in=input.encoder,
+                adapter_in=str(input.adapter) if input.adapter else None,
+                prompt=PHASES[w.phase].prompt,
+                prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
+                history_items=PHASES[w.phase].history_items,
+                max_tokens=PHASES[w.phase].max_tokens,
+                temperature=DRAWS[w.draw].temperature,
+                samples=DRAWS[w.draw].samples,
+                split=DRAWS[w.draw].split,
+                seed=int(w.seed),
+                number=DRAWS[w.draw].number,
+                batch_size=CONFIG.generation.batch_size,
+                dtype=CONFIG.generation.dtype,
+                shard=int(w.shard),
+                shards=int(w.shards),
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                users_in=input.users_file,
+                evaluation_in=input.sample,
+                threads=CONFIG.generation.threads,
+                journal=output.profiles.removesuffix(".parquet") + ".journal",
+                profiles_out=output.profiles,
+            )
         ),
         code=code("write_profiles"),
     shell:
@@ -67,12 +69,14 @@ rule gather_profiles:
     resources:
         mem_mb=500,
     params:
-        spec=lambda w, input, output: spec(
-            shards_in=shards_of(output.profiles),
-            evaluation_in=input.sample,
-            split=DRAWS[w.draw].split,
-            samples=DRAWS[w.draw].samples,
-            profiles_out=output.profiles,
+        **specified(
+            lambda w, input, output: spec(
+                shards_in=shards_of(output.profiles),
+                evaluation_in=input.sample,
+                split=DRAWS[w.draw].split,
+                samples=DRAWS[w.draw].samples,
+                profiles_out=output.profiles,
+            )
         ),
         code=code("gather_profiles"),
     shell:

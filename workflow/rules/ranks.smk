@@ -12,11 +12,13 @@ rule embed_items:
     resources:
         mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
     params:
-        spec=lambda w, input, output: spec(
-            decoder=usage(w.decoder),
-            decoder_in=input.decoder,
-            items_in=input.items_file,
-            vectors_out=output.vectors,
+        **specified(
+            lambda w, input, output: spec(
+                decoder=usage(w.decoder),
+                decoder_in=input.decoder,
+                items_in=input.items_file,
+                vectors_out=output.vectors,
+            )
         ),
         code=code("embed_items"),
     shell:
@@ -36,8 +38,10 @@ rule rank_profiles:
     resources:
         mem_mb=rank_memory,
     params:
-        spec=lambda w, input, output: rank_spec(
-            w, input, output, "profiles", input.profiles, history_items=METHODS[w.method].history_items
+        **specified(
+            lambda w, input, output: rank_spec(
+                w, input, output, "profiles", input.profiles, history_items=METHODS[w.method].history_items
+            )
         ),
         code=code("rank_texts"),
     shell:
@@ -57,7 +61,9 @@ rule rank_shuffled_profiles:
     resources:
         mem_mb=rank_memory,
     params:
-        spec=lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed)),
+        **specified(
+            lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed))
+        ),
         code=code("rank_texts"),
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
@@ -75,8 +81,10 @@ rule rank_history_text:
     resources:
         mem_mb=rank_memory,
     params:
-        spec=lambda w, input, output: rank_spec(
-            w, input, output, METHODS[w.method].view, history_items=METHODS[w.method].history_items
+        **specified(
+            lambda w, input, output: rank_spec(
+                w, input, output, METHODS[w.method].view, history_items=METHODS[w.method].history_items
+            )
         ),
         code=code("rank_texts"),
     shell:
@@ -95,12 +103,14 @@ rule rank_simple:
     resources:
         mem_mb=1000,
     params:
-        spec=lambda w, input, output: spec(
-            scorer=METHODS[w.method].scorer,
-            seed=int(w.seed),
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            ranks_out=output.ranks,
+        **specified(
+            lambda w, input, output: spec(
+                scorer=METHODS[w.method].scorer,
+                seed=int(w.seed),
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                ranks_out=output.ranks,
+            )
         ),
         code=code("rank_simple"),
     shell:

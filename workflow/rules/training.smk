@@ -26,26 +26,28 @@ rule train_decoder:
     resources:
         mem_mb=lambda w: 3000 + 24 * MODELS[decoder_of(w.models)].parameters // 10**6,
     params:
-        launch=lambda w: accelerate(PHASES[w.phase].recipe),
-        spec=lambda w, input, output: spec(
-            decoder=usage(decoder_of(w.models)),
-            decoder_in=input.decoder,
-            recipe=PHASES[w.phase].recipe,
-            view="history" if PHASES[w.phase].prompt is None else "profiles",
-            history_items=PHASES[w.phase].history_items,
-            train_fraction=PHASES[w.phase].train_fraction,
-            seed=int(w.seed),
-            threads=CONFIG.training.threads,
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            training_in=input.training_file,
-            train_profiles_in=str(input.train) if input.train else None,
-            val_profiles_in=str(input.val) if input.val else None,
-            checkpoints=str(Path(output.decoder).parent / ".checkpoints"),
-            decoder_out=output.decoder,
-            curve_out=output.curve,
-            **card_facts(w, "decoder"),
+        **specified(
+            lambda w, input, output: spec(
+                decoder=usage(decoder_of(w.models)),
+                decoder_in=input.decoder,
+                recipe=PHASES[w.phase].recipe,
+                view="history" if PHASES[w.phase].prompt is None else "profiles",
+                history_items=PHASES[w.phase].history_items,
+                train_fraction=PHASES[w.phase].train_fraction,
+                seed=int(w.seed),
+                threads=CONFIG.training.threads,
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                training_in=input.training_file,
+                train_profiles_in=str(input.train) if input.train else None,
+                val_profiles_in=str(input.val) if input.val else None,
+                checkpoints=str(Path(output.decoder).parent / ".checkpoints"),
+                decoder_out=output.decoder,
+                curve_out=output.curve,
+                **card_facts(w, "decoder"),
+            )
         ),
+        launch=lambda w: accelerate(PHASES[w.phase].recipe),
         code=code("train_decoder"),
     shell:
         '{params.launch} "$LANGPTUNE/scripts/train_decoder.py" --spec {params.spec:q} --log {log:q}'
@@ -65,11 +67,13 @@ rule embed_phase_items:
     resources:
         mem_mb=lambda w: 2000 + 6 * MODELS[decoder_of(w.models)].parameters // 10**6,
     params:
-        spec=lambda w, input, output: spec(
-            decoder=usage(decoder_of(w.models)),
-            decoder_in=input.decoder,
-            items_in=input.items_file,
-            vectors_out=output.vectors,
+        **specified(
+            lambda w, input, output: spec(
+                decoder=usage(decoder_of(w.models)),
+                decoder_in=input.decoder,
+                items_in=input.items_file,
+                vectors_out=output.vectors,
+            )
         ),
         code=code("embed_items"),
     shell:
@@ -96,32 +100,34 @@ rule train_encoder:
     resources:
         mem_mb=lambda w: 5500 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
     params:
-        launch=lambda w: accelerate(PHASES[w.phase].recipe),
-        spec=lambda w, input, output: spec(
-            encoder=usage(encoder_of(w.models)),
-            encoder_in=input.encoder,
-            start_in=str(input.start) if input.start else None,
-            decoder=usage(decoder_of(w.models)),
-            decoder_in=input.decoder,
-            vectors_in=input.vectors,
-            recipe=PHASES[w.phase].recipe,
-            prompt=PHASES[w.phase].prompt,
-            prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
-            history_items=PHASES[w.phase].history_items,
-            max_tokens=PHASES[w.phase].max_tokens,
-            train_fraction=PHASES[w.phase].train_fraction,
-            seed=int(w.seed),
-            threads=CONFIG.training.threads,
-            batch_size=CONFIG.generation.batch_size,
-            items_in=input.items_file,
-            sessions_in=input.sessions_file,
-            users_in=input.users_file,
-            training_in=input.training_file,
-            checkpoints=str(Path(output.encoder).parent / ".checkpoints"),
-            encoder_out=output.encoder,
-            curve_out=output.curve,
-            **card_facts(w, "encoder"),
+        **specified(
+            lambda w, input, output: spec(
+                encoder=usage(encoder_of(w.models)),
+                encoder_in=input.encoder,
+                start_in=str(input.start) if input.start else None,
+                decoder=usage(decoder_of(w.models)),
+                decoder_in=input.decoder,
+                vectors_in=input.vectors,
+                recipe=PHASES[w.phase].recipe,
+                prompt=PHASES[w.phase].prompt,
+                prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
+                history_items=PHASES[w.phase].history_items,
+                max_tokens=PHASES[w.phase].max_tokens,
+                train_fraction=PHASES[w.phase].train_fraction,
+                seed=int(w.seed),
+                threads=CONFIG.training.threads,
+                batch_size=CONFIG.generation.batch_size,
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                users_in=input.users_file,
+                training_in=input.training_file,
+                checkpoints=str(Path(output.encoder).parent / ".checkpoints"),
+                encoder_out=output.encoder,
+                curve_out=output.curve,
+                **card_facts(w, "encoder"),
+            )
         ),
+        launch=lambda w: accelerate(PHASES[w.phase].recipe),
         code=code("train_encoder"),
     shell:
         '{params.launch} "$LANGPTUNE/scripts/train_encoder.py" --spec {params.spec:q} --log {log:q}'
