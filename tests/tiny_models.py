@@ -38,6 +38,7 @@ ENCODERS = ("gemma-2b-it", "llama-3-8b-instruct")
 DECODER = "mxbai-embed-large-v1"
 HIDDEN = 32
 LAYERS = 2
+SIZES = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": LAYERS}
 WORDS = [
     "A user has rated (out of 5.0) and reviewed the following movies and TV shows, oldest first:",
     "A user has rated (out of 5.0) and reviewed the following books, oldest first:",
@@ -103,9 +104,7 @@ def write_gemma(folder: Path, seed: int = 0) -> Path:
     model = GemmaForCausalLM(
         GemmaConfig(
             vocab_size=len(vocab),
-            hidden_size=HIDDEN,
-            intermediate_size=2 * HIDDEN,
-            num_hidden_layers=LAYERS,
+            **SIZES,
             num_attention_heads=2,
             num_key_value_heads=1,
             head_dim=16,
@@ -153,9 +152,7 @@ def write_llama(folder: Path, seed: int = 0) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=words.get_vocab_size(),
-            hidden_size=HIDDEN,
-            intermediate_size=2 * HIDDEN,
-            num_hidden_layers=LAYERS,
+            **SIZES,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=8192,

@@ -21,7 +21,7 @@ from langptune.data.readers.tables import read_tables
 from langptune.errors import UserError
 from langptune.provenance import ROOT, file_hash, installed
 
-READERS: dict[str, Callable[[Path, DatasetEntry, Path], Raw]] = {
+READERS: dict[str, Callable[[Path, DatasetEntry, Path | None], Raw]] = {
     "recbole-atomic": read_atomic,
     "amazon-2023": read_amazon,
     "movielens": read_movielens,
@@ -52,10 +52,6 @@ def read(entry: DatasetEntry, name: str, scratch: Path | None = None, folder: Pa
                 f"{path}: SHA-256 is {found[:12]}..., datasets.yaml expects {wanted[:12]}...; "
                 "restore the original file, or change 'sha256' if you mean to use another"
             )
-    if scratch is None:
-        if entry.reader == "amazon-2023":
-            raise UserError(f"dataset '{name}': reader '{entry.reader}' needs a scratch folder")
-        scratch = Path()
     raw = READERS[entry.reader](folder, entry, scratch)
     if entry.expect is not None:
         found_counts = {

@@ -34,17 +34,20 @@ MATCHING = 0.1
 the published files."""
 
 
-def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
+def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     """``review_categories/CATEGORY.jsonl[.gz]`` and ``meta_categories/meta_CATEGORY.jsonl[.gz]``, or both beside each
     other in ``folder``.
 
     Raises:
         UserError: a missing file, damaged gzip, too many bad rows, metadata of another category.
     """
+    if scratch is None:
+        raise UserError("reader 'amazon-2023' needs a scratch folder")
     reviews = _find(folder, entry.category, "review_categories", "")
     metadata = _find(folder, entry.category, "meta_categories", "meta_")
     about_items, about_reviews = Problems(metadata, entry.max_bad), Problems(reviews, entry.max_bad)
-    known = _read_metadata(metadata, entry, scratch, about_items)
+    columns = {"average_rating": "average_rating", **entry.columns}
+    known = _read_metadata(metadata, columns, scratch, about_items)
     counts, funnel = _read_reviews(reviews, known, entry, scratch, about_reviews)
 
     parts = pl.scan_parquet(scratch / "reviews-*.parquet")
@@ -64,16 +67,15 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
         None,
         [reviews, metadata],
         reviews=parts.select("row", "review"),
-        finish_items=lambda items: _finish(items, {"average_rating": "average_rating", **entry.columns}),
+        finish_items=lambda items: _finish(items, columns),
         drops=drops,
         funnel=funnel,
         notes=[*about_reviews.lines(), *about_items.lines()],
     )
 
 
-def _read_metadata(path: Path, entry: DatasetEntry, scratch: Path, problems: Problems) -> pl.DataFrame:
+def _read_metadata(path: Path, columns: dict[str, str], scratch: Path, problems: Problems) -> pl.DataFrame:
     """Spill the rows that have a title; ``line``, ``item_id`` and ``titled`` of every item, its first row counting."""
-    columns = {"average_rating": "average_rating", **entry.columns}
     if "title" not in columns:
         raise UserError("datasets.yaml: reader 'amazon-2023': 'columns' must say which key is the title")
     known = []

@@ -10,11 +10,11 @@ from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
 from langptune.data.raw import Raw
 from langptune.data.readers import checks
-from langptune.data.readers.titles import move_article
+from langptune.data.readers.titles import articles_first
 from langptune.errors import UserError
 
 
-def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
+def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     """NAME.inter, NAME.item and, where it exists, NAME.user in ``folder``; nothing is spilled to ``scratch``.
 
     Raises:
@@ -40,8 +40,7 @@ def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
         raise UserError(f"{item_file}: datasets.yaml: 'columns' must say which column is the title")
     for name in entry.lists:
         items = items.with_columns(pl.col(name).str.strip_chars().str.replace_all(r"\s+", ", "))
-    if entry.move_articles:
-        items = items.with_columns(pl.col("title").map_elements(move_article, return_dtype=pl.String))
+    items = articles_first(items, entry)
 
     checks.ids_agree(interactions, items, inter, item_file)
     files = [inter, item_file]

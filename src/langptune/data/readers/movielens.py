@@ -11,7 +11,7 @@ import polars as pl
 from langptune.config.datasets import DatasetEntry
 from langptune.data.raw import Raw
 from langptune.data.readers import checks
-from langptune.data.readers.titles import move_article
+from langptune.data.readers.titles import articles_first
 from langptune.errors import UserError
 
 RATINGS = ["user_id", "item_id", "rating", "timestamp"]
@@ -53,7 +53,7 @@ OCCUPATIONS = [
 ]
 
 
-def read_movielens(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
+def read_movielens(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     """ratings, movies and (1M) users, as ``.dat`` or ``.csv``: in ``folder``, in a folder inside it, or in a ``.zip``
     there. Item fields: title, year, genres.
 
@@ -73,8 +73,7 @@ def read_movielens(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
     items = checks.year_apart(source.table("movies", ITEMS)).with_columns(
         pl.col("genres").str.replace("(no genres listed)", "", literal=True).str.replace_all("|", ", ", literal=True)
     )
-    if entry.move_articles:
-        items = items.with_columns(pl.col("title").map_elements(move_article, return_dtype=pl.String))
+    items = articles_first(items, entry)
     checks.ids_agree(interactions, items, source.path("ratings"), source.path("movies"), source.first)
     users = None
     if source.has("users"):

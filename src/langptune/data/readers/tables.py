@@ -10,11 +10,11 @@ from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
 from langptune.data.raw import Raw
 from langptune.data.readers import checks
-from langptune.data.readers.titles import move_article
+from langptune.data.readers.titles import articles_first
 from langptune.errors import UserError
 
 
-def read_tables(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
+def read_tables(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     """The two files that ``tables`` names in ``folder``; item fields are those of ``columns``.
 
     Raises:
@@ -54,8 +54,7 @@ def read_tables(folder: Path, entry: DatasetEntry, scratch: Path) -> Raw:
     )
     for name in entry.lists:
         items = items.with_columns(pl.col(name).str.strip_chars().str.replace_all(r"\s*[|;]\s*|\s{2,}", ", "))
-    if entry.move_articles:
-        items = items.with_columns(pl.col("title").map_elements(move_article, return_dtype=pl.String))
+    items = articles_first(items, entry)
     checks.ids_agree(interactions, items, inter, item_file)
     reviews = None
     if told.review:
