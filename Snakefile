@@ -25,6 +25,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/ranks.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/comparison.smk"
+include: "workflow/rules/cost.smk"
 
 
 localrules:
@@ -40,11 +41,23 @@ localrules:
     partial,
 
 
+# On a cluster only, and only in the process that submits: see slurm.py.
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        try:
+            driver_lock = guard(
+                Path(workflow.workdir_init), lambda line: print(f"cluster: {line}", file=sys.stderr)
+            )
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+
 rule all:
     default_target: True
     input:
         rules_of("tables"),
         rules_of("figures"),
+        COSTS,
         # Named although the tables need them anyway: Snakemake does not miss what it only passed through, and a deleted
         # method would stay deleted.
         [file for run in WORKFLOW.runs() for file in (ranks_of(run), metrics_of(run))],
@@ -111,9 +124,10 @@ rule tables:
 
 
 rule figures:
-    """Figures of all datasets."""
+    """Figures of all datasets, and what everything took."""
     input:
         rules_of("figures"),
+        COSTS,
 
 
 rule partial:

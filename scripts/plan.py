@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from langptune import plan
+from langptune import benchmarks, plan
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -63,8 +63,8 @@ def _jobs(workflow) -> list[plan.Job]:
         script = re.search(r"scripts/(\w+)\.py", job.rule.shellcmd or "")
         if script is None or job.rule.name == "write_profiles":
             continue
-        spec, dataset = json.loads(job.params.spec), getattr(job.wildcards, "dataset", "")
-        out.append(plan.Job(job.rule.name, dataset, script[1], spec))
+        spec, dataset = _spec(job), getattr(job.wildcards, "dataset", "")
+        out.append(plan.Job(job.rule.name, dataset, script[1], spec, requested=_memory(job)))
         if job.rule.name == "gather_profiles":
             shards = spec["shards_in"]
             first = writers[shards[0]]
@@ -73,8 +73,21 @@ def _jobs(workflow) -> list[plan.Job]:
             stale = first in ahead and (Path(shards[0]).exists() or not coming.isdisjoint(map(str, first.input)))
             todo = len(shards) if stale else sum(not Path(shard).exists() for shard in shards)
             if todo:
-                out.append(plan.Job(first.rule.name, dataset, "write_profiles", json.loads(first.params.spec), todo))
+                told = _spec(first)
+                out.append(plan.Job(first.rule.name, dataset, "write_profiles", told, todo, _memory(first)))
     return sorted(out, key=lambda job: order[job.rule])
+
+
+def _spec(job) -> dict:
+    """The spec of a job of Snakemake's; a long one stands in a file (workflow/rules/common.smk)."""
+    text = job.params.spec
+    return json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+
+
+def _memory(job) -> float | None:
+    """The memory that a job of Snakemake's asks for in MB, where that is a number before it runs."""
+    told = job.resources.get("mem_mb")
+    return told if isinstance(told, int | float) else None
 
 
 def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
@@ -84,7 +97,7 @@ def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
     if not jobs:
         return "nothing to do"
     folders = [Path(workflow.config.results), Path(workflow.config.models_dir)]
-    seen = plan.measured(plan.manifests(folders), sizes)
+    seen = plan.measured(plan.manifests(folders), sizes, benchmarks.gather(benchmarks.files(folders)))
     # Entries may share their files; the run's own names go before others.
     mine = workflow.config.encoders + workflow.config.decoders
     by_use = sorted(workflow.models, key=lambda name: name in mine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,12 @@ def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow; output of both streams comes back as text."""
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", *args]
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def jobs_of(dry_run: str) -> dict[str, int]:
+    """Rule -> number of jobs, from what a dry run prints."""
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", dry_run, re.S | re.M)
+    return {} if not table else {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +49,27 @@ def copy_of_repo(target: Path, models: Path) -> Path:
     (target / "results").mkdir(exist_ok=True)
     (target / "results" / "models").symlink_to(models)
     return target
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory, real_models) -> Path:
+    """A copy of the repository with one finished run of config/smoke.yaml on this machine.
+
+    tests/workflow/test_smoke.py works in it; what others compare with is ``smoke_tables``.
+    """
+    copy = copy_of_repo(tmp_path_factory.mktemp("repo"), real_models)
+    done = snakemake("--configfile", "config/smoke.yaml", cwd=copy)
+    assert done.returncode == 0, done.stdout[-5000:]
+    for folder in (copy / "results/smoke").glob("*/*"):
+        if folder.name in ("comparison", "studies"):
+            shutil.copytree(folder, copy.with_name(f"{copy.name}-tables") / folder.relative_to(copy / "results/smoke"))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def smoke_tables(smoke_run) -> Path:
+    """Tables and figures of ``smoke_run`` as they were right after it: {dataset}/comparison and {dataset}/studies."""
+    return smoke_run.with_name(f"{smoke_run.name}-tables")
 
 
 @pytest.fixture

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
+from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.base import nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
 from langptune.config.rates import Rates
@@ -35,7 +36,7 @@ SMALL = 1e6
 class Job:
     """Jobs that differ in a shard's number alone: how many, and the spec of one of them.
 
-    dataset: empty where the rule is not about one.
+    dataset: empty where the rule is not about one. requested: memory that each asks for (``mem_mb``).
     """
 
     rule: str
@@ -43,6 +44,7 @@ class Job:
     script: str
     spec: dict[str, Any]
     count: int = 1
+    requested: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Line:
     """One line of a plan: a rule on one dataset with one model.
 
     amount, hours, disk (bytes): None where unknown. hours: of cores (``cpu``) or of GPUs (``gpu``).
-    rate: units per second of a core or GPU.
+    rate: units per second of a core or GPU. peak, requested: MB, the most that such a job held before, and the most
+    that one of these asks for.
     """
 
     rule: str
@@ -83,17 +86,21 @@ class Line:
     hours: float | None
     disk: float | None
     source: str
+    peak: float | None = None
+    requested: float | None = None
 
 
 @dataclass
 class Seen:
-    """What jobs of one script and model took: seconds of cores or GPUs, for how much work, and their outputs' bytes."""
+    """What jobs of one script and model took: seconds of cores or GPUs, for how much work, their outputs' bytes, and
+    the highest memory of one of them (MB)."""
 
     jobs: int = 0
     seconds: float = 0.0
     amount: float = 0.0
     disk: int = 0
     names: set[str] = field(default_factory=set)
+    peak: float | None = None
 
 
 class Sizes:
@@ -240,17 +247,22 @@ def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path.parent if path.name == "manifest.json" else path.with_name(told["output"]), told
 
 
-def measured(told: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes) -> dict[tuple[str, str, Device], Seen]:
+def measured(
+    told: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes, benchmarks: Mapping[Outputs, Benchmark] | None = None
+) -> dict[tuple[str, str, Device], Seen]:
     """(script, model, device) -> what such jobs took, from the manifests beside their outputs.
 
     A job that went on from where another was killed is left out: its time is that of a part.
+
+    Args:
+        benchmarks: what Snakemake measured; where it has a job, its time, cores and GPUs go before the manifest's.
     """
     out: dict[tuple[str, str, Device], Seen] = {}
     done: dict[str, Seen] = {}
     for output, manifest in told:
         job = json.dumps([manifest["script"], manifest["spec"]], sort_keys=True)
         if job not in done:
-            seen = _seen(manifest, sizes, out)
+            seen = _seen(manifest, sizes, out, (benchmarks or {}).get(outputs(manifest["spec"])))
             if seen is None:
                 continue
             done[job] = seen
@@ -258,7 +270,33 @@ def measured(told: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes) -> dict[
     return out
 
 
-def _seen(manifest: dict[str, Any], sizes: Sizes, out: dict[tuple[str, str, Device], Seen]) -> Seen | None:
+def device_of(manifest: dict[str, Any], todo: Work) -> Device:
+    """What a finished job ran on, for the units that its work is counted in."""
+    on_gpu = any(name in manifest["device"] for name in GPU_NAMES)
+    return "gpu" if on_gpu and todo.accelerated else "cpu"
+
+
+def device_seconds(manifest: dict[str, Any], device: Device, benchmark: Benchmark | None) -> float:
+    """Seconds of cores (``cpu``) or GPUs that a finished job took: of those granted, where its benchmark file is there,
+    else of the threads in its spec, or of one GPU."""
+    if benchmark is None:
+        return manifest["wall_seconds"] * (1 if device == "gpu" else manifest["spec"].get("threads", 1))
+    return benchmark.seconds * ((benchmark.gpus or 1) if device == "gpu" else benchmark.threads)
+
+
+def peak_memory(manifest: dict[str, Any], benchmark: Benchmark | None) -> float | None:
+    """The most memory that a finished job held, in MiB: Snakemake samples all its processes, and may miss a short peak;
+    the kernel told the manifest that of the largest one."""
+    known = [manifest.get("peak_memory_mb"), benchmark.memory if benchmark else None]
+    return max((one for one in known if one is not None), default=None)
+
+
+def _seen(
+    manifest: dict[str, Any],
+    sizes: Sizes,
+    out: dict[tuple[str, str, Device], Seen],
+    benchmark: Benchmark | None,
+) -> Seen | None:
     script = Path(manifest["script"]).stem
     if manifest["notes"].get("resumed"):
         return None
@@ -268,13 +306,12 @@ def _seen(manifest: dict[str, Any], sizes: Sizes, out: dict[tuple[str, str, Devi
         return None  # written by another version, whose specs had other keys
     if not done.amount:
         return None
-    on_gpu = any(name in manifest["device"] for name in GPU_NAMES)
-    device: Device = "gpu" if on_gpu and done.accelerated else "cpu"
+    device = device_of(manifest, done)
     seen = out.setdefault((script, done.model, device), Seen())
     seen.jobs += 1
-    cores = 1 if device == "gpu" else manifest["spec"].get("threads", 1)
-    seen.seconds += manifest["wall_seconds"] * cores
+    seen.seconds += device_seconds(manifest, device, benchmark)
     seen.amount += done.amount
+    seen.peak = max((one for one in (seen.peak, peak_memory(manifest, benchmark)) if one is not None), default=None)
     seen.names.add(manifest["device"])
     return seen
 
@@ -300,6 +337,22 @@ def stated(path: Path, scripts: Iterable[str]) -> Rates:
     return rates
 
 
+def speed(script: str, todo: Work, rates: Rates, device: Device) -> tuple[float | None, float]:
+    """Stated: units per second of a core or GPU (None where unknown), and seconds before a job's work begins.
+
+    Raises:
+        UserError: a stated speed in another unit than the work.
+    """
+    entry = rates.root.get(script) or (rates.root["other"] if todo.unit == "jobs" else None)
+    if entry is None:
+        return None, 0.0
+    if entry.unit != todo.unit:
+        raise UserError(
+            f"rates.yaml: {script}: unit '{entry.unit}': its work is counted in '{todo.unit}'; state a rate of these"
+        )
+    return entry.at(device, todo.weights), entry.seconds_to_start(todo.weights)
+
+
 def lines(
     jobs: Iterable[Job],
     sizes: Sizes,
@@ -318,19 +371,21 @@ def lines(
         UserError: a stated speed in another unit than the work.
     """
     rows: dict[tuple[str, str, str, str], list[tuple[Work, int]]] = {}
+    requests: dict[tuple[str, str, str, str], list[float]] = {}
     for job in jobs:
         todo = work(job.script, job.spec, sizes)
         # Small jobs are alike on all datasets.
         dataset = "" if todo.unit == "jobs" else job.dataset
-        rows.setdefault((job.rule, dataset, job.script, todo.model), []).append((todo, job.count))
+        row = (job.rule, dataset, job.script, todo.model)
+        rows.setdefault(row, []).append((todo, job.count))
+        requests.setdefault(row, []).extend([job.requested] if job.requested is not None else [])
     out = []
-    for (rule, dataset, script, model), members in rows.items():
+    for row, members in rows.items():
+        rule, dataset, script, model = row
         where: Device = device if members[0][0].accelerated else "cpu"
-        out.append(
-            _line(
-                rule, dataset, names.get(model, model), script, members, seen.get((script, model, where)), rates, where
-            )
-        )
+        before = seen.get((script, model, where))
+        line = _line(rule, dataset, names.get(model, model), script, members, before, rates, where)
+        out.append(replace(line, peak=before and before.peak, requested=max(requests[row], default=None)))
     return out
 
 
@@ -355,13 +410,7 @@ def _line(
         disk = before.disk / before.jobs * count
         source = f"measured: {before.jobs} job{'s' * (before.jobs > 1)} on {', '.join(sorted(before.names))}"
     else:
-        entry = rates.root.get(script) or (rates.root["other"] if one.unit == "jobs" else None)
-        if entry is not None and entry.unit != one.unit:
-            raise UserError(
-                f"rates.yaml: {script}: unit '{entry.unit}': its work is counted in '{one.unit}'; state a rate of these"
-            )
-        rate = entry.at(device, one.weights) if entry is not None else None
-        start = entry.seconds_to_start(one.weights) if entry is not None else 0.0
+        rate, start = speed(script, one, rates, device)
         source = "stated" if rate is not None else "unknown"
     hours = (amount / rate + count * start) / 3600 if amount is not None and rate is not None else None
     if amount is None:
@@ -371,23 +420,23 @@ def _line(
 
 def table(plan: list[Line]) -> str:
     """The plan for a person: aligned columns, totals, and what they leave out."""
-    head = ["rule", "dataset", "model", "jobs", "work", "per second", "hours", "disk", "rate"]
+    head = ["rule", "dataset", "model", "jobs", "work", "per second", "hours", "disk", "memory", "rate"]
     body = []
     for line in plan:
         amount = "" if line.unit == "jobs" else f"{_short(line.amount)} {line.unit}"
         hours = "unknown" if line.hours is None else f"{_hours(line.hours)} {line.device.upper()}"
         cells = [line.rule, line.dataset, line.model, str(line.jobs), amount, _short(line.rate)]
-        body.append([*cells, hours, _bytes(line.disk), line.source])
+        body.append([*cells, hours, _bytes(line.disk), _memory(line), line.source])
     spent = [
         f"{_hours(sum(line.hours or 0 for line in plan if line.device == device))} {device.upper()}"
         for device in ("cpu", "gpu")
         if any(line.device == device and line.hours is not None for line in plan)
     ]
     total = ["total", "", "", str(sum(line.jobs for line in plan)), "", ""]
-    total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), ""]
+    total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), "", ""]
     rows = [head, *body, total]
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
-    numbers = {3, 5, 6, 7}  # to the right
+    numbers = {3, 5, 6, 7, 8}  # to the right
     printed = [
         "  ".join(
             cell.rjust(width) if at in numbers else cell.ljust(width)
@@ -402,6 +451,8 @@ def table(plan: list[Line]) -> str:
 
 def _remarks(plan: list[Line]) -> list[str]:
     out = ["", "hours: of one core (CPU) or one GPU; per second: of the same. Work at its limits, so mostly too much."]
+    if any(line.requested is not None for line in plan):
+        out.append("memory: the most that such a job has held here, of what each asks for.")
     if any(line.source == "stated" for line in plan):
         out.append(
             "stated: from config/rates.yaml, not measured for this machine; expect a factor of three either way."
@@ -437,3 +488,9 @@ def _bytes(value: float | None) -> str:
     if value is None:
         return "?"
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def _memory(line: Line) -> str:
+    if line.requested is None:
+        return ""
+    return f"{'?' if line.peak is None else f'{line.peak / 1000:.1f}'} of {line.requested / 1000:.1f} GB"

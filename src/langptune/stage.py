@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -101,18 +102,29 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
                 if finish:
                     finish()
     except UserError as error:
-        log(f"error: {error}")
+        _voice(log, first)(f"error: {error}")
         sys.exit(2)
     except Interrupted as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # obeyed; the first of several processes to leave ends the rest
         log(f"{path.name}: {stop}")
         sys.exit(EXIT_AGAIN)
     except KeyboardInterrupt:
         log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
         sys.exit(130)
     except Exception as error:
-        log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if args.log else ""))
-        log(traceback.format_exc(), quiet=args.log is not None)
+        filed = args.log is not None and first
+        log = _voice(log, first)
+        log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if filed else ""))
+        log(traceback.format_exc(), quiet=filed)
         sys.exit(1)
+
+
+def _voice(log: Log, first: bool) -> Log:
+    """The log for an error. One that all processes meet is the first one's to tell, and ends the others meanwhile."""
+    if first:
+        return log
+    time.sleep(5)
+    return Log(None)
 
 
 @contextlib.contextmanager

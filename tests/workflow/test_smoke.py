@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from langptune.metrics import from_ranks
-from tests.conftest import copy_of_repo, snakemake
+from tests.conftest import jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -42,8 +41,7 @@ def planned(repo: Path, *args: str, config: str = "smoke") -> dict[str, int]:
     """Rule -> number of jobs that a run would execute."""
     done = snakemake("--configfile", f"config/{config}.yaml", "-n", *args, cwd=repo)
     assert done.returncode == 0, done.stdout
-    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", done.stdout, re.S | re.M)
-    return {} if not table else {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}
+    return jobs_of(done.stdout)
 
 
 def planned_with(repo: Path, change: dict) -> dict[str, int]:
@@ -62,12 +60,9 @@ def finals(repo: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory, real_models) -> Path:
+def repo(smoke_run) -> Path:
     """A copy of the tracked and new files, with the materialised models of the original, and one finished run."""
-    copy = copy_of_repo(tmp_path_factory.mktemp("repo"), real_models)
-    done = smoke(copy)
-    assert done.returncode == 0, done.stdout[-5000:]
-    return copy
+    return smoke_run
 
 
 def test_every_run_has_ranks_metrics_and_manifests(repo):
@@ -139,6 +134,27 @@ def test_metrics_agree_with_ranx_on_the_workflows_own_ranks(repo):
     assert int(done.stdout) >= 12 * 10
 
 
+def test_cost_is_that_of_the_benchmark_files(repo):
+    """Every job but the one that adds up, in the table, to the last digit; models are shared and stand apart."""
+    costs = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/cost.csv")
+    told = {path: json.loads(path.read_text()) for path in (repo / RESULTS / "benchmarks").glob("*/*.jsonl")}
+    apart = {"cost", "prefetch_model", "compare_partial"}
+    jobs = {path: job for path, job in told.items() if job["rule_name"] not in apart}
+    own = costs.filter(~pl.col("shared"))
+    assert own["jobs"].sum() == len(jobs) and own["missing"].sum() == own["resumed"].sum() == 0
+    assert dict(own.group_by("rule").agg(pl.col("jobs").sum()).iter_rows()) == {
+        rule: sum(job["rule_name"] == rule for job in jobs.values()) for rule in {path.parent.name for path in jobs}
+    }
+    assert own["seconds"].sum() == pytest.approx(sum(job["s"] for job in jobs.values()), abs=1e-6)
+    assert own["core_hours"].sum() == pytest.approx(sum(j["s"] * j["threads"] for j in jobs.values()) / 3600, abs=1e-9)
+    assert own["share"].sum() == pytest.approx(1)
+    writing = own.filter(pl.col("rule") == "write_profiles").row(0, named=True)
+    assert writing["model"] == "smollm2-135m" and writing["predicted_jobs"] == writing["jobs"] == 10
+    assert writing["peak_mb"] > 100 and writing["requested_mb"] > writing["peak_mb"] and writing["ratio"] > 0
+    page = (repo / RESULTS / "ml-100k-small/comparison/cost.md").read_text()
+    assert "`write_profiles`" in page and "**total**" in page and "Without a" not in page
+
+
 def test_second_run_has_nothing_to_do(repo):
     assert planned(repo) == {}
 
@@ -171,9 +187,9 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         found = planned(repo)
     finally:
         (repo / file).write_text(before)
-    downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles", "show_profiles", "study"}
+    downstream = {"evaluate", "compare", "plot", "all", "rank_shuffled_profiles", "show_profiles", "study", "cost"}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
-    assert not expected or "all" in found
+    assert not expected or {"all", "cost"} <= set(found), "what it took is told anew whatever is made anew"
 
 
 def test_one_changed_key_reruns_one_branch(repo):
@@ -222,7 +238,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
     try:
         (repo / "config/models.yaml").write_text(before[0].replace("title: all-MiniLM-L6-v2", "title: MiniLM"))
         (repo / "config/datasets.yaml").write_text(before[1].replace("url: https://grouplens", "url: http://grouplens"))
-        assert planned(repo) == {"describe_data": 1, "all": 1}  # the card has the address
+        assert planned(repo) == {"describe_data": 1, "cost": 1, "all": 1}  # the card has the address
     finally:
         (repo / "config/models.yaml").write_text(before[0])
         (repo / "config/datasets.yaml").write_text(before[1])
@@ -231,7 +247,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "all": 1}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "cost": 1, "all": 1}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
     shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)

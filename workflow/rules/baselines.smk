@@ -2,6 +2,10 @@
 NMF, which takes seconds and chooses for itself."""
 
 
+localrules:
+    select_recbole,
+
+
 rule try_recbole:
     input:
         **data_files("items", "sessions"),
@@ -10,10 +14,12 @@ rule try_recbole:
         curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/trial{{trial}}.curve.jsonl",
     log:
         f"{LOGS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.log",
+    benchmark:
+        f"{BENCHMARKS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
     resources:
-        mem_mb=2000,
+        **needs(memory=2000, minutes=240, gpus=1),
     params:
         **specified(
             lambda w, input, output: recbole_spec(
@@ -42,10 +48,12 @@ rule select_recbole:
         best=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/best.json",
     log:
         f"{LOGS}/select_recbole/{{dataset}}-{{method}}-{{models}}.log",
+    benchmark:
+        f"{BENCHMARKS}/select_recbole/{{dataset}}-{{method}}-{{models}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=10),
     params:
         **specified(lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best)),
         code=code("select_trial"),
@@ -63,10 +71,12 @@ rule train_recbole:
         curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/curve.jsonl",
     log:
         f"{LOGS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
     resources:
-        mem_mb=2000,
+        **needs(memory=2000, minutes=240, gpus=1),
     params:
         **specified(
             lambda w, input, output: recbole_spec(
@@ -93,10 +103,14 @@ rule rank_nmf:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
     log:
         f"{LOGS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.NMFMethod),
+    group:
+        cheap
     resources:
-        mem_mb=2000,
+        **needs(memory=2000, minutes=120),
     params:
         **specified(
             lambda w, input, output: spec(

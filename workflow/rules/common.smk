@@ -1,8 +1,10 @@
 """Registries, validation, wildcard constraints, and the functions that name files."""
 
+import functools
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shlex
@@ -17,12 +19,18 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
-from langptune.config.base import read_yaml, retype
+from langptune.config.base import read_yaml, retype, validate
+from langptune.config.cluster import KEYS, Cluster, Demand
+from langptune.config.cluster import resources as cluster_resources
 from langptune.config.phases import Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import load
 from langptune.errors import UserError
+from langptune.files import whole
+
+from langptune.launch import shape as shape_of
 from langptune.provenance import code_hash
+from langptune.slurm import guard
 
 try:
     for path in workflow.configfiles:
@@ -34,11 +42,22 @@ try:
         if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
             for point in WORKFLOW.methods[name].grid():
                 check_recbole(WORKFLOW.methods[name].model, point)
+    # A site's own file may lie anywhere, so that a checkout stays clean.
+    CLUSTER_FILE = Path(os.environ.get("LANGPTUNE_CLUSTER", ROOT / "slurm" / "cluster.yaml"))
+    CLUSTER = validate(Cluster, read_yaml(CLUSTER_FILE), str(CLUSTER_FILE))
+    # Recipe's launch file -> how many machines and processes it starts.
+    LAUNCHES = {
+        name: shape_of(ROOT / "config" / "accelerate" / name)
+        for recipe in WORKFLOW.recipes.values()
+        if (name := getattr(recipe, "launch", None))
+    }
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 CONFIG, DATASETS, MODELS, METHODS = WORKFLOW.config, WORKFLOW.datasets, WORKFLOW.models, WORKFLOW.methods
 RESULTS, LOGS = CONFIG.results, f"{CONFIG.results}/logs"
+# What each job took: Snakemake writes one line of JSON a job, scripts/cost.py gathers them.
+BENCHMARKS = f"{RESULTS}/benchmarks"
 
 
 def either(names):
@@ -92,7 +111,52 @@ SCRIPTS = ROOT / "scripts"
 PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+# Jobs may run where there is no network: only the prefetch rules may ask the hub, and only if the user lets them.
+PATHS += 'export LANGPTUNE_HUB_OFFLINE="${{HF_HUB_OFFLINE:-0}}" HF_HUB_OFFLINE=1; '
 shell.prefix(PATHS)
+
+
+# A job's own retries happen inside its allocation, which has no more memory or time than the attempt that failed: there
+# the driver retries, with more of both.
+RETRIES = 0 if workflow.remote_exec else CONFIG.training.retries
+# --jobs, which a profile for a cluster sets; or a job inside an allocation.
+ON_CLUSTER = workflow.resource_settings.nodes is not None or workflow.remote_exec
+
+
+def cheap(w):
+    """The group of a job that takes seconds and waits for the data alone: on a cluster several share an allocation
+    (`group-components` of slurm/profile.yaml). None for others: were one of a group to fail, the outputs of all would go.
+    """
+    return "cheap" if ON_CLUSTER and isinstance(METHODS[w.method], (kinds.SimpleMethod, kinds.NMFMethod)) else None
+
+
+def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, launch=None):
+    """A rule's resources, by the size of its model, growing with the attempt; what a cluster makes of them stands in
+    slurm/cluster.yaml.
+
+    memory (MB) and minutes are those of a first attempt, for a model without weights; each may be a function of the
+    wildcards. model: its name, a function of the wildcards. per_million, per_billion: MB and minutes more for so many
+    weights. gpus: how many, of a job of one process. launch: the recipe's launch file, a function of the wildcards.
+    """
+    told = lambda value, w: value(w) if callable(value) else value
+
+    def demand(w):
+        weights = MODELS[model(w)].parameters if model else 0
+        shape = LAUNCHES[launch(w)] if launch and launch(w) else None
+        machines, processes = (shape.machines, shape.processes) if shape else (1, 1)
+        return Demand(
+            memory=(told(memory, w) + per_million * weights / 1e6) * (processes // machines),
+            minutes=told(minutes, w) + per_billion * weights / 1e9,
+            weights=weights,
+            gpus=0 if shape and shape.cpu else gpus * processes,
+            machines=machines,
+        )
+
+    def of(key):
+        return lambda w, attempt: cluster_resources(CLUSTER, demand(w), attempt if ON_CLUSTER else 1).get(key)
+
+    own = lambda w: math.ceil(demand(w).memory)
+    return {"mem_mb": of("mem_mb") if ON_CLUSTER else own} | {key: of(key) for key in KEYS if ON_CLUSTER}
 
 
 def code(name, without=()):
@@ -122,6 +186,10 @@ def settings(text):
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
+# A command line of a large grid, with a file for each run, would be refused by Linux (128 KiB an argument).
+LONGEST_SPEC = 60_000
+
+
 def specified(make):
     """The params of a rule whose script takes a spec, made by a function of wildcards and of input or output.
 
@@ -129,7 +197,19 @@ def specified(make):
     rerun nothing. So the settings are a param of their own, a function of the wildcards alone.
     """
     files = [name for name in inspect.signature(make).parameters if name != "w"]
-    return {"spec": make, "settings": lambda w: settings(make(w, **dict.fromkeys(files, Names())))}
+
+    @functools.wraps(make)
+    def fitting(*args, **kwargs):
+        text = make(*args, **kwargs)
+        if len(text) < LONGEST_SPEC:
+            return text
+        file = Path(".snakemake") / "specs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not file.exists():
+            with whole(file) as part:
+                part.write_text(text)
+        return str(file)
+
+    return {"spec": fitting, "settings": lambda w: settings(make(w, **dict.fromkeys(files, Names())))}
 
 
 def bare(entry):
@@ -349,10 +429,11 @@ def card_facts(w, role):
 
 
 def accelerate(recipe):
-    """How a training script is started: by Python, or by `accelerate launch` with a configuration file."""
+    """How a training script is started: by Python, or in several processes by a file of config/accelerate."""
     if recipe.launch is None:
         return "python"
-    return f'accelerate launch --config_file "$LANGPTUNE"/config/accelerate/{shlex.quote(recipe.launch)}'
+    file = f'"$LANGPTUNE"/config/accelerate/{shlex.quote(recipe.launch)}'
+    return f'python "$LANGPTUNE/scripts/launch.py" --config-file {file}'
 
 
 def rank_spec(w, input, output, source, profiles=None, **extra):
@@ -378,10 +459,6 @@ def decoder_inputs():
         "decoder": by_method(decoder_folder),
         "vectors": by_method(vectors_of),
     }
-
-
-def rank_memory(w):
-    return 2000 + 6 * MODELS[w.decoder].parameters // 10**6
 
 
 def recbole_spec(w, input, output, mode, settings, seed, **extra):
@@ -575,3 +652,20 @@ def curves(dataset):
         for run in WORKFLOW.runs(dataset)
         if isinstance(METHODS[run.method], kinds.RecBoleMethod)
     }
+
+
+# Cost
+
+
+def results_of(dataset):
+    """Every final file of a dataset: what all of its jobs were for."""
+    final = [file for kind in ("tables", "figures") for file in rules_of(kind)]
+    return [file for file in final if file.startswith(f"{RESULTS}/{dataset}/")]
+
+
+def model_names(dataset):
+    """Where each model comes from -> its name: specs hold the one, tables the other."""
+    names = [*CONFIG.encoders, *CONFIG.decoders]
+    if limits := limits_of(dataset):
+        names = [limits.encoder, limits.decoder, *names]
+    return {json.dumps(MODELS[name].source.model_dump(mode="json"), sort_keys=True): name for name in names}

@@ -1,6 +1,14 @@
 """Comparison: per-session metrics of every run, then one table, tests and figures per dataset."""
 
 
+localrules:
+    compare,
+    plot,
+    show_profiles,
+    study,
+    compare_partial,
+
+
 rule evaluate:
     input:
         **data_files("items", "sessions", "evaluation"),
@@ -9,8 +17,12 @@ rule evaluate:
         metrics=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/metrics.parquet",
     log:
         f"{LOGS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
+    group:
+        cheap
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=10),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -51,8 +63,10 @@ rule compare:
         gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
     log:
         f"{LOGS}/compare/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare/{{dataset}}.jsonl"
     resources:
-        mem_mb=1000,
+        **needs(memory=1000, minutes=30),
     params:
         **specified(lambda w, output: comparison_spec(w.dataset, output)),
         code=code("compare"),
@@ -77,8 +91,10 @@ rule plot:
         pdf=expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}.pdf", name=FIGURES, allow_missing=True),
     log:
         f"{LOGS}/plot/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plot/{{dataset}}.jsonl"
     resources:
-        mem_mb=1000,
+        **needs(memory=1000, minutes=30),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -114,8 +130,10 @@ rule show_profiles:
         ),
     log:
         f"{LOGS}/show_profiles/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/show_profiles/{{dataset}}.jsonl"
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=10),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -143,10 +161,12 @@ rule study:
         pdf=f"{RESULTS}/{{dataset}}/studies/{{study}}.pdf",
     log:
         f"{LOGS}/study/{{dataset}}-{{study}}.log",
+    benchmark:
+        f"{BENCHMARKS}/study/{{dataset}}-{{study}}.jsonl"
     wildcard_constraints:
         study=either(CONFIG.studies),
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=10),
     params:
         **specified(lambda w, output: study_spec(w.dataset, w.study, output)),
         code=code("study"),
@@ -162,8 +182,10 @@ rule compare_partial:
         **{name: f"{RESULTS}/{{dataset}}/partial/{file}" for name, file in TABLES.items()},
     log:
         f"{LOGS}/compare_partial/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare_partial/{{dataset}}.jsonl"
     resources:
-        mem_mb=1000,
+        **needs(memory=1000, minutes=30),
     params:
         **specified(lambda w, output: comparison_spec(w.dataset, output, allow_missing=True)),
         code=code("compare"),

@@ -3,6 +3,7 @@
 
 localrules:
     prefetch_data,
+    describe_data,
 
 
 rule prefetch_data:
@@ -10,10 +11,12 @@ rule prefetch_data:
         folder=directory(f"{CONFIG.raw_dir}/{{slug}}"),
     log:
         f"{LOGS}/prefetch_data/{{slug}}.log",
+    benchmark:
+        f"{BENCHMARKS}/prefetch_data/{{slug}}.jsonl"
     wildcard_constraints:
         slug=either(DOWNLOADS),
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=30),
     params:
         **specified(
             lambda w, output: spec(
@@ -24,7 +27,7 @@ rule prefetch_data:
         ),
         code=code("prefetch_data"),
     shell:
-        'python "$LANGPTUNE/scripts/prefetch_data.py" --spec {params.spec:q} --log {log:q}'
+        'HF_HUB_OFFLINE="$LANGPTUNE_HUB_OFFLINE" python "$LANGPTUNE/scripts/prefetch_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule prepare_data:
@@ -36,8 +39,13 @@ rule prepare_data:
         funnel=f"{RESULTS}/{{dataset}}/data/funnel.csv",
     log:
         f"{LOGS}/prepare_data/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/prepare_data/{{dataset}}.jsonl"
     resources:
-        mem_mb=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
+        **needs(
+            memory=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
+            minutes=lambda w: 360 if DATASETS[w.dataset].reader == "amazon-2023" else 30,
+        ),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -73,8 +81,10 @@ rule describe_data:
         pdf=f"{RESULTS}/{{dataset}}/data/funnel.pdf",
     log:
         f"{LOGS}/describe_data/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/describe_data/{{dataset}}.jsonl"
     resources:
-        mem_mb=2000,
+        **needs(memory=2000, minutes=30),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -101,8 +111,10 @@ rule draw_sample:
         **data_files("evaluation"),
     log:
         f"{LOGS}/draw_sample/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/draw_sample/{{dataset}}.jsonl"
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=30),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -124,8 +136,10 @@ rule draw_training_sample:
         **data_files("training"),
     log:
         f"{LOGS}/draw_training_sample/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/draw_training_sample/{{dataset}}.jsonl"
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=30),
     params:
         **specified(
             lambda w, input, output: spec(

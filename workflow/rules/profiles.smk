@@ -1,6 +1,10 @@
 """Profiles: written by the encoder of a phase in shards, each resumable batch by batch, then gathered."""
 
 
+localrules:
+    gather_profiles,
+
+
 rule write_profiles:
     input:
         **data_files("items", "sessions", "users"),
@@ -11,6 +15,8 @@ rule write_profiles:
         profiles=f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
     log:
         f"{LOGS}/write_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}-{{shard}}-of-{{shards}}.log",
+    benchmark:
+        f"{BENCHMARKS}/write_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}-{{shard}}-of-{{shards}}.jsonl"
     wildcard_constraints:
         shard=r"\d+",
         shards=r"\d+",
@@ -18,7 +24,7 @@ rule write_profiles:
     priority: 20
     threads: CONFIG.generation.threads
     resources:
-        mem_mb=lambda w: 3000 + 3 * MODELS[encoder_of(w.models)].parameters // 10**6,
+        **needs(memory=3000, minutes=30, model=lambda w: encoder_of(w.models), per_million=3, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -65,9 +71,11 @@ rule gather_profiles:
         profiles=f"{PHASE}/profiles/{{draw}}.parquet",
     log:
         f"{LOGS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.log",
+    benchmark:
+        f"{BENCHMARKS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.jsonl"
     priority: 50
     resources:
-        mem_mb=500,
+        **needs(memory=500, minutes=10),
     params:
         **specified(
             lambda w, input, output: spec(

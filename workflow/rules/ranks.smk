@@ -9,8 +9,10 @@ rule embed_items:
         vectors=f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
     log:
         f"{LOGS}/embed_items/{{dataset}}-{{decoder}}.log",
+    benchmark:
+        f"{BENCHMARKS}/embed_items/{{dataset}}-{{decoder}}.jsonl"
     resources:
-        mem_mb=lambda w: 2000 + 6 * MODELS[w.decoder].parameters // 10**6,
+        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -33,10 +35,12 @@ rule rank_profiles:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
         f"{LOGS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.ProfileMethod),
     resources:
-        mem_mb=rank_memory,
+        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: rank_spec(
@@ -56,10 +60,12 @@ rule rank_shuffled_profiles:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
         f"{LOGS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.ShuffledMethod),
     resources:
-        mem_mb=rank_memory,
+        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed))
@@ -76,10 +82,12 @@ rule rank_history_text:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
         f"{LOGS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.TextMethod),
     resources:
-        mem_mb=rank_memory,
+        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: rank_spec(
@@ -98,10 +106,14 @@ rule rank_simple:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
     log:
         f"{LOGS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.SimpleMethod),
+    group:
+        cheap
     resources:
-        mem_mb=1000,
+        **needs(memory=1000, minutes=10),
     params:
         **specified(
             lambda w, input, output: spec(

@@ -18,13 +18,23 @@ rule train_decoder:
         curve=f"{PHASE}/curve.jsonl",
     log:
         f"{LOGS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
     priority: 30
-    retries: CONFIG.training.retries
+    retries: RETRIES
     threads: CONFIG.training.threads
     resources:
-        mem_mb=lambda w: 3000 + 24 * MODELS[decoder_of(w.models)].parameters // 10**6,
+        **needs(
+            memory=3000,
+            minutes=60,
+            model=lambda w: decoder_of(w.models),
+            per_million=24,
+            per_billion=1000,
+            gpus=1,
+            launch=lambda w: PHASES[w.phase].recipe.launch,
+        ),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -61,11 +71,13 @@ rule embed_phase_items:
         vectors=f"{PHASE}/vectors.safetensors",
     log:
         f"{LOGS}/embed_phase_items/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    benchmark:
+        f"{BENCHMARKS}/embed_phase_items/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
     priority: 50
     resources:
-        mem_mb=lambda w: 2000 + 6 * MODELS[decoder_of(w.models)].parameters // 10**6,
+        **needs(memory=2000, minutes=20, model=lambda w: decoder_of(w.models), per_million=6, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -92,13 +104,23 @@ rule train_encoder:
         curve=f"{PHASE}/curve.jsonl",
     log:
         f"{LOGS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
         phase=phases_by(ReinforcementRecipe),
     priority: 40
-    retries: CONFIG.training.retries
+    retries: RETRIES
     threads: CONFIG.training.threads
     resources:
-        mem_mb=lambda w: 5500 + 8 * MODELS[encoder_of(w.models)].parameters // 10**6,
+        **needs(
+            memory=5500,
+            minutes=60,
+            model=lambda w: encoder_of(w.models),
+            per_million=8,
+            per_billion=240,
+            gpus=1,
+            launch=lambda w: PHASES[w.phase].recipe.launch,
+        ),
     params:
         **specified(
             lambda w, input, output: spec(

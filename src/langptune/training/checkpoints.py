@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from langptune.config.recipes import Recipe
@@ -159,13 +162,19 @@ class Watch(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give SIGTERM back."""
+        """Give SIGTERM back; later where one stops the run (``Resumable.run``)."""
+        if not self.interrupted:
+            self.release()
+
+    def release(self) -> None:
+        """SIGTERM ends the process again."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Curve, progress, validation, and whether to save or stop."""
         step = state.global_step
+        interrupted = anywhere(self.interrupted, args.device)
         batch, rest = divmod(step, self._steps_per_batch)
         if rest == 0:
             self._note(batch, state)
@@ -175,13 +184,14 @@ class Watch(TrainerCallback):
                     self.log(f"no better validation NDCG in {self.state['bad']} validations: stopping early")
                     control.should_training_stop = True
         self.state["done"] = step == state.max_steps or control.should_training_stop
-        if step % self.recipe.checkpoint_every == 0 or self.state["done"] or self.interrupted:
+        if step % self.recipe.checkpoint_every == 0 or self.state["done"] or interrupted:
             control.should_save = True
-        if self.interrupted:
-            control.should_training_stop = True
+        if interrupted:
+            self.interrupted = control.should_training_stop = True
 
     def _on_term(self, *_: Any) -> None:
-        self.log("SIGTERM: saving a checkpoint at the end of this step, then stopping")
+        if not self.interrupted:  # an allocation may signal a process directly and by its launcher
+            self.log("SIGTERM: saving a checkpoint at the end of this step, then stopping")
         self.interrupted = True
 
     def _note(self, batch: int, state: TrainerState) -> None:
@@ -282,6 +292,8 @@ class Resumable:
         Raises:
             Interrupted: SIGTERM came; a checkpoint is saved.
         """
+        if told := placement():
+            self.watch.log(told)
         found = self.checkpoints.latest()
         self.remove_callback(PrinterCallback)
         if found:
@@ -294,7 +306,11 @@ class Resumable:
                 self.train(resume_from_checkpoint=str(path))
         else:
             self.train()
-        if self.watch.interrupted and not self.watch.state["done"]:
+        stopped = self.watch.interrupted and not self.watch.state["done"]
+        if stopped:
+            self.accelerator.wait_for_everyone()  # one that left before the checkpoint is sealed would end the others
+        self.watch.release()
+        if stopped:
             raise Interrupted(
                 f"stopped by SIGTERM at step {self.state.global_step}; the same command goes on from there"
             )
@@ -313,6 +329,25 @@ class Resumable:
         if self.accelerator.is_main_process:
             self.checkpoints.seal(folder, self.watch.snapshot())
             self.watch.forget()
+
+
+def anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process: a signal may reach them in different steps, and all must stop in one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    told = torch.tensor(int(flag), device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told.item())
+
+
+def placement() -> str | None:
+    """How many processes train together, and where; None of a single one."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    hosts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+    names = list(dict.fromkeys(hosts))
+    return f"{len(hosts)} processes on {len(names)} node{'s' * (len(names) > 1)}: {', '.join(names)}"
 
 
 def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf16: bool, seed: int) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What a dataset's results took, by stage and model: a table and a figure, from Snakemake's benchmark files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pydantic import Field
+
+from langptune import benchmarks, cost, figures, plan
+from langptune.config.datasets import DatasetEntry
+from langptune.config.sample import Sample
+from langptune.files import whole
+from langptune.provenance import ROOT, Record
+from langptune.stage import Log, StageSpec, run
+
+
+class CostSpec(StageSpec):
+    """Benchmark files of the jobs behind some results in, a table and a figure out."""
+
+    name: str = Field(description="the dataset's registry name")
+    dataset: DatasetEntry = Field(description="registry entry: sizes that the data do not tell")
+    sample: Sample = Field(description="as in the config")
+    targets: Annotated[list[str], Field(min_length=1)] = Field(
+        description="results of the dataset; the jobs are those that made them and what they were made from"
+    )
+    folder: str = Field(description="the dataset's results; jobs whose outputs lie elsewhere are shared")
+    benchmarks: list[str] = Field(description="folders of benchmark files, one below it for each rule")
+    models: dict[str, str] = Field({}, description="a model's source as JSON (plan.identity) -> its name")
+    rates: str | None = Field(None, description="YAML of stated speeds; null: config/rates.yaml of the repository")
+    table_out: str = Field(description="CSV, one line per rule, model and kind of device")
+    page_out: str = Field(description="the same for people (Markdown)")
+    figure_out: list[str] = Field(description="the figure as .png and .pdf")
+
+
+def gather(spec: CostSpec, record: Record, log: Log) -> None:
+    """Find the jobs, read what they took, predict them anew, write table and figure.
+
+    Raises:
+        UserError: speeds that cannot be read, or are stated in another unit than the work.
+    """
+    rates = plan.stated(
+        Path(spec.rates) if spec.rates else ROOT / "config" / "rates.yaml",
+        [path.stem for path in (ROOT / "scripts").glob("*.py")],
+    )
+    jobs, lost = cost.reached(spec.targets)
+    found = benchmarks.gather(path for folder in spec.benchmarks for path in sorted(Path(folder).glob("*/*.jsonl")))
+    sizes = plan.Sizes({spec.name: spec.dataset}, spec.sample)
+    costs = cost.table(cost.spent(jobs, found, spec.folder, sizes, rates, spec.models))
+    machines = {f"{manifest['host']} ({manifest['device']})" for manifest in jobs.values()}
+    with whole(spec.table_out) as part:
+        costs.write_csv(part)
+    with whole(spec.page_out) as part:
+        part.write_text(cost.page(costs, spec.dataset.title, machines, lost), encoding="utf-8")
+    figure = cost.draw(costs)
+    for path in spec.figure_out:
+        figures.save(figure, path)
+    counted, missing = int(costs["jobs"].sum()), int(costs["missing"].sum())
+    record.note(jobs=counted, missing=missing, without_manifest=lost)
+    log(f"{spec.name}: {counted - missing} of {counted} jobs, {cost.duration(costs['seconds'].sum())} in all")
+
+
+if __name__ == "__main__":
+    run(CostSpec, gather, __file__)

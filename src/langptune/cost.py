@@ -1,0 +1,433 @@
+"""Cost: what the jobs behind a dataset's results took, by stage and model, beside what a plan would have said.
+
+Which jobs these are, the manifests tell: from the results back over the inputs of each job. So a file that an earlier
+config left behind is not counted. What a job took stands in its benchmark file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from langptune import figures, plan
+from langptune.benchmarks import Benchmark, Outputs, outputs
+from langptune.comparison.tables import markdown
+from langptune.config.rates import Rates
+from langptune.provenance import manifest_of
+
+COLOURS = {"cpu": "#56B4E9", "gpu": "#D55E00"}
+SCHEMA = {
+    "rule": pl.String,
+    "model": pl.String,
+    "device": pl.String,
+    "shared": pl.Boolean,
+    "jobs": pl.Int64,
+    "missing": pl.Int64,
+    "resumed": pl.Int64,
+    "seconds": pl.Float64,
+    "seconds_median": pl.Float64,
+    "seconds_max": pl.Float64,
+    "share": pl.Float64,
+    "core_hours": pl.Float64,
+    "gpu_hours": pl.Float64,
+    "peak_mb": pl.Float64,
+    "requested_mb": pl.Float64,
+    "over_request": pl.Int64,
+    "predicted_jobs": pl.Int64,
+    "predicted_hours": pl.Float64,
+    "measured_hours": pl.Float64,
+    "ratio": pl.Float64,
+}
+"""Columns of ``cost.csv``; what they mean stands in ``table``."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one job took.
+
+    rule: the script's name where there is no benchmark file. model: a registry name; empty where none is used.
+    seconds: wall time; None without a benchmark file. memory, requested: MB. cores, gpus: granted.
+    resumed: its time is that of a part. shared: its outputs belong to no dataset.
+    predicted: hours of one core or GPU (``device``) at the stated speeds; None where these do not know.
+    """
+
+    rule: str
+    model: str
+    device: plan.Device
+    seconds: float | None
+    memory: float | None
+    requested: float | None
+    cores: int
+    gpus: int
+    resumed: bool
+    shared: bool
+    predicted: float | None
+
+    @property
+    def compared(self) -> bool:
+        """Whether what it took can be set beside what was predicted."""
+        return self.seconds is not None and self.predicted is not None and not self.resumed
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of cores or of GPUs, in the unit of the prediction."""
+        return (self.seconds or 0.0) * (max(self.gpus, 1) if self.device == "gpu" else self.cores) / 3600
+
+
+def reached(targets: Iterable[str]) -> tuple[dict[Outputs, dict[str, Any]], int]:
+    """The jobs behind some outputs: their own, those of what was read, and so on.
+
+    Tables and figures read many files that are no declared inputs of theirs; their manifests note them.
+
+    Returns:
+        Outputs -> manifest of a job; and how many files on the way have none, so that nothing is known before them.
+    """
+    jobs: dict[Outputs, dict[str, Any]] = {}
+    lost = 0
+    todo, seen = list(targets), set()
+    while todo:
+        path = todo.pop()
+        if path in seen or path.endswith("manifest.json"):
+            continue
+        seen.add(path)
+        try:
+            told = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+            jobs[outputs(told["spec"])] = told
+            todo += told["inputs"]
+            for name in ("runs", "read"):
+                noted = told["notes"].get(name)
+                todo += noted if isinstance(noted, dict) else []
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            lost += 1
+    return jobs, lost
+
+
+def spent(
+    jobs: Mapping[Outputs, dict[str, Any]],
+    benchmarks: Mapping[Outputs, Benchmark],
+    folder: str,
+    sizes: plan.Sizes,
+    rates: Rates,
+    names: Mapping[str, str],
+) -> list[Spent]:
+    """What each job took and would have been predicted to take.
+
+    Args:
+        jobs: outputs -> manifest, as ``reached`` finds them.
+        folder: the dataset's results; what lies elsewhere is shared.
+        names: a model's identity (``plan.identity``) -> its name in the registry.
+
+    Raises:
+        UserError: a stated speed in another unit than the work.
+    """
+    out = []
+    for key, manifest in sorted(jobs.items()):
+        script, seen = Path(manifest["script"]).stem, benchmarks.get(key)
+        try:
+            todo = plan.work(script, manifest["spec"], sizes)
+        except (KeyError, TypeError):
+            todo = plan.Work("unknown", None)  # of another version, whose specs had other keys
+        device = plan.device_of(manifest, todo)
+        granted = seen.gpus if seen else None
+        out.append(
+            Spent(
+                rule=seen.rule if seen else script,
+                model=names.get(todo.model, todo.model),
+                device=device,
+                seconds=seen.seconds if seen else None,
+                memory=plan.peak_memory(manifest, seen) if seen else None,
+                requested=seen.requested if seen else None,
+                cores=seen.threads if seen else 0,
+                # GPUs that were granted are spent, used or not. On a machine without a scheduler a job uses the first.
+                gpus=granted if granted is not None else int(device == "gpu"),
+                resumed=bool(manifest["notes"].get("resumed")),
+                shared=not all(path.startswith(f"{folder}/") for path in key),
+                predicted=predicted(script, todo, rates, device),
+            )
+        )
+    return out
+
+
+def predicted(script: str, todo: plan.Work, rates: Rates, device: plan.Device) -> float | None:
+    """Hours of one core or GPU that a plan gives a job at the stated speeds; None where it gives none.
+
+    Raises:
+        UserError: a stated speed in another unit than the work.
+    """
+    if todo.amount is None:
+        return None
+    rate, start = plan.speed(script, todo, rates, device)
+    return None if rate is None else (todo.amount / rate + start) / 3600
+
+
+def table(jobs: Iterable[Spent]) -> pl.DataFrame:
+    """A row per rule, model and kind of device: the dataset's rows by their time, then those that it shares.
+
+    Columns: rule; model; device; shared; jobs; missing (of these, without a benchmark file: in no other number);
+    resumed (of these, their time is that of a part); seconds of wall time, all jobs together, with median and max of
+    one job; share of the dataset's seconds (null where shared); core_hours and gpu_hours, of those granted; peak_mb,
+    the highest of one job, and requested_mb, the highest request; over_request, jobs above their own; predicted_jobs,
+    those that predicted_hours and measured_hours (of cores where device is cpu, of GPUs where it is gpu) are about,
+    and ratio, measured over predicted.
+    """
+    groups: dict[tuple[bool, str, str, str], list[Spent]] = {}
+    for job in jobs:
+        groups.setdefault((job.shared, job.rule, job.model, job.device), []).append(job)
+    rows = [_row(*key, members) for key, members in groups.items()]
+    total = sum(row["seconds"] for row in rows if not row["shared"])
+    for row in rows:
+        row["share"] = None if row["shared"] or not total else row["seconds"] / total
+    rows.sort(key=lambda row: (row["shared"], -row["seconds"], row["rule"], row["model"], row["device"]))
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _row(shared: bool, rule: str, model: str, device: str, members: list[Spent]) -> dict[str, Any]:
+    known = [job for job in members if job.seconds is not None]
+    seconds = [job.seconds for job in known]
+    both = [job for job in known if job.compared]
+    ahead, took = sum(job.predicted for job in both), sum(job.device_hours for job in both)
+    return {
+        "rule": rule,
+        "model": model,
+        "device": device,
+        "shared": shared,
+        "jobs": len(members),
+        "missing": len(members) - len(known),
+        "resumed": sum(job.resumed for job in known),
+        "seconds": sum(seconds),
+        "seconds_median": median(seconds) if seconds else None,
+        "seconds_max": max(seconds, default=None),
+        "core_hours": sum(job.seconds * job.cores for job in known) / 3600,
+        "gpu_hours": sum(job.seconds * job.gpus for job in known) / 3600,
+        "peak_mb": max((job.memory for job in known if job.memory is not None), default=None),
+        "requested_mb": max((job.requested for job in known if job.requested is not None), default=None),
+        "over_request": sum(
+            job.memory > job.requested for job in known if job.memory is not None and job.requested is not None
+        ),
+        "predicted_jobs": len(both),
+        "predicted_hours": ahead if both else None,
+        "measured_hours": took if both else None,
+        "ratio": took / ahead if ahead else None,
+    }
+
+
+def page(costs: pl.DataFrame, title: str, machines: Iterable[str], lost: int = 0) -> str:
+    """The table for a person, as Markdown.
+
+    Args:
+        costs: as ``table`` makes it.
+        machines: hosts with their devices, as the manifests name them.
+        lost: files whose manifests are gone.
+    """
+    head = ["stage", "model", "jobs", "time", "median", "longest", "share", "core-hours", "GPU-hours", "memory, GB"]
+    head += ["predicted", "measured", "ratio"]
+    own, shared = (costs.filter(pl.col("shared") == side) for side in (False, True))
+    body = [_cells({**row, "rule": f"`{row['rule']}`"}) for row in own.iter_rows(named=True)]
+    devices = own["device"].unique().sort().to_list()
+    totals = [("total", own)]
+    if len(devices) > 1:
+        totals += [(f"total on {name.upper()}", own.filter(pl.col("device") == name)) for name in devices]
+    body += [[f"**{cell}**" if cell else "" for cell in _cells(_total(name, rows))] for name, rows in totals]
+    body += [_cells({**row, "rule": f"`{row['rule']}` (shared)"}) for row in shared.iter_rows(named=True)]
+    lines = [f"# Cost: {markdown(title)}", "", _row_of(head), _row_of(["---", "---", *["---:"] * (len(head) - 2)])]
+    lines += [_row_of(row) for row in body]
+    lines += ["", *(f"- {line}" for line in remarks(costs, machines, lost))]
+    return "\n".join(lines) + "\n"
+
+
+def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list[str]:
+    """What a reader must know of the numbers: where they come from and what is not in them."""
+    out = [
+        f"Measured on {markdown('; '.join(sorted(set(machines))))}. Another machine, or other work beside it, takes "
+        "another time.",
+        "Time: of all jobs together, as if one ran after the other; jobs that ran side by side were waited for less. "
+        "Core- and GPU-hours: of those granted. Memory: the most that one job held, of what was asked for.",
+        "Predicted: at the speeds stated in `config/rates.yaml`, without anything measured, in time of one core or "
+        "GPU; measured: the same jobs in the same unit; ratio: measured over predicted.",
+        "Attempts that failed leave no benchmark file and are in no number.",
+    ]
+    jobs = costs["jobs"].sum()
+
+    def of_jobs(count: pl.Expr, what: str, why: str) -> None:
+        rows = costs.with_columns(count.alias("count")).filter(pl.col("count") > 0)
+        if len(rows):
+            rules = ", ".join(rows["rule"].unique(maintain_order=True))
+            out.append(f"{what}: {rows['count'].sum()} of {jobs} jobs ({rules}){why}.")
+
+    blank = (
+        ", made by another run or version, or without `--benchmark-extended`. They are in no number but that of jobs"
+    )
+    of_jobs(pl.col("missing"), "Without a benchmark file", blank)
+    part = ". They went on from where another stopped; their time is that of the last part, and compared with nothing"
+    of_jobs(pl.col("resumed"), "Resumed", part)
+    others = pl.col("jobs") - pl.col("missing") - pl.col("resumed") - pl.col("predicted_jobs")
+    of_jobs(others, "Without a prediction", ": no speed is stated")
+    of_jobs(pl.col("over_request"), "More memory than asked for", "")
+    if costs["shared"].any():
+        out.append("Shared: models and raw data, which no dataset pays for alone; they are not in the total.")
+    if lost:
+        out.append(f"Without a manifest: {lost} files. The jobs that made them, and those before, are not counted.")
+    return out
+
+
+def _total(name: str, own: pl.DataFrame) -> dict[str, Any]:
+    sums = {key: own[key].sum() for key in ("jobs", "missing", "resumed", "seconds", "core_hours", "gpu_hours")}
+    # Hours of cores and of GPUs do not add up to anything that a ratio could be made of.
+    mixed = own.filter(pl.col("predicted_jobs") > 0)["device"].n_unique() != 1
+    ahead, took = (None if mixed else own[key].sum() for key in ("predicted_hours", "measured_hours"))
+    blank = {"seconds_median": None, "peak_mb": own["peak_mb"].max(), "requested_mb": None, "share": None}
+    return {
+        **{"rule": name, "model": "", **sums, **blank, "seconds_max": own["seconds_max"].max()},
+        **{"predicted_hours": ahead, "measured_hours": took, "ratio": took / ahead if ahead else None},
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    notes = [f"{row[name]} {name}" for name in ("missing", "resumed") if row[name]]
+    memory = [f"{value / 1000:.1f}" for value in (row["peak_mb"], row["requested_mb"]) if value is not None]
+    hours = [None if row[name] is None else row[name] * 3600 for name in ("predicted_hours", "measured_hours")]
+    return [
+        row["rule"],
+        markdown(row["model"]),
+        str(row["jobs"]) + (f" ({', '.join(notes)})" if notes else ""),
+        *(duration(row[name]) for name in ("seconds", "seconds_median", "seconds_max")),
+        "" if row["share"] is None else f"{100 * row['share']:.1f}%",
+        _short(row["core_hours"]),
+        _short(row["gpu_hours"]),
+        " of ".join(memory) if row["peak_mb"] is not None else "",
+        *(duration(value) for value in hours),
+        "" if row["ratio"] is None else f"{row['ratio']:.2g}",
+    ]
+
+
+def _row_of(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _short(hours: float) -> str:
+    return "" if hours == 0 else "<0.01" if hours < 0.005 else f"{hours:,.2f}" if hours < 100 else f"{hours:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time with its unit, two or three digits: ``0.7 s``, ``12 s``, ``3.4 min``, ``2.1 h``; empty where unknown."""
+    if seconds is None:
+        return ""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def draw(costs: pl.DataFrame) -> Figure:
+    """Time, GPU-hours where there are any, measured over predicted, and memory: a row per stage and model.
+
+    Args:
+        costs: as ``table`` makes it; rows without a benchmark file are not drawn.
+    """
+    shown = costs.filter(pl.col("jobs") > pl.col("missing")).reverse()
+    with figures.styled():
+        rows = list(shown.iter_rows(named=True))
+        if not rows:
+            figure = _figure(5.6, 1.2)
+            figure.text(0.5, 0.5, "No job of this run has a benchmark file.", ha="center", va="center")
+            return figure
+        on_gpu = any(row["gpu_hours"] for row in rows)
+        figure = _figure(7.6 + 1.6 * on_gpu, 1.5 + 0.24 * len(rows))
+        axes = list(figure.subplots(1, 3 + on_gpu, sharey=True, width_ratios=[1.4, *[1] * (2 + on_gpu)]))
+        _bars(axes[0], rows, "seconds", "Time, all jobs together")
+        if on_gpu:
+            _bars(axes[1], [{**row, "seconds": row["gpu_hours"] * 3600} for row in rows], "seconds", "GPU time")
+        _ratios(axes[-2], rows)
+        _memory(axes[-1], rows)
+        axes[0].set_yticks(range(len(rows)), [_label(row) for row in rows])
+        for axis in axes:
+            axis.set_ylim(-0.7, len(rows) - 0.3)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+        devices = [name for name in COLOURS if any(row["device"] == name for row in rows)]
+        handles = [Patch(facecolor=COLOURS[name], label=f"on {name.upper()}") for name in devices]
+        handles.append(Line2D([], [], marker="|", markersize=8, color="black", linestyle="none", label="requested"))
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), handlelength=1.2)
+        return figure
+
+
+def _label(row: dict[str, Any]) -> str:
+    told = [*([row["model"]] if row["model"] else []), *(["shared"] if row["shared"] else [])]
+    return row["rule"].replace("_", " ") + (f" ({', '.join(told)})" if told else "")
+
+
+def _bars(axis: Axes, rows: list[dict[str, Any]], name: str, title: str) -> None:
+    top = max(row[name] for row in rows) or 1.0
+    size, unit = next(
+        ((size, unit) for size, unit in ((3600, "hours"), (60, "minutes")) if top >= 2 * size), (1, "seconds")
+    )
+    for at, row in enumerate(rows):
+        axis.barh(at, row[name] / size, height=0.66, color=COLOURS[row["device"]], linewidth=0)
+        if row[name]:
+            text = duration(row[name]) + (f" ({row['resumed']} resumed)" if row["resumed"] else "")
+            axis.annotate(text, (row[name] / size, at), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axis.set_title(title)
+    room = 1.8 if any(row["resumed"] for row in rows) else 1.35  # for the longest bar's text
+    axis.set_xlim(0, room * top / size)
+    axis.locator_params(axis="x", nbins=4)
+    axis.set_xlabel(unit, fontsize=8)
+
+
+def _ratios(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    known = [(at, row) for at, row in enumerate(rows) if row["ratio"]]
+    for at, row in enumerate(rows):
+        if not row["ratio"]:
+            axis.text(
+                0.52,
+                at,
+                "no prediction",
+                fontsize=7,
+                color="#444444",
+                va="center",
+                transform=axis.get_yaxis_transform(),
+            )
+    for at, row in known:
+        axis.plot([1, row["ratio"]], [at, at], color=COLOURS[row["device"]], linewidth=1.6)
+        axis.plot(row["ratio"], at, marker="o", markersize=4.5, color=COLOURS[row["device"]], markeredgecolor="black")
+    # Powers of two, and as far on one side as on the other: factors are read off by eye.
+    reach = max(2, *(math.ceil(abs(math.log2(row["ratio"])) + 0.3) for _, row in known)) if known else 2
+    step = math.ceil(reach / 2)
+    axis.set_xscale("log", base=2)
+    axis.set_xlim(2.0**-reach, 2.0**reach)
+    axis.xaxis.set_major_locator(mpl.ticker.FixedLocator([2.0 ** (step * k) for k in range(-2, 3)]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"÷{1 / value:g}" if value < 1 else f"×{value:g}")
+    axis.minorticks_off()
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_title("Measured / predicted")
+    axis.set_xlabel("less time  |  more time", fontsize=8)
+
+
+def _memory(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    for at, row in enumerate(rows):
+        if row["peak_mb"] is not None:
+            axis.barh(at, row["peak_mb"] / 1000, height=0.66, color=COLOURS[row["device"]], linewidth=0)
+        if row["requested_mb"] is not None:
+            axis.plot(row["requested_mb"] / 1000, at, marker="|", markersize=9, color="black")
+    axis.set_title("Memory, one job")
+    axis.set_xlim(left=0)
+    axis.locator_params(axis="x", nbins=4)
+    axis.set_xlabel("GB", fontsize=8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=figures.DPI)
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,304 @@
+"""Starts a training script in several processes, on one machine or on the nodes of a SLURM allocation.
+
+``python scripts/launch.py --config-file X.yaml script.py ...`` does what ``accelerate launch`` does with that file, and
+sees to what a cluster adds: which node is which, where the processes meet, that two jobs on a node do not meet, that a
+SIGTERM reaches the training processes and leaves them the time they need, and that their exit status comes back.
+
+Of several machines, the first call finds the nodes and starts itself once a node by ``srun`` (with ``--main``); each of
+those runs ``accelerate launch`` with one process per GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from langptune.config.base import read_yaml
+from langptune.errors import EXIT_AGAIN, UserError
+
+PORTS = range(20000, 32000)
+"""Where a port is looked for: below those that Linux hands out by itself, above those of common services."""
+KEPT = {"SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME"}
+"""What a nested srun may know of SLURM's variables; the rest speaks of another step's tasks, memory and binding."""
+
+Ask = Callable[[list[str]], str]
+
+
+class Shape(NamedTuple):
+    """What a file of config/accelerate asks of a cluster."""
+
+    machines: int
+    processes: int
+    """On all machines together; one per GPU."""
+    cpu: bool
+    """No GPU is used."""
+
+    @property
+    def per_machine(self) -> int:
+        """Processes, and so GPUs, of each machine."""
+        return self.processes // self.machines
+
+
+def shape(file: Path) -> Shape:
+    """How many machines and processes a file for ``accelerate launch`` asks for.
+
+    Raises:
+        UserError: no such file, or a number in it that cannot be.
+    """
+    told = read_yaml(file)
+    for key in ("num_machines", "num_processes"):
+        value = told.get(key, 1 if key == "num_machines" else None)
+        if type(value) is not int or value < 1:
+            raise UserError(f"{file}: key '{key}': give a whole number, at least 1 (found {value!r})")
+        told[key] = value
+    machines, processes = told["num_machines"], told["num_processes"]
+    if processes % machines:
+        raise UserError(
+            f"{file}: key 'num_processes': {processes} does not divide over {machines} machines; it counts the "
+            "processes of all machines, one per GPU"
+        )
+    return Shape(machines, processes, bool(told.get("use_cpu", False)))
+
+
+def nodes(job: str, ask: Ask) -> list[str]:
+    """The nodes of an allocation in SLURM's order. Asked for: the executor's job steps see few of SLURM's variables.
+
+    Raises:
+        UserError: SLURM does not know the job, or does not answer.
+    """
+    listed = ask(["squeue", "--noheader", f"--jobs={job}", "--format=%N"]).strip()
+    if not listed:
+        raise UserError(f"SLURM_JOB_ID {job}: squeue knows no nodes of it; run this inside its allocation")
+    return ask(["scontrol", "show", "hostnames", listed]).split()
+
+
+def address(node: str, ask: Ask) -> str:
+    """Where a node is reached: by its name or, where that does not resolve, as SLURM itself reaches it."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        found = re.search(r"\bNodeAddr=(\S+)", ask(["scontrol", "show", "node", "--oneliner", node]))
+        return found.group(1) if found else node
+
+
+def pick_port(seed: str) -> int:
+    """A port that is free on this machine; jobs with different seeds look at different ones first.
+
+    Raises:
+        UserError: none is free.
+    """
+    start = int(hashlib.sha256(seed.encode()).hexdigest(), 16)
+    for at in range(len(PORTS)):
+        port = PORTS[(start + at) % len(PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise UserError(f"no port of {PORTS.start} to {PORTS.stop - 1} is free on {socket.gethostname()}")
+
+
+def check_gpus(file: Path, wanted: Shape, env: Mapping[str, str]) -> None:
+    """One process per GPU: refuse where SLURM gave this node more or fewer GPUs than it has processes.
+
+    Raises:
+        UserError: the numbers differ.
+    """
+    if wanted.cpu or "SLURM_JOB_ID" not in env:
+        return
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    listed = str(len([gpu for gpu in visible.split(",") if gpu.strip()])) if visible is not None else "0"
+    found = int(env.get("SLURM_GPUS_ON_NODE") or listed)
+    if found != wanted.per_machine:
+        node = env.get("SLURMD_NODENAME") or socket.gethostname()
+        raise UserError(
+            f"{file}: key 'num_processes': {wanted.processes} on {wanted.machines} machines is {wanted.per_machine} a "
+            f"node, one per GPU, but SLURM gave node {node} {found} GPUs; set it to {found * wanted.machines}, or ask "
+            f"for {wanted.per_machine} GPUs a node"
+        )
+
+
+def srun(job: str, wanted: Shape, command: list[str], within: bool = False) -> list[str]:
+    """The command that runs another once on each node of an allocation.
+
+    The step takes all CPUs, memory and GPUs of the allocation on each node. A node whose launcher fails ends the
+    others, which would wait for it until the time limit.
+
+    Args:
+        within: it is started from another step (an interactive shell), whose resources it must share. SLURM then keeps
+            GPUs back that are not asked for.
+    """
+    machines = wanted.machines
+    share = ["--overlap", *([] if wanted.cpu else [f"--gpus-per-node={wanted.per_machine}"])]
+    return [
+        "srun",
+        f"--jobid={job}",
+        f"--nodes={machines}",
+        f"--ntasks={machines}",
+        "--ntasks-per-node=1",
+        *(share if within else []),
+        "--cpu-bind=none",
+        "--mpi=none",
+        "--kill-on-bad-exit=1",
+        "--wait=0",
+        "--input=none",
+        *command,
+    ]
+
+
+def arguments(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> list[str]:
+    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; a port alone where there are no others."""
+    out = [f"--config_file={file}", f"--num_machines={wanted.machines}", f"--num_processes={wanted.processes}"]
+    kind = read_yaml(file).get("distributed_type")
+    if kind == "MULTI_CPU" and wanted.processes > 1:
+        out.append("--multi_gpu")  # without it, accelerate leaves CPU processes to mpirun and starts a single one
+    if main is not None:
+        host, _, port = main.rpartition(":")
+        out.append(f"--main_process_port={port}")
+        if host:
+            # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
+            out += [f"--main_process_ip={host}", f"--machine_rank={rank}", "--rdzv_backend=static", "--same_network"]
+            if kind == "DEEPSPEED":
+                out.append("--deepspeed_multinode_launcher=standard")
+    return [*out, *command]
+
+
+def status(codes: Iterable[int], rank: int, stopped: bool) -> int:
+    """The exit status of one machine's launcher from those of its processes that failed.
+
+    One process that was asked to stop and says "run again" speaks for all: its fellows may have been ended on the way
+    out. Then machines but the first leave the telling to the first: a status of theirs would end it while it writes.
+    """
+    codes = list(codes)
+    ended = stopped and codes and all(code == -signal.SIGTERM for code in codes)  # before training had begun
+    if EXIT_AGAIN in codes or ended:
+        return EXIT_AGAIN if rank == 0 else 0
+    code = codes[0] if codes else 1
+    return code if code >= 0 else 128 - code
+
+
+def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> int:
+    """``accelerate launch`` in this process; the exit status of the processes that it started.
+
+    Torch's agent answers SIGTERM with thirty seconds for its processes, and with status 1. A training step may take
+    longer: so it is kept from seeing SIGTERM, which goes on to the processes; these stop by themselves.
+    """
+    stopped = False
+
+    def on_term(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        import psutil
+
+        children = psutil.Process().children()
+        if not children:
+            sys.exit(status([EXIT_AGAIN], rank, stopped))
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, on_term)
+    if wanted.cpu:
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # scripts set their own
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    args = launch_command_parser().parse_args(arguments(file, wanted, rank, main, command))
+    args.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    try:
+        launch_command(args)
+    except ChildFailedError as error:
+        failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+        return status([failure.exitcode for failure in failures], rank, stopped)
+    except subprocess.CalledProcessError as error:
+        return status([error.returncode], rank, stopped)
+    return 0
+
+
+def _ask(command: list[str]) -> str:
+    """The answer of one of SLURM's commands.
+
+    Raises:
+        UserError: it is missing, or fails.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        raise UserError(
+            f"{command[0]}: no such command, and SLURM_JOB_ID is set; make SLURM's commands visible to the job (in a "
+            "container: bind them), or use a launch file with num_machines: 1"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"{' '.join(command)}: {error.stderr}") from None
+
+
+def start(file: Path, main: str | None, command: list[str]) -> int:
+    """Start a script as a file of config/accelerate says; its exit status.
+
+    Args:
+        main: host:port of the first process, where this is one node's launcher of several; None where nothing runs yet.
+
+    Raises:
+        UserError: the file, the allocation and the GPUs do not agree.
+    """
+    wanted = shape(file)
+    env = os.environ
+    if main is not None:
+        check_gpus(file, wanted, env)
+        return run_here(file, wanted, int(env["SLURM_NODEID"]), main, command)
+    told = read_yaml(file)
+    job = env.get("SLURM_JOB_ID") or env.get("SLURM_JOBID")
+    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
+    if wanted.machines == 1:
+        check_gpus(file, wanted, env)
+        return run_here(file, wanted, 0, port, command)
+    if job is None:
+        if told.get("main_process_ip"):  # started by hand on each machine, with a file that says which one it is
+            main = f"{told['main_process_ip']}:{told.get('main_process_port') or 29500}"
+            return run_here(file, wanted, int(told.get("machine_rank", 0)), main, command)
+        raise UserError(
+            f"{file}: key 'num_machines': {wanted.machines} machines need a SLURM allocation, and SLURM_JOB_ID is not "
+            "set; run on a cluster, or use a launch file with num_machines: 1"
+        )
+    found = nodes(job, _ask)
+    if len(found) != wanted.machines:
+        raise UserError(
+            f"{file}: key 'num_machines': {wanted.machines}, but job {job} has {len(found)} nodes "
+            f"({', '.join(found)}); ask for {wanted.machines} nodes, or set num_machines to {len(found)}"
+        )
+    main = f"{told.get('main_process_ip') or address(found[0], _ask)}:{port}"
+    here = [sys.executable, str(Path(sys.argv[0]).resolve()), f"--config-file={file.resolve()}", f"--main={main}", "--"]
+    kept = {key: value for key, value in env.items() if key in KEPT or not key.startswith(("SLURM_", "SRUN_"))}
+    # Not a child: signals of the job reach srun, which hands them on to the nodes.
+    try:
+        os.execvpe("srun", srun(job, wanted, [*here, *command], "SLURM_STEP_ID" in env), kept)
+    except FileNotFoundError:
+        raise UserError("srun: no such command; make SLURM's commands visible to the job") from None
+
+
+def main() -> None:
+    """The command line: exit with the status of the script; 2 after one line about what to mend."""
+    parser = argparse.ArgumentParser(prog="launch.py", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--config-file", type=Path, required=True, help="a file of config/accelerate")
+    parser.add_argument("--main", help="host:port of the first process: set by this program where it starts itself")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the script and its arguments")
+    args = parser.parse_args()
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        parser.error("name the script to start")
+    try:
+        sys.exit(start(args.config_file, args.main, command))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,136 @@
+"""What `snakemake --profile slurm` would run, told from `-n`, which needs no cluster: exactly the expected jobs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import copy_of_repo, jobs_of
+
+pytestmark = [pytest.mark.workflow, pytest.mark.models]
+DATA = Path("results/smoke/ml-100k-small")
+
+
+def dry(repo: Path, *args: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", *args]
+    env = {key: value for key, value in os.environ.items() if key != "LANGPTUNE_CLUSTER"}
+    done = subprocess.run(command, cwd=repo, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def planned(repo: Path, *args: str) -> dict[str, int]:
+    return jobs_of(dry(repo, "--configfile", "config/smoke.yaml", *args))
+
+
+@pytest.fixture
+def without(smoke_run):
+    """Moves folders of results away for the length of a test."""
+    moved: list[tuple[Path, Path]] = []
+
+    def away(pattern: str) -> None:
+        for found in sorted((smoke_run / DATA).glob(pattern)):
+            aside = smoke_run / "aside" / str(len(moved))
+            aside.parent.mkdir(exist_ok=True)
+            found.rename(aside)
+            moved.append((found, aside))
+
+    yield away
+    for found, aside in moved:
+        aside.rename(found)
+
+
+def test_fresh_clone_without_a_cluster(tmp_path):
+    """The paper's grid, told without SLURM, models or data."""
+    repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
+    told = dry(repo)
+    jobs = jobs_of(told)
+    assert sum(jobs.values()) > 2000 and jobs["train_encoder"] > 100 and jobs["prefetch_model"] == 3
+    assert "results/paper/movies-tv" in told
+
+
+def test_requests_follow_the_model(tmp_path):
+    """GPUs, memory, runtime by model size, from the shipped cluster.yaml; nothing named, as nothing is set."""
+    told = dry(copy_of_repo(tmp_path / "repo", tmp_path / "nothing"), "langptune")
+    asked = {
+        name: {tuple(map(int, pair)) for pair in re.findall(pattern, told)}
+        for name, pattern in {
+            model: rf"rule train_encoder:.*?models={model}[^\n]*\n.*?runtime=(\d+)[^\n]*? gpu=1[^\n]*mem_mb=(\d+)"
+            for model in ("gemma-2b-it", "llama-3-8b-instruct")
+        }.items()
+    }
+    (small,), (large,) = asked["gemma-2b-it"], asked["llama-3-8b-instruct"]
+    assert large > small and large[1] > 3 * (small[1] - 6000)
+    assert "slurm_partition" not in told and "slurm_account" not in told
+
+
+def test_a_finished_run_has_nothing_to_do(smoke_run):
+    assert planned(smoke_run) == {}
+
+
+def test_a_rule_by_name(smoke_run):
+    """`--forcerun RULE`: its jobs, and what comes after them."""
+    assert planned(smoke_run, "--forcerun", "rank_nmf", "rank_simple", "--", "all") == {
+        "rank_simple": 6,
+        "evaluate": 6,
+        "compare": 1,
+        "plot": 1,
+        "cost": 1,
+        "all": 1,
+    }
+
+
+def test_one_file(smoke_run):
+    """A single job, by the file that it makes."""
+    file = str(DATA / "ease/ease/seed1/ranks.parquet")
+    assert planned(smoke_run, "--forcerun", file, "--", file) == {"train_recbole": 1}
+
+
+def test_one_seed_deleted(smoke_run, without):
+    """What one seed alone has is made again; what seeds share stays."""
+    without("*/*/seed1")
+    without("phases/*/seed1")
+    found = planned(smoke_run)
+    assert found == {}
+
+
+def test_one_key_of_a_recipe(smoke_run):
+    """RLSO with another learning rate: its phases, their profiles and ranks, and no training of a decoder."""
+    config = (smoke_run / "config/smoke.yaml").read_text()
+    assert "rlso: {" in config
+    (smoke_run / "config/other.yaml").write_text(config.replace("rlso: {", "rlso: {learning_rate: 0.001, "))
+    assert jobs_of(dry(smoke_run, "--configfile", "config/other.yaml")) == {}
+
+
+def test_what_a_kill_left_half_done(smoke_run):
+    """A job killed with its driver is incomplete, and alone is run again (`rerun-incomplete` is in the profile)."""
+    file = DATA / "history/minilm-l6/seed0/ranks.parquet"
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--configfile", "config/smoke.yaml"]
+    killed = subprocess.Popen(
+        [*command, "--forcerun", str(file), "--", str(file)],
+        cwd=smoke_run,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    lock = smoke_run / file.with_name(".ranks.parquet.lock")
+    before = lock.stat().st_mtime_ns
+    while lock.stat().st_mtime_ns == before:  # until the job itself is at work
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    # The process of the job is in the driver's group, and so gone too.
+    assert planned(smoke_run) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "cost": 1, "all": 1}
+    done = subprocess.run(command, cwd=smoke_run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert planned(smoke_run) == {}
+    shutil.rmtree(smoke_run / "aside", ignore_errors=True)
