@@ -27,11 +27,12 @@ ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
 SNAKEMAKE := $(ALONE) $(BIN)/snakemake --nolock --configfile $(CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 
-.PHONY: help env env-dev demo test check tables partial report prefetch plan doctor format docs
+.PHONY: help env env-dev demo test test-slurm check tables partial report prefetch plan doctor format docs
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
-	@echo "make test      all tests"
+	@echo "make test      all tests; those on a SLURM cluster of this machine where slurm is installed"
+	@echo "make test-slurm  those on the SLURM cluster only (as root; .ci/run installs it)"
 	@echo "make check     formatting and lint only"
 	@echo "make plan      what CONFIG still has to compute: jobs, hours and disk (DEVICE=cpu or gpu)"
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
@@ -93,6 +94,9 @@ doctor: env
 
 test: env-dev check
 	@$(BIN)/python -m pytest
+
+test-slurm: env-dev
+	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: env-dev
 	@$(BIN)/ruff check .

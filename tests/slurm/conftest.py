@@ -1,0 +1,200 @@
+"""A real SLURM cluster on this machine, four nodes with two invented GPUs each (cluster.sh), and drivers on it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+SCRIPT = Path(__file__).with_name("cluster.sh")
+# What the nodes' machine has not: programs by Debian's packages, and the right to make device files.
+PROGRAMS = ("munged", "mariadbd", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct")
+SITE = {
+    "account": "lab",
+    "partition": {"cpu": "cpu", "gpu": "gpu"},
+    "cpus_per_gpu": 1,
+    "limits": {"hours": 24, "memory_mb": 8000},
+}
+"""cluster.yaml of the test cluster: what its user would write into slurm/cluster.yaml."""
+
+
+@dataclass
+class Cluster:
+    """A running cluster: what its commands need in the environment, what it knows of jobs, and how it breaks."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def run(self, *command: str | Path, check: bool = True, timeout: float = 60) -> str:
+        """The output of a command (sbatch, scontrol, ...) on the cluster."""
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}"
+        return done.stdout
+
+    def script(self, *args: str) -> str:
+        # Not through a pipe that daemons inherit: it would end when they do.
+        log = self.folder / "cluster.log"
+        with log.open("w") as out:
+            code = subprocess.run([SCRIPT, *args], env=self.env, stdout=out, stderr=out, timeout=120).returncode
+        assert code == 0, f"cluster.sh {' '.join(args)}: {log.read_text()}"
+        return log.read_text()
+
+    def queue(self, *args: str) -> list[dict[str, str]]:
+        """Jobs that wait, run or end; with ``--states=all`` those that ended lately, too."""
+        names = ("id", "name", "state", "partition", "node", "reason", "comment")
+        text = self.run("squeue", "--noheader", "--format=%i\t%j\t%T\t%P\t%N\t%r\t%k", *args)
+        return [dict(zip(names, line.split("\t"), strict=True)) for line in text.splitlines()]
+
+    def accounting(self, *args: str) -> list[dict[str, str]]:
+        """All jobs of the cluster, the attempts of requeued ones too, as the accounting knows them: one row each."""
+        fields = (
+            "JobID,JobName,State,ExitCode,Partition,Account,NodeList,AllocTRES,ReqMem,TimelimitRaw,Submit,Start,End"
+        )
+        fields += ",Comment,WorkDir"
+        text = self.run("sacct", "-X", "-D", "-P", "--starttime=1970-01-01", f"--format={fields}", *args)
+        return list(csv.DictReader(text.splitlines(), delimiter="|"))
+
+    def wait_for(self, what: Callable[[], object], seconds: float = 60, poll: float = 0.5):
+        """The first true value of ``what``."""
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < end, f"not within {seconds} seconds; queue: {self.queue('--states=all')}"
+            time.sleep(poll)
+        return found
+
+    def hurry(self, job: str) -> None:
+        """Let a requeued job start now: SLURM holds it back for two minutes."""
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def kill_node(self, node: str) -> None:
+        """As a power cut: the node's daemon and all processes of its jobs are gone at once."""
+        self.script("kill-node", node)
+
+    def start_node(self, node: str) -> None:
+        self.script("start-node", node)
+
+    def stop_controller(self) -> None:
+        self.script("stop-ctld")
+
+    def start_controller(self) -> None:
+        self.script("start-ctld")
+
+    def stop_accounting(self) -> None:
+        self.script("stop-dbd")
+
+    def start_accounting(self) -> None:
+        self.script("start-dbd")
+
+    def site(self, **changes) -> Path:
+        """A cluster.yaml for LANGPTUNE_CLUSTER; ``changes`` replace whole keys."""
+        path = self.folder / f"site-{time.monotonic_ns()}.yaml"
+        path.write_text(yaml.safe_dump({**SITE, **changes}))
+        return path
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens at."""
+    for first in range(16800 + os.getpid() % 300 * 40, 32000, count):
+        with closing(socket.socket()) as probe:
+            if all(probe.connect_ex(("127.0.0.1", first + offset)) for offset in range(count)):
+                return first
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def cluster(request) -> Iterator[Cluster]:
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+    reason = f"SLURM is not installed here (no {', '.join(missing)})" if missing else None
+    reason = reason or ("the test cluster needs root" if os.geteuid() else None)
+    if reason:
+        told = f"{reason}; .ci/run installs what it takes"
+        pytest.fail(told) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(told)
+    # Its own folder and ports: a cluster that somebody works on in .slurmlab stays as it is.
+    folder = Path(tempfile.mkdtemp(prefix="langptune-slurm-"))
+    folder.chmod(0o755)  # munge wants a socket that all can reach; pytest's own folders are private
+    lab = folder / "lab"
+    own = {"LANGPTUNE_LAB": str(lab), "LANGPTUNE_LAB_PORT": str(free_ports(20))}
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SRUN_"))} | own
+    env |= {"SLURM_CONF": str(lab / "etc/slurm.conf"), "PATH": f"{lab / 'bin'}:{env['PATH']}"}
+    running = Cluster(folder, env)
+    try:
+        running.script("up")
+        yield running
+    finally:
+        running.script("down")
+        # After a failure the logs stay, to look at.
+        shutil.rmtree(lab / "sql" if request.session.testsfailed else folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request):
+    """No job of one test runs into the next, and whatever it broke is there again."""
+    yield
+    if "cluster" in request.fixturenames:
+        running = request.getfixturevalue("cluster")
+        running.script("up")
+        running.run("scancel", "--user=root", check=False)
+        running.wait_for(lambda: not running.queue(), seconds=60)
+
+
+def command(*args: str | Path) -> list[str]:
+    # The profile waits as is right where jobs take hours; and a driver outlives its work by the timespan of the rate.
+    short = ["--slurm-init-seconds-before-status-checks=3", "--latency-wait=10", "--max-jobs-per-timespan=20/5s"]
+    return [sys.executable, "-m", "snakemake", "--profile", "slurm", *short, *map(str, args)]
+
+
+def environment(cluster: Cluster, site: Path | None) -> dict[str, str]:
+    return cluster.env | {"LANGPTUNE_CLUSTER": str(site or cluster.site())}
+
+
+def driver(
+    cluster: Cluster, repo: Path, *args: str | Path, site: Path | None = None, timeout: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """``snakemake --profile slurm`` in a copy of the repository, until it ends; output of both streams as text.
+
+    site: a cluster.yaml made by ``cluster.site(...)``; else that of the test cluster.
+    """
+    return subprocess.run(
+        command(*args),
+        cwd=repo,
+        env=environment(cluster, site),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+    )
+
+
+def start_driver(
+    cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """The same in the background, in a process group of its own; its output goes to ``log``."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command(*args),
+            cwd=repo,
+            env=environment(cluster, site),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )

@@ -1,0 +1,280 @@
+"""What clusters do to jobs, done to real trainings: each row of the fault table in docs/cluster.md is measured here.
+
+A training of the decoder that checkpoints at every step runs once on this machine, undisturbed. On the cluster,
+whatever happens to it, it must end with the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from langptune.provenance import file_hash
+from tests.conftest import copy_of_repo
+from tests.slurm.conftest import Cluster, driver, start_driver
+
+pytestmark = [pytest.mark.slurm, pytest.mark.models]
+
+SEEDS = [0, 1, 2]
+CONFIG = {
+    "results": "results/faults",
+    "models_dir": "results/models",
+    "datasets": ["ml-100k-small"],
+    "encoders": ["smollm2-135m"],
+    "decoders": ["minilm-l6"],
+    "methods": ["history-cl", "pop"],
+    "sample": {"test": 8, "train": 40, "val": 8},
+    "generation": {"threads": 1},
+    "overrides": {"history-cl": {"history_items": 2}},
+    "recipe_overrides": {
+        "cl": {
+            "batches": 40,
+            "batch_size": 4,
+            "micro_batch": 8,
+            "uniform_negatives": 2,
+            "validate_every": 20,
+            "checkpoint_every": 1,
+        }
+    },
+    "comparison": {"reference": "history-cl", "bootstrap": 100},
+}
+DATA = "results/faults/ml-100k-small"
+
+
+class Trial:
+    """A copy of the repository with the config above in it, and what its trainings left."""
+
+    def __init__(self, folder: Path, models: Path, seeds: list[int], batches: int = 40, retries: int = 2):
+        self.repo = copy_of_repo(folder / "repo", models)
+        config = CONFIG | {"seeds": seeds, "training": {"threads": 1, "retries": retries}}
+        config["recipe_overrides"] = {"cl": CONFIG["recipe_overrides"]["cl"] | {"batches": batches}}
+        (self.repo / "faults.yaml").write_text(yaml.safe_dump(config))
+        self.log = folder / "driver.log"
+        self.began = time.monotonic()
+
+    def local(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Snakemake on this machine."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "faults.yaml", *args]
+        return subprocess.run(command, cwd=self.repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def phase(self, seed: int) -> Path | None:
+        return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-*")), None)
+
+    def steps(self, seed: int) -> int:
+        """The step of the newest checkpoint of a training that is under way."""
+        phase = self.phase(seed)
+        found = phase.glob(".checkpoints/*/checkpoint-*") if phase else []
+        return max((int(path.name.split("-")[1]) for path in found if path.name[11:].isdigit()), default=0)
+
+    def weights(self, seed: int) -> str:
+        return file_hash(self.phase(seed) / "decoder" / "model.safetensors")
+
+    def told(self, seed: int) -> str:
+        """The log of a training's last attempt."""
+        return next((self.repo / "results/faults/logs/train_decoder").glob(f"*-seed{seed}-*.log")).read_text()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def submitted(cluster: Cluster, rule: str, after: int) -> list[dict[str, str]]:
+    """All attempts at jobs of a rule, with job numbers above one, as the accounting knows them."""
+    rows = [row for row in cluster.accounting() if row["Comment"].startswith(f"rule_{rule}_")]
+    return [row for row in rows if int(row["JobID"]) > after]
+
+
+def newest(cluster: Cluster) -> int:
+    """The highest job number so far."""
+    return max((int(row["JobID"]) for row in cluster.accounting()), default=0)
+
+
+def job_of(cluster: Cluster, rule: str, seed: int | None = None) -> dict[str, str] | None:
+    """The running job of a rule (and seed), if any."""
+    mark = f"rule_{rule}_wildcards_" + ("" if seed is None else f"ml-100k-small_minilm-l6_{seed}_")
+    found = [job for job in cluster.queue("--states=RUNNING") if job["comment"].startswith(mark)]
+    return found[0] if found else None
+
+
+def report(trial: Trial, line: str) -> None:
+    """Measurements, for docs/cluster.md; seen with ``pytest -s``."""
+    print(f"[{time.monotonic() - trial.began:5.0f} s] {line}", flush=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, real_models) -> dict[int, str]:
+    """Seed -> weights, trained on this machine."""
+    trial = Trial(tmp_path_factory.mktemp("undisturbed"), real_models, SEEDS)
+    done = trial.local("--", "langptune")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return {seed: trial.weights(seed) for seed in SEEDS}
+
+
+def exclusive(cluster: Cluster, **changes) -> Path:
+    """A site where each job has a node for itself, so that a fault hits one training alone."""
+    return cluster.site(extra="--exclusive", warn_seconds=0, **changes)
+
+
+def test_cancelled_lost_with_its_node_and_preempted(cluster, undisturbed, real_models, tmp_path):
+    """scancel, a lost node, preemption with requeue, and restarts of controller and accounting, all in one run."""
+    trial = Trial(tmp_path, real_models, SEEDS)
+    site = exclusive(cluster, partition={"cpu": "cpu", "gpu": "low"})
+    running = start_driver(
+        cluster, trial.repo, trial.log, "--configfile", "faults.yaml", "--jobs", "4", "--", "langptune", site=site
+    )
+    try:
+        for seed in SEEDS:
+            cluster.wait_for(lambda seed=seed: trial.steps(seed) >= 2, seconds=240)
+        jobs = {seed: job_of(cluster, "train_decoder", seed) for seed in SEEDS}
+        at = {seed: trial.steps(seed) for seed in SEEDS}
+        report(trial, f"all train, at steps {at}")
+        cluster.run("scancel", jobs[0]["id"])
+        cluster.kill_node(jobs[1]["node"])
+        cluster.run(
+            *("sbatch", "--account=lab", "--partition=high", f"--nodelist={jobs[2]['node']}", "--exclusive"),
+            *("--output=/dev/null", "--wrap=sleep 5"),
+        )
+        report(trial, "seed 0: scancel; seed 1: its node killed; seed 2: preempted")
+        cluster.stop_accounting()
+        cluster.stop_controller()
+        time.sleep(25)  # longer than an sbatch or squeue waits
+        cluster.start_controller()
+        cluster.start_accounting()
+        report(trial, "controller and accounting were away for 25 seconds")
+        for seed in (1, 2):  # SLURM holds a requeued job for two minutes
+            job = jobs[seed]["id"]
+
+            def requeued(job=job) -> bool:
+                return any(j["id"] == job and j["reason"] == "BeginTime" for j in cluster.queue("--states=PENDING"))
+
+            cluster.wait_for(requeued, seconds=120)
+            report(trial, f"seed {seed} is back in the queue")
+            cluster.hurry(job)
+        cluster.start_node(jobs[1]["node"])
+        assert running.wait(timeout=400) == 0, trial.said()[-6000:]
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    report(trial, "the run is over")
+    for seed in SEEDS:
+        resumed = re.search(r"resuming from checkpoint-(\d+)", trial.told(seed))
+        assert resumed, f"seed {seed}: {trial.told(seed)}"
+        # At most one checkpoint interval is lost: a step, here.
+        report(trial, f"seed {seed}: {resumed[0]}; {at[seed]} when it was hit")
+        assert int(resumed[1]) >= at[seed]
+        assert trial.weights(seed) == undisturbed[seed]
+    states = {seed: [job["State"] for job in cluster.accounting("-j", jobs[seed]["id"])] for seed in SEEDS}
+    report(trial, f"states in the accounting: {states}")
+    assert states[0][0].startswith("CANCELLED") and states[2][-1] == "COMPLETED"
+
+
+def test_out_of_time_grows_with_the_attempt(cluster, real_models, tmp_path):
+    """The first attempt is too short; the second has twice the time, and goes on where the first was stopped."""
+    # Long enough for a minute, however fast the machine; more attempts than usual, however slow.
+    trial = Trial(tmp_path, real_models, [0], batches=300, retries=8)
+    site = cluster.site(time_factor=0.006, warn_seconds=0)
+    before = newest(cluster)
+    done = driver(cluster, trial.repo, "--configfile", "faults.yaml", "--", "langptune", site=site, timeout=1500)
+    assert done.returncode == 0, done.stdout[-6000:]
+    jobs = submitted(cluster, "train_decoder", before)
+    report(trial, str([(job["State"], job["Timelimit"], job["ElapsedRaw"]) for job in jobs]))
+    assert len(jobs) >= 2
+    assert [job["Timelimit"] for job in jobs] == [f"00:{minutes:02}:00" for minutes in range(1, len(jobs) + 1)]
+    assert jobs[-1]["State"] == "COMPLETED" and {job["State"] for job in jobs[:-1]} <= {"TIMEOUT", "FAILED"}
+    resumed = re.search(r"resuming from checkpoint-(\d+)", trial.told(0))
+    assert resumed and int(resumed[1]) > 0
+    report(trial, resumed[0])
+
+
+def test_out_of_memory_grows_with_the_attempt(cluster, real_models, tmp_path):
+    """The first attempt has too little memory; a later one has enough, and nothing else was run again."""
+    trial = Trial(tmp_path, real_models, [0], retries=4)
+    site = cluster.site(memory_factor=0.2, warn_seconds=0)
+    before = newest(cluster)
+    done = driver(cluster, trial.repo, "--configfile", "faults.yaml", "--", "langptune", site=site, timeout=600)
+    assert done.returncode == 0, done.stdout[-6000:]
+    jobs = submitted(cluster, "train_decoder", before)
+    report(trial, str([(job["State"], job["ReqMem"]) for job in jobs]))
+    assert len(jobs) >= 2 and jobs[-1]["State"] == "COMPLETED" and jobs[0]["State"] != "COMPLETED"
+
+
+def test_driver_killed_and_started_again(cluster, undisturbed, real_models, tmp_path):
+    """The next driver waits for what the dead one left, keeps it, and starts nothing twice."""
+    trial = Trial(tmp_path, real_models, SEEDS)
+    args = ("--configfile", "faults.yaml", "--jobs", "2", "--", "langptune")
+    before = newest(cluster)
+    first = start_driver(cluster, trial.repo, tmp_path / "first.log", *args)
+    cluster.wait_for(lambda: sum(trial.steps(seed) >= 1 for seed in SEEDS) == 2, seconds=240)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    left = [job["id"] for job in cluster.queue()]
+    report(trial, f"driver killed; jobs {left} go on")
+    assert len(left) == 2
+    second = start_driver(cluster, trial.repo, trial.log, *args)
+    third = start_driver(cluster, trial.repo, tmp_path / "third.log", *args)
+    assert third.wait(timeout=60) == 1
+    assert "another run is at work in this folder" in (tmp_path / "third.log").read_text()
+    assert second.wait(timeout=400) == 0, trial.said()[-6000:]
+    report(trial, "the second driver is through")
+    said = trial.said()
+    assert "2 jobs of an earlier run in this folder are still in the queue (2 train_decoder)" in said
+    assert "reading what they finished" in said
+    mine = submitted(cluster, "train_decoder", before)
+    report(trial, str([(job["JobID"], job["State"]) for job in mine]))
+    assert len(mine) == len(SEEDS) and {job["State"] for job in mine} == {"COMPLETED"}
+    assert {seed: trial.weights(seed) for seed in SEEDS} == undisturbed
+
+
+def test_full_disk_then_dying_three_times(cluster, undisturbed, real_models, tmp_path):
+    """A disk that fills up under a training: three attempts fail with one line each; with space again, it goes on."""
+    trial = Trial(tmp_path, real_models, [0])
+    disk = trial.repo / "results" / "faults"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900m", "tmpfs", str(disk)], check=True)
+    try:
+        args = ("--configfile", "faults.yaml", "--", "all")
+        before = newest(cluster)
+        running = start_driver(cluster, trial.repo, trial.log, *args)
+        cluster.wait_for(lambda: trial.steps(0) >= 2, seconds=240)
+        with (disk / "ballast").open("wb") as ballast, pytest.raises(OSError):
+            while True:
+                ballast.write(bytes(1 << 20))
+        report(trial, f"disk full at step {trial.steps(0)}")
+        assert running.wait(timeout=400) == 1
+        report(trial, "the run gave up")
+        tried = submitted(cluster, "train_decoder", before)
+        assert [job["State"] for job in tried] == ["FAILED"] * 3
+        assert "the disk is full" in trial.said()
+        (disk / "ballast").unlink()
+        done = driver(cluster, trial.repo, *args)
+        assert done.returncode == 0, done.stdout[-6000:]
+        assert "resuming from checkpoint-" in trial.told(0)
+        assert trial.weights(0) == undisturbed[0]
+        assert pl.read_csv(disk / "ml-100k-small/comparison/table.csv").height
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+def test_submitting_waits_for_the_controller(cluster, tmp_path):
+    """What the driver finds as `sbatch` in its PATH holds back while the controller is away."""
+    tool = Path(__file__).parents[2] / "slurm" / "bin" / "sbatch"
+    env = cluster.env | {"LANGPTUNE_SBATCH_SECONDS": "1", "PATH": f"{tool.parent}:{cluster.env['PATH']}"}
+    command = ["sbatch", "--parsable", "--account=lab", "--output=/dev/null", "--wrap=true"]
+    cluster.stop_controller()
+    try:
+        waiting = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(5)
+        assert waiting.poll() is None
+    finally:
+        cluster.start_controller()
+    out, told = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0 and out.strip().isdigit()
+    assert told.count("SLURM's controller does not answer") == 1

@@ -1,0 +1,116 @@
+"""A training on two nodes of the cluster, one process each: the numbers of one process, and what a signal does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import copy_of_repo
+from tests.slurm.conftest import driver, start_driver
+
+pytestmark = [pytest.mark.slurm, pytest.mark.models]
+
+# In bfloat16 the rounding of another split of the batch adds up, over tens of batches, to a tenth of a loss.
+RECIPE = {"precision": "float32", "batch_size": 4, "micro_batch": 8, "uniform_negatives": 2, "checkpoint_every": 1}
+CONFIG = {
+    "results": "results/launch",
+    "models_dir": "results/models",
+    "datasets": ["ml-100k-small"],
+    "encoders": ["smollm2-135m"],
+    "decoders": ["minilm-l6"],
+    "methods": ["history-cl", "pop"],
+    "sample": {"test": 8, "train": 40, "val": 8},
+    "training": {"threads": 1},
+    "overrides": {"history-cl": {"history_items": 2}},
+    "comparison": {"reference": "history-cl", "bootstrap": 100},
+}
+BATCHES = {"short": 8, "long": 24}
+UNTIL = ("--until", "train_decoder")
+
+
+def write_config(repo: Path, name: str, batches: int, launch: str | None) -> None:
+    recipe = RECIPE | {"batches": batches, "validate_every": batches // 2, "launch": launch}
+    told = CONFIG | {"results": f"results/{name}", "recipe_overrides": {"cl": recipe}}
+    (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
+
+
+def phase(repo: Path, name: str) -> Path | None:
+    return next((repo / "results" / name / "ml-100k-small/phases/minilm-l6/seed0").glob("cl-*"), None)
+
+
+def curve(repo: Path, name: str) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (phase(repo, name) / "curve.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+
+
+def log(repo: Path, name: str) -> str:
+    return next((repo / "results" / name / "logs/train_decoder").glob("*.log")).read_text()
+
+
+def same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert [row["batch"] for row in found] == [row["batch"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory, real_models) -> Path:
+    """A copy of the repository in which one process on this machine has trained, for as long as each test does."""
+    repo = copy_of_repo(tmp_path_factory.mktemp("launch"), real_models)
+    for name, batches in BATCHES.items():
+        write_config(repo, f"one-{name}", batches, None)
+        write_config(repo, f"two-{name}", batches, "cpu-2-nodes.yaml")
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", f"one-{name}.yaml", *UNTIL]
+        done = subprocess.run(command, cwd=repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout[-5000:]
+    return repo
+
+
+def test_two_nodes_train_as_one_process_does(cluster, repo):
+    done = driver(cluster, repo, "--configfile", "two-short.yaml", *UNTIL)
+    assert done.returncode == 0, done.stdout[-8000:]
+    told = re.search(r"2 processes on 2 nodes: (n\d), (n\d)", log(repo, "two-short"))
+    assert told and told[1] != told[2], log(repo, "two-short")
+    jobs = [job for job in cluster.accounting() if job["Comment"].startswith("rule_train_decoder")]
+    assert re.fullmatch(r"n\[?\d[-,]\d\]?", jobs[-1]["NodeList"]), jobs
+    same(curve(repo, "two-short"), curve(repo, "one-short"))
+
+
+def test_a_signal_stops_both_nodes_and_the_retry_goes_on(cluster, repo, tmp_path):
+    """As SLURM does some time before the limit (--signal): a checkpoint, status 75, and the next attempt resumes."""
+    name = "two-long"
+    running = start_driver(cluster, repo, tmp_path / "driver.log", "--configfile", f"{name}.yaml", *UNTIL)
+
+    def under_way() -> bool:
+        assert running.poll() is None, (tmp_path / "driver.log").read_text()[-8000:]
+        found = phase(repo, name)
+        return bool(found and list(found.glob(".checkpoints/*/checkpoint-*/seal.json")))
+
+    cluster.wait_for(under_way, seconds=300, poll=0.1)
+    job = next(job for job in cluster.queue() if job["comment"].startswith("rule_train_decoder"))
+    cluster.run("scancel", "--signal=TERM", job["id"])
+    cluster.wait_for(lambda: "the same command goes on from there" in log(repo, name), seconds=60, poll=0.1)
+    stopped = log(repo, name)
+    assert "SIGTERM: saving a checkpoint at the end of this step" in stopped
+    assert running.wait(timeout=400) == 0, (tmp_path / "driver.log").read_text()[-8000:]
+    resumed = re.search(r"resuming from checkpoint-(\d+)", log(repo, name))
+    assert resumed and f"stopped by SIGTERM at step {resumed[1]};" in stopped, (stopped, log(repo, name))
+    same(curve(repo, name), curve(repo, "one-long"))
+
+
+def test_an_allocation_of_another_size_is_refused_in_one_line(cluster, repo):
+    (repo / "s.py").write_text("print('started')")
+    command = f"{sys.executable} scripts/launch.py --config-file config/accelerate/cpu-2-nodes.yaml s.py"
+    out = repo / "refused.txt"
+    env = f"PYTHONPATH={repo / 'src'}"
+    options = ["--wait", "--nodes=1", "--mem=500", f"--chdir={repo}", f"--output={out}"]
+    cluster.run("sbatch", *options, f"--wrap={env} {command}", check=False)
+    told = out.read_text()
+    assert "cpu-2-nodes.yaml: key 'num_machines': 2, but job" in told and "has 1 nodes" in told
+    assert "Traceback" not in told and "started" not in told

@@ -1,0 +1,117 @@
+"""The grid of config/smoke.yaml on the cluster: the tables of a run on one machine, byte for byte."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import copy_of_repo
+from tests.slurm.conftest import start_driver
+
+pytestmark = [pytest.mark.slurm, pytest.mark.models]
+ON_GPU = {
+    *("embed_items", "embed_phase_items", "train_decoder", "train_encoder", "write_profiles"),
+    *("rank_profiles", "rank_shuffled_profiles", "rank_history_text", "try_recbole", "train_recbole"),
+}
+GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts", "train_recbole")
+LOCAL = {"compare", "plot", "study", "show_profiles"}
+
+
+@dataclass
+class Grid:
+    """A finished run: its folder, what the driver said, its jobs, and what processes of its scripts saw."""
+
+    repo: Path
+    log: str
+    jobs: list[dict[str, str]]
+    seen: dict[str, set[tuple[bool, str | None]]] = field(default_factory=lambda: defaultdict(set))
+    """script -> whether in a job, and the GPUs that it was given"""
+    offline: set[str | None] = field(default_factory=set)
+    """HF_HUB_OFFLINE of all scripts"""
+
+    def look(self) -> None:
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            script = next((Path(word) for word in words[:4] if word.startswith(f"{self.repo}/scripts/")), None)
+            if script:
+                try:
+                    told = process.environ()
+                except psutil.Error:
+                    continue
+                self.seen[script.stem].add(("SLURM_JOB_ID" in told, told.get("CUDA_VISIBLE_DEVICES")))
+                self.offline.add(told.get("HF_HUB_OFFLINE"))
+
+    def rules(self, kind: str) -> set[str]:
+        """The rules that the driver started as ``rule`` (a job) or as ``localrule``."""
+        return set(re.findall(rf"^ *{kind} (\w+):", self.log, re.M))
+
+    def rules_of(self, job: dict[str, str]) -> set[str]:
+        """The rules of a job, by the comment that the executor gives it; several where it is a group."""
+        words = job["Comment"].removeprefix("rule_").split("_wildcards_")[0]
+        known = self.rules("rule") | self.rules("localrule")
+        return {rule for rule in known if re.search(rf"(^|_){rule}(_|$)", words)}
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """Every final table below a results folder, by its path there."""
+    patterns = ("*/comparison/table*", "*/comparison/comparisons.csv", "*/studies/*.csv")
+    files = [file for pattern in patterns for file in folder.glob(pattern) if not file.name.endswith(".manifest.json")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def grid(cluster, tmp_path_factory, real_models) -> Grid:
+    repo = copy_of_repo(tmp_path_factory.mktemp("grid"), real_models)
+    log = cluster.folder / "grid.log"
+    out = Grid(repo, "", [])
+    driver = start_driver(cluster, repo, log, "--configfile", "config/smoke.yaml")
+    while driver.poll() is None:
+        out.look()
+        time.sleep(1)
+    out.log = log.read_text()
+    assert driver.returncode == 0, out.log[-8000:]
+    submitted = len(re.findall(r"submitted with SLURM jobid", out.log))
+
+    def recorded() -> bool:  # the accounting hears of an end a little later
+        out.jobs = [job for job in cluster.accounting() if job["WorkDir"] == str(repo)]
+        return len(out.jobs) == submitted and not {job["State"] for job in out.jobs} & {"PENDING", "RUNNING"}
+
+    cluster.wait_for(recorded)
+    return out
+
+
+def test_tables_are_those_of_a_local_run(grid, smoke_tables):
+    found, expected = tables(grid.repo / "results" / "smoke"), tables(smoke_tables)
+    assert len(expected) >= 8 and found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_every_job_succeeded_at_once(grid):
+    assert {job["State"] for job in grid.jobs} == {"COMPLETED"}
+    assert {job["Account"] for job in grid.jobs} == {"lab"}
+
+
+def test_jobs_with_models_had_a_gpu_each_and_others_none(grid):
+    assert grid.rules("rule") >= ON_GPU
+    for job in grid.jobs:
+        rules = grid.rules_of(job)
+        assert rules, job
+        on_gpu = bool(rules & ON_GPU)
+        assert ("gres/gpu=1" in job["AllocTRES"].split(","), job["Partition"]) == (on_gpu, "gpu" if on_gpu else "cpu")
+    assert grid.offline == {"1"}, "no job asks the hub"
+    for script in GPU_SCRIPTS:
+        assert grid.seen[script] and grid.seen[script] <= {(True, "0"), (True, "1")}, (script, grid.seen)
+
+
+def test_tables_and_figures_were_made_where_the_driver_runs(grid):
+    local = grid.rules("localrule")
+    assert local >= LOCAL and not local & grid.rules("rule")
+    assert not any(grid.rules_of(job) & local for job in grid.jobs)
+    for script in ("compare", "plot"):
+        assert grid.seen[script] == {(False, None)}, (script, grid.seen)
