@@ -180,7 +180,7 @@ def test_out_of_time_grows_with_the_attempt(cluster, real_models, tmp_path):
     """The first attempt is too short; the second has twice the time, and goes on where the first was stopped."""
     # Long enough for a minute, however fast the machine; more attempts than usual, however slow.
     trial = Trial(tmp_path, real_models, [0], batches=300, retries=8)
-    site = cluster.site(time_factor=0.006, warn_seconds=0)
+    site = cluster.site(time_factor=0.012, warn_seconds=0)
     before = newest(cluster)
     done = driver(cluster, trial.repo, "--configfile", "faults.yaml", "--", "langptune", site=site, timeout=1500)
     assert done.returncode == 0, done.stdout[-6000:]
