@@ -37,11 +37,11 @@ CONFIG = {
     "overrides": {"history-cl": {"history_items": 2}},
     "recipe_overrides": {
         "cl": {
-            "batches": 40,
+            "batches": 30,
             "batch_size": 4,
             "micro_batch": 8,
             "uniform_negatives": 2,
-            "validate_every": 20,
+            "validate_every": 15,
             "checkpoint_every": 1,
         }
     },
@@ -53,10 +53,10 @@ DATA = "results/faults/ml-100k-small"
 class Trial:
     """A copy of the repository with the config above in it, and what its trainings left."""
 
-    def __init__(self, folder: Path, models: Path, seeds: list[int], batches: int = 40, retries: int = 2):
+    def __init__(self, folder: Path, models: Path, seeds: list[int], retries: int = 2, **recipe: int):
         self.repo = copy_of_repo(folder / "repo", models)
         config = CONFIG | {"seeds": seeds, "training": {"threads": 1, "retries": retries}}
-        config["recipe_overrides"] = {"cl": CONFIG["recipe_overrides"]["cl"] | {"batches": batches}}
+        config["recipe_overrides"] = {"cl": CONFIG["recipe_overrides"]["cl"] | recipe}
         (self.repo / "faults.yaml").write_text(yaml.safe_dump(config))
         self.log = folder / "driver.log"
         self.began = time.monotonic()
@@ -176,34 +176,37 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, undisturbed, real_m
     assert states[0][0].startswith("CANCELLED") and states[2][-1] == "COMPLETED"
 
 
-def test_out_of_time_grows_with_the_attempt(cluster, real_models, tmp_path):
-    """The first attempt is too short; the second has twice the time, and goes on where the first was stopped."""
-    # Long enough for a minute, however fast the machine; more attempts than usual, however slow.
-    trial = Trial(tmp_path, real_models, [0], batches=300, retries=8)
+def test_out_of_time_and_out_of_memory(cluster, real_models, tmp_path):
+    """The first attempts are too short, or too small: later ones get more, and go on where the others were stopped."""
+    args = ("--configfile", "faults.yaml", "--", "langptune")
+    # Longer than a minute, however fast the machine; more attempts than usual, however slow.
+    long = Trial(tmp_path / "time", real_models, [0], retries=8, batches=240, validate_every=240, checkpoint_every=5)
+    small = Trial(tmp_path / "memory", real_models, [0], retries=4)
+    before = newest(cluster)
     site = cluster.site(time_factor=0.012, warn_seconds=0)
-    before = newest(cluster)
-    done = driver(cluster, trial.repo, "--configfile", "faults.yaml", "--", "langptune", site=site, timeout=1500)
-    assert done.returncode == 0, done.stdout[-6000:]
-    jobs = submitted(cluster, "train_decoder", before)
-    report(trial, str([(job["State"], job["Timelimit"], job["ElapsedRaw"]) for job in jobs]))
-    assert len(jobs) >= 2
-    assert [job["Timelimit"] for job in jobs] == [f"00:{minutes:02}:00" for minutes in range(1, len(jobs) + 1)]
-    assert jobs[-1]["State"] == "COMPLETED" and {job["State"] for job in jobs[:-1]} <= {"TIMEOUT", "FAILED"}
-    resumed = re.search(r"resuming from checkpoint-(\d+)", trial.told(0))
-    assert resumed and int(resumed[1]) > 0
-    report(trial, resumed[0])
-
-
-def test_out_of_memory_grows_with_the_attempt(cluster, real_models, tmp_path):
-    """The first attempt has too little memory; a later one has enough, and nothing else was run again."""
-    trial = Trial(tmp_path, real_models, [0], retries=4)
+    short = start_driver(cluster, long.repo, long.log, *args, site=site)
     site = cluster.site(memory_factor=0.2, warn_seconds=0)
-    before = newest(cluster)
-    done = driver(cluster, trial.repo, "--configfile", "faults.yaml", "--", "langptune", site=site, timeout=600)
-    assert done.returncode == 0, done.stdout[-6000:]
+    tight = start_driver(cluster, small.repo, small.log, *args, site=site)
+    assert tight.wait(timeout=900) == 0, small.said()[-6000:]
+    report(small, "enough memory at last")
+    assert short.wait(timeout=1200) == 0, long.said()[-6000:]
+    report(long, "enough time at last")
     jobs = submitted(cluster, "train_decoder", before)
-    report(trial, str([(job["State"], job["ReqMem"]) for job in jobs]))
-    assert len(jobs) >= 2 and jobs[-1]["State"] == "COMPLETED" and jobs[0]["State"] != "COMPLETED"
+
+    timed = [job for job in jobs if job["WorkDir"] == str(long.repo)]
+    report(long, str([(job["State"], job["Timelimit"], job["ElapsedRaw"]) for job in timed]))
+    assert len(timed) >= 2
+    assert [job["Timelimit"] for job in timed] == [f"00:{minutes:02}:00" for minutes in range(1, len(timed) + 1)]
+    assert timed[-1]["State"] == "COMPLETED" and {job["State"] for job in timed[:-1]} <= {"TIMEOUT", "FAILED"}
+    resumed = re.search(r"resuming from checkpoint-(\d+)", long.told(0))
+    assert resumed and int(resumed[1]) > 0
+    report(long, resumed[0])
+
+    sized = [job for job in jobs if job["WorkDir"] == str(small.repo)]
+    report(small, str([(job["State"], job["ReqMem"], job["ElapsedRaw"]) for job in sized]))
+    asked = [int(job["ReqMem"].rstrip("M")) for job in sized]
+    assert len(asked) >= 2 and asked == sorted(set(asked))
+    assert sized[-1]["State"] == "COMPLETED" and "COMPLETED" not in {job["State"] for job in sized[:-1]}
 
 
 def test_driver_killed_and_started_again(cluster, undisturbed, real_models, tmp_path):
