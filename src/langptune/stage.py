@@ -24,6 +24,10 @@ from typing import TypeVar
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
 from langptune.provenance import Record
+from langptune.slurm import preempted
+
+HOLD = 900.0
+"""Seconds that a preempted job waits to be ended; more than any grace time."""
 
 
 class StageSpec(Strict):
@@ -88,6 +92,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     first = os.environ.get("RANK", "0") == "0"
     log = Log(args.log if first else None, quiet=not first)
     outputs: list[Path] = []
+    signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
         spec = validate(spec_type, _parse(args.spec), f"{path.name} --spec")
         outputs = spec.paths("_out")
@@ -104,9 +109,13 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     except UserError as error:
         _voice(log, first)(f"error: {error}")
         sys.exit(2)
-    except Interrupted as stop:
+    except (Interrupted, _Stopped) as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # obeyed; the first of several processes to leave ends the rest
         log(f"{path.name}: {stop}")
+        if preempted():
+            # A job that leaves by itself has failed, and used up an attempt; one that is ended goes back to the queue.
+            log(f"{path.name}: preempted; waiting for SLURM to put the job back in the queue")
+            time.sleep(HOLD)
         sys.exit(EXIT_AGAIN)
     except KeyboardInterrupt:
         log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
@@ -117,6 +126,14 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if filed else ""))
         log(traceback.format_exc(), quiet=filed)
         sys.exit(1)
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM; no `except Exception` on the way holds it up."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped("stopped by SIGTERM; the same command goes on from what is kept")
 
 
 def _voice(log: Log, first: bool) -> Log:

@@ -104,6 +104,18 @@ def job_of(cluster: Cluster, rule: str, seed: int | None = None) -> dict[str, st
     return found[0] if found else None
 
 
+def back_in_the_queue(cluster: Cluster, trial: Trial, job: dict[str, str]) -> None:
+    """Wait until SLURM has requeued a job, which it then holds back for two minutes, and let it start."""
+
+    def requeued() -> bool:
+        queue = cluster.queue("--states=PENDING")
+        return any(found["id"] == job["id"] and found["reason"] == "BeginTime" for found in queue)
+
+    cluster.wait_for(requeued, seconds=120)
+    report(trial, f"job {job['id']} is back in the queue")
+    cluster.hurry(job["id"])
+
+
 def report(trial: Trial, line: str) -> None:
     """Measurements, for docs/cluster.md; seen with ``pytest -s``."""
     print(f"[{time.monotonic() - trial.began:5.0f} s] {line}", flush=True)
@@ -143,21 +155,14 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, undisturbed, real_m
             *("--output=/dev/null", "--wrap=sleep 5"),
         )
         report(trial, "seed 0: scancel; seed 1: its node killed; seed 2: preempted")
+        back_in_the_queue(cluster, trial, jobs[2])
         cluster.stop_accounting()
         cluster.stop_controller()
         time.sleep(25)  # longer than an sbatch or squeue waits
         cluster.start_controller()
         cluster.start_accounting()
         report(trial, "controller and accounting were away for 25 seconds")
-        for seed in (1, 2):  # SLURM holds a requeued job for two minutes
-            job = jobs[seed]["id"]
-
-            def requeued(job=job) -> bool:
-                return any(j["id"] == job and j["reason"] == "BeginTime" for j in cluster.queue("--states=PENDING"))
-
-            cluster.wait_for(requeued, seconds=120)
-            report(trial, f"seed {seed} is back in the queue")
-            cluster.hurry(job)
+        back_in_the_queue(cluster, trial, jobs[1])
         cluster.start_node(jobs[1]["node"])
         assert running.wait(timeout=400) == 0, trial.said()[-6000:]
     finally:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from langptune import slurm
-from langptune.errors import UserError
+from langptune.errors import EXIT_AGAIN, UserError
 from langptune.slurm import Entry, Watch
+from tests.conftest import ROOT
 
 
 def entry(id: str = "1", state: str = "RUNNING", reason: str = "None", elapsed: str = "1:00", rule: str = "evaluate"):
@@ -122,3 +127,42 @@ def test_summaries_come_on_change_and_rarely():
     assert len(said) == 2
     one.look([busy[0], entry("2", "COMPLETED")], 1700)
     assert len(said) == 3
+
+
+def catches_term(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_sigterm_ends_any_script_with_one_line_and_run_again(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "--spec", "-"]
+    waiting = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if catches_term(waiting.pid):
+            break
+        time.sleep(0.05)
+    waiting.send_signal(signal.SIGTERM)
+    _, told = waiting.communicate(timeout=30)
+    assert waiting.returncode == EXIT_AGAIN
+    assert told == "evaluate.py: stopped by SIGTERM; the same command goes on from what is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", True),
+        ("JobId=7 Requeue=0 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", False),
+        ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", False),
+    ],
+)
+def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
+    tool = tmp_path / "scontrol"
+    tool.write_text(f"#!/bin/sh\necho '{told}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert not slurm.preempted()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert slurm.preempted() is expected
