@@ -67,9 +67,9 @@ class Cluster:
     def accounting(self, *args: str) -> list[dict[str, str]]:
         """All jobs of the cluster, the attempts of requeued ones too, as the accounting knows them: one row each."""
         fields = (
-            "JobID,JobName,State,ExitCode,Partition,Account,NodeList,AllocTRES,ReqMem,TimelimitRaw,Submit,Start,End"
+            "JobID,JobName,State,ExitCode,Partition,Account,NodeList,AllocTRES,ReqMem,TimelimitRaw,ElapsedRaw,"
+            "Submit,Start,End,Comment,WorkDir"
         )
-        fields += ",Comment,WorkDir"
         text = self.run("sacct", "-X", "-D", "-P", "--starttime=1970-01-01", f"--format={fields}", *args)
         return list(csv.DictReader(text.splitlines(), delimiter="|"))
 
