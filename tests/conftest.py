@@ -45,7 +45,7 @@ def copy_of_repo(target: Path, models: Path) -> Path:
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
+            shutil.copy(ROOT / name, target / name, follow_symlinks=False)
     (target / "results").mkdir(exist_ok=True)
     (target / "results" / "models").symlink_to(models)
     return target

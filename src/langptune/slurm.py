@@ -264,7 +264,7 @@ def _seconds(elapsed: str) -> int:
 def guard(workdir: Path, say: Say) -> object:
     """Make sure that this driver is alone, wait for the jobs of one that died, start the watch; returns the lock.
 
-    From here on, what the driver submits waits for a controller that is away (slurm/bin/sbatch).
+    From here on, driver and jobs wait for a controller that is away (slurm/bin).
 
     Where there were such jobs, the graph of jobs that this process built is out of date: the process starts itself
     anew, and finds what they have finished.

@@ -275,7 +275,7 @@ def test_full_disk_then_dying_three_times(cluster, undisturbed, real_models, tmp
 def test_submitting_waits_for_the_controller(cluster, tmp_path):
     """What the driver finds as `sbatch` in its PATH holds back while the controller is away."""
     tool = Path(__file__).parents[2] / "slurm" / "bin" / "sbatch"
-    env = cluster.env | {"LANGPTUNE_SBATCH_SECONDS": "1", "PATH": f"{tool.parent}:{cluster.env['PATH']}"}
+    env = cluster.env | {"LANGPTUNE_SLURM_SECONDS": "1", "PATH": f"{tool.parent}:{cluster.env['PATH']}"}
     command = ["sbatch", "--parsable", "--account=lab", "--output=/dev/null", "--wrap=true"]
     cluster.stop_controller()
     try:

@@ -166,3 +166,21 @@ def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
     assert not slurm.preempted()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert slurm.preempted() is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (["--exclude=None", "assigned", "-D", "a b"], ["-D", "a b"]),
+        (["--exclude=n2,None", "assigned,n3", "x"], ["--exclude=n2,n3", "x"]),
+        (["--exclude=n2", "--wrap=echo None assigned"], ["--exclude=n2", "--wrap=echo None assigned"]),
+        ([], []),
+    ],
+)
+def test_no_node_is_called_none_assigned(given, passed, tmp_path, monkeypatch):
+    for name, script in {"scontrol": "echo controller is UP", "sbatch": 'for arg; do echo "$arg"; done'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ROOT / 'slurm' / 'bin'}:{tmp_path}:{os.environ['PATH']}")
+    done = subprocess.run(["sbatch", *given], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == passed
