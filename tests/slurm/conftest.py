@@ -60,8 +60,8 @@ class Cluster:
 
     def queue(self, *args: str) -> list[dict[str, str]]:
         """Jobs that wait, run or end; with ``--states=all`` those that ended lately, too."""
-        names = ("id", "name", "state", "partition", "node", "reason", "comment")
-        text = self.run("squeue", "--noheader", "--format=%i\t%j\t%T\t%P\t%N\t%r\t%k", *args)
+        names = ("id", "name", "state", "partition", "node", "reason", "comment", "workdir")
+        text = self.run("squeue", "--noheader", "--format=%i\t%j\t%T\t%P\t%N\t%r\t%k\t%Z", *args)
         return [dict(zip(names, line.split("\t"), strict=True)) for line in text.splitlines()]
 
     def accounting(self, *args: str) -> list[dict[str, str]]:

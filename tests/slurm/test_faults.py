@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -87,15 +88,15 @@ class Trial:
         return self.log.read_text()
 
 
-def submitted(cluster: Cluster, rule: str, after: int) -> list[dict[str, str]]:
-    """All attempts at jobs of a rule, with job numbers above one, as the accounting knows them."""
-    rows = [row for row in cluster.accounting() if row["Comment"].startswith(f"rule_{rule}_")]
-    return [row for row in rows if int(row["JobID"]) > after]
+def submitted(cluster: Cluster, rule: str, trial: Trial) -> list[dict[str, str]]:
+    """All attempts at jobs of a rule, as the accounting knows them once it has heard of their ends."""
 
+    def settled() -> list[dict[str, str]]:
+        rows = [row for row in cluster.accounting() if row["Comment"].startswith(f"rule_{rule}_")]
+        rows = [row for row in rows if row["WorkDir"] == str(trial.repo)]
+        return [] if {row["State"] for row in rows} & {"PENDING", "RUNNING"} else rows
 
-def newest(cluster: Cluster) -> int:
-    """The highest job number so far."""
-    return max((int(row["JobID"]) for row in cluster.accounting()), default=0)
+    return cluster.wait_for(settled)
 
 
 def job_of(cluster: Cluster, rule: str, seed: int | None = None) -> dict[str, str] | None:
@@ -165,7 +166,7 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, undisturbed, real_m
         report(trial, "controller and accounting were away for 25 seconds")
         back_in_the_queue(cluster, trial, jobs[1])
         cluster.start_node(jobs[1]["node"])
-        assert running.wait(timeout=400) == 0, trial.said()[-6000:]
+        assert running.wait(timeout=600) == 0, trial.said()[-6000:]
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
@@ -182,13 +183,12 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, undisturbed, real_m
     assert states[0][0].startswith("CANCELLED") and states[2][-1] == "COMPLETED"
 
 
-def test_out_of_time_and_out_of_memory(cluster, real_models, tmp_path):
+def limits(cluster: Cluster, undisturbed: dict[int, str], real_models: Path, tmp_path: Path) -> None:
     """The first attempts are too short, or too small: later ones get more, and go on where the others were stopped."""
     args = ("--configfile", "faults.yaml", "--", "langptune")
     # Longer than a minute, however fast the machine; more attempts than usual, however slow.
     long = Trial(tmp_path / "time", real_models, [0], retries=8, batches=240, validate_every=240, checkpoint_every=5)
     small = Trial(tmp_path / "memory", real_models, [0], retries=4)
-    before = newest(cluster)
     site = cluster.site(time_factor=0.012, warn_seconds=0)
     short = start_driver(cluster, long.repo, long.log, *args, site=site)
     site = cluster.site(memory_factor=0.2, warn_seconds=0)
@@ -197,9 +197,7 @@ def test_out_of_time_and_out_of_memory(cluster, real_models, tmp_path):
     report(small, "enough memory at last")
     assert short.wait(timeout=1200) == 0, long.said()[-6000:]
     report(long, "enough time at last")
-    jobs = submitted(cluster, "train_decoder", before)
-
-    timed = [job for job in jobs if job["WorkDir"] == str(long.repo)]
+    timed = submitted(cluster, "train_decoder", long)
     report(long, str([(job["State"], job["TimelimitRaw"], job["ElapsedRaw"]) for job in timed]))
     assert len(timed) >= 2
     assert [int(job["TimelimitRaw"]) for job in timed] == list(range(1, len(timed) + 1))
@@ -208,41 +206,41 @@ def test_out_of_time_and_out_of_memory(cluster, real_models, tmp_path):
     assert resumed and int(resumed[1]) > 0
     report(long, resumed[0])
 
-    sized = [job for job in jobs if job["WorkDir"] == str(small.repo)]
+    sized = submitted(cluster, "train_decoder", small)
     report(small, str([(job["State"], job["ReqMem"], job["ElapsedRaw"]) for job in sized]))
     asked = [int(job["ReqMem"].rstrip("M")) for job in sized]
     assert len(asked) >= 2 and asked == sorted(set(asked))
     assert sized[-1]["State"] == "COMPLETED" and "COMPLETED" not in {job["State"] for job in sized[:-1]}
 
 
-def test_driver_killed_and_started_again(cluster, undisturbed, real_models, tmp_path):
+def driver_killed(cluster: Cluster, undisturbed: dict[int, str], real_models: Path, tmp_path: Path) -> None:
     """The next driver waits for what the dead one left, keeps it, and starts nothing twice."""
     trial = Trial(tmp_path, real_models, SEEDS)
     args = ("--configfile", "faults.yaml", "--jobs", "2", "--", "langptune")
-    before = newest(cluster)
     first = start_driver(cluster, trial.repo, tmp_path / "first.log", *args)
     cluster.wait_for(lambda: sum(trial.steps(seed) >= 1 for seed in SEEDS) == 2, seconds=240)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    left = [job["id"] for job in cluster.queue()]
+    left = [job["id"] for job in cluster.queue() if job["workdir"] == str(trial.repo)]
     report(trial, f"driver killed; jobs {left} go on")
     assert len(left) == 2
     second = start_driver(cluster, trial.repo, trial.log, *args)
+    cluster.wait_for(lambda: "are still in the queue" in trial.said(), seconds=120)
     third = start_driver(cluster, trial.repo, tmp_path / "third.log", *args)
-    assert third.wait(timeout=60) == 1
+    assert third.wait(timeout=180) == 1
     assert "another run is at work in this folder" in (tmp_path / "third.log").read_text()
-    assert second.wait(timeout=400) == 0, trial.said()[-6000:]
+    assert second.wait(timeout=600) == 0, trial.said()[-6000:]
     report(trial, "the second driver is through")
     said = trial.said()
     assert "2 jobs of an earlier run in this folder are still in the queue (2 train_decoder)" in said
     assert "reading what they finished" in said
-    mine = submitted(cluster, "train_decoder", before)
+    mine = submitted(cluster, "train_decoder", trial)
     report(trial, str([(job["JobID"], job["State"]) for job in mine]))
     assert len(mine) == len(SEEDS) and {job["State"] for job in mine} == {"COMPLETED"}
     assert {seed: trial.weights(seed) for seed in SEEDS} == undisturbed
 
 
-def test_full_disk_then_dying_three_times(cluster, undisturbed, real_models, tmp_path):
+def full_disk(cluster: Cluster, undisturbed: dict[int, str], real_models: Path, tmp_path: Path) -> None:
     """A disk that fills up under a training: three attempts fail with one line each; with space again, it goes on."""
     trial = Trial(tmp_path, real_models, [0])
     disk = trial.repo / "results" / "faults"
@@ -250,16 +248,15 @@ def test_full_disk_then_dying_three_times(cluster, undisturbed, real_models, tmp
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900m", "tmpfs", str(disk)], check=True)
     try:
         args = ("--configfile", "faults.yaml", "--", "all")
-        before = newest(cluster)
         running = start_driver(cluster, trial.repo, trial.log, *args)
         cluster.wait_for(lambda: trial.steps(0) >= 2, seconds=240)
         with (disk / "ballast").open("wb") as ballast, pytest.raises(OSError):
             while True:
                 ballast.write(bytes(1 << 20))
         report(trial, f"disk full at step {trial.steps(0)}")
-        assert running.wait(timeout=400) == 1
+        assert running.wait(timeout=600) == 1
         report(trial, "the run gave up")
-        tried = submitted(cluster, "train_decoder", before)
+        tried = submitted(cluster, "train_decoder", trial)
         assert [job["State"] for job in tried] == ["FAILED"] * 3
         assert "the disk is full" in trial.said()
         (disk / "ballast").unlink()
@@ -270,6 +267,30 @@ def test_full_disk_then_dying_three_times(cluster, undisturbed, real_models, tmp
         assert pl.read_csv(disk / "ml-100k-small/comparison/table.csv").height
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+@pytest.fixture(scope="module")
+def side_by_side(cluster, undisturbed, real_models, tmp_path_factory) -> dict[str, Future]:
+    """Most of the time these wait for the queue, so they do it together."""
+    with ThreadPoolExecutor() as pool:
+        return {
+            fault.__name__: pool.submit(
+                fault, cluster, undisturbed, real_models, tmp_path_factory.mktemp(fault.__name__)
+            )
+            for fault in (limits, driver_killed, full_disk)
+        }
+
+
+def test_out_of_time_and_out_of_memory(side_by_side):
+    side_by_side["limits"].result()
+
+
+def test_driver_killed_and_started_again(side_by_side):
+    side_by_side["driver_killed"].result()
+
+
+def test_full_disk_then_dying_three_times(side_by_side):
+    side_by_side["full_disk"].result()
 
 
 def test_submitting_waits_for_the_controller(cluster, tmp_path):

@@ -30,7 +30,7 @@ CONFIG = {
     "overrides": {"history-cl": {"history_items": 2}},
     "comparison": {"reference": "history-cl", "bootstrap": 100},
 }
-BATCHES = {"short": 8, "long": 24}
+BATCHES = {"short": 4, "long": 16}
 UNTIL = ("--until", "train_decoder")
 
 
