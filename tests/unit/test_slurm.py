@@ -178,9 +178,12 @@ def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
     ],
 )
 def test_no_node_is_called_none_assigned(given, passed, tmp_path, monkeypatch):
-    for name, script in {"scontrol": "echo controller is UP", "sbatch": 'for arg; do echo "$arg"; done'}.items():
+    for name, script in {
+        "scontrol": "echo controller is UP",
+        "sbatch": 'for arg; do echo "$arg"; done; echo "$PATH"',
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{ROOT / 'slurm' / 'bin'}:{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", path := f"{ROOT / 'slurm' / 'bin'}:{tmp_path}:{os.environ['PATH']}")
     done = subprocess.run(["sbatch", *given], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == passed
+    assert done.stdout.splitlines() == [*passed, path]  # a job inherits it, and its srun waits likewise
