@@ -211,6 +211,7 @@ def limits(cluster: Cluster, undisturbed: dict[int, str], real_models: Path, tmp
     asked = [int(job["ReqMem"].rstrip("M")) for job in sized]
     assert len(asked) >= 2 and asked == sorted(set(asked))
     assert sized[-1]["State"] == "COMPLETED" and "COMPLETED" not in {job["State"] for job in sized[:-1]}
+    assert small.weights(0) == undisturbed[0]
 
 
 def driver_killed(cluster: Cluster, undisturbed: dict[int, str], real_models: Path, tmp_path: Path) -> None:
