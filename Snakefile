@@ -45,7 +45,7 @@ localrules:
 onstart:
     if workflow.executor_plugin.name == "slurm":
         try:
-            driver_lock = guard(
+            guard(
                 Path(workflow.workdir_init), lambda line: print(f"cluster: {line}", file=sys.stderr)
             )
         except UserError as error:

@@ -109,6 +109,8 @@ def site_file(name: str, site: dict, **changes: str) -> str:
 
 def main() -> None:
     """Measure and print tables."""
+    # In the background a shell has SIGINT ignored, and so would the drivers that are to be stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lab", action="store_true", help="use the test cluster")
     parser.add_argument("--jobs", type=int, default=200, help="jobs of the fan-out")

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from langptune.errors import UserError
 from langptune.provenance import ROOT
@@ -104,8 +105,12 @@ def preempted() -> bool:
     return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout
 
 
-def sole_driver(folder: Path) -> object:
-    """Hold the folder's lock for this process; the kernel frees it with the process, so it is never stale.
+_held: list[IO[str]] = []
+"""Open lock files: one that is let go of is closed, and its lock gone."""
+
+
+def sole_driver(folder: Path) -> None:
+    """Hold the folder's lock for as long as this process lives; the kernel frees it then, so it is never stale.
 
     Raises:
         UserError: another driver holds it.
@@ -119,7 +124,7 @@ def sole_driver(folder: Path) -> object:
         ) from None
     except OSError:
         pass  # a file system without locks
-    return held
+    _held.append(held)
 
 
 def wait_for_orphans(workdir: Path, say: Say, every: float = 30.0) -> bool:
@@ -261,8 +266,8 @@ def _seconds(elapsed: str) -> int:
     return out + (int(days) * 86400 if days.isdigit() else 0)
 
 
-def guard(workdir: Path, say: Say) -> object:
-    """Make sure that this driver is alone, wait for the jobs of one that died, start the watch; returns the lock.
+def guard(workdir: Path, say: Say) -> None:
+    """Make sure that this driver is alone, wait for the jobs of one that died, start the watch.
 
     From here on, driver and jobs wait for a controller that is away (slurm/bin).
 
@@ -272,7 +277,7 @@ def guard(workdir: Path, say: Say) -> object:
     Raises:
         UserError: another driver in this folder, or no SLURM.
     """
-    lock = sole_driver(workdir)
+    sole_driver(workdir)
     os.environ["PATH"] = f"{ROOT / 'slurm' / 'bin'}:{os.environ['PATH']}"
     every = float(os.environ.get("LANGPTUNE_WATCH_SECONDS", "120"))
     if wait_for_orphans(workdir, say, min(every, 30.0)):
@@ -282,4 +287,3 @@ def guard(workdir: Path, say: Say) -> object:
         os.chdir(workdir)
         os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])
     Watch(workdir, say, every=every, summary=15 * every, patience=2 * every).start()
-    return lock

@@ -219,6 +219,10 @@ def driver_killed(cluster: Cluster, undisturbed: dict[int, str], real_models: Pa
     trial = Trial(tmp_path, real_models, SEEDS)
     args = ("--configfile", "faults.yaml", "--jobs", "2", "--", "langptune")
     first = start_driver(cluster, trial.repo, tmp_path / "first.log", *args)
+    cluster.wait_for(lambda: "has been submitted" in (tmp_path / "first.log").read_text(), seconds=120)
+    third = start_driver(cluster, trial.repo, tmp_path / "third.log", *args)
+    assert third.wait(timeout=180) == 1
+    assert "another run is at work in this folder" in (tmp_path / "third.log").read_text()
     cluster.wait_for(lambda: sum(trial.steps(seed) >= 1 for seed in SEEDS) == 2, seconds=240)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
@@ -226,10 +230,6 @@ def driver_killed(cluster: Cluster, undisturbed: dict[int, str], real_models: Pa
     report(trial, f"driver killed; jobs {left} go on")
     assert len(left) == 2
     second = start_driver(cluster, trial.repo, trial.log, *args)
-    cluster.wait_for(lambda: "are still in the queue" in trial.said(), seconds=120)
-    third = start_driver(cluster, trial.repo, tmp_path / "third.log", *args)
-    assert third.wait(timeout=180) == 1
-    assert "another run is at work in this folder" in (tmp_path / "third.log").read_text()
     assert second.wait(timeout=600) == 0, trial.said()[-6000:]
     report(trial, "the second driver is through")
     said = trial.said()

@@ -53,13 +53,13 @@ def test_elapsed_times():
 
 
 def test_two_drivers_in_one_folder(tmp_path):
-    held = slurm.sole_driver(tmp_path)
+    slurm.sole_driver(tmp_path)  # what it returns is not kept
     code = (
         "import sys; from pathlib import Path; from langptune.slurm import sole_driver; sole_driver(Path(sys.argv[1]))"
     )
     second = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert "another run is at work in this folder" in second.stderr
-    held.close()
+    slurm._held.pop().close()
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
 
 
