@@ -45,9 +45,7 @@ localrules:
 onstart:
     if workflow.executor_plugin.name == "slurm":
         try:
-            guard(
-                Path(workflow.workdir_init), lambda line: print(f"cluster: {line}", file=sys.stderr)
-            )
+            guard(Path(workflow.workdir_init), lambda line: print(f"cluster: {line}", file=sys.stderr))
         except UserError as error:
             raise WorkflowError(str(error)) from None
 
