@@ -25,19 +25,11 @@ from pathlib import Path
 import psutil
 import yaml
 
-from langptune.provenance import device
+from langptune.provenance import ROOT, device
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "results/benchmark-cluster"
 FOLDER = ROOT / RESULTS
 DATASET = "ml-100k-small"
-LAB = {
-    "account": "lab",
-    "partition": {"cpu": "cpu", "gpu": "gpu"},
-    "limits": {"hours": 1, "memory_mb": 8000},
-    "warn_seconds": 0,
-}
-"""cluster.yaml of the test cluster."""
 
 
 @dataclass
@@ -101,12 +93,6 @@ def config_file(jobs: int) -> Path:
     return file
 
 
-def site_file(name: str, site: dict, **changes: str) -> str:
-    """A cluster.yaml."""
-    (FOLDER / name).write_text(yaml.safe_dump(site | changes))
-    return str(FOLDER / name)
-
-
 def main() -> None:
     """Measure and print tables."""
     # In the background a shell has SIGINT ignored, and so would the drivers that are to be stopped by it.
@@ -121,9 +107,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     try:
-        own = Path(os.environ.get("LANGPTUNE_CLUSTER", ROOT / "slurm" / "cluster.yaml"))
-        site = LAB if args.lab else yaml.safe_load(own.read_text())
-        env["LANGPTUNE_CLUSTER"] = site_file("site.yaml", site)
+        site = yaml.safe_load(Path(env.get("LANGPTUNE_CLUSTER", ROOT / "slurm" / "cluster.yaml")).read_text())
         base = ["--configfile", str(config_file(args.jobs))]
         targets = [f"{RESULTS}/{DATASET}/random/random/seed{s}/metrics.parquet" for s in range(args.jobs // 2)]
         here = ["--nolock", "--cores", str(os.cpu_count()), *base]
@@ -141,7 +125,9 @@ def main() -> None:
             runs[name] = snakemake(*command, "--", *targets, env=env)
             print(f"{name}: {runs[name].seconds:.0f} s", file=sys.stderr, flush=True)
         shutil.rmtree(FOLDER / DATASET / "random", ignore_errors=True)
-        held = env | {"LANGPTUNE_CLUSTER": site_file("held.yaml", site, extra="--begin=now+1hour")}
+        held_site = FOLDER / "held.yaml"
+        held_site.write_text(yaml.safe_dump(site | {"extra": "--begin=now+1hour"}))
+        held = env | {"LANGPTUNE_CLUSTER": str(held_site)}
         settle = 60 + args.jobs / 4  # until all are submitted
         all_at_once = ["--jobs", str(args.jobs)]
         waiting = snakemake(*slurm, *all_at_once, "--", *targets, env=held, settle=settle, stop=settle + args.wait)

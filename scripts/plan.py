@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
 from langptune.provenance import ROOT
+from langptune.stage import read_spec
 
 
 def waiting(config: Path, targets: list[str]) -> list[plan.Job]:
@@ -63,7 +63,7 @@ def _jobs(workflow) -> list[plan.Job]:
         script = re.search(r"scripts/(\w+)\.py", job.rule.shellcmd or "")
         if script is None or job.rule.name == "write_profiles":
             continue
-        spec, dataset = _spec(job), getattr(job.wildcards, "dataset", "")
+        spec, dataset = read_spec(job.params.spec), getattr(job.wildcards, "dataset", "")
         out.append(plan.Job(job.rule.name, dataset, script[1], spec, requested=_memory(job)))
         if job.rule.name == "gather_profiles":
             shards = spec["shards_in"]
@@ -73,15 +73,9 @@ def _jobs(workflow) -> list[plan.Job]:
             stale = first in ahead and (Path(shards[0]).exists() or not coming.isdisjoint(map(str, first.input)))
             todo = len(shards) if stale else sum(not Path(shard).exists() for shard in shards)
             if todo:
-                told = _spec(first)
+                told = read_spec(first.params.spec)
                 out.append(plan.Job(first.rule.name, dataset, "write_profiles", told, todo, _memory(first)))
     return sorted(out, key=lambda job: order[job.rule])
-
-
-def _spec(job) -> dict:
-    """The spec of a job of Snakemake's; a long one stands in a file (workflow/rules/common.smk)."""
-    text = job.params.spec
-    return json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
 
 
 def _memory(job) -> float | None:

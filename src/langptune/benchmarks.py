@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langptune.errors import UserError
+from langptune.stage import read_spec
+
 FOLDER = "benchmarks"
 """Below a results folder: ``benchmarks/{rule}/{job}.jsonl``."""
 
@@ -71,9 +74,7 @@ def read(path: Path) -> Benchmark | None:
     try:
         # One line; with `repeat` several, of which the last is the one whose outputs are there.
         told = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-        text = told["params"]["spec"]
-        # A long one stands in a file (workflow/rules/common.smk).
-        spec = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        spec = read_spec(told["params"]["spec"])
         granted = told["resources"]
         return Benchmark(
             rule=str(told["rule_name"]),
@@ -84,7 +85,7 @@ def read(path: Path) -> Benchmark | None:
             requested=_number(granted.get("mem_mb")),
             gpus=gpus(granted),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 
 

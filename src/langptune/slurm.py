@@ -208,8 +208,6 @@ class Watch(threading.Thread):
 
     def _stuck(self, entry: Entry, now: float) -> None:
         name = f"job {entry.id} ({entry.rule})"
-        if entry.state not in LET_GO:
-            self._since.pop(entry.id, None)
         if entry.state in LET_GO:
             since = self._since.setdefault(entry.id, now)
             if now - since >= self._patience:
@@ -223,7 +221,9 @@ class Watch(threading.Thread):
                         else "done now; it goes on from its last checkpoint"
                     ),
                 )
-        elif entry.state in WAITING and any(word in entry.reason for word in HELD):
+            return
+        self._since.pop(entry.id, None)
+        if entry.state in WAITING and any(word in entry.reason for word in HELD):
             self._once(
                 entry.id, "held", f"{name} is held ({entry.reason}); to let it start: scontrol release {entry.id}"
             )

@@ -94,7 +94,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     outputs: list[Path] = []
     signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
-        spec = validate(spec_type, _parse(args.spec), f"{path.name} --spec")
+        spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
         outputs = spec.paths("_out")
         for source in spec.paths("_in"):
             if not source.exists():
@@ -173,7 +173,12 @@ def _sole_writer(outputs: list[Path]) -> Iterator[None]:
         yield
 
 
-def _parse(text: str) -> object:
+def read_spec(text: str) -> object:
+    """What a spec says: JSON itself, a file that holds it, or ``-`` for standard input.
+
+    Raises:
+        UserError: no such file, or not JSON.
+    """
     if text == "-":
         text = sys.stdin.read()
     elif not text.lstrip().startswith("{"):

@@ -190,6 +190,7 @@ CONF
     [ -s "$LAB/etc/munge.key" ] || head -c 1024 /dev/urandom >"$LAB/etc/munge.key"
   )
   wrap
+  site
 }
 
 # Snakemake's executor inside a job takes SLURM_* out of the environment, and SLURM_CONF with it. On a real cluster the
@@ -202,6 +203,16 @@ wrap() {
     printf '#!/bin/sh\nexport SLURM_CONF=%s; exec %s "$@"\n' "$SLURM_CONF" "$real" >"$LAB/bin/$tool"
     chmod 755 "$LAB/bin/$tool"
   done
+}
+
+# What its user would write into slurm/cluster.yaml.
+site() {
+  cat >"$LAB/etc/cluster.yaml" <<SITE
+account: $ACCOUNT
+partition: {cpu: cpu, gpu: gpu}
+cpus_per_gpu: 1
+limits: {hours: 24, memory_mb: $MEM_MB}
+SITE
 }
 
 # Daemons
@@ -338,6 +349,7 @@ case ${1:-} in
   env)
     echo "export SLURM_CONF=$SLURM_CONF"
     echo "export PATH=$LAB/bin:\$PATH"
+    echo "export LANGPTUNE_CLUSTER=$LAB/etc/cluster.yaml"
     ;;
   kill-node) known_node "${2:-}" && kill_node "$2" ;;
   start-node) known_node "${2:-}" && start_node "$2" && wait_for 40 node_usable "$2" ;;

@@ -21,13 +21,20 @@ import yaml
 SCRIPT = Path(__file__).with_name("cluster.sh")
 # What the nodes' machine has not: programs by Debian's packages, and the right to make device files.
 PROGRAMS = ("munged", "mariadbd", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct")
-SITE = {
-    "account": "lab",
-    "partition": {"cpu": "cpu", "gpu": "gpu"},
-    "cpus_per_gpu": 1,
-    "limits": {"hours": 24, "memory_mb": 8000},
+
+RECIPE = {"batch_size": 4, "micro_batch": 8, "uniform_negatives": 2, "checkpoint_every": 1}
+TRAINING = {
+    "models_dir": "results/models",
+    "datasets": ["ml-100k-small"],
+    "encoders": ["smollm2-135m"],
+    "decoders": ["minilm-l6"],
+    "methods": ["history-cl", "pop"],
+    "sample": {"test": 8, "train": 40, "val": 8},
+    "training": {"threads": 1},
+    "overrides": {"history-cl": {"history_items": 2}},
+    "comparison": {"reference": "history-cl", "bootstrap": 100},
 }
-"""cluster.yaml of the test cluster: what its user would write into slurm/cluster.yaml."""
+"""A config whose only training, of the decoder by such a recipe, takes about a second a batch."""
 
 
 @dataclass
@@ -107,7 +114,8 @@ class Cluster:
     def site(self, **changes) -> Path:
         """A cluster.yaml for LANGPTUNE_CLUSTER; ``changes`` replace whole keys."""
         path = self.folder / f"site-{time.monotonic_ns()}.yaml"
-        path.write_text(yaml.safe_dump({**SITE, **changes}))
+        own = yaml.safe_load(Path(self.env["LANGPTUNE_CLUSTER"]).read_text())
+        path.write_text(yaml.safe_dump(own | changes))
         return path
 
 
@@ -135,6 +143,7 @@ def cluster(request) -> Iterator[Cluster]:
     own = {"LANGPTUNE_LAB": str(lab), "LANGPTUNE_LAB_PORT": str(free_ports(20))}
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SRUN_"))} | own
     env |= {"SLURM_CONF": str(lab / "etc/slurm.conf"), "PATH": f"{lab / 'bin'}:{env['PATH']}"}
+    env["LANGPTUNE_CLUSTER"] = str(lab / "etc/cluster.yaml")
     running = Cluster(folder, env)
     try:
         running.script("up")
@@ -163,7 +172,7 @@ def command(*args: str | Path) -> list[str]:
 
 
 def environment(cluster: Cluster, site: Path | None) -> dict[str, str]:
-    return cluster.env | {"LANGPTUNE_CLUSTER": str(site or cluster.site())}
+    return cluster.env | ({"LANGPTUNE_CLUSTER": str(site)} if site else {})
 
 
 def driver(

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,34 +20,14 @@ import yaml
 
 from langptune.provenance import file_hash
 from langptune.training.checkpoints import SEAL
-from tests.conftest import copy_of_repo
-from tests.slurm.conftest import Cluster, driver, start_driver
+from tests.conftest import copy_of_repo, snakemake
+from tests.slurm.conftest import RECIPE, TRAINING, Cluster, driver, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models]
 
 SEEDS = [0, 1, 2]
-CONFIG = {
-    "results": "results/faults",
-    "models_dir": "results/models",
-    "datasets": ["ml-100k-small"],
-    "encoders": ["smollm2-135m"],
-    "decoders": ["minilm-l6"],
-    "methods": ["history-cl", "pop"],
-    "sample": {"test": 8, "train": 40, "val": 8},
-    "generation": {"threads": 1},
-    "overrides": {"history-cl": {"history_items": 2}},
-    "recipe_overrides": {
-        "cl": {
-            "batches": 30,
-            "batch_size": 4,
-            "micro_batch": 8,
-            "uniform_negatives": 2,
-            "validate_every": 15,
-            "checkpoint_every": 1,
-        }
-    },
-    "comparison": {"reference": "history-cl", "bootstrap": 100},
-}
+CONFIG = TRAINING | {"results": "results/faults", "generation": {"threads": 1}}
+BATCHES = {"batches": 30, "validate_every": 15}
 DATA = "results/faults/ml-100k-small"
 
 
@@ -58,15 +37,14 @@ class Trial:
     def __init__(self, folder: Path, models: Path, seeds: list[int], retries: int = 2, **recipe: int):
         self.repo = copy_of_repo(folder / "repo", models)
         config = CONFIG | {"seeds": seeds, "training": {"threads": 1, "retries": retries}}
-        config["recipe_overrides"] = {"cl": CONFIG["recipe_overrides"]["cl"] | recipe}
+        config["recipe_overrides"] = {"cl": RECIPE | BATCHES | recipe}
         (self.repo / "faults.yaml").write_text(yaml.safe_dump(config))
         self.log = folder / "driver.log"
         self.began = time.monotonic()
 
     def local(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Snakemake on this machine."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "faults.yaml", *args]
-        return subprocess.run(command, cwd=self.repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return snakemake("--configfile", "faults.yaml", *args, cwd=self.repo)
 
     def phase(self, seed: int) -> Path | None:
         return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-*")), None)

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import copy_of_repo
-from tests.slurm.conftest import driver, start_driver
+from tests.conftest import copy_of_repo, snakemake
+from tests.slurm.conftest import RECIPE, TRAINING, driver, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models]
 
 # In bfloat16 the rounding of another split of the batch adds up, over tens of batches, to a tenth of a loss.
-RECIPE = {"precision": "float32", "batch_size": 4, "micro_batch": 8, "uniform_negatives": 2, "checkpoint_every": 1}
-CONFIG = {
-    "results": "results/launch",
-    "models_dir": "results/models",
-    "datasets": ["ml-100k-small"],
-    "encoders": ["smollm2-135m"],
-    "decoders": ["minilm-l6"],
-    "methods": ["history-cl", "pop"],
-    "sample": {"test": 8, "train": 40, "val": 8},
-    "training": {"threads": 1},
-    "overrides": {"history-cl": {"history_items": 2}},
-    "comparison": {"reference": "history-cl", "bootstrap": 100},
-}
+PRECISION = "float32"
 BATCHES = {"short": 4, "long": 16}
 UNTIL = ("--until", "train_decoder")
 
 
 def write_config(repo: Path, name: str, batches: int, launch: str | None) -> None:
-    recipe = RECIPE | {"batches": batches, "validate_every": batches // 2, "launch": launch}
-    told = CONFIG | {"results": f"results/{name}", "recipe_overrides": {"cl": recipe}}
+    recipe = RECIPE | {"precision": PRECISION, "batches": batches, "validate_every": batches // 2, "launch": launch}
+    told = TRAINING | {"results": f"results/{name}", "recipe_overrides": {"cl": recipe}}
     (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
 
 
@@ -66,8 +53,7 @@ def repo(tmp_path_factory, real_models) -> Path:
     for name, batches in BATCHES.items():
         write_config(repo, f"one-{name}", batches, None)
         write_config(repo, f"two-{name}", batches, "cpu-2-nodes.yaml")
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", f"one-{name}.yaml", *UNTIL]
-        done = subprocess.run(command, cwd=repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = snakemake("--configfile", f"one-{name}.yaml", *UNTIL, cwd=repo)
         assert done.returncode == 0, done.stdout[-5000:]
     return repo
 

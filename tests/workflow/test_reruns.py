@@ -46,6 +46,7 @@ def without(smoke_run):
     yield away
     for found, aside in moved:
         aside.rename(found)
+    shutil.rmtree(smoke_run / "aside")
 
 
 def test_fresh_clone_without_a_cluster(tmp_path):
@@ -162,7 +163,6 @@ def test_what_a_kill_left_half_done(smoke_run):
     done = subprocess.run(command, cwd=smoke_run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert planned(smoke_run) == {}
-    shutil.rmtree(smoke_run / "aside", ignore_errors=True)
 
 
 def test_nothing_heavy_is_imported_by_the_driver(tmp_path):

@@ -152,11 +152,18 @@ def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, lau
             machines=machines,
         )
 
-    def of(key):
-        return lambda w, attempt: cluster_resources(CLUSTER, demand(w), attempt if ON_CLUSTER else 1).get(key)
+    if not ON_CLUSTER:
+        return {"mem_mb": lambda w: math.ceil(demand(w).memory)}
 
-    own = lambda w: math.ceil(demand(w).memory)
-    return {"mem_mb": of("mem_mb") if ON_CLUSTER else own} | {key: of(key) for key in KEYS if ON_CLUSTER}
+    def of(key):
+        return lambda w, attempt: cluster_resources(CLUSTER, demand(w), attempt).get(key)
+
+    return {key: of(key) for key in ("mem_mb", *KEYS)}
+
+
+def decodes(model):
+    """What jobs need whose decoder embeds texts; model: its name, a function of the wildcards."""
+    return needs(memory=2000, minutes=20, model=model, per_million=6, per_billion=100, gpus=1)
 
 
 def code(name, without=()):

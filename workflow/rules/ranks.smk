@@ -12,7 +12,7 @@ rule embed_items:
     benchmark:
         f"{BENCHMARKS}/embed_items/{{dataset}}-{{decoder}}.jsonl"
     resources:
-        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
+        **decodes(lambda w: w.decoder),
     params:
         **specified(
             lambda w, input, output: spec(
@@ -40,7 +40,7 @@ rule rank_profiles:
     wildcard_constraints:
         method=methods_of(kinds.ProfileMethod),
     resources:
-        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
+        **decodes(lambda w: w.decoder),
     params:
         **specified(
             lambda w, input, output: rank_spec(
@@ -65,7 +65,7 @@ rule rank_shuffled_profiles:
     wildcard_constraints:
         method=methods_of(kinds.ShuffledMethod),
     resources:
-        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
+        **decodes(lambda w: w.decoder),
     params:
         **specified(
             lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed))
@@ -87,7 +87,7 @@ rule rank_history_text:
     wildcard_constraints:
         method=methods_of(kinds.TextMethod),
     resources:
-        **needs(memory=2000, minutes=20, model=lambda w: w.decoder, per_million=6, per_billion=100, gpus=1),
+        **decodes(lambda w: w.decoder),
     params:
         **specified(
             lambda w, input, output: rank_spec(

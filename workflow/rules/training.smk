@@ -77,7 +77,7 @@ rule embed_phase_items:
         phase=phases_by(ContrastiveRecipe),
     priority: 50
     resources:
-        **needs(memory=2000, minutes=20, model=lambda w: decoder_of(w.models), per_million=6, per_billion=100, gpus=1),
+        **decodes(lambda w: decoder_of(w.models)),
     params:
         **specified(
             lambda w, input, output: spec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ class Strict(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -74,6 +76,12 @@ def retype(value: Any) -> Any:
     except yaml.YAMLError:
         return value
     return read if isinstance(read, bool | int | float | None) else value
+
+
+def by_size(values: Mapping[float, V], weights: int) -> V | None:
+    """Of values by size (weights in billions, at most -> value), that for ``weights`` weights; None beyond all."""
+    size = min((size for size in values if size * 1e9 >= weights), default=None)
+    return None if size is None else values[size]
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from langptune.config.base import Strict
+from langptune.config.base import Strict, by_size
 
 Sized = str | dict[Annotated[float, Field(gt=0, strict=False)], str]
 """One value, or values by size: weights in billions, at most -> value."""
@@ -100,8 +100,8 @@ def sized(value: Sized | None, weights: int) -> str | None:
     """The value for a model of ``weights`` weights; of the largest size where it is larger than all."""
     if not isinstance(value, dict):
         return value
-    fitting = [size for size in value if size * 1e9 >= weights] or [max(value)]
-    return value[min(fitting)]
+    fitting = by_size(value, weights)
+    return value[max(value)] if fitting is None else fitting
 
 
 def resources(cluster: Cluster, demand: Demand, attempt: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
-from langptune.config.base import Strict
+from langptune.config.base import Strict, by_size
 
 Speeds = dict[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
 
@@ -22,16 +22,11 @@ class Rate(Strict):
 
     def at(self, device: Literal["cpu", "gpu"], weights: int) -> float | None:
         """Units per second of a core or GPU for a model of ``weights`` weights; None where nothing is stated."""
-        return _by_size(getattr(self, device), weights)
+        return by_size(getattr(self, device), weights)
 
     def seconds_to_start(self, weights: int) -> float:
         """Seconds that each job takes before its work begins."""
-        return _by_size(self.start, weights) or 0.0
-
-
-def _by_size(speeds: Speeds, weights: int) -> float | None:
-    size = min((size for size in speeds if size * 1e9 >= weights), default=None)
-    return None if size is None else speeds[size]
+        return by_size(self.start, weights) or 0.0
 
 
 class Rates(RootModel[dict[str, Rate]]):
