@@ -1,0 +1,102 @@
+"""Where everything lies: the files of runs, phases and models, named by what they hold."""
+
+from __future__ import annotations
+
+from langptune.config.methods import ProfileMethod, ShuffledMethod
+from langptune.config.phases import Draw, Phase, evaluation_draw
+from langptune.config.workflow import Run, Workflow
+
+
+def encoder_of(models: str) -> str:
+    """The encoder's name in a ``{models}`` segment."""
+    return models.split("+")[0]
+
+
+def decoder_of(models: str) -> str:
+    """The decoder's name in a ``{models}`` segment."""
+    return models.split("+")[-1]
+
+
+class Layout:
+    """Paths of a workflow's files, relative to the repository; a seed may be a number or a wildcard's text."""
+
+    def __init__(self, workflow: Workflow):
+        self._workflow = workflow
+        self._config = workflow.config
+        self.phase = f"{workflow.config.results}/{{dataset}}/phases/{{models}}/seed{{seed}}/{{phase}}"
+        """Folder of one phase, as a pattern."""
+
+    def model_folder(self, name: str) -> str:
+        """Where a materialised model lies."""
+        return f"{self._config.models_dir}/{name}"
+
+    def data_file(self, dataset: str, name: str) -> str:
+        """A prepared file of a dataset: items, sessions, users, evaluation."""
+        return f"{self._config.results}/{dataset}/data/{name}.parquet"
+
+    def ranks_of(self, run: Run) -> str:
+        """The ranks of one run."""
+        return f"{self._config.results}/{run.folder}/ranks.parquet"
+
+    def metrics_of(self, run: Run) -> str:
+        """The per-session metrics of one run."""
+        return f"{self._config.results}/{run.folder}/metrics.parquet"
+
+    def phase_folder(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
+        """Where a phase's model, curve and profiles lie."""
+        return self.phase.format(dataset=dataset, models=models, seed=seed, phase=phase.id)
+
+    def profiles_of(self, dataset: str, models: str, seed: int | str, phase: Phase, draw: Draw) -> str:
+        """The profiles that a phase's encoder writes.
+
+        Untrained, it is the same for all decoders, and greedy for all seeds.
+        """
+        writer = phase.encoder
+        if not writer.chain:
+            models = encoder_of(models)
+            seed = seed if draw.temperature else self._config.seeds[0]
+        return f"{self.phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
+
+    def adapter_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> list[str]:
+        """The adapter of a phase's encoder; nothing where it is untrained."""
+        writer = phase.encoder
+        return [f"{self.phase_folder(dataset, models, seed, writer)}/encoder"] if writer.chain else []
+
+    def decoder_folder(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
+        """The decoder of a phase, trained or materialised."""
+        trained = phase.decoder
+        if trained.chain:
+            return f"{self.phase_folder(dataset, models, seed, trained)}/decoder"
+        return self.model_folder(decoder_of(models))
+
+    def vectors_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
+        """The catalogue as the decoder of a phase embeds it."""
+        trained = phase.decoder
+        if trained.chain:
+            return f"{self.phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
+        return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
+
+    def source_of(self, method: str) -> str:
+        """The method whose profiles a method is ranked by: its own, or those it shuffles."""
+        entry = self._workflow.methods[method]
+        return entry.of if isinstance(entry, ShuffledMethod) else method
+
+    def run_phase(self, run: Run) -> Phase:
+        """The phase that a run's profiles, decoder and vectors belong to."""
+        return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)
+
+    def run_profiles(self, run: Run) -> str:
+        """The test profiles that a run of a profile method, or of one that shuffles them, is ranked by."""
+        name = self.source_of(run.method)
+        entry = self._workflow.methods[name]
+        assert isinstance(entry, ProfileMethod)
+        seed = self._config.seeds[0] if entry.deterministic else run.seed
+        return self.profiles_of(run.dataset, run.models, seed, self.run_phase(run), evaluation_draw(entry))
+
+    def run_decoder(self, run: Run) -> str:
+        """The folder of the decoder that a run is ranked by."""
+        return self.decoder_folder(run.dataset, run.models, run.seed, self.run_phase(run))
+
+    def run_vectors(self, run: Run) -> str:
+        """The catalogue as a run's decoder embeds it."""
+        return self.vectors_of(run.dataset, run.models, run.seed, self.run_phase(run))

@@ -1,0 +1,47 @@
+"""A headless Chromium for the pages. LANGPTUNE_NEED_BROWSER=1 makes its absence a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium of the system, driven by Playwright."""
+    if CHROMIUM is None:
+        if os.environ.get("LANGPTUNE_NEED_BROWSER"):
+            pytest.fail("no chromium on this machine: apt-get install chromium")
+        pytest.skip("needs chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A fresh page. The test fails where it asks for anything beyond this machine, or throws an error."""
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    outside, errors = [], []
+    page.on("request", lambda request: outside.append(request.url) if foreign(request.url) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert not outside, f"requests beyond this machine: {outside}"
+    assert not errors, f"errors on the page: {errors}"
+
+
+def foreign(url: str) -> bool:
+    """Whether a request leaves this machine."""
+    return not url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:"))
