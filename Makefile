@@ -27,10 +27,14 @@ ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
 SNAKEMAKE := $(ALONE) $(BIN)/snakemake --nolock --configfile $(CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 
-.PHONY: help env env-dev demo test test-slurm check tables partial report prefetch plan doctor format docs
+.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report prefetch plan
+.PHONY: doctor format docs
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
+	@echo "make interpret what CONFIG's profiles are like: faithful, readable, steerable; judges; added to the report"
+	@echo "make explore   a page to read and edit the profiles of CONFIG's results, and see the ranking move"
+	@echo "make survey    questionnaires on CONFIG's profiles for people; make analyse SURVEY=folder RESPONSES=folder"
 	@echo "make test      all tests; those on a SLURM cluster of this machine where slurm is installed"
 	@echo "make test-slurm  those on the SLURM cluster only (as root; .ci/run installs it)"
 	@echo "make check     formatting and lint only"
@@ -70,10 +74,28 @@ demo: env
 	echo
 	echo "tables and figures: $(RESULTS)/*/comparison/   report: $(RESULTS)/report.html"
 
+interpret: env
+	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- interpretability || { $(BUSY); }
+	$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
+	cat $(RESULTS)/*/interpretability/table.md
+	echo "tables, figures and examples: $(RESULTS)/*/interpretability/   report: $(RESULTS)/report.html"
+
+survey: env
+	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- survey || { $(BUSY); }
+	ls $(RESULTS)/*/*/*/seed*/survey/questionnaire.html
+
+analyse: env
+	@: "$${SURVEY:?give SURVEY=folder with codebook.json}"
+	$(BIN)/python scripts/analyse_survey.py --survey "$$SURVEY" --responses "$${RESPONSES:-$$SURVEY/responses}"
+
+explore: env
+	@$(BIN)/python scripts/explore.py --config $(CONFIG)
+
 report: env
-	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/report.html 2>/dev/null | head -n 1 || true)
+	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/*/interpretability/* $(RESULTS)/report.html 2>/dev/null | head -n 1 || true)
 	if [ "$$newest" != "$(RESULTS)/report.html" ]; then
-	  $(SNAKEMAKE) --cores 1 --quiet all --report $(RESULTS)/report.html || { $(BUSY); }
+	  targets=all; if compgen -G "$(RESULTS)/*/interpretability/table.html" >/dev/null; then targets="all interpretability"; fi
+	  $(SNAKEMAKE) --cores 1 --quiet all --report $(RESULTS)/report.html -- $$targets || { $(BUSY); }
 	fi
 
 tables: env

@@ -26,6 +26,9 @@ include: "workflow/rules/ranks.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/comparison.smk"
 include: "workflow/rules/cost.smk"
+include: "workflow/rules/judge.smk"
+include: "workflow/rules/interpretability.smk"
+include: "workflow/rules/survey.smk"
 
 
 localrules:
@@ -36,6 +39,7 @@ localrules:
     zeroshot,
     langptune,
     studies,
+    interpretability,
     tables,
     figures,
     partial,
@@ -112,6 +116,12 @@ rule studies:
             study=CONFIG.studies,
             end=["csv", "png", "pdf"],
         ),
+
+
+rule interpretability:
+    """What profiles are like: table, figures and examples of all datasets."""
+    input:
+        lambda w: interpretations(),
 
 
 rule tables:

@@ -74,6 +74,11 @@ def missing(workflow: Workflow) -> list[str]:
     from langptune.models.materialise import locate
 
     for name in workflow.config.encoders + workflow.config.decoders:
+        key = workflow.models[name].source.key
+        if key is not None and not os.environ.get(key):
+            out.append(f"encoder '{name}' is an endpoint with a key: `export {key}=...` before the run")
+        if workflow.models[name].source.endpoint is not None:
+            continue
         if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():
             continue
         if workflow.models[name].source.hub:  # to look is to download

@@ -13,7 +13,7 @@ from langptune.provenance import Record
 
 
 class Spec(stage.StageSpec):
-    """Materialise a model from its package, the hub (at its pinned revision) or a folder."""
+    """Materialise a model from its package, the hub (at its pinned revision) or a folder; describe an endpoint."""
 
     name: str = Field(description="the model's name in config/models.yaml")
     model: ModelEntry = Field(description="its registry entry")

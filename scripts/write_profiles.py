@@ -14,13 +14,15 @@ from langptune import provenance, stage
 from langptune.config.models import EncoderEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts
+from langptune.errors import UserError
 from langptune.provenance import Record
 
 
 class Spec(stage.StageSpec):
     """Prompts from histories, profiles from prompts.
 
-    Each finished batch is kept under `journal` at once, so that a job that is killed goes on where it stopped.
+    Each finished batch is kept under `journal` at once (of an endpoint, each answer under `cache`), so that a job that
+    is killed goes on where it stopped.
     """
 
     encoder: EncoderEntry = Field(description="the encoder's registry entry")
@@ -45,12 +47,18 @@ class Spec(stage.StageSpec):
     evaluation_in: str
     threads: int = Field(2, description="CPU threads; part of the numerics, so not left to the scheduler")
     journal: str = Field(description="folder for finished batches; gather_profiles.py removes it")
+    cache: str | None = Field(None, description="folder of an endpoint's answers, which stay")
+    max_usd: float | None = Field(
+        None, description="most that this job may cost at an endpoint, in US dollars", strict=False
+    )
     profiles_out: str
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Encode, generate batch by batch, gather the journal."""
+    """Encode, generate batch by batch, gather the journal; or ask the endpoint."""
     stage.set_threads(spec.threads)
+    if spec.encoder.source.endpoint is not None:
+        return ask(spec, record, log)
     import torch
 
     from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
@@ -65,9 +73,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
     writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
 
-    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)
-    sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
-    items, users = contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
+    sessions, items, users = tables(spec)
     encoded = encode_sessions(writer, sessions, items, users, spec.history_items)
     # One row per profile: a session's samples stand side by side.
     prompts = [prompt for prompt in encoded for _ in range(spec.samples)]
@@ -132,6 +138,84 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         prompts_that_lost_items=sum(p.dropped_items > 0 for p in prompts),
         fields_cut=sum(p.cut_fields for p in prompts),
     )
+
+
+def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The sessions to write for, the items, the users."""
+    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)
+    sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
+    return sessions, contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
+
+
+def ask(spec: Spec, record: Record, log: stage.Log) -> None:
+    """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
+    from langptune.endpoint.client import Client, Request, rough_tokens
+    from langptune.profiles.generate import profile_seed
+    from langptune.prompts import MessageWriter, encode_sessions
+
+    if spec.adapter_in is not None or spec.cache is None:
+        raise UserError(
+            "write_profiles.py: an endpoint takes no adapter_in and needs 'cache', a folder for its answers"
+        )
+    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
+    sessions, items, users = tables(spec)
+    prompts = encode_sessions(writer, sessions, items, users, spec.history_items)
+    # Shards are dealt by session, so that one's samples stay together.
+    mine = list(zip(sessions["session"], prompts, strict=True))[spec.shard - 1 :: spec.shards]
+    rows = [(session, sample, prompt) for session, prompt in mine for sample in range(spec.samples)]
+    source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
+
+    def request(session: int, sample: int, text: str) -> Request:
+        # Greedy answers hang on no seed, and are the same for all; 31 bits, which every server takes.
+        seed = profile_seed(source, session, sample) % 2**31 if spec.temperature else 0
+        return Request((("user", text),), spec.max_tokens, spec.temperature, seed)
+
+    requests = [request(session, sample, prompt.text) for session, sample, prompt in rows]
+    client = Client(spec.encoder.source, spec.cache, spec.max_usd)
+    told = client.estimate(requests)
+    log(
+        f"{spec.encoder.source.model}: {told.requests} profiles to ask for, {told.cached} kept; about "
+        f"{told.prompt_tokens:,} + at most {told.tokens:,} tokens, at most {told.usd:.4f} USD"
+    )
+    start, last = time.monotonic(), 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last > 10:
+            last = now
+            log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / (now - start):.2f} profiles/s")
+
+    answers = client.ask(requests, progress)
+    profiles = pl.DataFrame(
+        {
+            "session": [session for session, _, _ in rows],
+            "sample": [sample for _, sample, _ in rows],
+            "profile": [answer.text.strip() for answer in answers],
+            "prompt_tokens": [answer.prompt_tokens for answer in answers],
+            "tokens": [answer.tokens for answer in answers],
+            "finished": [answer.finished for answer in answers],
+            "logprob": [None] * len(rows),
+        },
+        schema=contracts.PROFILES,
+    ).sort("session", "sample")
+    contracts.write(profiles, spec.profiles_out, "profiles")
+    record.note(
+        profiles=len(profiles),
+        resumed=client.spent.cached,
+        finished_share=profiles["finished"].mean(),
+        mean_tokens=profiles["tokens"].mean(),
+        prompts_that_lost_items=sum(prompt.dropped_items > 0 for _, prompt in mine),
+        fields_cut=sum(prompt.cut_fields for _, prompt in mine),
+        fields_with_special_tokens=writer.changed,
+        tokens_by_characters=sum(not answer.counted for answer in answers),
+        empty=sum(not answer.text.strip() for answer in answers),
+        answered_by=sorted({answer.model for answer in answers}),
+        asked=client.spent.requests,
+        usd=round(client.spent.usd, 6),
+    )
+    log(f"{spec.encoder.source.model}: {client.spent.line}")
 
 
 if __name__ == "__main__":

@@ -116,3 +116,12 @@ def write_raw(folder: Path, rows: list[tuple], items: list[tuple], users: list[t
         lines = ["user_id:token\toccupation:token", *("\t".join(u) for u in users)]
         (folder / "toy.user").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_server(tmp_path_factory, real_models) -> str:
+    """Base URL of a real chat API on this machine: the embedded encoder behind `transformers serve`, in float32."""
+    from langptune.endpoint.serve import served
+
+    with served(real_models / "smollm2-135m", tmp_path_factory.mktemp("server") / "log", 1, "float32") as url:
+        yield url

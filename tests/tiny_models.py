@@ -30,7 +30,16 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import BertConfig, BertModel, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from tests.conftest import ROOT
 
@@ -167,6 +176,54 @@ def write_llama(folder: Path, seed: int = 0) -> Path:
 
 def write_mxbai(folder: Path, seed: int = 0) -> Path:
     """A ``BertModel`` with WordPiece and CLS pooling, as sentence-transformers saves it."""
+    size = _write_wordpiece(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=size,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=2 * HIDDEN,
+        max_position_embeddings=512,
+    )
+    BertModel(config).save_pretrained(folder)
+    kind = "sentence_transformers.models."
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"},
+    ]
+    pooling: dict[str, Any] = {"word_embedding_dimension": HIDDEN, "pooling_mode_cls_token": True}
+    others = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    pooling |= {f"pooling_mode_{other}": False for other in others}
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
+    _write_json(folder / "1_Pooling" / "config.json", pooling | {"include_prompt": True})
+    return folder
+
+
+def write_verifier(folder: Path, labels: tuple[str, ...], seed: int = 0) -> Path:
+    """A ``DebertaV2ForSequenceClassification`` whose outputs are called ``labels``, as verifiers on the hub are."""
+    size = _write_wordpiece(folder)
+    torch.manual_seed(seed)
+    config = DebertaV2Config(
+        vocab_size=size,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=2 * HIDDEN,
+        id2label=dict(enumerate(labels)),
+        label2id={label: at for at, label in enumerate(labels)},
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        # As it comes, random weights say the same of every pair.
+        initializer_range=0.5,
+    )
+    DebertaV2ForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def _write_wordpiece(folder: Path) -> int:
+    """BERT's tokenizer over the words; how many there are."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer()
@@ -188,28 +245,7 @@ def write_mxbai(folder: Path, seed: int = 0) -> Path:
     _write_tokenizer(folder, words, config, special)
     by_id = sorted(words.get_vocab().items(), key=lambda pair: pair[1])
     (folder / "vocab.txt").write_text("\n".join(word for word, _ in by_id) + "\n", encoding="utf-8")
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(by_id),
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        intermediate_size=2 * HIDDEN,
-        max_position_embeddings=512,
-    )
-    BertModel(config).save_pretrained(folder)
-    kind = "sentence_transformers.models."
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"},
-    ]
-    pooling: dict[str, Any] = {"word_embedding_dimension": HIDDEN, "pooling_mode_cls_token": True}
-    others = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    pooling |= {f"pooling_mode_{other}": False for other in others}
-    _write_json(folder / "modules.json", modules)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
-    _write_json(folder / "1_Pooling" / "config.json", pooling | {"include_prompt": True})
-    return folder
+    return len(by_id)
 
 
 WRITERS = {"gemma-2b-it": write_gemma, "llama-3-8b-instruct": write_llama, DECODER: write_mxbai}

@@ -42,6 +42,8 @@ STYLE = {
     "pdf.fonttype": 42,
     "figure.dpi": DPI,
 }
+_METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Methods of one group, told apart with any colour vision; their marks differ, too."""
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 _METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 
@@ -482,6 +484,68 @@ def models_grid(panels: dict[str, tuple[list[str], list[str], np.ndarray]], metr
                 text = f"{value:.4f}" if np.isfinite(value) else "-"
                 axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         figure.supxlabel(metric, fontsize=8)
+        return figure
+
+
+def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> Figure:
+    """Accuracy (upwards) against other measures (sideways, one panel each), a cross of intervals per method.
+
+    Args:
+        accuracy: one per method.
+        panels: measure's title -> one per method; methods without a value are not drawn.
+        metric: title of the accuracy.
+    """
+    with styled():
+        figure = _figure(2.7 * len(panels) + 0.4, 3.1)
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        marks = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
+        looks = {bar.label: (_METHODS[at % len(_METHODS)], marks[at % len(marks)]) for at, bar in enumerate(accuracy)}
+        heights = {bar.label: bar for bar in accuracy}
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for bar in members:
+                up, (colour, mark) = heights[bar.label], looks[bar.label]
+                axis.plot([bar.low, bar.high], [up.mean] * 2, color=colour, linewidth=1.0, alpha=0.7)
+                axis.plot([bar.mean] * 2, [up.low, up.high], color=colour, linewidth=1.0, alpha=0.7)
+                axis.plot(bar.mean, up.mean, marker=mark, color=colour, markersize=6, markeredgecolor="white")
+            axis.set_title(title, fontsize=8)
+            axis.grid(color="#e5e5e5", linewidth=0.6)
+            axis.locator_params(axis="x", nbins=5)
+        axes[0].set_ylabel(metric)
+        axes[0].set_ylim(bottom=0)
+        handles = [
+            Line2D([], [], label=label, color=colour, marker=mark, linestyle="none", markersize=6)
+            for label, (colour, mark) in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+        return figure
+
+
+def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
+    """Means as points with their intervals around a line at 0, one panel side by side for each of several conditions.
+
+    Args:
+        panels: condition -> one per method, in the order to be drawn from the top.
+        measure: what is on the axis.
+    """
+    with styled():
+        labels = list(dict.fromkeys(bar.label for members in panels.values() for bar in members))
+        if not labels:
+            return _empty("Nothing could be edited.")
+        figure = _figure(6.4, 1.0 + _row_height(labels) * len(labels))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for bar in members:
+                at, colour = labels.index(bar.label), COLOURS.get(bar.group, OTHER)
+                axis.plot([bar.low, bar.high], [at, at], color=colour, linewidth=1.4)
+                axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_title(title)
+            axis.locator_params(axis="x", nbins=4)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+            axis.set_ylim(len(labels) - 0.4, -0.6)
+        axes[0].set_yticks(range(len(labels)), labels)
+        figure.supxlabel(measure, fontsize=8, color="#444444")
         return figure
 
 

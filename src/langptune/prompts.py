@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,17 @@ _MARK = "\u27e6user text\u27e7"
 """Stands for the user message while the chat template is rendered; split off again before encoding."""
 
 
+_LOOKS_SPECIAL = re.compile(r"\[(/?[A-Z_]+)\]")
+
+
+def without_special(text: str) -> str:
+    """A text in which nothing looks like a special token of a chat format, for servers that would take it for one.
+
+    ``<|im_end|>``, ``<end_of_turn>``, ``</s>`` get other angle brackets, ``[INST]`` round ones.
+    """
+    return _LOOKS_SPECIAL.sub(r"(\1)", text.replace("<", "\u2039").replace(">", "\u203a"))
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A prompt as token ids, and what had to be left out to make it fit: whole items, and ends of fields."""
@@ -34,16 +45,106 @@ class Encoded:
     cut_fields: int
 
 
-class PromptWriter:
+@dataclass(frozen=True)
+class Message:
+    """A prompt as the text of a user message, for a server that has the tokenizer; ``tokens`` is by its characters."""
+
+    text: str
+    tokens: int
+    dropped_items: int
+    cut_fields: int
+
+
+class _Writer:
+    """Fits sessions into one template and a limit; what a prompt is, and how long, the heirs say."""
+
+    def __init__(self, prompt: Prompt, name: str, limit: int):
+        self._where = f"prompts.yaml: {name}"
+        self._prompt = prompt
+        self._template = compile_template(prompt.template, self._where)
+        self._limit = limit
+
+    def text(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
+        """The user message, oldest item first.
+
+        Args:
+            history: per item its fields (title, ...) and the user's ``rating`` and ``review``.
+            user: the user's fields.
+        """
+        return render(self._template, self._where, history=list(history), user=dict(user)).strip()
+
+    def _fit(
+        self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any], made: Callable[..., Sequence[int] | str]
+    ) -> tuple[Any, int, int]:
+        """What ``made`` makes of items and user, made to fit as ``over`` says; items left out; fields cut."""
+        items, cut = _shortened(history, self._prompt.max_field)
+        tries = len(items) if self._prompt.over == "drop-oldest" else 1
+        for dropped in range(tries):
+            prompt = made(items[dropped:], user)
+            if self._length(prompt) <= self._limit:
+                return prompt, dropped, cut
+        if self._prompt.over == "error":
+            raise UserError(
+                f"{self._where}: a prompt of {self._length(prompt)} tokens is longer than the {self._limit} that are "
+                "allowed; set 'over: drop-oldest', a smaller 'max_field', or a larger max_prompt_tokens in models.yaml"
+            )
+        # The newest item alone is too long: less and less of its fields is shown.
+        longest = max(len(value) for value in items[-1].values() if isinstance(value, str))
+        while longest > 1:
+            longest //= 2
+            newest, cut = _shortened(history[-1:], longest)
+            prompt = made(newest, user)
+            if self._length(prompt) <= self._limit:
+                return prompt, len(items) - 1, cut
+        raise UserError(
+            f"{self._where}: a prompt with one item does not fit into {self._limit} tokens; shorten the template or "
+            "raise max_prompt_tokens in models.yaml"
+        )
+
+    def _length(self, prompt: Any) -> int:
+        return len(prompt)
+
+
+class MessageWriter(_Writer):
+    """Turns sessions into user messages for one template, where the tokenizer is a server's.
+
+    A server may take ``<|im_end|>`` in a title for the token. Unless the prompt asks for that, fields are written so
+    that it cannot (``without_special``); ``changed`` counts those it happened to.
+    """
+
+    def __init__(self, prompt: Prompt, name: str, limit: int, tokens_of: Callable[[str], int]):
+        """``limit`` is the longest prompt in tokens, ``tokens_of`` counts them, roughly."""
+        super().__init__(prompt, name, limit)
+        self._tokens_of = tokens_of
+        self.changed = 0
+
+    def encode(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> Message:
+        """The message, made to fit as the prompt's ``over`` says.
+
+        Raises:
+            UserError: it does not fit, and must not be made to, or cannot.
+        """
+        if self._prompt.special_tokens == "text":
+            history, user = [self._plain(item) for item in history], self._plain(user)
+        text, dropped, cut = self._fit(history, user, self.text)
+        return Message(text, self._length(text), dropped, cut)
+
+    def _plain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        out = {key: without_special(value) if isinstance(value, str) else value for key, value in fields.items()}
+        self.changed += sum(out[key] != value for key, value in fields.items())
+        return out
+
+    def _length(self, prompt: str) -> int:
+        return self._tokens_of(prompt)
+
+
+class PromptWriter(_Writer):
     """Turns sessions into prompt token ids for one template and one tokenizer."""
 
     def __init__(self, prompt: Prompt, name: str, tokenizer: PreTrainedTokenizerBase, limit: int):
         """``limit`` is the longest prompt in tokens, the chat format included."""
-        self._where = f"prompts.yaml: {name}"
-        self._prompt = prompt
-        self._template = compile_template(prompt.template, self._where)
+        super().__init__(prompt, name, limit)
         self._tokenizer = tokenizer
-        self._limit = limit
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
         )
@@ -56,15 +157,6 @@ class PromptWriter:
         added = [tokenizer.added_tokens_decoder.get(token) for token in (*self._before, *self._after)]
         loose = {str(token) for token in added if token and not token.special and len(str(token).strip()) > 1}
         self._loose = re.compile("|".join(map(re.escape, sorted(loose)))) if loose else None
-
-    def text(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
-        """The user message, oldest item first.
-
-        Args:
-            history: per item its fields (title, ...) and the user's ``rating`` and ``review``.
-            user: the user's fields.
-        """
-        return render(self._template, self._where, history=list(history), user=dict(user)).strip()
 
     def whole(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
         """The user message with every item of the history, before anything is left out to make it fit."""
@@ -85,29 +177,7 @@ class PromptWriter:
         Raises:
             UserError: it does not fit, and must not be made to, or cannot.
         """
-        items, cut = _shortened(history, self._prompt.max_field)
-        tries = len(items) if self._prompt.over == "drop-oldest" else 1
-        for dropped in range(tries):
-            ids = self._ids(items[dropped:], user)
-            if len(ids) <= self._limit:
-                return Encoded(ids, dropped, cut)
-        if self._prompt.over == "error":
-            raise UserError(
-                f"{self._where}: a prompt of {len(ids)} tokens is longer than the {self._limit} that are allowed; set "
-                "'over: drop-oldest', a smaller 'max_field', or a larger max_prompt_tokens in models.yaml"
-            )
-        # The newest item alone is too long: less and less of its fields is shown.
-        longest = max(len(value) for value in items[-1].values() if isinstance(value, str))
-        while longest > 1:
-            longest //= 2
-            newest, cut = _shortened(history[-1:], longest)
-            ids = self._ids(newest, user)
-            if len(ids) <= self._limit:
-                return Encoded(ids, len(items) - 1, cut)
-        raise UserError(
-            f"{self._where}: a prompt with one item does not fit into {self._limit} tokens; shorten the template or "
-            "raise max_prompt_tokens in models.yaml"
-        )
+        return Encoded(*self._fit(history, user, self._ids))
 
     def _ids(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> list[int]:
         return [*self._before, *self._encoded([self.text(history, user)])[0], *self._after]
@@ -142,9 +212,13 @@ def _shortened(history: Sequence[Mapping[str, Any]], limit: int | None) -> tuple
 
 
 def encode_sessions(
-    writer: PromptWriter, sessions: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, history_items: int
-) -> list[Encoded]:
-    """The prompts of sessions, in their order.
+    writer: PromptWriter | MessageWriter,
+    sessions: pl.DataFrame,
+    items: pl.DataFrame,
+    users: pl.DataFrame,
+    history_items: int,
+) -> list[Any]:
+    """The prompts of sessions, in their order: ``Encoded``, or ``Message`` from a ``MessageWriter``.
 
     Args:
         sessions: contract ``sessions``.

@@ -22,9 +22,10 @@ from langptune.config import methods as kinds
 from langptune.config.base import read_yaml, retype, validate
 from langptune.config.cluster import KEYS, Cluster, Demand
 from langptune.config.cluster import resources as cluster_resources
+from langptune.config.layout import Layout, decoder_of, encoder_of
 from langptune.config.phases import Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
-from langptune.config.workflow import load
+from langptune.config.workflow import Run, load
 from langptune.errors import UserError
 from langptune.files import whole
 
@@ -56,6 +57,11 @@ except UserError as error:
 
 CONFIG, DATASETS, MODELS, METHODS = WORKFLOW.config, WORKFLOW.datasets, WORKFLOW.models, WORKFLOW.methods
 RESULTS, LOGS = CONFIG.results, f"{CONFIG.results}/logs"
+LAYOUT = Layout(WORKFLOW)
+model_folder, data_file = LAYOUT.model_folder, LAYOUT.data_file
+ranks_of, metrics_of, source_of = LAYOUT.ranks_of, LAYOUT.metrics_of, LAYOUT.source_of
+phase_folder, profiles_of, adapter_of = LAYOUT.phase_folder, LAYOUT.profiles_of, LAYOUT.adapter_of
+decoder_folder, vectors_of = LAYOUT.decoder_folder, LAYOUT.vectors_of
 # What each job took: Snakemake writes one line of JSON a job, scripts/cost.py gathers them.
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -142,13 +148,14 @@ def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, lau
 
     def demand(w):
         weights = MODELS[model(w)].parameters if model else 0
+        remote = model is not None and MODELS[model(w)].source.endpoint is not None
         shape = LAUNCHES[launch(w)] if launch and launch(w) else None
         machines, processes = (shape.machines, shape.processes) if shape else (1, 1)
         return Demand(
             memory=(told(memory, w) + per_million * weights / 1e6) * (processes // machines),
             minutes=told(minutes, w) + per_billion * weights / 1e9,
             weights=weights,
-            gpus=0 if shape and shape.cpu else gpus * processes,
+            gpus=0 if remote or (shape and shape.cpu) else gpus * processes,
             machines=machines,
         )
 
@@ -187,7 +194,11 @@ class Names:
 
 def settings(text):
     """A spec without what changes no result beyond rounding (docs/numerics.md): a digest."""
-    told = {key: value for key, value in json.loads(text).items() if key not in ("threads", "batch_size")}
+    neutral = ("threads", "batch_size", "cache", "max_usd")
+    told = {key: value for key, value in json.loads(text).items() if key not in neutral}
+    for entry in (told.get("encoder"), told.get("model")):
+        if isinstance(entry, dict) and "endpoint" in entry.get("source", {}):
+            entry["source"] = {key: entry["source"][key] for key in ("endpoint", "model", "limit_key")}
     if "recipe" in told:
         told["recipe"] = {key: value for key, value in told["recipe"].items() if key not in NEUTRAL}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
@@ -230,7 +241,12 @@ def weights(name):
     limits = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1}
     neutral = {**limits, "query_prefix": "", "item_prefix": "", "padding": "right"}
     entry = bare(MODELS[name])
+    neutral["source"] = entry.source.terms_left_out
     return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})
+
+
+# Answers of endpoints and judges: what was paid for stays, whatever else is removed (docs/judge.md).
+ANSWERS = f"{RESULTS}/answers"
 
 
 def usage(name):
@@ -303,54 +319,14 @@ def raw_files(dataset):
     return sorted([str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files)
 
 
-def model_folder(name):
-    """Where a materialised model lies."""
-    return f"{CONFIG.models_dir}/{name}"
-
-
-def data_file(dataset, name):
-    """A prepared file of a dataset: items, sessions, users, evaluation."""
-    return f"{RESULTS}/{dataset}/data/{name}.parquet"
-
-
 def data_files(*names):
     """Prepared files of the rule's dataset, as keywords `<name>_file` (plain `items` is reserved by Snakemake)."""
     return {f"{name}_file": f"{RESULTS}/{{dataset}}/data/{name}.parquet" for name in names}
 
 
-def ranks_of(run):
-    """The ranks of one run."""
-    return f"{RESULTS}/{run.folder}/ranks.parquet"
-
-
 # Phases: training, profiles, ranks
 
-PHASE = f"{RESULTS}/{{dataset}}/phases/{{models}}/seed{{seed}}/{{phase}}"
-"""Folder of one phase."""
-
-
-def phase_folder(dataset, models, seed, phase):
-    """Where a phase's model, curve and profiles lie."""
-    return PHASE.format(dataset=dataset, models=models, seed=seed, phase=phase.id)
-
-
-def encoder_of(models):
-    """The encoder's name in a {models} segment."""
-    return models.split("+")[0]
-
-
-def decoder_of(models):
-    """The decoder's name in a {models} segment."""
-    return models.split("+")[-1]
-
-
-def profiles_of(dataset, models, seed, phase, draw):
-    """The profiles that a phase's encoder writes. Untrained, it is the same for all decoders, and greedy for all seeds."""
-    writer = phase.encoder
-    if not writer.chain:
-        models = encoder_of(models)
-        seed = seed if draw.temperature else CONFIG.seeds[0]
-    return f"{phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
+PHASE = LAYOUT.phase
 
 
 # A plan (scripts/plan.py) lists one shard in place of all, which differ in a number alone: a large grid has tens of
@@ -364,25 +340,9 @@ def shards_of(profiles):
     return [f"{profiles.removesuffix('.parquet')}/shards/{at}-of-{shards}.parquet" for at in range(1, shards + 1)]
 
 
-def adapter_of(dataset, models, seed, phase):
-    """The adapter of a phase's encoder; nothing where it is untrained."""
-    return [f"{phase_folder(dataset, models, seed, phase.encoder)}/encoder"] if phase.encoder.chain else []
-
-
-def decoder_folder(dataset, models, seed, phase):
-    """The decoder of a phase, trained or materialised."""
-    trained = phase.decoder
-    return (
-        f"{phase_folder(dataset, models, seed, trained)}/decoder" if trained.chain else model_folder(decoder_of(models))
-    )
-
-
-def vectors_of(dataset, models, seed, phase):
-    """The catalogue as the decoder of a phase embeds it."""
-    trained = phase.decoder
-    if trained.chain:
-        return f"{phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
-    return f"{RESULTS}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
+def taste_field(dataset):
+    """The item field that lists genres or categories, where a dataset has one."""
+    return next(iter(DATASETS[dataset].lists), None)
 
 
 def by_phase(function, of=lambda phase: phase):
@@ -402,17 +362,14 @@ def models_in(w):
     return f"{w.encoder}+{w.decoder}" if hasattr(w, "encoder") else w.decoder
 
 
-def source_of(name):
-    """The method whose profiles a method is ranked by: its own, or those it shuffles."""
-    return METHODS[name].of if isinstance(METHODS[name], kinds.ShuffledMethod) else name
-
-
 def profiles_in(w):
     """The test profiles that a method is ranked by."""
-    name = source_of(w.method)
-    seed = CONFIG.seeds[0] if METHODS[name].deterministic else w.seed
-    phase = WORKFLOW.phase_of(w.dataset, name, models_in(w))
-    return profiles_of(w.dataset, models_in(w), seed, phase, evaluation_draw(METHODS[name]))
+    return LAYOUT.run_profiles(Run(w.dataset, w.method, models_in(w), int(w.seed)))
+
+
+def answers_kept(encoder):
+    """Where an endpoint's answers are kept; nothing for a model with files."""
+    return {"cache": ANSWERS} if MODELS[encoder].source.endpoint is not None else {}
 
 
 def training_profiles(w, split):
@@ -516,11 +473,6 @@ def rules_of(kind):
     return expand(f"{RESULTS}/{{dataset}}/{{name}}", dataset=CONFIG.datasets, name=names)
 
 
-def metrics_of(run):
-    """The per-session metrics of one run."""
-    return f"{RESULTS}/{run.folder}/metrics.parquet"
-
-
 def run_entry(run):
     """What the comparison must know of a run."""
     method = METHODS[run.method]
@@ -616,11 +568,10 @@ def profile_columns(dataset):
         method = METHODS[run.method]
         if isinstance(method, kinds.ProfileMethod) and run.seed == CONFIG.seeds[0] and method.best_of == 1:
             several = len(CONFIG.encoders) * len(CONFIG.decoders) > 1
-            phase = WORKFLOW.phase_of(dataset, run.method, run.models)
             out.append(
                 {
                     "title": f"{method.title} ({run.models})" if several else method.title,
-                    "profiles": profiles_of(dataset, run.models, run.seed, phase, evaluation_draw(method)),
+                    "profiles": LAYOUT.run_profiles(run),
                     "ranks": ranks_of(run),
                 }
             )
@@ -661,6 +612,104 @@ def curves(dataset):
     }
 
 
+# Interpretability
+
+MEASURED = f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/interpretability"
+READABLE = either(WORKFLOW.readable)
+MEASURES = ["measures", "simulation", "steering"]
+INTERPRETED = {
+    "table_csv": "table.csv",
+    "table_md": "table.md",
+    "judges": "judges.csv",
+    "tradeoff_pdf": "tradeoff.pdf",
+    "steering_pdf": "steering.pdf",
+}
+
+
+def profile_spec(w, input, **extra):
+    """The fields that every spec over profiles shares; also the rules' inputs come by these names."""
+    told, method = CONFIG.interpretability, METHODS[w.method]
+    shuffled = isinstance(method, kinds.ShuffledMethod)
+    return spec(
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        evaluation_in=input.evaluation_file,
+        profiles_in=input.profiles,
+        history_items=METHODS[source_of(w.method)].history_items,
+        shuffle=int(w.seed) if shuffled else None,
+        sessions=told.sessions,
+        seed=told.seed,
+        taste_field=taste_field(w.dataset),
+        **extra,
+    )
+
+
+def readable_runs(dataset):
+    """The runs of a dataset whose profiles are measured, the reference's first."""
+    order = {name: at for at, name in enumerate(WORKFLOW.readable)}
+    runs = [run for run in WORKFLOW.runs(dataset) if run.method in order]
+    return sorted(runs, key=lambda run: order[run.method])
+
+
+def measured(run, name):
+    """A file of measures of one run."""
+    return f"{RESULTS}/{run.folder}/interpretability/{name}.parquet"
+
+
+def judged(run):
+    """The verdicts on a run by judge; none on the reference, and none on profiles that are nobody's."""
+    told = CONFIG.interpretability
+    if run.method == told.reference:
+        return {}
+    return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in told.judges}
+
+
+def interpretability_facts():
+    """Which models measured, in a sentence."""
+    verifier, reader = MODELS[WORKFLOW.verifier], MODELS[WORKFLOW.reader]
+    return [
+        f"Claims about persons and themes are verified by {verifier.title}; the reader of the forward simulation is "
+        f"{reader.title}, untrained."
+    ]
+
+
+def example_runs(dataset):
+    """The runs on the page of examples: of every method the first seed, with the first models."""
+    return list({run.method: run for run in reversed(readable_runs(dataset))}.values())[::-1]
+
+
+def interpretations():
+    """The final files of all datasets; asked for only where somebody wants them, for not every run has profiles."""
+    if CONFIG.interpretability.reference not in WORKFLOW.readable:
+        raise WorkflowError(
+            f"interpretability.reference: '{CONFIG.interpretability.reference}' is not run here; name one of "
+            f"{', '.join(WORKFLOW.readable) or '(this run has no profiles)'}"
+        )
+    names = [*INTERPRETED.values(), "table.html", "tradeoff.png", "steering.png", "examples.html"]
+    return expand(f"{RESULTS}/{{dataset}}/interpretability/{{name}}", dataset=CONFIG.datasets, name=names)
+
+
+# Judges
+
+JUDGES = WORKFLOW.judges
+
+
+def judge_model(w):
+    """The model behind a judge."""
+    return JUDGES[w.judge].model
+
+
+def judged_run(w, method):
+    """A method with the models and the seed of the rule's output; one that draws nothing has run one seed."""
+    seed = CONFIG.seeds[0] if METHODS[method].deterministic else int(w.seed)
+    return Run(w.dataset, method, f"{w.encoder}+{w.decoder}", seed)
+
+
+def judge_threads(w):
+    """A local model computes, an endpoint is waited for."""
+    return 1 if MODELS[judge_model(w)].source.endpoint is not None else CONFIG.generation.threads
+
+
 # Cost
 
 
@@ -675,4 +724,5 @@ def model_names(dataset):
     names = [*CONFIG.encoders, *CONFIG.decoders]
     if limits := limits_of(dataset):
         names = [limits.encoder, limits.decoder, *names]
-    return {json.dumps(MODELS[name].source.model_dump(mode="json"), sort_keys=True): name for name in names}
+    sources = [(name, source) for name in names for source in (MODELS[name].source, MODELS[name].source.terms_left_out)]
+    return {json.dumps(source.model_dump(mode="json"), sort_keys=True): name for name, source in sources}

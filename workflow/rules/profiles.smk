@@ -50,6 +50,7 @@ rule write_profiles:
                 evaluation_in=input.sample,
                 threads=CONFIG.generation.threads,
                 journal=output.profiles.removesuffix(".parquet") + ".journal",
+                **answers_kept(encoder_of(w.models)),
                 profiles_out=output.profiles,
             )
         ),

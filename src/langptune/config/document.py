@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import datasets, methods, models, prompts, rates, recipes, sample, workflow
+from langptune.config import datasets, judges, methods, models, prompts, rates, recipes, sample, workflow
 
 HEAD = """# Configuration
 
@@ -21,7 +21,7 @@ nearest valid key.
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
-| `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
+| `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml`, `judges.yaml` | registries, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
@@ -35,12 +35,14 @@ SECTIONS = [
     ("`training`", workflow.Training),
     ("`studies`: one entry", workflow.Study),
     ("`comparison`", workflow.Comparison),
+    ("`interpretability`", workflow.Interpretability),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),
     ("`protocol: {name: leave-one-out}`", datasets.LeaveOneOut),
     ("`protocol: {name: temporal}`", datasets.Temporal),
     ("`models.yaml`: `role: encoder`", models.EncoderEntry),
     ("`models.yaml`: `role: decoder`", models.DecoderEntry),
+    ("`models.yaml`: `role: verifier`", models.VerifierEntry),
     ("`source` of a model", models.ModelSource),
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
     ("`methods.yaml`: `kind: shuffled-profiles`", methods.ShuffledMethod),
@@ -53,6 +55,9 @@ SECTIONS = [
     ("`train` of a reinforcement recipe", recipes.Trained),
     ("`recipes.yaml`: `kind: per-encoder`", recipes.PerEncoder),
     ("`prompts.yaml`: one entry", prompts.Prompt),
+    ("`judges.yaml`: one entry", judges.Judge),
+    ("`instruction` of a judge", judges.Instruction),
+    ("`answers` of a judge", judges.Answers),
     ("`rates.yaml`: one script, or `other`", rates.Rate),
 ]
 

@@ -13,6 +13,7 @@ from pydantic import Field, RootModel, ValidationInfo, field_validator
 from langptune import metrics
 from langptune.config.base import Strict, nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry
+from langptune.config.judges import Judge, read_judges
 from langptune.config.methods import (
     Method,
     NMFMethod,
@@ -84,6 +85,39 @@ class Comparison(Strict):
         return value
 
 
+class Interpretability(Strict):
+    """What `make interpret` measures of profiles (docs/interpretability.md). None of it takes part in training."""
+
+    reference: str = Field("langptune-0", description="the profile method that every other one is set against")
+    methods: list[str] = Field(
+        [], description="profile methods, and those that shuffle them; empty: all of the run that there are"
+    )
+    sessions: Annotated[int, Field(ge=2)] = Field(100, description="test sessions that are measured, drawn at random")
+    verifier: str | None = Field(
+        None,
+        description="model that tells whether a history supports a claim: an entry of models.yaml with role verifier "
+        "(natural-language inference) or decoder (similarity); null: the run's first decoder, untrained",
+    )
+    strangers: Annotated[int, Field(ge=1)] = Field(
+        20, description="other users' histories that each claim is tried on, too: a claim true of everyone says little"
+    )
+    reader: str | None = Field(
+        None,
+        description="model that must tell the next item by the profile alone: an encoder (by likelihood) or a decoder "
+        "that is none of this run's; null: the run's first encoder, untrained",
+    )
+    candidates: Annotated[int, Field(ge=2)] = Field(10, description="items the reader chooses from, one of them true")
+    tastes: Annotated[int, Field(ge=1)] = Field(4, description="genres or tags by which each profile is edited")
+    judges: list[str] = Field([], description="entries of config/judges.yaml; none: no judge is asked")
+    judge_sessions: Annotated[int, Field(ge=1)] = Field(20, description="sessions whose profiles the judges compare")
+    judge_max_usd: Annotated[float, Field(ge=0, strict=False)] = Field(
+        1.0, description="most that one judge may cost for one method and seed, in US dollars"
+    )
+    survey_questions: Annotated[int, Field(ge=1)] = Field(12, description="pairs of profiles in a questionnaire")
+    examples: Annotated[int, Field(ge=1)] = Field(12, description="sessions on the page of examples, drawn at random")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of all these draws")
+
+
 class Study(Strict):
     """One key of some methods over several values; a figure of its own, beside the comparison."""
 
@@ -136,6 +170,7 @@ class Config(Strict):
     generation: Generation = Generation()
     training: Training = Training()
     comparison: Comparison = Comparison()
+    interpretability: Interpretability = Interpretability()
 
     @field_validator("datasets", "encoders", "decoders", "methods", "seeds")
     @classmethod
@@ -189,6 +224,7 @@ class Workflow:
     methods: dict[str, Method]
     prompts: dict[str, Prompt]
     recipes: dict[str, Recipe | PerEncoder]
+    judges: dict[str, Judge]
     published: tuple[Published, ...] = ()
 
     def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
@@ -216,6 +252,29 @@ class Workflow:
         if isinstance(method, NMFMethod):
             return ["NMF"]
         return [method.scorer if isinstance(method, SimpleMethod) else method.model]
+
+    @property
+    def readable(self) -> list[str]:
+        """The methods whose profiles `make interpret` measures, the reference first."""
+        told = self.config.interpretability
+        named = told.methods or [name for name in self.config.methods if self._one_profile(name)]
+        return [name for name in named if name == told.reference] + [name for name in named if name != told.reference]
+
+    def _one_profile(self, name: str) -> bool:
+        """Whether a method has one profile for each session: its own, or another user's."""
+        method = self.methods[name]
+        source = self.methods[method.of] if isinstance(method, ShuffledMethod) else method
+        return isinstance(source, ProfileMethod) and source.best_of == 1
+
+    @property
+    def verifier(self) -> str:
+        """The model that tells whether a history supports a claim."""
+        return self.config.interpretability.verifier or self.config.decoders[0]
+
+    @property
+    def reader(self) -> str:
+        """The model that must tell the next item by the profile alone."""
+        return self.config.interpretability.reader or self.config.encoders[0]
 
     def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
         """Of one study: (method, value, name of the derived method)."""
@@ -290,7 +349,8 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
             for name, method in methods.items()
         }
     published = _published(settings, Path(root), methods, models, where)
-    workflow = Workflow(settings, datasets, models, methods, prompts, recipes, published)
+    judges = read_judges(folder, models)
+    workflow = Workflow(settings, datasets, models, methods, prompts, recipes, judges, published)
     _cross_check(workflow, where)
     return workflow
 
@@ -373,8 +433,35 @@ def _derived(study: str, told: Study, methods: dict[str, Method], where: str) ->
     return out
 
 
+def _check_interpretability(workflow: Workflow, where: str) -> None:
+    told, at = workflow.config.interpretability, f"{where}: interpretability"
+    for name in told.methods:
+        if name not in workflow.config.methods:
+            raise UserError(f"{at}.methods: '{name}' is not run here{nearest(name, workflow.config.methods)}")
+        if not workflow._one_profile(name):
+            raise UserError(f"{at}.methods: '{name}' has not one profile for each session; leave it out")
+    if told.methods and told.reference not in told.methods:
+        raise UserError(f"{at}.reference: '{told.reference}' is not among interpretability.methods; add it there")
+    for key, name, roles in (
+        ("verifier", told.verifier, ("verifier", "decoder")),
+        ("reader", told.reader, ("encoder", "decoder")),
+    ):
+        known = [model for model, entry in workflow.models.items() if entry.role in roles]
+        if name is not None and name not in known:
+            raise UserError(f"{at}.{key}: unknown entry '{name}'{nearest(name, known)}")
+    for name in told.judges:
+        if name not in workflow.judges:
+            raise UserError(f"{at}.judges: unknown entry '{name}'{nearest(name, list(workflow.judges))}")
+    if told.reader in workflow.config.decoders:
+        raise UserError(
+            f"{at}.reader: '{told.reader}' is a decoder of this run, by which profiles are trained; take a reader that "
+            "cannot be overfitted to: an encoder, or another decoder"
+        )
+
+
 def _cross_check(workflow: Workflow, where: str) -> None:
     config = workflow.config
+    _check_interpretability(workflow, where)
     for key, names, known in (
         ("datasets", config.datasets, list(workflow.datasets)),
         ("methods", config.methods, list(workflow.methods)),
@@ -454,6 +541,11 @@ def _check_limits(workflow: Workflow, dataset: str) -> None:
             raise UserError(
                 f"datasets.yaml: {dataset}: protocol.limits.{role}: unknown entry '{name}'{nearest(name, known)}"
             )
+    if workflow.models[limits.encoder].source.endpoint is not None:
+        raise UserError(
+            f"datasets.yaml: {dataset}: protocol.limits.encoder: '{limits.encoder}' is an endpoint, whose tokenizer is "
+            "not here; name an encoder with files"
+        )
     if entry.prompt not in workflow.prompts:
         raise UserError(
             f"datasets.yaml: {dataset}: unknown prompt '{entry.prompt}'{nearest(entry.prompt, list(workflow.prompts))}"
@@ -471,6 +563,13 @@ def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMet
             raise UserError(f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe")
         if isinstance(recipe, PerEncoder):
             _check_encoders(workflow, phase, recipe, at)
+        for encoder in workflow.config.encoders if isinstance(method, ProfileMethod) else []:
+            trained = workflow.recipe_of(phase, encoder)[1]
+            if workflow.models[encoder].source.endpoint is not None and isinstance(trained, ReinforcementRecipe):
+                raise UserError(
+                    f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without weights here; "
+                    "run it in a config without this method"
+                )
     if isinstance(method, TextMethod) and method.phases and method.view != "history":
         raise UserError(f"{where}: method '{name}': phases need view 'history', found '{method.view}'")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 
-from langptune.config.models import DecoderEntry
+from langptune.config.models import DecoderEntry, VerifierEntry
 from langptune.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,6 +151,34 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
     if entry.padding == "left":
         model[0].register_forward_hook(_first_position)
     return model.float().eval()
+
+
+def load_verifier(
+    folder: Path, entry: VerifierEntry, device: torch.device, batch_size: int = 32
+) -> Callable[[list[tuple[str, str]]], np.ndarray]:
+    """A model of natural-language inference, as a function of pairs (premise, hypothesis) to P(entailment) ``[P]``.
+
+    Raises:
+        UserError: a missing, truncated or foreign folder, or a model none of whose labels is entailment.
+    """
+    from sentence_transformers import CrossEncoder
+
+    try:
+        model = CrossEncoder(
+            str(folder), device=str(device), max_length=entry.max_tokens, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise _broken(folder, error) from None
+    labels = {str(label).lower(): at for at, label in model.config.id2label.items()}
+    if "entailment" not in labels:
+        raise UserError(f"{folder}: labels {', '.join(labels)}: none is 'entailment'; choose a model trained on NLI")
+    place = int(labels["entailment"])
+
+    def score(pairs: list[tuple[str, str]]) -> np.ndarray:
+        logits = model.predict(pairs, batch_size=batch_size, apply_softmax=True, show_progress_bar=False)
+        return np.asarray(logits)[:, place]
+
+    return score
 
 
 def _first_position(_: Any, args: tuple, features: dict[str, torch.Tensor]) -> None:

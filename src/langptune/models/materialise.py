@@ -1,4 +1,7 @@
-"""Bring a registry model to one local folder of safetensors and tokenizer files, once, before anything needs it."""
+"""Bring a registry model to one local folder of safetensors and tokenizer files, once, before anything needs it.
+
+Of a model behind an endpoint the folder holds a description (``endpoint.json``); nothing is asked there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelSource
 from langptune.errors import UserError
-from langptune.provenance import ROOT, file_hash, installed
+from langptune.provenance import ROOT, file_hash, installed, write_json
 
 # What a hub snapshot is asked for: weights as safetensors only, never pickles, never remote code.
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*", "2_Normalize/*"]
@@ -28,6 +31,11 @@ def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
+        if entry.source.endpoint is not None:
+            facts = _describe(entry.source, part)
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+            return {**facts, "licence": entry.licence}
         source, facts = locate(entry.source, name)
         _check_hashes(entry, source, name)
         if entry.source.is_gguf:
@@ -46,6 +54,13 @@ def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return {**facts, "licence": entry.licence, "parameters": entry.parameters}
+
+
+def _describe(source: ModelSource, folder: Path) -> dict[str, object]:
+    """What stands for a model without files: where it is, and what it is called there."""
+    told: dict[str, object] = {"endpoint": source.endpoint, "model": source.model}
+    write_json(folder / "endpoint.json", told)
+    return told
 
 
 def locate(source: ModelSource, name: str) -> tuple[Path, dict[str, object]]:

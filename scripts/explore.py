@@ -1,0 +1,115 @@
+"""Open finished results as a local page: read profiles, edit them, and see what the decoder recommends then."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import warnings
+import webbrowser
+from pathlib import Path
+
+# Nothing is fetched here, whatever a model's files name.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from langptune.config.base import nearest, read_yaml
+from langptune.config.workflow import load
+from langptune.errors import UserError
+from langptune.explorer.finished import Finished
+from langptune.provenance import ROOT
+
+PORT = 8765
+
+
+def bind(port: int | None) -> socket.socket:
+    """A listening socket on this machine alone: ``PORT`` or, where that is taken, a free one.
+
+    Raises:
+        UserError: a port that was asked for is taken, or may not be used.
+    """
+    from langptune.explorer.server import HOST
+
+    for wanted in (PORT, 0) if port is None else (port,):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, wanted))
+            return sock
+        except (OSError, OverflowError) as error:
+            sock.close()
+            told = getattr(error, "strerror", None) or str(error)
+    raise UserError(f"--port {port}: {told}; choose another, or leave --port out")
+
+
+def finished(config: Path, dataset: str | None) -> Finished:
+    """The finished results of a config; of one dataset, where one is named.
+
+    Raises:
+        UserError: a broken config, an unknown dataset, or nothing finished.
+    """
+    told = read_yaml(config)
+    if dataset is not None:
+        known = told.get("datasets") or []
+        if dataset not in known:
+            raise UserError(f"--dataset {dataset}: not among the datasets of {config}{nearest(dataset, known)}")
+        told = {**told, "datasets": [dataset]}
+        if isinstance(told.get("comparison"), dict) and "published_as" in told["comparison"]:
+            names = told["comparison"]["published_as"]
+            kept = {name: value for name, value in names.items() if name == dataset}
+            told["comparison"] = {**told["comparison"], "published_as": kept}
+    out = Finished(load(told, ROOT, str(config)), ROOT)
+    if not out.datasets():
+        results = out.workflow.config.results
+        raise UserError(f"{results}: nothing of {config} is finished there; run `make demo CONFIG={config}` first")
+    return out
+
+
+def main() -> int:
+    """Serve until interrupted; 2 after one line on what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml", help="whose results")
+    parser.add_argument("--dataset", help="only this dataset of the config")
+    parser.add_argument("--port", type=int, help=f"default: {PORT}, or a free one where that is taken; 0: a free one")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--memory", type=int, default=4096, help="MiB that loaded models may take together (4096)")
+    args = parser.parse_args()
+    try:
+        results = finished(args.config, args.dataset)
+        for name in results.workflow.config.datasets:
+            if lacks := results.lacking(name):
+                print(f"{name}: left out, {', '.join(lacks)} not there", file=sys.stderr)
+        sock = bind(args.port)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    import uvicorn
+
+    from langptune.explorer.live import Live
+    from langptune.explorer.server import HOST, Explorer, app
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore", module="peft|transformers")  # about their own next versions
+    address = f"http://{HOST}:{sock.getsockname()[1]}/"
+    # Links that hold a long text are read, so that the page can say what is wrong with them.
+    settings = uvicorn.Config(
+        app(Explorer(results, Live(results, args.memory * 2**20))),
+        log_level="warning",
+        access_log=False,
+        http="h11",
+        h11_max_incomplete_event_size=2**20,
+        timeout_graceful_shutdown=2,
+    )
+    sock.listen(128)
+    print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
+    if args.open:
+        webbrowser.open(address)
+    uvicorn.Server(settings).run(sockets=[sock])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""One table and figures of what profiles are like, method beside method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune import figures, stage
+from langptune.comparison.tables import markdown, to_html
+from langptune.config.base import Strict
+from langptune.errors import UserError
+from langptune.files import whole
+from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimate, per_session
+from langptune.judge.summary import summary
+from langptune.provenance import Record
+
+MARKS = {1: " ▲", -1: " ▼", 0: ""}
+
+
+class Verdicts(Strict):
+    """One judge's verdicts on one run."""
+
+    judge: str
+    title: str
+    path: str
+
+
+class RunEntry(Strict):
+    """The files of one run."""
+
+    method: str
+    models: str
+    seed: int
+    title: str
+    group: str
+    metrics: str
+    measures: str
+    simulation: str
+    steering: str
+    verdicts: list[Verdicts] = []
+
+
+class Spec(stage.StageSpec):
+    """Measures of all runs in; a table in four forms and two figures out."""
+
+    title: str
+    facts: list[str] = Field(description="sentences above the table")
+    runs: Annotated[list[RunEntry], Field(min_length=1)]
+    reference: str
+    main_metric: str
+    candidates: int
+    bootstrap: int
+    confidence: float
+    seed: int
+    table_csv_out: str
+    table_md_out: str
+    table_html_out: str
+    judges_out: str
+    tradeoff_out: list[str]
+    steering_out: list[str]
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Gather, estimate, write."""
+    rows: dict[str, list[RunEntry]] = {}
+    several = len({run.models for run in spec.runs}) > 1
+    for run in spec.runs:
+        rows.setdefault(f"{run.title} ({run.models})" if several else run.title, []).append(run)
+    reference = next((name for name, runs in rows.items() if runs[0].method == spec.reference), None)
+    if reference is None:
+        raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
+    values, sessions = _values(rows)
+    accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
+    main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")
+    measures = [main, *MEASURES]
+    told: dict[str, dict[str, Estimate]] = {}
+    for measure in measures:
+        table = accuracy if measure is main else {name: values[name][measure.key] for name in rows}
+        told[measure.key] = estimate(table, reference, spec.bootstrap, spec.confidence, spec.seed)
+    judged = _judged(rows, spec)
+    _write_csv(spec.table_csv_out, measures, rows, told)
+    _write_judges(spec.judges_out, judged)
+    text = _markdown(spec, measures, rows, told, judged, len(sessions))
+    for path, content in ((spec.table_md_out, text), (spec.table_html_out, to_html(text, spec.title))):
+        with whole(path) as part:
+            part.write_text(content, encoding="utf-8")
+    groups = {name: runs[0].group for name, runs in rows.items()}
+    _draw(spec, main, groups, told)
+    record.note(methods=list(rows), sessions=len(sessions))
+    log(f"{len(rows)} methods, {len(sessions)} sessions, {len(judged)} pairs of judge and method")
+
+
+def _values(rows: dict[str, list[RunEntry]]) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """Method -> measure -> float ``[S, R]``, and the sessions, which all runs must share."""
+    out, first = {}, None
+    for name, runs in rows.items():
+        tables = []
+        for run in runs:
+            read = [_read(path) for path in (run.measures, run.simulation, run.steering)]
+            sessions, table = per_session(*read)
+            if first is None:
+                first = sessions
+            if not np.array_equal(first, sessions):
+                raise UserError(f"{run.measures}: other sessions than the first run's; rerun the measures")
+            tables.append(table)
+        out[name] = {measure.key: np.stack([t[measure.key] for t in tables], axis=1) for measure in MEASURES}
+    assert first is not None
+    return out, first
+
+
+def _read(path: str) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
+
+
+def _accuracy(runs: list[RunEntry], metric: str) -> np.ndarray:
+    return np.stack([_read(run.metrics).sort("session")[metric].to_numpy() for run in runs], axis=1)
+
+
+def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]:
+    """One line per method and judge."""
+    out = []
+    for name, runs in rows.items():
+        titles = {verdicts.judge: verdicts.title for run in runs for verdicts in run.verdicts}
+        if not titles:
+            continue
+        tables = [
+            _read(verdicts.path).with_columns(judge=pl.lit(verdicts.judge), run_seed=pl.lit(run.seed))
+            for run in runs
+            for verdicts in run.verdicts
+        ]
+        told = summary(pl.concat(tables, how="vertical_relaxed"), spec.bootstrap, spec.confidence, spec.seed)
+        for judge, line in told["judges"].items():
+            out.append({"method": name, "judge": titles[judge], **line, "agreement": told["agreement"]})
+    return out
+
+
+def _write_csv(
+    path: str, measures: list[Measure], rows: dict[str, list[RunEntry]], told: dict[str, dict[str, Estimate]]
+) -> None:
+    lines = [
+        {
+            "method": runs[0].method,
+            "models": runs[0].models,
+            "seeds": len(runs),
+            "measure": measure.key,
+            "mean": (one := told[measure.key][name]).mean,
+            "low": one.low,
+            "high": one.high,
+            "difference": one.difference,
+            "difference_low": one.difference_low,
+            "difference_high": one.difference_high,
+            "values": one.values,
+        }
+        for name, runs in rows.items()
+        for measure in measures
+    ]
+    with whole(path) as part:
+        pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None)).write_csv(part, float_precision=6)
+
+
+def _write_judges(path: str, judged: list[dict[str, Any]]) -> None:
+    with whole(path) as part:
+        pl.DataFrame(judged, infer_schema_length=None).write_csv(part, float_precision=6)
+
+
+def _cell(one: Estimate, digits: int) -> str:
+    if np.isnan(one.mean):
+        return "–"
+    return f"{one.mean:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]{MARKS[one.differs]}"
+
+
+def _markdown(
+    spec: Spec,
+    measures: list[Measure],
+    rows: dict[str, list[RunEntry]],
+    told: dict[str, dict[str, Estimate]],
+    judged: list[dict[str, Any]],
+    sessions: int,
+) -> str:
+    percent = f"{100 * spec.confidence:g}%"
+    reference = markdown(next(name for name, runs in rows.items() if runs[0].method == spec.reference))
+    parts = [f"# {markdown(spec.title)}", "", *spec.facts, ""]
+    parts += [
+        f"{sessions} test sessions, drawn at random and the same for every method; mean [{percent} bootstrap interval "
+        f"over sessions and seeds]. ▲ ▼: the interval of the paired difference from {reference} leaves out 0. "
+        f"The reader chooses from {spec.candidates} items, so chance is {1 / spec.candidates:.2f}.",
+        "",
+    ]
+    for block in dict.fromkeys(measure.block for measure in measures):
+        own = [measure for measure in measures if measure.block == block]
+        heads = [measure.title + {1: " ↑", -1: " ↓", 0: ""}[measure.better] for measure in own]
+        parts += [f"## {block}", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(own)]
+        for name in rows:
+            cells = [_cell(told[measure.key][name], measure.digits) for measure in own]
+            parts.append(f"| {markdown(name)} | " + " | ".join(cells) + " |")
+        parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
+    if judged:
+        parts += _judge_block(reference, judged, percent)
+    return "\n".join(parts) + "\n"
+
+
+def _judge_block(reference: str, judged: list[dict[str, Any]], percent: str) -> list[str]:
+    heads = ["sessions", "preference", "orders agree", "position", "answers without verdict", "agreement (alpha)"]
+    parts = [
+        "## Judges",
+        "",
+        f"Each judge compared a method's profiles with those of {reference}, in both orders. Preference: wins "
+        f"and half of the ties, of the sessions with a verdict; 0.5 is indifference [{percent} interval]. Orders that "
+        "disagree are ties. Position: of the verdicts for a side, those for the first one; 0.5 is no bias.",
+        "",
+        "| method | judge | " + " | ".join(heads) + " |",
+        "|---|---|" + "---:|" * len(heads),
+    ]
+    number = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
+    for line in judged:
+        low, high = number(line["preference_low"]), number(line["preference_high"])
+        cells = [
+            str(line["sessions"]),
+            f"{number(line['preference'])} [{low}, {high}]" if line["preference"] is not None else "–",
+            number(line["order_consistency"]),
+            number(line["first_share"]),
+            number(line["unparsed_answers"]),
+            number(line["agreement"]),
+        ]
+        parts.append(f"| {markdown(line['method'])} | {markdown(line['judge'])} | " + " | ".join(cells) + " |")
+    return [*parts, ""]
+
+
+def _draw(spec: Spec, main: Measure, groups: dict[str, str], told: dict[str, dict[str, Estimate]]) -> None:
+    bar = lambda key: [  # noqa: E731
+        figures.Bar(name, groups[name], one.mean, one.low, one.high)
+        for name, one in told[key].items()
+        if not np.isnan(one.mean)
+    ]
+    metric = figures.metric_title(main.key)
+    for path in spec.tradeoff_out:
+        panels = {
+            "Faithful: share of claims supported": bar("supported"),
+            "Own history against strangers'": bar("advantage"),
+            "Forward simulation": bar("told"),
+        }
+        figures.save(figures.tradeoff(bar(main.key), panels, metric), path)
+    for path in spec.steering_out:
+        panels = {measure.title: bar(measure.key) for measure in MEASURES if measure.key.startswith("steer_")}
+        figures.save(figures.intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

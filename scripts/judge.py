@@ -1,0 +1,137 @@
+"""Let a judge, a language model, compare the profiles of a method with those of a reference."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.judges import Judge
+from langptune.config.models import EncoderEntry
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.profiles.shuffle import deal
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Two files of profiles in, the judge's verdicts on pairs of them out: both orders of each session.
+
+    Every answer is kept in `cache` at once; the same question is never asked, or paid for, again.
+    """
+
+    judge: str = Field(description="name of the judge in judges.yaml")
+    judge_entry: Judge = Field(description="its entry")
+    model: EncoderEntry = Field(description="registry entry of its model")
+    model_in: str = Field(description="the model's materialised folder")
+    method: str = Field(description="title of the method that is judged; the judge does not see it")
+    profiles_in: str = Field(description="its profiles.parquet")
+    shuffle: int | None = Field(None, description="deal each session the profile of another user, by this seed")
+    reference: str = Field(description="title of the reference; the judge does not see it")
+    reference_in: str = Field(description="its profiles.parquet")
+    items_in: str
+    sessions_in: str
+    evaluation_in: str
+    sessions: Annotated[int, Field(ge=1)] = Field(20, description="test sessions, drawn at random")
+    seed: int = Field(0, description="of that draw, and of the judge's requests")
+    max_usd: float = Field(1.0, description="most that this job may cost, in US dollars", strict=False)
+    threads: int = Field(2, description="CPU threads of a local model")
+    dtype: str = Field("auto", description="of a local model; auto: the fastest that the hardware supports")
+    cache: str = Field(description="folder of answers")
+    verdicts_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Draw sessions, build both orders of each pair, ask, read the verdicts."""
+    stage.set_threads(spec.threads)
+    from langptune.judge import ask, prompt
+
+    tests = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")["session"]
+    chosen = ask.drawn(tests.to_list(), spec.sessions, spec.seed)
+    table = contracts.read(spec.sessions_in, "sessions")
+    sessions = table.filter(pl.col("session").is_in(chosen)).sort("session")
+    users = dict(table.select("session", "user_id").iter_rows())
+    sides = [
+        _profiles(spec.profiles_in, chosen, users, spec.shuffle),
+        _profiles(spec.reference_in, chosen, users, None),
+    ]
+    items = contracts.read(spec.items_in, "items")
+    pairs = ask.pairs(*sides, sessions, items, spec.judge_entry.history_items)
+    asked = [
+        question
+        for pair in pairs
+        for question in prompt.questions(pair, spec.judge_entry, spec.judge, spec.seed, spec.model.context)
+    ]
+    start, told_at = time.monotonic(), 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told_at
+        now = time.monotonic()
+        if done == total or now - told_at > 10:
+            told_at = now
+            log(f"{spec.judge}: {done}/{total} answers, {(total - done) * (now - start) / done / 60:.1f} min left")
+
+    told, client = ask.answers(
+        spec.model,
+        spec.model_in,
+        [question.request for question in asked],
+        spec.cache,
+        Path(spec.verdicts_out).with_suffix(".server.log"),
+        spec.threads,
+        _dtype(spec),
+        spec.max_usd,
+        progress,
+    )
+    verdicts = ask.table(asked, told, spec.judge_entry)
+    contracts.write_parquet(verdicts, spec.verdicts_out)
+    counts = {key: verdicts.filter(pl.col("outcome") == key)["session"].n_unique() for key in ("win", "tie", "loss")}
+    unparsed = int((verdicts["verdict"] == "unparsed").sum())
+    record.note(
+        sessions=len(chosen),
+        **counts,
+        unparsed_answers=unparsed,
+        identical_profiles=sum(pair.method == pair.reference for pair in pairs),
+        profiles_cut=sum(prompt.cut(pair, spec.judge_entry) for pair in pairs),
+        prompts_that_lost_items=sum(question.dropped > 0 for question in asked if not question.swapped),
+        asked=client.spent.requests,
+        cached=client.spent.cached,
+        prompt_tokens=client.spent.prompt_tokens,
+        tokens=client.spent.tokens,
+        usd=round(client.spent.usd, 6),
+        answered_by=sorted({answer.model for answer in told}),
+    )
+    log(
+        f"{spec.judge}: {spec.method} against {spec.reference}, {len(chosen)} sessions: {counts['win']} better, "
+        f"{counts['tie']} equal, {counts['loss']} worse; {unparsed} of {len(told)} answers unparsed; "
+        f"{client.spent.line}"
+    )
+
+
+def _dtype(spec: Spec) -> str:
+    """The dtype that a local model is served in."""
+    if spec.model.source.endpoint is not None:
+        return spec.dtype
+    from langptune.models.load import pick_device, pick_dtype
+
+    return str(pick_dtype(spec.dtype, pick_device())).removeprefix("torch.")
+
+
+def _profiles(path: str, chosen: list[int], users: dict[int, str], shuffle: int | None) -> pl.DataFrame:
+    """The first sample of the chosen sessions; dealt as scripts/rank_texts.py deals them, where they are shuffled."""
+    table = contracts.read(path, "profiles")
+    if shuffle is not None:
+        table = deal(table, users, shuffle)
+    table = table.filter((pl.col("sample") == 0) & pl.col("session").is_in(chosen))
+    if len(table) < len(chosen):
+        raise UserError(
+            f"{path}: has profiles of {len(table)} of the {len(chosen)} sessions drawn; rerun what writes it"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,131 @@
+"""Measure the profiles of one run: wording, drift from the untrained encoder, and what the history supports of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.models import DecoderEntry, EncoderEntry, VerifierEntry
+from langptune.config.prompts import Prompt
+from langptune.data import contracts
+from langptune.interpretability.subjects import ProfileSpec
+from langptune.provenance import Record
+
+
+class Spec(ProfileSpec):
+    """Profiles in; measures per session and claims with their verdicts out (docs/interpretability.md)."""
+
+    users_in: str
+    encoder: EncoderEntry = Field(description="the untrained encoder, under which drift is measured")
+    encoder_in: str | None = Field(description="its folder; null: it cannot be asked for likelihoods (an endpoint)")
+    prompt: str = Field(description="name of the prompt that the profiles were written with")
+    prompt_entry: Prompt
+    max_tokens: int = Field(description="longest profile in tokens")
+    verifier: VerifierEntry | DecoderEntry = Field(discriminator="role")
+    verifier_in: str
+    strangers: int = Field(description="other users' histories that each claim is tried on")
+    threads: int = Field(2, description="CPU threads")
+    dtype: str = "auto"
+    measures_out: str
+    claims_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Wording first, then claims, then drift."""
+    stage.set_threads(spec.threads)
+    from langptune.interpretability import claims, faithfulness, subjects, wording
+
+    items, rows = subjects.load(spec)
+    titles = items["title"].to_list()
+    profiles = rows["profile"].to_list()
+    shown, ratings = rows["shown"].to_list(), rows["shown_ratings"].to_list()
+    told = [
+        wording.measure(profile, [titles[item] for item in history])
+        for profile, history in zip(profiles, shown, strict=True)
+    ]
+    catalogue = subjects.catalogue_of(items, spec.taste_field)
+    known = {key: at for at, key in enumerate(catalogue.keys)}
+    found = [claims.extract(profile, catalogue.tastes, known) for profile in profiles]
+    log(f"{len(rows)} profiles, {sum(map(len, found))} claims; verifier: {spec.verifier.title}")
+    asked = {text for own in found for claim in own if (text := faithfulness.statement(claim, catalogue)) is not None}
+    verify = _verifier(spec, sorted(asked), catalogue)
+    checked = []
+    for at, own in enumerate(found):
+        others = _strangers(rows["user_id"].to_list(), at, spec.strangers, spec.seed)
+        strangers = [(shown[other], ratings[other]) for other in others]
+        checked.append(faithfulness.check(own, shown[at], ratings[at], strangers, catalogue, verify))
+    drift = _drift(spec, items, rows, log)
+    share = [[one.supported for one in own] for own in checked]
+    common = [[one.strangers for one in own] for own in checked]
+    contracts.write_parquet(
+        pl.DataFrame({"session": rows["session"], "profile": profiles})
+        .hstack(pl.DataFrame([asdict(one) for one in told]))
+        .with_columns(
+            sameness=pl.Series(wording.sameness(profiles)),
+            nats_per_token=pl.Series(drift),
+            claims=pl.Series([len(own) for own in found]),
+            supported=pl.Series([float(np.mean(own)) if own else None for own in share], dtype=pl.Float64),
+            strangers=pl.Series([float(np.mean(own)) if own else None for own in common], dtype=pl.Float64),
+        ),
+        spec.measures_out,
+    )
+    lines = [
+        {"session": session, **asdict(one.claim), "supported": one.supported, "strangers": one.strangers}
+        for session, own in zip(rows["session"].to_list(), checked, strict=True)
+        for one in own
+    ]
+    schema = {"session": pl.Int32, "kind": pl.String, "text": pl.String, "value": pl.String, "liked": pl.Boolean}
+    schema |= {"supported": pl.Boolean, "strangers": pl.Float64}
+    contracts.write_parquet(pl.DataFrame(lines, schema=schema), spec.claims_out)
+    record.note(sessions=len(rows), claims=len(lines), tastes=catalogue.tastes.names)
+
+
+def _strangers(users: list[str], own: int, count: int, seed: int) -> list[int]:
+    """Sessions of other users, by seed and session."""
+    others = [at for at, user in enumerate(users) if user != users[own]]
+    return np.random.default_rng([seed, 2, own]).permutation(others)[:count].tolist()
+
+
+def _verifier(spec: Spec, asked: list[str], catalogue) -> Callable:
+    from langptune.interpretability.faithfulness import by_inference, by_similarity
+    from langptune.models.load import load_decoder, load_verifier, pick_device
+    from langptune.ranking.decoder import embed
+
+    folder = Path(spec.verifier_in)
+    if isinstance(spec.verifier, VerifierEntry):
+        return by_inference(load_verifier(folder, spec.verifier, pick_device()), catalogue.texts)
+    model = load_decoder(folder, spec.verifier, pick_device())
+    items = embed(model, catalogue.texts, spec.verifier.item_prefix).vectors
+    queries = embed(model, asked, spec.verifier.query_prefix).vectors if asked else []
+    return by_similarity(dict(zip(asked, queries, strict=True)), items)
+
+
+def _drift(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame, log: stage.Log) -> list[float | None]:
+    """Mean negative log-likelihood per token of each profile, in nats, under the untrained encoder."""
+    if spec.encoder_in is None:
+        return [None] * len(rows)
+    from langptune.interpretability.likelihood import token_logprobs
+    from langptune.models.load import load_encoder, pick_device, pick_dtype
+    from langptune.prompts import PromptWriter, encode_sessions
+
+    device = pick_device()
+    model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
+    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
+    users = contracts.read(spec.users_in, "users")
+    prompts = [prompt.ids for prompt in encode_sessions(writer, rows, items, users, spec.history_items)]
+    form = {"add_special_tokens": False, "split_special_tokens": True}
+    texts = [ids[: spec.max_tokens] for ids in tokenizer(rows["profile"].to_list(), **form).input_ids]
+    told = token_logprobs(model, prompts, texts)
+    log(f"drift: {sum(map(len, texts))} tokens under {spec.encoder.title}")
+    return [float(-value / len(text)) if text else None for value, text in zip(told, texts, strict=True)]
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

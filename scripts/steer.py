@@ -1,0 +1,66 @@
+"""Steerability: edit tastes in profiles, rank again with the run's decoder, and see what moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from langptune import stage
+from langptune.config.models import DecoderEntry
+from langptune.data import contracts
+from langptune.interpretability.subjects import ProfileSpec
+from langptune.provenance import Record
+
+
+class Spec(ProfileSpec):
+    """Profiles in; per edit, the change of the AUC and the places that the taste's items went up out."""
+
+    decoder: DecoderEntry
+    decoder_in: str = Field(description="the run's decoder, trained or not")
+    vectors_in: str = Field(description="the catalogue as it embeds it")
+    tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
+    steering_out: str
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """All texts through the decoder once, then edit by edit."""
+    from langptune.interpretability import steering, subjects
+    from langptune.interpretability.tastes import tastes_of
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.ranking.decoder import ItemVectors, embed
+
+    items, rows = subjects.load(spec)
+    tastes = tastes_of(items, spec.taste_field)
+    told = rows.select("session", "profile", "seen").to_dicts()
+    made = [steering.edits(row["profile"], tastes, spec.tastes, spec.seed, row["session"]) for row in told]
+    texts = sorted({row["profile"] for row in told} | {edit.text for edits in made for edit in edits})
+    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
+    catalogue = ItemVectors.load(Path(spec.vectors_in))
+    vectors = dict(zip(texts, embed(model, texts, spec.decoder.query_prefix).vectors, strict=True))
+    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes")
+    out = []
+    for row, edits in zip(told, made, strict=True):
+        if not edits:
+            continue
+        before = catalogue.scores(vectors[row["profile"]][None])[0]
+        after = catalogue.scores(np.stack([vectors[edit.text] for edit in edits]))
+        for edit, scores in zip(edits, after, strict=True):
+            auc, places = steering.effect(before, scores, tastes.has[:, edit.taste], row["seen"])
+            out.append((row["session"], edit.edit, tastes.names[edit.taste], edit.text, auc, places))
+    schema = {"session": pl.Int32, "edit": pl.String, "taste": pl.String, "text": pl.String}
+    schema |= {"auc_change": pl.Float64, "places_up": pl.Float64}
+    frame = pl.DataFrame(out, schema=schema, orient="row").filter(pl.col("auc_change").is_not_nan())
+    contracts.write_parquet(frame, spec.steering_out)
+    for edit in steering.EDITS:
+        changes = frame.filter(pl.col("edit") == edit)["auc_change"]
+        if len(changes):
+            up = (changes > 0).mean() if edit in steering.UP else (changes < 0).mean()
+            log(f"{edit}: {len(changes)} edits, AUC {changes.mean():+.3f}, as meant in {100 * up:.0f}%")
+    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names)
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)

@@ -1,0 +1,300 @@
+"""Models at work behind the page: texts ranked by real decoders, profiles written by real encoders."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from langptune.config.layout import decoder_of, encoder_of
+from langptune.config.methods import ProfileMethod
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.explorer.finished import Choice, Finished
+from langptune.ranking.decoder import ItemVectors, embed
+from langptune.ranking.ranks import full_ranks
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+OWN = -1
+"""The session number of a history that was typed in; it takes part in a sampled profile's seed."""
+
+TEXTS = 256
+"""Vectors of texts that are kept per decoder."""
+
+
+class Left(Exception):
+    """The person who asked for a profile is gone."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A text's ranking of the catalogue.
+
+    rank: the target's, as in ranks.parquet; None without a target.
+    order: int32 ``[M]``, the unseen items, best first, equal scores by ascending item.
+    cut: the text was longer than the decoder reads.
+    """
+
+    rank: int | None
+    order: np.ndarray
+    cut: bool
+
+    def places(self, items: int) -> np.ndarray:
+        """int64 ``[items]``: each item's place in the order, from 1; 0 for seen items."""
+        out = np.zeros(items, dtype=np.int64)
+        out[self.order] = np.arange(1, len(self.order) + 1)
+        return out
+
+
+@dataclass
+class Decoder:
+    """A loaded decoder with the catalogue as it embeds it."""
+
+    model: SentenceTransformer
+    prefix: str
+    vectors: ItemVectors
+    known: OrderedDict[str, tuple[np.ndarray, bool]] = field(default_factory=OrderedDict)
+
+    def vector(self, text: str) -> tuple[np.ndarray, bool]:
+        """float32 ``[D]``, the text's vector, and whether the text was cut."""
+        if text not in self.known:
+            done = embed(self.model, [text], self.prefix)
+            self.known[text] = (done.vectors[0], done.cut > 0)
+            if len(self.known) > TEXTS:
+                self.known.popitem(last=False)
+        self.known.move_to_end(text)
+        return self.known[text]
+
+    def rank(self, text: str, seen: Sequence[int], target: int | None = None) -> Ranking:
+        """Rank the catalogue by a text, through the benchmark's own rank function.
+
+        Raises:
+            UserError: everything was seen; scores that are not finite.
+        """
+        vector, cut = self.vector(text)
+        scores = self.vectors.scores(vector[None])
+        anchor = target
+        if anchor is None:  # any unseen item; its rank is not looked at
+            unseen = np.ones(scores.shape[1], dtype=bool)
+            unseen[np.asarray(seen, dtype=np.int64)] = False
+            if not unseen.any():
+                raise UserError("nothing is left to rank: the history holds the whole catalogue")
+            anchor = int(unseen.argmax())
+        ranked = full_ranks(scores, [anchor], [seen], top=scores.shape[1])
+        order = ranked.top[0]
+        return Ranking(None if target is None else int(ranked.rank[0]), order[order >= 0], cut)
+
+
+class Kept:
+    """Loaded models, the least recently used dropped once they take more than a limit of bytes together."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._held: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Any, load: Callable[[], tuple[Any, int]]) -> Any:
+        """The model under a key; ``load`` returns it and its bytes."""
+        if key not in self._held:
+            self._held[key] = load()
+            while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.limit:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key][0]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+class Live:
+    """Ranks texts and writes profiles for the finished runs of a config."""
+
+    def __init__(self, finished: Finished, memory: int):
+        """``memory``: bytes that loaded models may take together; one is always kept."""
+        self.finished = finished
+        self.kept = Kept(memory)
+        # Loading changes torch's default dtype for a moment, and a tokenizer serves one caller: one at a time.
+        self._lock = threading.RLock()
+        self._writing = threading.Lock()
+        self._own: OrderedDict[tuple, tuple[str, str]] = OrderedDict()
+
+    def rank(self, choice: Choice, text: str, seen: Sequence[int], target: int | None = None) -> Ranking:
+        """Rank by a text as a run does.
+
+        Raises:
+            UserError: the model or its vectors cannot be read, or do not belong to this catalogue.
+        """
+        with self._lock:
+            return self._decoder(choice).rank(text, seen, target)
+
+    def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
+        """Of several profiles per session, the one that the benchmark keeps."""
+        from langptune.profiles.choose import best_rows
+
+        entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
+        assert isinstance(entry, ProfileMethod)
+        # A method that only shuffles finds no history again by number; the scripts take their default of 10 there.
+        shown = entry.history_items if choice.kind == "profiles" else 10
+        sessions = self.finished.data(choice.run.dataset).sessions
+        rows = sessions.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
+        first = rows.unique("session", keep="first").sort("session")
+        with self._lock:
+            decoder = self._decoder(choice)
+            scores = decoder.vectors.scores(embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors)
+        blocks = list(scores.reshape(len(first), -1, scores.shape[1]))
+        kept = best_rows(blocks, first["history"].to_list(), first["seen"].to_list(), shown)
+        wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
+        return profiles.join(wanted, on=["session", "sample"], how="semi")
+
+    def _decoder(self, choice: Choice) -> Decoder:
+        layout = self.finished.layout
+        folder = self.finished.path(layout.run_decoder(choice.run))
+        file = self.finished.path(layout.run_vectors(choice.run))
+
+        def load() -> tuple[Decoder, int]:
+            from langptune.models.load import load_decoder, pick_device
+
+            entry = self.finished.workflow.models[decoder_of(choice.run.models)]
+            vectors = ItemVectors.load(file)
+            items = len(self.finished.data(choice.run.dataset).items)
+            if len(vectors.row_of_item) != items:
+                raise UserError(f"{file}: {len(vectors.row_of_item)} items, but the catalogue has {items}; rerun it")
+            model = load_decoder(folder, entry, pick_device())
+            return Decoder(model, entry.query_prefix, vectors), _bytes(model) + vectors.vectors.nbytes
+
+        try:
+            changed = file.stat().st_mtime_ns
+        except OSError as error:
+            raise UserError(f"{file}: {error.strerror}; rerun the embedding rule") from None
+        return self.kept.get(("decoder", folder, file, changed), load)
+
+    def written(self, choice: Choice, own: Sequence[tuple[int, float]]) -> tuple[str, str] | None:
+        """The profile that was written here for a history, and where it comes from; None where none was."""
+        return self._own.get(self._identity(choice, own))
+
+    def _identity(self, choice: Choice, own: Sequence[tuple[int, float]]) -> tuple:
+        run, layout = choice.run, self.finished.layout
+        return (run.dataset, layout.run_profiles(run), run.seed, tuple(own))
+
+    def write(
+        self,
+        choice: Choice,
+        own: Sequence[tuple[int, float]],
+        tell: Callable[[str, int, int], None],
+        gone: threading.Event,
+    ) -> tuple[str, str]:
+        """Write the profile of a history that was typed in, with the prompt, encoder and limits of a run.
+
+        Args:
+            own: items and ratings, oldest first.
+            tell: called with a stage (``waiting``, ``loading``, ``writing``), tokens so far and tokens at most.
+            gone: once set, writing stops.
+
+        Returns:
+            The profile, and a line on where it comes from.
+
+        Raises:
+            UserError: a run without an encoder; a model that cannot be read; a prompt that needs what is not known.
+            Left: ``gone`` was set.
+        """
+        entry = self.finished.workflow.methods[choice.run.method]
+        if choice.kind != "profiles" or not isinstance(entry, ProfileMethod):
+            raise UserError(f"{choice.label} writes no profile; choose a method of the group 'profiles'")
+        while not self._writing.acquire(timeout=0.25):
+            tell("waiting", 0, entry.max_tokens)
+            if gone.is_set():
+                raise Left
+        try:
+            out = self._write(choice, entry, own, tell, gone)
+        finally:
+            self._writing.release()
+        self._own[self._identity(choice, own)] = out
+        if len(self._own) > TEXTS:
+            self._own.popitem(last=False)
+        return out
+
+    def _write(
+        self,
+        choice: Choice,
+        entry: ProfileMethod,
+        own: Sequence[tuple[int, float]],
+        tell: Callable[[str, int, int], None],
+        gone: threading.Event,
+    ) -> tuple[str, str]:
+        import torch
+
+        from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
+        from langptune.profiles.choose import best_rows
+        from langptune.profiles.generate import generate_batch, profile_seed
+        from langptune.prompts import PromptWriter, encode_sessions
+
+        workflow, layout, run = self.finished.workflow, self.finished.layout, choice.run
+        name = encoder_of(run.models)
+        encoder = workflow.models[name]
+        folder = self.finished.path(layout.model_folder(name))
+        adapters = layout.adapter_of(run.dataset, run.models, run.seed, layout.run_phase(run))
+        adapter = self.finished.path(adapters[0]) if adapters else None
+        if adapter is not None and not adapter.exists():
+            raise UserError(f"{adapter}: the trained encoder is not there; rerun its training or choose another method")
+        device = pick_device()
+        dtype = pick_dtype(workflow.config.generation.dtype, device)
+
+        def load() -> tuple[Any, int]:
+            model, tokenizer = load_encoder(folder, device, dtype)
+            if adapter is not None:
+                model = load_adapter(model, adapter)
+            return (model, tokenizer), _bytes(model)
+
+        tell("loading", 0, entry.max_tokens)
+        with self._lock:
+            model, tokenizer = self.kept.get(("encoder", folder, adapter), load)
+        # As scripts/write_profiles.py has it.
+        prompt = workflow.prompt_of(run.dataset, run.method)
+        limit = min(encoder.max_prompt_tokens, encoder.context - entry.max_tokens)
+        writer = PromptWriter(workflow.prompts[prompt], prompt, tokenizer, limit)
+        items = self.finished.data(run.dataset).items
+        history, ratings = [item for item, _ in own], [rating for _, rating in own]
+        session = pl.DataFrame(
+            {"user_id": [""], "history": [history], "ratings": [ratings], "reviews": [None]},
+            schema={key: contracts.SESSIONS[key] for key in ("user_id", "history", "ratings", "reviews")},
+        )
+        nobody = pl.DataFrame(schema=contracts.USERS)
+        (encoded,) = encode_sessions(writer, session, items, nobody, entry.history_items)
+        tokens = 0
+
+        def step(*_: object) -> None:
+            nonlocal tokens
+            if gone.is_set():
+                raise Left
+            tell("writing", tokens, entry.max_tokens)
+            tokens += 1
+
+        seeds = [profile_seed(run.seed, OWN, sample) for sample in range(entry.best_of)]
+        hook = model.register_forward_pre_hook(step)
+        try:
+            with torch.autocast(device.type, dtype, enabled=adapter is not None and dtype != torch.float32):
+                done = generate_batch(
+                    model, tokenizer, [encoded.ids] * entry.best_of, seeds, entry.max_tokens, entry.temperature
+                )
+        finally:
+            hook.remove()
+        kept = 0
+        if len(done) > 1:
+            with self._lock:
+                decoder = self._decoder(choice)
+                scores = decoder.vectors.scores(embed(decoder.model, [p.text for p in done], decoder.prefix).vectors)
+            (kept,) = best_rows([scores], [history], [history], entry.history_items)
+        profile = done[kept]
+        ended = "ended by itself" if profile.finished else "cut at the limit"
+        left_out = f"; {encoded.dropped_items} oldest titles did not fit" if encoded.dropped_items else ""
+        return profile.text, f"{self.finished.writer(choice)}; {profile.tokens} tokens, {ended}{left_out}"
+
+
+def _bytes(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())

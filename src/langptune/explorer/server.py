@@ -1,0 +1,516 @@
+"""The explorer's server: one page and a few JSON answers, for this machine alone.
+
+Every answer is computed from finished results and what the request says; the server keeps no state of a person. What is
+shown on the page stands in its address: ``dataset``, ``session`` (or ``own``), ``left``, ``right``, ``text``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from langptune.config.base import nearest
+from langptune.errors import UserError
+from langptune.explorer.finished import Choice, Data, Finished
+from langptune.explorer.live import Left, Live, Ranking
+from langptune.explorer.words import differences
+
+HERE = Path(__file__).parent
+HOST = "127.0.0.1"
+TOP = 20
+"""Titles in a list on the page."""
+TEXT = 4000
+"""Characters of a text that is ranked; the decoders read at most 512 tokens."""
+BODY = 128 * 1024
+"""Bytes of a request's body."""
+LINES = 100
+"""Titles in a history that is typed in."""
+
+# No inline script or style, nothing from elsewhere, no form that leaves, no frame around it; and the browser itself
+# refuses to make markup of text (Trusted Types).
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+log = logging.getLogger("langptune.explorer")
+
+Name = Annotated[str, Field(max_length=300)]
+Own = Annotated[list[tuple[int, float]], Field(max_length=LINES)]
+
+
+class _Body(BaseModel):
+    """A request's body; JSON has no tuples, so types are not strict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Rerank(_Body):
+    """A text to be ranked as one side's run does. ``session`` or ``own`` says whose history."""
+
+    dataset: Name
+    run: Name
+    text: str
+    session: int | None = None
+    own: Own = []
+
+
+class Lines(_Body):
+    """Titles as a person typed them."""
+
+    dataset: Name
+    lines: list[str]
+
+
+class Order(_Body):
+    """A profile to be written for a history that was typed in."""
+
+    dataset: Name
+    run: Name
+    own: Own
+
+
+class Explorer:
+    """Answers of the page; each returns plain data, or raises a ``UserError``."""
+
+    def __init__(self, finished: Finished, live: Live):
+        self.finished, self.live = finished, live
+
+    def dataset(self, name: str | None, notices: list[str]) -> str:
+        """A dataset by name; the first finished one, and a notice, where there is none of that name."""
+        there = self.finished.datasets()
+        if not there:
+            raise UserError("nothing is finished here any more; run `make demo` first")
+        if name and name not in there:
+            notices.append(f"Dataset “{name[:80]}” has no finished results here; {there[0]} is shown.")
+        return name if name in there else there[0]
+
+    def choice(self, dataset: str, key: str) -> Choice:
+        """A run by its key.
+
+        Raises:
+            UserError: no such finished run.
+        """
+        found = self.finished.choices(dataset)[0]
+        for choice in found:
+            if choice.key == key:
+                return choice
+        raise UserError(f"run '{key[:120]}' is not among the finished ones{nearest(key, [c.key for c in found])}")
+
+    def view(self, asked: dict[str, str]) -> dict[str, Any]:
+        """All that the page shows, from the parameters of its address; what cannot be honoured becomes a notice."""
+        notices: list[str] = []
+        dataset = self.dataset(asked.get("dataset"), notices)
+        data = self.finished.data(dataset)
+        choices, missing = self.finished.choices(dataset)
+        sides = dict(zip(("left", "right"), self.finished.defaults(dataset), strict=True))
+        for side in sides:
+            if key := asked.get(side):
+                try:
+                    sides[side] = self.choice(dataset, key)
+                except UserError:
+                    notices.append(f"“{key[:120]}” is not finished here; {sides[side].label} is shown.")
+        own = self._own(data, asked.get("own", ""), notices) if asked.get("session") == "own" else []
+        session = None if own else self._session(data, asked.get("session"), notices)
+        text = asked.get("text")
+        if text is not None and len(text) > TEXT:
+            notices.append(f"The text in the address has {len(text):,} characters; at most {TEXT:,} are ranked.")
+            text = None
+        if text is not None and not sides["right"].live:
+            notices.append(f"{sides['right'].label} ranks by no text; the text in the address was left out.")
+            text = None
+        out: dict[str, Any] = {
+            "notices": notices,
+            "choices": [
+                {"key": c.key, "label": c.label, "group": c.group, "live": c.live, "writes": c.kind == "profiles"}
+                for c in choices
+            ],
+            "missing": missing,
+            "words": data.words,
+            "limit": TEXT,
+            "items": len(data.items),
+            "sessions": len(data.ids),
+            "best_rating": f"{data.best_rating:g}",
+        }
+        told = {name: self._side(data, choice, session, own) for name, choice in sides.items()}
+        if text is not None and told["right"].get("text") is None:
+            text = None
+        if text == told["right"].get("text"):
+            text = None
+        if text is not None:
+            told["right"]["edited"] = self.rerank(
+                Rerank(dataset=dataset, run=sides["right"].key, text=text, session=session, own=own)
+            )
+        texts = [side.get("text") for side in told.values()]
+        out["differences"] = None if None in texts else differences(*texts)
+        out["same_text"] = None not in texts and texts[0] == texts[1]
+        out["sides"] = told
+        out["user"] = self._user(data, session, own)
+        number = "own" if own else str(session)
+        state = {"dataset": dataset, "session": number, "left": sides["left"].key, "right": sides["right"].key}
+        out["state"] = state | ({"own": _own_text(own)} if own else {}) | ({} if text is None else {"text": text})
+        return out
+
+    def _session(self, data: Data, asked: str | None, notices: list[str]) -> int:
+        if asked and asked != "own":
+            try:
+                number = int(asked)
+                data.session(number)
+                return number
+            except (ValueError, UserError):
+                notices.append(f"Session “{asked[:40]}” is not among the compared ones; another is shown.")
+        return data.random(0)
+
+    def _own(self, data: Data, told: str, notices: list[str]) -> list[tuple[int, float]]:
+        """A typed history in an address: ``item:rating,item:rating``, oldest first."""
+        out: dict[int, float] = {}
+        bad = 0
+        for part in [p for p in told.split(",") if p][: LINES + 1]:
+            item, _, rating = part.partition(":")
+            try:
+                number, value = int(item), float(rating or data.best_rating)
+                if not (0 <= number < len(data.items) and 0 <= value <= 100) or len(out) >= LINES:
+                    raise ValueError
+                out[number] = value
+            except ValueError:
+                bad += 1
+        if bad or not out:
+            notices.append("Some titles of the address are not in this catalogue." if out else "No own titles given.")
+        return list(out.items())
+
+    def _user(self, data: Data, session: int | None, own: list[tuple[int, float]]) -> dict[str, Any]:
+        if session is None:
+            history = [data.item(item) | {"rating": f"{rating:g}"} for item, rating in reversed(own)]
+            return {"own": True, "history": history, "seen": len(own), "target": None}
+        row = data.session(session)
+        pairs = list(zip(row["history"], row["ratings"], strict=True))
+        history = [data.item(item) | {"rating": f"{rating:g}"} for item, rating in reversed(pairs)]
+        return {
+            "own": False,
+            "session": session,
+            "name": row["user_id"],
+            "history": history,
+            "seen": len(row["seen"]),
+            "target": data.item(row["target"]),
+        }
+
+    def _whose(self, data: Data, session: int | None, own: list[tuple[int, float]]) -> tuple[list[int], int | None]:
+        """Seen items and target."""
+        if session is None:
+            if not own:
+                raise UserError("say whose history: a session, or own titles")
+            if any(not 0 <= item < len(data.items) for item, _ in own):
+                raise UserError(f"own titles: an item lies outside the catalogue of {len(data.items)} items")
+            return [item for item, _ in own], None
+        row = data.session(session)
+        return row["seen"], row["target"]
+
+    def _text(
+        self, data: Data, choice: Choice, session: int | None, own: list[tuple[int, float]]
+    ) -> tuple[str, str, bool]:
+        """Text, where it comes from, and whether it only stands in for a profile that is not written."""
+        if session is not None:
+            told = self.finished.text(choice, session, self.live.best)
+            return told.text, told.source, False
+        if choice.kind == "shuffled":
+            raise UserError("Own titles have no other user's profile; choose another method.")
+        if choice.kind == "profiles" and (known := self.live.written(choice, own)):
+            return *known, False
+        told = self.finished.history_text(choice, [item for item, _ in own])
+        return told.text, told.source, choice.kind == "profiles"
+
+    def _side(self, data: Data, choice: Choice, session: int | None, own: list[tuple[int, float]]) -> dict[str, Any]:
+        """One side: its text, its list, the target's rank. What cannot be had becomes ``error``, a line."""
+        out: dict[str, Any] = {"run": choice.key, "label": choice.label, "live": choice.live, "writes": False}
+        try:
+            seen, target = self._whose(data, session, own)
+            out["of"] = len(data.items) - len(set(seen))
+            stored = self.finished.stored(choice, session) if session is not None else None
+            if not choice.live:
+                if stored is None:
+                    raise UserError("This method ranks by no text: its lists are known for the test users alone.")
+                out |= {"rank": stored["rank"], "source": "Ranks by no text: its stored list"}
+                out["list"] = self._list(data, stored["top"][:TOP], target)
+                return out
+            text, source, standing = self._text(data, choice, session, own)
+            ranking = self.live.rank(choice, text, seen, target)
+            out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
+            out["writes"] = session is None and choice.kind == "profiles" and standing
+            if stored:
+                # The benchmark's own number. Scores of one text alone are rounded a little otherwise than in the
+                # benchmark's batches, which may move a target past a neighbour of nearly its score.
+                out |= {"rank": stored["rank"], "here": ranking.rank}
+            out["list"] = self._list(data, ranking.order[:TOP].tolist(), target)
+        except UserError as error:
+            out["error"] = str(error)
+        return out
+
+    def _list(
+        self, data: Data, items: list[int], target: int | None, before: Any = None, places: Any = None
+    ) -> list[dict[str, Any]]:
+        out = []
+        for place, item in enumerate(items, 1):
+            row = data.item(item) | {"place": place, "target": item == target}
+            if before is not None:
+                row["was"] = int(before[item])
+            out.append(row)
+        return out
+
+    def rerank(self, asked: Rerank) -> dict[str, Any]:
+        """The list of an edited text, and how it moved against the run's own text.
+
+        Raises:
+            UserError: a text that is too long, a run that ranks by none, an unknown session.
+        """
+        if len(asked.text) > TEXT:
+            raise UserError(f"The text has {len(asked.text):,} characters; at most {TEXT:,} are ranked.")
+        data = self.finished.data(self._known(asked.dataset))
+        choice = self.choice(asked.dataset, asked.run)
+        if not choice.live:
+            raise UserError(f"{choice.label} ranks by no text.")
+        seen, target = self._whose(data, asked.session, asked.own)
+        base = self._text(data, choice, asked.session, asked.own)[0]
+        before = self.live.rank(choice, base, seen, target)
+        after = self.live.rank(choice, asked.text, seen, target)
+        stored = self.finished.stored(choice, asked.session) if asked.session is not None else None
+        was, now = before.places(len(data.items)), after.places(len(data.items))
+        return {
+            "text": asked.text,
+            "rank": after.rank,
+            "before": stored["rank"] if stored else before.rank,
+            "cut": after.cut,
+            "list": self._list(data, after.order[:TOP].tolist(), target, was),
+            "gone": self._gone(data, before, now),
+            "edits": differences(base, asked.text),
+        }
+
+    def _gone(self, data: Data, before: Ranking, now: Any) -> list[dict[str, Any]]:
+        """What an edit moved out of the list, and where to."""
+        out = [item for item in before.order[:TOP].tolist() if now[item] > TOP]
+        return [{"title": data.titles[item], "place": int(now[item])} for item in out]
+
+    def _known(self, dataset: str) -> str:
+        there = self.finished.datasets()
+        if dataset not in there:
+            raise UserError(f"dataset '{dataset[:80]}' has no finished results here{nearest(dataset, there)}")
+        return dataset
+
+    def users(self, dataset: str, query: str) -> list[dict[str, Any]]:
+        """Sessions by user id or by a title in the history."""
+        return self.finished.data(self._known(dataset)).find(query[:100])
+
+    def random(self, dataset: str, seed: int) -> int:
+        """A session drawn with a seed."""
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed: a number from 0 to {2**31 - 1} is needed")
+        return self.finished.data(self._known(dataset)).random(seed)
+
+    def match(self, asked: Lines) -> list[dict[str, Any]]:
+        """What each line of a typed history means.
+
+        Raises:
+            UserError: too many or too long lines.
+        """
+        data = self.finished.data(self._known(asked.dataset))
+        lines = [line for line in (line.strip() for line in asked.lines) if line]
+        if len(lines) > LINES:
+            raise UserError(f"{len(lines)} titles; at most {LINES} are taken.")
+        if any(len(line) > 300 for line in lines):
+            raise UserError("A line is longer than 300 characters; give one title a line.")
+        out = []
+        for line in lines:
+            found = data.matcher.match(line)
+            rating = min(data.best_rating if found.rating is None else found.rating, data.best_rating)
+            out.append(
+                {
+                    "line": line,
+                    "rating": rating,
+                    "item": None if found.item is None else data.item(found.item),
+                    "near": [data.item(item) for item in found.near],
+                }
+            )
+        return out
+
+    def ordered(self, order: Order) -> Choice:
+        """The run that is to write a profile, once everything about the order is checked."""
+        data = self.finished.data(self._known(order.dataset))
+        choice = self.choice(order.dataset, order.run)
+        self._whose(data, None, order.own)
+        return choice
+
+
+def _own_text(own: list[tuple[int, float]]) -> str:
+    return ",".join(f"{item}:{rating:g}" for item, rating in own)
+
+
+class Guard:
+    """Adds the security headers, and refuses large bodies and what another site sends.
+
+    A page elsewhere may send simple requests to this address; a browser says where they come from.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int = BODY):
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        told = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        large = f"the request is larger than {self.limit // 1024} KiB"
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.limit:
+                raise _TooLarge(413, large)
+            return message
+
+        async def covered(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        async def refuse(status: int, line: str) -> None:
+            await JSONResponse({"error": line}, status)(scope, receive, covered)
+
+        site, origin, host = told.get("sec-fetch-site", ""), told.get("origin"), told.get("host", "")
+        foreign = site in ("cross-site", "same-site") and told.get("sec-fetch-mode") != "navigate"
+        if foreign or (origin is not None and origin != f"http://{host}"):
+            await refuse(403, "requests of other sites are refused")
+        elif told.get("content-length", "0").isdigit() and int(told.get("content-length", "0")) > self.limit:
+            await refuse(413, large)
+        else:
+            await self.app(scope, counted, covered)
+
+
+class _TooLarge(HTTPException):
+    """A body went over the limit while it was read."""
+
+
+def app(explorer: Explorer) -> FastAPI:
+    """The web application."""
+    # The pages that FastAPI offers about itself load scripts from elsewhere.
+    site = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    pages = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    site.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    site.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
+    site.add_middleware(Guard)
+
+    @site.exception_handler(UserError)
+    def _told(_: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 400)
+
+    @site.exception_handler(RequestValidationError)
+    def _misformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"[:300]}, 422)
+
+    @site.exception_handler(HTTPException)
+    def _refused(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code)
+
+    @site.exception_handler(Exception)
+    def _broken(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": f"{type(error).__name__}; the terminal of the server says more"}, 500)
+
+    @site.get("/")
+    def page() -> HTMLResponse:
+        names = {name: explorer.finished.workflow.datasets[name].title for name in explorer.finished.datasets()}
+        page = pages.get_template("explore.html").render(datasets=names, limit=TEXT, lines=LINES)
+        return HTMLResponse(page)
+
+    @site.get("/favicon.ico")
+    def icon() -> PlainTextResponse:
+        return PlainTextResponse("", 204)
+
+    @site.get("/api/view")
+    def view(request: Request) -> dict[str, Any]:
+        return explorer.view(dict(request.query_params))
+
+    @site.get("/api/users")
+    def users(dataset: str, q: str) -> list[dict[str, Any]]:
+        return explorer.users(dataset, q)
+
+    @site.get("/api/random")
+    def random(dataset: str, seed: int) -> dict[str, int]:
+        return {"session": explorer.random(dataset, seed)}
+
+    @site.post("/api/rank")
+    def rank(asked: Rerank) -> dict[str, Any]:
+        return explorer.rerank(asked)
+
+    @site.post("/api/match")
+    def match(asked: Lines) -> list[dict[str, Any]]:
+        return explorer.match(asked)
+
+    @site.post("/api/write")
+    async def write(order: Order) -> StreamingResponse:
+        choice = await asyncio.to_thread(explorer.ordered, order)
+        return StreamingResponse(_writing(explorer.live, choice, order.own), media_type="application/x-ndjson")
+
+    return site
+
+
+async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> AsyncIterator[str]:
+    """Progress of a profile, one JSON object a line; the last one has ``text`` or ``error``.
+
+    When the reader leaves, the server ends this generator, and with it the writing.
+    """
+    loop, lines, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+
+    def put(line: dict[str, Any] | None) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    def work() -> None:
+        try:
+            text, source = live.write(
+                choice, own, lambda stage, done, of: put({"stage": stage, "done": done, "of": of}), gone
+            )
+            put({"text": text, "source": source})
+        except Left:
+            log.info("a profile was given up by its reader")
+        except UserError as error:
+            put({"error": str(error)})
+        except Exception as error:
+            log.exception("writing a profile failed")
+            put({"error": f"{type(error).__name__}; the terminal of the server says more"})
+        put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (line := await lines.get()) is not None:
+            yield json.dumps(line) + "\n"
+    finally:
+        gone.set()

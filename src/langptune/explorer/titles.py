@@ -1,0 +1,101 @@
+"""Titles that a person types, found in a catalogue: exactly, but for case, articles and punctuation, or nearly."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RATING = re.compile(r"\|\s*(\d{1,2}(?:\.\d+)?)\s*$")
+YEAR = re.compile(r"\((\d{4})\)\s*$")
+ARTICLES = ("the", "a", "an")
+CANDIDATES = 60
+"""Titles that share the most letter triples with a line; only these are compared in full."""
+NEAR = 0.65
+"""Least similarity of a suggestion (difflib's ratio)."""
+WITHIN = 0.85
+"""What a title that holds the line, or is held by it, counts at least."""
+BEHIND = 0.2
+"""How far a suggestion may lie behind the best one."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What became of one line.
+
+    item: the item it names; None where none or several do. near: items it may mean, the likeliest first.
+    rating: as stated after ``|``; None where none was.
+    """
+
+    line: str
+    item: int | None
+    near: list[int]
+    rating: float | None
+
+
+class Titles:
+    """A catalogue by its titles."""
+
+    def __init__(self, titles: Sequence[str], years: Sequence[str] | None = None):
+        """``years``: where there are any, they tell titles that stand twice apart."""
+        self._keys = [key(title) for title in titles]
+        self._years = [str(year) for year in years] if years is not None else [""] * len(titles)
+        self._items: dict[str, list[int]] = defaultdict(list)
+        grams: dict[str, list[int]] = defaultdict(list)
+        for item, name in enumerate(self._keys):
+            self._items[name].append(item)
+            for gram in _triples(name):
+                grams[gram].append(item)
+        self._grams = {gram: np.array(items) for gram, items in grams.items()}
+
+    def match(self, line: str, near: int = 4) -> Match:
+        """Find one line: ``Title``, ``Title (1995)``, ``Title | 4.5``, in any combination."""
+        text, rating = line.strip(), None
+        if found := RATING.search(text):
+            text, rating = text[: found.start()].strip(), float(found[1])
+        year = found[1] if (found := YEAR.search(text)) else None
+        same = self._items.get(key(text), [])
+        exact = [item for item in same if self._years[item] == year] if year else same
+        if len(exact) == 1 or (len(same) == 1 and not self._years[same[0]]):
+            return Match(line, (exact or same)[0], [], rating)
+        return Match(line, None, (same or self._near(key(text)))[:near], rating)
+
+    def _near(self, name: str) -> list[int]:
+        lists = [self._grams[gram] for gram in _triples(name) if gram in self._grams]
+        if not lists:
+            return []
+        items, shared = np.unique(np.concatenate(lists), return_counts=True)
+        best = items[np.lexsort((items, -shared))][:CANDIDATES].tolist()
+        compare = difflib.SequenceMatcher(autojunk=False)
+        compare.set_seq2(name)
+        scored = []
+        for item in best:
+            other = self._keys[item]
+            compare.set_seq1(other)
+            # "Star Wars: Episode IV" and "Star Wars": one within the other, word by word.
+            within = len(other) > 3 and (f" {other} " in f" {name} " or f" {name} " in f" {other} ")
+            scored.append((-max(compare.ratio(), WITHIN if within else 0.0), item))
+        scored.sort()
+        return [item for ratio, item in scored if ratio <= min(-NEAR, scored[0][0] + BEHIND)]
+
+
+def key(title: str) -> str:
+    """A title as it is compared: no case, accents, punctuation, trailing year, or article in front."""
+    text = unicodedata.normalize("NFKD", YEAR.sub("", title)).casefold()
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
+    words = re.sub(r"[^\w\s]", " ", text.replace("&", " and ").replace("'", "")).split()
+    if len(words) > 1 and words[-1] in ARTICLES and "," in text:  # "Shawshank Redemption, The"
+        words.pop()
+    if len(words) > 1 and words[0] in ARTICLES:
+        words.pop(0)
+    return " ".join(words) or text.strip()
+
+
+def _triples(name: str) -> set[str]:
+    padded = f"  {name} "
+    return {padded[at : at + 3] for at in range(len(padded) - 2)}

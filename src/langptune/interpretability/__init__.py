@@ -1,0 +1,1 @@
+"""What profiles are like: readable, faithful, informative, steerable. Nothing here takes part in training."""

@@ -1,0 +1,31 @@
+"""Forward simulation: can a reader who sees the profile alone tell the true next item from sampled ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def candidates(target: int, seen: Sequence[int], n_items: int, count: int, seed: int, session: int) -> np.ndarray:
+    """The target and ``count - 1`` items that the user has not seen, drawn evenly: int64 ``[count]``, target first.
+
+    They depend on seed and session alone, so that every method's profiles are asked the same.
+    """
+    rng = np.random.default_rng([seed, session])
+    taken = np.zeros(n_items, dtype=bool)
+    taken[np.asarray(seen, dtype=np.int64)] = True
+    taken[target] = True
+    free = np.flatnonzero(~taken)
+    return np.concatenate([[target], rng.choice(free, min(count - 1, len(free)), replace=False)])
+
+
+def outcome(scores: np.ndarray) -> tuple[float, int]:
+    """Of scores ``[n]``, the target's first: whether it was told (1, 0, or a share in a tie), and its place from 1.
+
+    Of k equal best scores the target is told once in k; its place among equals is the middle one, rounded up.
+    """
+    own = scores[0]
+    higher = int((scores[1:] > own).sum())
+    ties = int((scores[1:] == own).sum())
+    return (1 / (1 + ties) if not higher else 0.0), 1 + higher + (ties + 1) // 2

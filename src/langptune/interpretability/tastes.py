@@ -1,0 +1,92 @@
+"""Tastes of a catalogue: its genres, or tags mined from its items' texts; and how profiles name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+MINED = 40
+"""Tags that are mined at most."""
+FEWEST = 5
+"""Items that a taste must have: with fewer, a rank says nothing about it."""
+# Ways to name a genre that no ending explains.
+ALIASES = {
+    "sci-fi": ["science fiction", "sci fi", "scifi", "science-fiction"],
+    "romance": ["romantic"],
+    "film-noir": ["noir", "film noir"],
+    "children's": ["children", "kids"],
+    "animation": ["animated"],
+    "musical": ["music"],
+}
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """A catalogue's tastes.
+
+    names: as the catalogue writes them, in alphabetical order.
+    has: bool ``[N, T]``, which item has which.
+    """
+
+    names: list[str]
+    has: np.ndarray
+
+    def in_text(self, text: str) -> list[int]:
+        """Which tastes a text names, as indices."""
+        return [at for at, name in enumerate(self.names) if pattern(name).search(text)]
+
+
+def tastes_of(items: pl.DataFrame, field: str | None) -> Tastes:
+    """The tastes of a catalogue.
+
+    Args:
+        items: contract ``items`` with its fields.
+        field: the item field that lists genres or categories, joined by commas; None: tags are mined, the words of
+            item texts that are neither common nor rare (between 1 and 20% of the items).
+    """
+    if field is not None and field in items.columns:
+        lists = [[part.strip() for part in (value or "").split(",")] for value in items[field].to_list()]
+        names = sorted({part for parts in lists for part in parts if part and part.lower() != "unknown"})
+        place = {name: at for at, name in enumerate(names)}
+        has = np.zeros((len(items), len(names)), dtype=bool)
+        for row, parts in enumerate(lists):
+            has[row, [place[part] for part in parts if part in place]] = True
+    else:
+        names, has = _mined(items["text"].to_list())
+    kept = has.sum(axis=0) >= FEWEST
+    return Tastes([name for name, keep in zip(names, kept, strict=True) if keep], has[:, kept])
+
+
+def _mined(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = CountVectorizer(
+        binary=True, stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{4,}\b", min_df=0.01, max_df=0.2
+    )
+    try:
+        found = vectorizer.fit_transform(texts)
+    except ValueError:  # no word is that frequent
+        return [], np.zeros((len(texts), 0), dtype=bool)
+    names = vectorizer.get_feature_names_out()
+    often = np.asarray(found.sum(axis=0)).ravel()
+    best = sorted(np.lexsort((names, -often))[:MINED])
+    return [str(names[at]) for at in best], found[:, best].toarray().astype(bool)
+
+
+def pattern(name: str) -> re.Pattern[str]:
+    """A regular expression of the ways to name a taste: plurals, adjectives, and aliases."""
+    word = name.lower()
+    forms = [word, *ALIASES.get(word, [])]
+    told = []
+    for form in forms:
+        stem, endings = re.escape(form), "(?:es)?" if form.endswith(("s", "x", "ch", "sh")) else "s?"
+        if form.endswith("y"):
+            stem, endings = re.escape(form[:-1]), "(?:y|ies|ic)"
+        elif form.endswith("a"):
+            endings = "(?:s|tic)?"
+        told.append(stem + endings)
+    return re.compile(r"(?<![\w-])(?:" + "|".join(told) + r")(?![\w-])", re.IGNORECASE)

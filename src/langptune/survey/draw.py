@@ -1,0 +1,190 @@
+"""Drawing a survey: which users are asked about, what is mixed in between, and what everything is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from langptune.comparison.tables import markdown
+from langptune.errors import UserError
+from langptune.survey.schema import CODEBOOK_SCHEMA, Codebook, Side, digest
+
+INSTRUCTION = [
+    "You will see pairs of short profiles, one pair at a time. Each pair is about one person. Above it stands what "
+    "that person chose, oldest first, with the ratings that they gave.",
+    "Both profiles were written by a computer from such a history. Please judge how well each describes the taste of "
+    "this person, which one is easier to read, and whether it claims something that the history does not support.",
+    "There are no right answers, but please read both texts: now and then a text asks you for a certain answer, to see "
+    "that it was read. You can go back and change answers at any time.",
+]
+ATTENTION = (
+    "This text is not a profile. It stands here to see that the texts are read. Please answer that this side describes "
+    "the person's taste much better; what you answer to the other questions on this page does not matter."
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the page says before the questions."""
+
+    title: str
+    consent: Sequence[str]
+    agreement: str
+    contact: str
+    language: str = "en"
+
+
+def draw(
+    titles: Sequence[str],
+    sessions: pl.DataFrame,
+    profiles: dict[str, pl.DataFrame],
+    sides: dict[str, Side],
+    words: Words,
+    questions: int,
+    checks: int,
+    repeats: int,
+    history_items: int,
+    seed: int,
+) -> tuple[dict[str, Any], Codebook]:
+    """The page's data and its codebook.
+
+    Users are drawn at random from those for whom the two methods wrote different profiles: where both wrote the same,
+    there is nothing to prefer. Questions, profiles and their order in the file go by random names, so that the page
+    does not say what is what.
+
+    Args:
+        titles: of the items, by item number.
+        sessions: the evaluated ones, with ``session``, ``history``, ``ratings``.
+        profiles: ``reference`` and ``trained`` -> columns ``session``, ``sample``, ``profile``; sample 0 is shown.
+        sides: ``reference`` and ``trained`` -> their titles and hashes.
+        words: what the page says.
+        questions: users asked about; fewer where fewer differ.
+        checks: attention checks mixed in.
+        repeats: pairs shown a second time with sides swapped.
+        history_items: the most recent items of a history, shown oldest first.
+        seed: of all draws.
+
+    Raises:
+        UserError: no session with a profile by both methods, or none where they differ.
+    """
+    shown = {
+        role: dict(table.filter(pl.col("sample") == 0).select("session", "profile").iter_rows())
+        for role, table in profiles.items()
+    }
+    histories = {row["session"]: row for row in sessions.select("session", "history", "ratings").to_dicts()}
+    common = sorted(set(histories) & set(shown["reference"]) & set(shown["trained"]))
+    if not common:
+        raise UserError(
+            "no evaluated session has a profile by both methods; give profiles of the same evaluation sample "
+            f"({len(histories)} sessions, profiles of {len(shown['reference'])} and {len(shown['trained'])})"
+        )
+    differing = [s for s in common if shown["reference"][s].strip() != shown["trained"][s].strip()]
+    if not differing:
+        raise UserError(
+            f"both methods wrote the same {len(common)} profiles, so there is nothing to prefer; a method that trains "
+            "the decoder alone leaves the profiles as they were: choose one that trains the encoder"
+        )
+    rng = np.random.default_rng(seed)
+    order = [int(s) for s in rng.permutation(differing)]
+    asked, spare = order[:questions], order[questions:] or order[:questions]
+    names = _names(rng)
+
+    def pair(kind: str, session: int, texts: dict[str, str], **more: Any) -> dict[str, Any]:
+        ids = {next(names): role for role in texts}
+        return {
+            "question": next(names),
+            "kind": kind,
+            "session": session,
+            "roles": {name: ids[name] for name in sorted(ids)},  # random names: their order says nothing
+            "texts": {name: texts[ids[name]] for name in sorted(ids)},
+            **more,
+        }
+
+    pairs = [pair("pair", s, {role: shown[role][s] for role in ("reference", "trained")}) for s in asked]
+    for at in range(min(repeats, len(pairs))):
+        pairs.append({**pairs[at], "question": next(names), "kind": "repeat", "repeats": pairs[at]["question"]})
+    for at in range(checks):
+        session = spare[at % len(spare)]
+        filler = shown["trained" if rng.integers(2) else "reference"][session]
+        pairs.append(pair("check", session, {"instruction": ATTENTION, "filler": filler}))
+    pairs = [pairs[at] for at in rng.permutation(len(pairs))]
+
+    data = {
+        "language": words.language,
+        "title": words.title,
+        "consent": list(words.consent),
+        "agreement": words.agreement,
+        "contact": words.contact,
+        "instruction": INSTRUCTION,
+        "pairs": [
+            {
+                "question": told["question"],
+                "repeats": told.get("repeats"),
+                "history": _history(histories[told["session"]], titles, history_items),
+                "profiles": [{"id": name, "text": text} for name, text in told["texts"].items()],
+            }
+            for told in pairs
+        ],
+    }
+    # The roles take part: a codebook that resolves the same page otherwise is another survey.
+    survey = digest([data, [told["roles"] for told in pairs], {role: side.title for role, side in sides.items()}])
+    codebook = Codebook.model_validate(
+        {
+            "schema": CODEBOOK_SCHEMA,
+            "survey": survey,
+            "title": words.title,
+            "language": words.language,
+            "seed": seed,
+            **{role: side.model_dump() for role, side in sides.items()},
+            "sessions": len(common),
+            "identical": len(common) - len(differing),
+            "pairs": pairs,
+        }
+    )
+    return {"survey": survey, **data}, codebook
+
+
+def describe(codebook: Codebook) -> str:
+    """The codebook for people, as Markdown; every text is escaped."""
+    asked = len(codebook.asked())
+    out = [
+        f"# Codebook: {markdown(codebook.title)}",
+        "",
+        f"Survey `{codebook.survey}`, seed {codebook.seed}. **Not for respondents: it says which profile is whose.**",
+        "",
+        f"- reference: {markdown(codebook.reference.title)}",
+        f"- trained: {markdown(codebook.trained.title)}",
+        f"- {asked} users drawn at random from {codebook.sessions - codebook.identical} whose two profiles differ; "
+        f"{codebook.identical} of {codebook.sessions} have the same profile by both methods and are not asked about",
+        f"- mixed in: {sum(p.kind == 'check' for p in codebook.pairs)} attention checks, "
+        f"{sum(p.kind == 'repeat' for p in codebook.pairs)} pairs shown again with sides swapped",
+        "",
+        "| question | kind | session | profile | is | text |",
+        "| --- | --- | ---: | --- | --- | --- |",
+    ]
+    for pair in codebook.pairs:
+        kind = pair.kind if pair.repeats is None else f"{pair.kind} of `{pair.repeats}`"
+        for name, role in pair.roles.items():
+            text = markdown(pair.texts[name]) or "(empty)"
+            out.append(f"| `{pair.question}` | {kind} | {pair.session} | `{name}` | {role} | {text} |")
+    return "\n".join(out) + "\n"
+
+
+def _names(rng: np.random.Generator) -> Iterator[str]:
+    """Distinct names of 8 hexadecimal digits."""
+    seen = set()
+    while True:
+        name = f"{int(rng.integers(2**32)):08x}"
+        if name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _history(row: dict[str, Any], titles: Sequence[str], most: int) -> list[list[str | None]]:
+    """Title and rating of the most recent items, oldest first; null where a rating is not a number."""
+    pairs = list(zip(row["history"], row["ratings"], strict=True))[-most:]
+    return [[titles[item], f"{rating:g}" if np.isfinite(rating) else None] for item, rating in pairs]

@@ -1,0 +1,500 @@
+"""The explorer on finished results: pages in Chromium, numbers against the benchmark's files, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from langptune.config.base import read_yaml
+from langptune.config.workflow import load
+from langptune.explorer.finished import Finished
+from langptune.explorer.titles import Titles, key
+from langptune.explorer.words import differences
+from tests.conftest import ROOT
+
+DATASET = "ml-100k-small"
+MODELS = "smollm2-135m+minilm-l6"
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "</textarea><b>out</b>",
+    "{{7*7}} ${7*7} {% raw %}",
+    "W" * 180,
+    "\u202egnp.exe & &amp; <!--",
+]
+
+
+def real(test):
+    """Marks of a test that needs a finished run."""
+    for name in ("browser", "models", "workflow"):
+        test = getattr(pytest.mark, name)(test)
+    return test
+
+
+# ---- fixtures
+
+
+def script(repo: Path, *args: str) -> subprocess.Popen:
+    """scripts/explore.py of a repository."""
+    command = [sys.executable, str(repo / "scripts" / "explore.py"), *args]
+    there = {**os.environ, "PYTHONPATH": str(repo / "src")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=repo, env=there, text=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def address(smoke_run):
+    """The script itself, serving the finished run."""
+    server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0")
+    line = server.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+    assert found, line + server.stderr.read()
+    yield found[0]
+    server.terminate()
+    told = server.communicate(timeout=20)[1]
+    assert "Traceback" not in told, told
+
+
+def copy_of(smoke_run: Path, target: Path) -> Finished:
+    """The same results once more, to be changed; files are shared until they are replaced."""
+    config = read_yaml(smoke_run / "config/smoke.yaml") | {"registries": str(smoke_run / "config")}
+    source = smoke_run / config["results"] / DATASET
+    shutil.copytree(source, target / config["results"] / DATASET, copy_function=os.link)
+    (target / config["models_dir"]).symlink_to((smoke_run / config["models_dir"]).resolve())
+    return Finished(load(config, target), target)
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_run) -> Finished:
+    """The finished run, read in this process."""
+    config = read_yaml(smoke_run / "config/smoke.yaml") | {"registries": str(smoke_run / "config")}
+    return Finished(load(config, smoke_run), smoke_run)
+
+
+@pytest.fixture(scope="module")
+def explorer(finished):
+    """What stands behind the pages, without a server."""
+    from langptune.explorer.live import Live
+    from langptune.explorer.server import Explorer
+
+    return Explorer(finished, Live(finished, 2**31))
+
+
+@pytest.fixture(scope="module")
+def hostile(smoke_run, tmp_path_factory):
+    """A server on results whose titles and profiles are attacks."""
+    import uvicorn
+
+    from langptune.explorer.live import Live
+    from langptune.explorer.server import HOST, Explorer, app
+
+    there = copy_of(smoke_run, tmp_path_factory.mktemp("hostile"))
+    path = there.path(there.layout.data_file(DATASET, "items"))
+    items = pl.read_parquet(path)
+    bad = [HOSTILE[item % len(HOSTILE)] + f" {item}" for item in range(len(items))]
+    rewrite(items.with_columns(title=pl.Series(bad), genres=pl.Series(bad).str.slice(0, 50)), path)
+    for path in there.path("results/smoke").rglob("profiles/test.parquet"):
+        profiles = pl.read_parquet(path)
+        words = [" ".join(HOSTILE) if row % 2 else HOSTILE[row % len(HOSTILE)] for row in range(len(profiles))]
+        rewrite(profiles.with_columns(profile=pl.Series(words)), path)
+    sock = socket.create_server((HOST, 0))
+    config = uvicorn.Config(app(Explorer(there, Live(there, 2**31))), log_level="warning", http="h11")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    yield f"http://{HOST}:{sock.getsockname()[1]}/", there
+    server.should_exit = True
+    thread.join(10)
+
+
+def rewrite(table: pl.DataFrame, path: Path) -> None:
+    path.unlink()  # what it is linked to stays as it is
+    table.write_parquet(path)
+
+
+def run_key(method: str, seed: int = 0, models: str = MODELS) -> str:
+    return f"{method}/{models}/{seed}"
+
+
+def opened(page, url: str, **state: str):
+    """The page, once its lists are there."""
+    from urllib.parse import urlencode
+
+    page.goto(f"{url}?{urlencode(state)}" if state else url)
+    page.locator(".list.right li").first.wait_for(timeout=60_000)
+    return page
+
+
+def titles(page, side: str) -> list[str]:
+    names = page.locator(f".list.{side} li .name").all()
+    return [name.evaluate("node => node.firstChild.data") for name in names]
+
+
+def named(data, item: int) -> str:
+    told = data.item(item)
+    return told["title"] + (f" ({told['year']})" if told["year"] else "")
+
+
+def number(page, side: str) -> int:
+    return int(page.locator(f".list.{side} .number").inner_text().replace(",", ""))
+
+
+def expect(*args):
+    from playwright.sync_api import expect
+
+    return expect(*args)
+
+
+def ask(address: str, method: str, path: str, body: str | None = None, **headers: str):
+    """Status, headers and body of one request, with headers that a browser would not let a page set."""
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    out = answer.status, dict(answer.getheaders()), answer.read().decode()
+    connection.close()
+    return out
+
+
+# ---- words and titles
+
+
+def test_differences_keep_both_texts():
+    told = differences("Likes dark, slow films.", "Likes bright, slow films and war.")
+    assert ("-", "dark", "") in told and ("+", "", "bright") in told and ("+", "", "and war") in told
+    assert "".join(before for _, before, _ in told) == "Likes dark, slow films."
+    assert "".join(after for _, _, after in told) == "Likes bright, slow films and war."
+    assert [kind for kind, *_ in differences("one two three four five", "the same as nothing five")] == ["-", "+"]
+    assert differences("", "") == []
+
+
+def test_titles_are_found_as_people_type_them():
+    catalogue = Titles(
+        ["The Shawshank Redemption", "Blade Runner", "Les Misérables", "Les Misérables", "Fargo"],
+        ["1994", "1982", "1995", "1998", "1996"],
+    )
+    assert key("Shawshank Redemption, The (1994)") == "shawshank redemption"
+    for line in ("shawshank redemption, the", "The Shawshank Redemption (1994)", "  SHAWSHANK REDEMPTION | 4.5 "):
+        assert catalogue.match(line).item == 0, line
+    assert catalogue.match("fargo | 4.5").rating == 4.5
+    assert catalogue.match("les miserables (1998)").item == 3
+    twice = catalogue.match("Les Miserables")
+    assert twice.item is None and twice.near == [2, 3]
+    for line in ("Blade Runer", "Blade Runner: The Final Cut"):
+        near = catalogue.match(line)
+        assert near.item is None and near.near == [1], line
+    other_year = catalogue.match("Fargo (1950)")
+    assert other_year.item is None and other_year.near == [4]
+    assert catalogue.match("qqqq").near == [] and catalogue.match("").item is None
+
+
+# ---- the script
+
+
+def test_nothing_finished_is_one_line(tmp_path):
+    config = read_yaml(ROOT / "config/smoke.yaml") | {"results": str(tmp_path / "none")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for extra, told in (
+        ([], "run `make demo"),
+        (["--dataset", "ml-100k-smal"], "did you mean 'ml-100k-small'?"),
+    ):
+        done = script(ROOT, "--config", str(tmp_path / "config.yaml"), *extra)
+        out, err = done.communicate(timeout=60)
+        assert done.returncode == 2 and not out
+        assert err.startswith("error: ") and told in err and err.count("\n") == 1, err
+
+
+@real
+def test_a_taken_port_is_one_line(smoke_run, address):
+    port = address.rstrip("/").rsplit(":", 1)[1]
+    done = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", port)
+    assert "Address already in use" in done.communicate(timeout=60)[1] and done.returncode == 2
+
+
+# ---- numbers
+
+
+@real
+def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished):
+    data = finished.data(DATASET)
+    assert data.ids
+    apart = compared = 0
+    choices = finished.choices(DATASET)[0]
+    assert {choice.kind for choice in choices} == {"profiles", "shuffled", "text", "stored"}
+    for choice in choices:
+        stored = pl.read_parquet(finished.path(finished.layout.ranks_of(choice.run)))
+        for session in data.ids[::3]:
+            row = stored.filter(pl.col("session") == session).row(0, named=True)
+            side = explorer._side(data, choice, session, [])
+            assert side["rank"] == row["rank"] and "error" not in side
+            assert not {item["item"] for item in side["list"]} & set(data.session(session)["seen"])
+            assert [item["place"] for item in side["list"] if item["target"]] == [
+                place for place, item in enumerate(row["top"][:20], 1) if item == row["target"]
+            ]
+            if choice.live:
+                compared += 1
+                # One text alone is rounded otherwise than in a batch: neighbours of nearly one score may change places.
+                assert abs(side["here"] - row["rank"]) <= 2, choice
+                apart += side["here"] != row["rank"]
+                assert {item["item"] for item in side["list"]} <= set(row["top"][:25])
+    assert compared >= 40 and apart <= 2
+
+
+@real
+def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished):
+    from langptune.explorer.live import Left
+
+    data, stages = finished.data(DATASET), []
+    choice = explorer.choice(DATASET, run_key("langptune-0"))
+    row = data.session(data.ids[0])
+    own = list(zip(row["history"], row["ratings"], strict=True))
+    text, source = explorer.live.write(choice, own, lambda *told: stages.append(told), threading.Event())
+    assert text == finished.text(choice, data.ids[0]).text and "untrained" in source
+    assert stages[0] == ("loading", 0, 8) and stages[-1][0] == "writing"
+    assert explorer._text(data, choice, None, own)[0] == text
+    gone, steps = threading.Event(), []
+
+    def leave(stage: str, done: int, of: int) -> None:
+        steps.append(done)
+        if (stage, done) == ("writing", 2):
+            gone.set()
+
+    with pytest.raises(Left):
+        explorer.live.write(choice, own[:-1], leave, gone)
+    assert max(steps) == 2
+    assert explorer.live.written(choice, own[:-1]) is None
+
+
+@real
+def test_what_is_missing_is_left_out_and_said(smoke_run, tmp_path, explorer):
+    from langptune.explorer.server import Explorer
+
+    there = copy_of(smoke_run, tmp_path)
+    by_key = {choice.key: choice for choice in there.choices(DATASET)[0]}
+    shutil.rmtree(there.path(there.layout.run_decoder(by_key[run_key("langptune-cl", 1)].run)))
+    there.path(there.layout.ranks_of(by_key["ease/EASE/0"].run)).unlink()
+    broken = there.path(there.layout.run_profiles(by_key[run_key("langptune-0")].run))
+    broken.unlink()
+    broken.write_bytes(b"PAR1")
+    found, notes = there.choices(DATASET)
+    kinds = {choice.key: choice.kind for choice in found}
+    assert "ease/EASE/0" not in kinds and kinds[run_key("langptune-cl", 1)] == "stored"
+    assert any(note.startswith("EASE") and "not finished" in note for note in notes)
+    assert any("only its stored lists, decoder not there" in note for note in notes)
+    session = there.data(DATASET).ids[0]
+    side = Explorer(there, explorer.live)._side(there.data(DATASET), by_key[run_key("langptune-0")], session, [])
+    assert str(broken) in side["error"] and "list" not in side
+    shutil.rmtree(there.path(f"results/smoke/{DATASET}/data"))
+    assert there.datasets() == []
+
+
+# ---- in the browser
+
+
+@real
+def test_read_edit_share(address, page, explorer, finished):
+    opened(page, address)
+    data = finished.data(DATASET)
+    session = data.random(0)
+    assert f"session={session}" in page.url
+    for side, method in (("left", "langptune-0"), ("right", "langptune")):
+        choice = explorer.choice(DATASET, run_key(method))
+        assert page.locator(f"#{side}").input_value() == choice.key
+        stored = finished.stored(choice, session)
+        assert number(page, side) == stored["rank"]
+        assert titles(page, side) == [named(data, item) for item in stored["top"][:20]]
+        assert page.locator(f".side.{side} .text").inner_text().strip() == finished.text(choice, session).text
+    assert page.locator("#text").input_value() == finished.text(choice, session).text
+    row = data.session(session)
+    expect(page.locator("#target")).to_contain_text(named(data, row["target"]))
+
+    text = "Likes science fiction of the 1980s, with robots and war."
+    ranked = explorer.live.rank(choice, text, row["seen"], row["target"])
+    page.locator("#text").fill(text)
+    expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
+    wanted = [named(data, item) for item in ranked.order[:20].tolist()]
+    assert number(page, "right") == ranked.rank and titles(page, "right") == wanted
+    assert f"was {stored['rank']:,}" in page.locator(".list.right .rank").inner_text()
+    assert page.locator(".list.right .move").count() == 20
+    assert page.locator("#changed ins").count() and page.locator("#changed del").count()
+    assert "text=" in page.url
+    page.locator("#wish button").first.click()
+    expect(page.locator("#text")).to_have_value(f"{text} Likes {data.words[0]}.")
+    expect(page.locator("#changed")).to_contain_text(f"Likes {data.words[0]}", timeout=20_000)
+    link, moved = page.url, titles(page, "right")
+
+    opened(page, link)
+    assert titles(page, "right") == moved and page.locator("#text").input_value().startswith(text)
+    page.locator("#undo").click()
+    expect(page.locator(".list.right .move")).to_have_count(0)
+    assert number(page, "right") == stored["rank"] and "text=" not in page.url
+
+
+@real
+def test_two_methods_side_by_side(address, page, explorer, finished):
+    data = finished.data(DATASET)
+    session = data.ids[1]
+    opened(page, address, session=str(session), left="oracle/oracle/0", right="history/minilm-l6/0")
+    assert number(page, "left") == 1
+    expect(page.locator(".list.left li.target")).to_have_count(1)
+    expect(page.locator(".list.left li").first).to_contain_text("target")
+    page.locator("#left").select_option(run_key("shuffled-profiles"))
+    expect(page.locator(".side.left > .facts")).to_contain_text("Another user's profile", timeout=20_000)
+    stored = finished.stored(explorer.choice(DATASET, run_key("shuffled-profiles")), session)
+    assert number(page, "left") == stored["rank"]
+    assert page.locator(".side.left del").count() and page.locator(".side.right ins").count()
+    page.locator("#mark").uncheck()
+    expect(page.locator(".side del, .side ins")).to_have_count(0)
+    page.locator("#swap").click()
+    expect(page.locator("#left")).to_have_value("history/minilm-l6/0")
+    assert page.locator("#right").input_value() == run_key("shuffled-profiles")
+
+
+@real
+def test_by_keyboard_alone(address, page, finished):
+    opened(page, address)
+    data = finished.data(DATASET)
+    row = data.session(data.ids[3])
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == name:
+                break
+        assert page.evaluate("document.activeElement.id") == name
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    tab_to("find")
+    page.keyboard.type(row["user_id"])
+    page.locator("#found button").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#user-title")).to_have_text(f"User {row['user_id']}", timeout=20_000)
+    tab_to("text")
+    page.keyboard.press("End")
+    page.keyboard.type(" Likes westerns.")
+    expect(page.locator(".list.right .move")).to_have_count(20, timeout=20_000)
+    expect(page.locator("#moved")).to_contain_text("Ranked.")
+    tab_to("undo")
+    page.keyboard.press("Enter")
+    expect(page.locator(".list.right .move")).to_have_count(0)
+
+
+@real
+def test_own_titles(address, page, finished):
+    opened(page, address)
+    page.locator("#own-open").click()
+    page.locator("#own-lines").fill("Toy Story (1995) | 4\nBlade Runer\nNo Such Film Whatsoever Qx\nAlien")
+    page.locator("#own-match").click()
+    expect(page.locator("#own-found li")).to_have_count(4)
+    expect(page.locator("#own-found li").nth(2)).to_contain_text("“No Such Film Whatsoever Qx” is not in the catalogue")
+    page.locator("#own-found").get_by_role("button", name="Blade Runner (1982)").click()
+    page.locator("#own-use").click()
+    expect(page.locator("#user-title")).to_have_text("Your own titles", timeout=20_000)
+    assert page.locator("#history li").all_inner_texts()[0].startswith("Alien (1979)")
+    assert page.locator("#history li .stars").all_inner_texts()[-1].endswith("★ 4")
+    before = titles(page, "right")
+    assert len(before) == 20 and not {"Alien (1979)", "Toy Story (1995)"} & set(before)
+    expect(page.locator(".side.right > .facts")).to_contain_text("their own texts are ranked")
+    page.locator(".side.right .write button").click()
+    expect(page.locator(".side.right > .facts")).to_contain_text("Written by", timeout=60_000)
+    assert page.locator(".side.right .text").inner_text() and titles(page, "right") != before
+    expect(page.locator(".side.left > .facts")).to_contain_text("their own texts are ranked")
+
+
+@real
+def test_links_that_cannot_be_honoured(address, page, finished):
+    opened(page, address, dataset="ml", session="999999", left="nothing/x/0", text="x" * 5000)
+    told = page.locator("#notices").inner_text()
+    for line in ("“ml”", "“999999”", "“nothing/x/0”", "5,000 characters; at most 4,000"):
+        assert line in told
+    assert page.locator("#text").input_value() == page.locator(".side.right .text").text_content()
+    page.locator("#text").fill("y" * 4001)
+    expect(page.locator("#problem")).to_contain_text("4,001 characters")
+
+
+@real
+def test_hostile_texts_stay_texts(hostile, page):
+    url, there = hostile
+    ran = []
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    data = there.data(DATASET)
+    page.set_viewport_size({"width": 360, "height": 780})
+    for session in data.ids[:2]:
+        opened(page, url, session=str(session), left="history/minilm-l6/0")
+        page.locator("#mark").uncheck()
+        choices = {choice.key: choice for choice in there.choices(DATASET)[0]}
+        profile = there.text(choices[run_key("langptune")], session).text
+        assert any(bad in profile for bad in HOSTILE)
+        assert page.locator("#text").input_value() == page.locator(".side.right .text").text_content() == profile
+        top = there.stored(choices["history/minilm-l6/0"], session)["top"]
+        assert titles(page, "left") == [named(data, item) for item in top[:20]]
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.locator("main script, main img, main b:not(#target b)").count() == 0
+    page.locator("#text").fill(" ".join(HOSTILE[:4]))
+    expect(page.locator(".list.right .move")).to_have_count(20, timeout=20_000)
+    expect(page.locator("#changed")).to_contain_text("<script>alert(1)</script>")
+    page.locator("#own-open").click()
+    page.locator("#own-lines").fill(HOSTILE[1])
+    page.locator("#own-match").click()
+    expect(page.locator("#own-found li")).to_contain_text(HOSTILE[1])
+    page.locator("#find").fill("<script>")
+    page.locator("#found button").first.wait_for()
+    assert "saw <script>" in page.locator("#found").inner_text()
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 1 and not ran
+
+
+@real
+def test_fits_a_phone(address, page):
+    page.set_viewport_size({"width": 360, "height": 780})
+    opened(page, address, right="history/minilm-l6/0")
+    page.locator("#more summary").click()
+    page.locator("#own-open").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    boxes = [page.locator(f".side.{side}").bounding_box() for side in ("left", "right")]
+    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "sides stand one below the other"
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, select, input, summary')].filter(n => n.offsetParent"
+        " && n.type !== 'checkbox' && n.getBoundingClientRect().height < 24).map(n => n.id || n.textContent)"
+    )
+    assert small == []
+
+
+@real
+def test_refuses_what_does_not_come_from_its_page(address):
+    body = json.dumps({"dataset": DATASET, "run": run_key("langptune"), "session": 0, "text": "x"})
+    kind = {"content_type": "application/json"}
+    status, headers, page = ask(address, "GET", "/")
+    assert status == 200 and "script-src 'self'" in headers["content-security-policy"] and "unsafe" not in str(headers)
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|https?://", page)
+    assert ask(address, "GET", "/", Host="rebound.example")[0] == 400
+    assert ask(address, "POST", "/api/rank", body, Origin="http://other.example", **kind)[0] == 403
+    assert ask(address, "GET", "/api/view", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
+    assert ask(address, "POST", "/api/rank", "x" * 200_000, **kind)[0] == 413
+    assert ask(address, "GET", "/static/../server.py")[0] == 404
+    assert ask(address, "GET", "/docs")[0] == 404
+    for path, asked, told in (
+        ("/api/rank", {"dataset": DATASET, "run": "x", "text": "y", "session": 0}, "run 'x' is not among the finished"),
+        ("/api/rank", {"dataset": DATASET, "run": run_key("langptune"), "text": "y"}, "say whose history"),
+        ("/api/rank", {"dataset": DATASET, "run": run_key("langptune"), "text": "y" * 4001}, "at most 4,000"),
+        ("/api/rank", {"dataset": DATASET, "run": "pop/pop/0", "text": "y", "session": 0}, "ranks by no text"),
+        ("/api/match", {"dataset": DATASET, "lines": ["a"] * 101}, "at most 100"),
+        ("/api/write", {"dataset": DATASET, "run": run_key("langptune"), "own": [[99999, 5]]}, "outside the catalogue"),
+        ("/api/rank", {"dataset": DATASET, "wrong": 1}, "Field required"),
+    ):
+        status, _, answer = ask(address, "POST", path, json.dumps(asked), **kind)
+        assert status in (400, 422) and told in json.loads(answer)["error"], answer

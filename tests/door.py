@@ -1,0 +1,71 @@
+"""A door before a chat server: a real server that asks for a key, turns requests away, and counts them."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+KEY = "sk-of-this-test-0123456789"
+
+
+class Door:
+    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were let in, or not."""
+
+    def __init__(self, behind: str):
+        self.behind, self.busy, self.passed, self.refused = behind, 0, 0, 0
+        self.url = ""
+
+    async def answer(self, request: Request) -> Response:
+        """Refuse, or hand on to the server behind, and its answer back."""
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            self.refused += 1
+            # As careless servers do, the key comes back in the message.
+            said = f"Incorrect API key provided: {request.headers.get('authorization')}"
+            return JSONResponse({"error": {"message": said}}, 401)
+        if self.busy:
+            self.busy -= 1
+            self.refused += 1
+            return JSONResponse({"error": {"message": "slow down"}}, 429, {"Retry-After": "1"})
+        self.passed += 1
+        body = await request.body()
+        import anyio
+
+        status, content = await anyio.to_thread.run_sync(self._behind, body)
+        return Response(content, status, media_type="application/json")
+
+    def _behind(self, body: bytes) -> tuple[int, bytes]:
+        asked = urllib.request.Request(
+            f"{self.behind}/chat/completions", body, {"Content-Type": "application/json"}, method="POST"
+        )
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=120) as told:
+                return told.status, told.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+
+@contextmanager
+def door(behind: str):
+    """An open door; closed, with its port, when the block ends."""
+    keeper = Door(behind)
+    app = Starlette(routes=[Route("/v1/chat/completions", keeper.answer, methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    keeper.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    try:
+        yield keeper
+    finally:
+        server.should_exit = True
+        thread.join()

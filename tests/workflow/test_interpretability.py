@@ -1,0 +1,107 @@
+"""`make interpret` on a finished run: measures, judges against a local server, table, figures, examples."""
+
+from __future__ import annotations
+
+import html
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.conftest import jobs_of, snakemake
+
+pytestmark = [pytest.mark.workflow, pytest.mark.models]
+
+# One seed, three methods and one judge: a few minutes less than all of config/smoke.yaml.
+TOLD = (
+    "interpretability={methods: [langptune-0, langptune, shuffled-profiles], sessions: 8, strangers: 3, candidates: 4, "
+    "judges: [smollm2-fits], judge_sessions: 2, examples: 3}"
+)
+RUN = ["--configfile", "config/smoke.yaml", "--config", TOLD, "seeds=[0]"]
+FOLDER = Path("results/smoke/ml-100k-small")
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def repo(smoke_run, tmp_path_factory) -> Path:
+    """A copy of the finished run: what is added here, other tests do not see."""
+    copy = tmp_path_factory.mktemp("interpret") / "repo"
+    # Files are replaced, never written into, so links will do.
+    subprocess.run(["cp", "-al", str(smoke_run), str(copy)], check=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def finished(repo) -> Path:
+    done = snakemake(*RUN, "--", "interpretability", cwd=repo)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return repo
+
+
+def test_every_measure_is_there_for_every_method(finished):
+    table = pl.read_csv(finished / FOLDER / "interpretability/table.csv")
+    assert set(table["method"]) == {"langptune-0", "langptune", "shuffled-profiles"}
+    for measure in ("ndcg@10", "words", "copied", "sameness", "nats_per_token", "told", "steer_add"):
+        own = table.filter(pl.col("measure") == measure)
+        assert len(own) == 3 and own["mean"].is_not_null().all(), measure
+        assert (own["low"] <= own["mean"]).all() and (own["mean"] <= own["high"]).all()
+    # Another user's profile was dealt to every session; the texts as such are the same.
+    words = table.filter((pl.col("measure") == "sameness") & (pl.col("method") != "langptune"))["mean"]
+    assert words[0] > 0
+    judges = pl.read_csv(finished / FOLDER / "interpretability/judges.csv")
+    assert set(judges["method"]) == {"LangPTune", "Shuffled profiles"} and (judges["sessions"] == 2).all()
+    told = (finished / FOLDER / "interpretability/table.md").read_text()
+    assert "## Wording" in told and "## Truth" in told and "## Steering" in told and "## Judges" in told
+
+
+def test_measures_are_stored_per_session_and_traced(finished):
+    folder = finished / FOLDER / "langptune-0/smollm2-135m+minilm-l6/seed0/interpretability"
+    measures = pl.read_parquet(folder / "measures.parquet")
+    assert measures["session"].n_unique() == len(measures) == 8
+    claims = pl.read_parquet(folder / "claims.parquet")
+    assert claims.group_by("session").len()["len"].sum() == measures["claims"].sum()
+    assert (folder / "measures.parquet.manifest.json").exists()
+    simulation = pl.read_parquet(folder / "simulation.parquet")
+    assert simulation["place"].is_between(1, 4).all()
+
+
+def test_a_second_run_has_nothing_to_do_and_a_lost_measure_is_made_again(finished):
+    assert jobs_of(snakemake(*RUN, "-n", "--", "interpretability", cwd=finished).stdout) == {}
+    (finished / FOLDER / "langptune/smollm2-135m+minilm-l6/seed0/interpretability/steering.parquet").unlink()
+    planned = jobs_of(snakemake(*RUN, "-n", "--", "interpretability", cwd=finished).stdout)
+    assert planned == {"steer": 1, "interpret": 1, "interpretability": 1, "total": 3} or planned == {
+        "steer": 1,
+        "interpret": 1,
+        "interpretability": 1,
+    }
+
+
+def test_examples_escape_whatever_titles_and_profiles_say(finished):
+    """Hostile titles and profiles, through the script that a rule ran, by the spec in its manifest."""
+    import json
+
+    page = finished / FOLDER / "interpretability/examples.html"
+    assert page.read_text().count("<section>") == 3
+    spec = json.loads(Path(f"{page}.manifest.json").read_text())["spec"]
+    hostile = finished / "hostile"
+    hostile.mkdir()
+    items = pl.read_parquet(finished / spec["items_in"]).with_columns(title=pl.lit(HOSTILE))
+    items.write_parquet(hostile / "items.parquet")
+    spec |= {"items_in": str(hostile / "items.parquet"), "page_out": str(hostile / "page.html")}
+    for column in spec["columns"]:
+        measures = pl.read_parquet(finished / column["measures"]).with_columns(profile=pl.lit(HOSTILE))
+        column["measures"] = str(hostile / "measures.parquet")
+        measures.write_parquet(column["measures"])
+    done = subprocess.run(
+        ["python", "scripts/show_examples.py", "--spec", json.dumps(spec)], cwd=finished, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = (hostile / "page.html").read_text()
+    assert HOSTILE not in told and html.escape(HOSTILE) in told
+
+
+def test_a_reference_that_is_not_run_is_told_at_once(finished):
+    config = ["--config", "methods=[langptune,pop]", "comparison={reference: pop}"]
+    done = snakemake("--configfile", "config/smoke.yaml", *config, "-n", "--", "interpretability", cwd=finished)
+    assert done.returncode != 0 and "interpretability.reference: 'langptune-0' is not run here" in done.stdout
