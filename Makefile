@@ -89,7 +89,7 @@ analyse: env
 	$(BIN)/python scripts/analyse_survey.py --survey "$$SURVEY" --responses "$${RESPONSES:-$$SURVEY/responses}"
 
 explore: env
-	@$(BIN)/python scripts/explore.py --config $(CONFIG)
+	@$(BIN)/python scripts/explore.py --config $(CONFIG) $(if $(PORT),--port $(PORT))
 
 report: env
 	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/*/interpretability/* $(RESULTS)/report.html 2>/dev/null | head -n 1 || true)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -107,7 +108,8 @@ def main() -> int:
     print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
     if args.open:
         webbrowser.open(address)
-    uvicorn.Server(settings).run(sockets=[sock])
+    with contextlib.suppress(KeyboardInterrupt):  # raised once more when the server has ended
+        uvicorn.Server(settings).run(sockets=[sock])
     return 0
 
 

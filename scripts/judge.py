@@ -113,7 +113,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 def _dtype(spec: Spec) -> str:
     """The dtype that a local model is served in."""
-    if spec.model.source.endpoint is not None:
+    if spec.model.source.endpoint is not None or spec.dtype != "auto":
         return spec.dtype
     from langptune.models.load import pick_device, pick_dtype
 

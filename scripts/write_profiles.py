@@ -150,7 +150,6 @@ def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
     from langptune.endpoint.client import Client, Request, rough_tokens
-    from langptune.profiles.generate import profile_seed
     from langptune.prompts import MessageWriter, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:
@@ -167,8 +166,11 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
 
     def request(session: int, sample: int, text: str) -> Request:
-        # Greedy answers hang on no seed, and are the same for all; 31 bits, which every server takes.
-        seed = profile_seed(source, session, sample) % 2**31 if spec.temperature else 0
+        seed = 0
+        if spec.temperature:  # greedy answers hang on no seed, and cost the same but once
+            from langptune.profiles.generate import profile_seed
+
+            seed = profile_seed(source, session, sample) % 2**31  # 31 bits, which every server takes
         return Request((("user", text),), spec.max_tokens, spec.temperature, seed)
 
     requests = [request(session, sample, prompt.text) for session, sample, prompt in rows]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,7 +19,7 @@ KEY = "sk-of-this-test-0123456789"
 
 
 class Door:
-    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were let in, or not."""
+    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were, or were not."""
 
     def __init__(self, behind: str):
         self.behind, self.busy, self.passed, self.refused = behind, 0, 0, 0
@@ -36,10 +37,7 @@ class Door:
             self.refused += 1
             return JSONResponse({"error": {"message": "slow down"}}, 429, {"Retry-After": "1"})
         self.passed += 1
-        body = await request.body()
-        import anyio
-
-        status, content = await anyio.to_thread.run_sync(self._behind, body)
+        status, content = await run_in_threadpool(self._behind, await request.body())
         return Response(content, status, media_type="application/json")
 
     def _behind(self, body: bytes) -> tuple[int, bytes]:

@@ -212,7 +212,10 @@ def _decoder(spec: dict[str, Any], texts: float | None, disk: float | None) -> W
 
 def identity(entry: dict[str, Any]) -> str:
     """What tells a model from another in specs, which do not hold its name: where it comes from."""
-    return json.dumps(entry["source"], sort_keys=True)
+    source = entry["source"]
+    if "endpoint" in source:  # and not how it is reached and paid
+        source = {key: source[key] for key in ("endpoint", "model")}
+    return json.dumps(source, sort_keys=True)
 
 
 def _validations(recipe: dict[str, Any]) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -62,9 +64,9 @@ def address(smoke_run):
     found = re.search(r"http://127\.0\.0\.1:\d+/", line)
     assert found, line + server.stderr.read()
     yield found[0]
-    server.terminate()
+    server.send_signal(signal.SIGINT)  # Ctrl-C
     told = server.communicate(timeout=20)[1]
-    assert "Traceback" not in told, told
+    assert server.returncode == 0 and not told, told
 
 
 def copy_of(smoke_run: Path, target: Path) -> Finished:
@@ -227,13 +229,13 @@ def test_a_taken_port_is_one_line(smoke_run, address):
 
 
 @real
-def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished):
+def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished, one_thread):
     data = finished.data(DATASET)
     assert data.ids
     apart = compared = 0
     choices = finished.choices(DATASET)[0]
     assert {choice.kind for choice in choices} == {"profiles", "shuffled", "text", "stored"}
-    for choice in choices:
+    for choice in [choice for choice in choices if choice.run.seed == 0 or not choice.live]:
         stored = pl.read_parquet(finished.path(finished.layout.ranks_of(choice.run)))
         for session in data.ids[::3]:
             row = stored.filter(pl.col("session") == session).row(0, named=True)
@@ -249,11 +251,11 @@ def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished):
                 assert abs(side["here"] - row["rank"]) <= 2, choice
                 apart += side["here"] != row["rank"]
                 assert {item["item"] for item in side["list"]} <= set(row["top"][:25])
-    assert compared >= 40 and apart <= 2
+    assert compared >= 28 and apart <= 2
 
 
 @real
-def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished):
+def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished, one_thread):
     from langptune.explorer.live import Left
 
     data, stages = finished.data(DATASET), []
@@ -278,6 +280,23 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
 
 
 @real
+def test_a_reader_who_leaves_ends_the_writing(explorer, finished):
+    from langptune.explorer.server import _writing
+
+    choice, own = explorer.choice(DATASET, run_key("langptune-0")), [(0, 5.0)]
+
+    async def leave() -> str:
+        lines = _writing(explorer.live, choice, own)
+        first = await anext(lines)
+        await lines.aclose()
+        return first
+
+    assert json.loads(asyncio.run(leave()))["stage"] == "loading"
+    with explorer.live._writing:  # the writer has let go
+        assert explorer.live.written(choice, own) is None
+
+
+@real
 def test_what_is_missing_is_left_out_and_said(smoke_run, tmp_path, explorer):
     from langptune.explorer.server import Explorer
 
@@ -292,7 +311,7 @@ def test_what_is_missing_is_left_out_and_said(smoke_run, tmp_path, explorer):
     kinds = {choice.key: choice.kind for choice in found}
     assert "ease/EASE/0" not in kinds and kinds[run_key("langptune-cl", 1)] == "stored"
     assert any(note.startswith("EASE") and "not finished" in note for note in notes)
-    assert any("only its stored lists, decoder not there" in note for note in notes)
+    assert any("decoder not there, so only its stored lists" in note for note in notes)
     session = there.data(DATASET).ids[0]
     side = Explorer(there, explorer.live)._side(there.data(DATASET), by_key[run_key("langptune-0")], session, [])
     assert str(broken) in side["error"] and "list" not in side
@@ -345,20 +364,28 @@ def test_read_edit_share(address, page, explorer, finished):
 @real
 def test_two_methods_side_by_side(address, page, explorer, finished):
     data = finished.data(DATASET)
-    session = data.ids[1]
+    runs = [explorer.choice(DATASET, run_key(name)) for name in ("shuffled-profiles", "langptune-0")]
+
+    def shared(session: int) -> bool:
+        kinds = {kind for kind, *_ in differences(*(finished.text(run, session).text for run in runs))}
+        return kinds == {"=", "-", "+"}
+
+    session = next(session for session in data.ids if shared(session))
     opened(page, address, session=str(session), left="oracle/oracle/0", right="history/minilm-l6/0")
     assert number(page, "left") == 1
     expect(page.locator(".list.left li.target")).to_have_count(1)
     expect(page.locator(".list.left li").first).to_contain_text("target")
     page.locator("#left").select_option(run_key("shuffled-profiles"))
     expect(page.locator(".side.left > .facts")).to_contain_text("Another user's profile", timeout=20_000)
-    stored = finished.stored(explorer.choice(DATASET, run_key("shuffled-profiles")), session)
-    assert number(page, "left") == stored["rank"]
+    assert number(page, "left") == finished.stored(runs[0], session)["rank"]
+    expect(page.locator("#same")).to_contain_text("hardly a word in common")
+    page.locator("#right").select_option(run_key("langptune-0"))
+    expect(page.locator(".side.right > .facts")).to_contain_text("untrained", timeout=20_000)
     assert page.locator(".side.left del").count() and page.locator(".side.right ins").count()
     page.locator("#mark").uncheck()
     expect(page.locator(".side del, .side ins")).to_have_count(0)
     page.locator("#swap").click()
-    expect(page.locator("#left")).to_have_value("history/minilm-l6/0")
+    expect(page.locator("#left")).to_have_value(run_key("langptune-0"))
     assert page.locator("#right").input_value() == run_key("shuffled-profiles")
 
 
@@ -413,6 +440,7 @@ def test_own_titles(address, page, finished):
     page.locator(".side.right .write button").click()
     expect(page.locator(".side.right > .facts")).to_contain_text("Written by", timeout=60_000)
     assert page.locator(".side.right .text").inner_text() and titles(page, "right") != before
+    # By langptune-0, whose encoder is another one, nothing is written yet.
     expect(page.locator(".side.left > .facts")).to_contain_text("their own texts are ranked")
 
 

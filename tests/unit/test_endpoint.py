@@ -177,7 +177,8 @@ def test_how_long_to_wait(sent, tokens, requests, budget, wait):
 
 def gone(url: str) -> bool:
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/models", timeout=5):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{url.removesuffix('/v1')}/health", timeout=5):
             return False
     except (urllib.error.URLError, OSError):
         return True
@@ -191,10 +192,12 @@ def test_a_server_ends_with_whoever_started_it(real_models, tmp_path):
         "    print(url, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    url = parent.stdout.readline().strip()
-    assert not gone(url)
-    os.kill(parent.pid, signal.SIGKILL)  # nothing of ours can run any more
-    parent.wait()
+    try:
+        url = parent.stdout.readline().strip()
+        assert not gone(url)
+    finally:
+        os.kill(parent.pid, signal.SIGKILL)  # nothing of ours can run any more
+        parent.wait()
     end = time.monotonic() + 20
     while not gone(url) and time.monotonic() < end:
         time.sleep(0.1)
@@ -208,9 +211,9 @@ def test_what_cannot_be_served_is_said(tmp_path):
         pass
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"the server of broken ended at once \(.+\); all it said is in .*log"):
-        with served(tmp_path / "broken", tmp_path / "log", 1):
-            pass
+    message = r"the server of broken ended at once \(.+\); all it said is in .*log"
+    with pytest.raises(UserError, match=message), served(tmp_path / "broken", tmp_path / "log", 1):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -327,8 +330,6 @@ def test_profiles_from_an_endpoint(chat_server, real_models, toy, tmp_path, monk
             "cache": str(tmp_path / "answers"),
             "profiles_out": str(tmp_path / "asked.parquet"),
         }
-        dear = script("write_profiles.py", spec | {"max_usd": 0.0})
-        assert dear.returncode == 2 and "nothing was sent" in dear.stderr and keeper.passed == 0
         done = script("write_profiles.py", spec)
         assert done.returncode == 0 and keeper.passed == 2, done.stderr
     asked = contracts.read(tmp_path / "asked.parquet", "profiles")

@@ -30,6 +30,7 @@ from langptune.errors import UserError
 from langptune.files import whole
 
 from langptune.launch import shape as shape_of
+from langptune.plan import identity
 from langptune.provenance import code_hash
 from langptune.slurm import guard
 
@@ -369,7 +370,8 @@ def profiles_in(w):
 
 def answers_kept(encoder):
     """Where an endpoint's answers are kept; nothing for a model with files."""
-    return {"cache": ANSWERS} if MODELS[encoder].source.endpoint is not None else {}
+    remote = MODELS[encoder].source.endpoint is not None
+    return {"cache": ANSWERS, "max_usd": CONFIG.generation.max_usd} if remote else {}
 
 
 def training_profiles(w, split):
@@ -724,5 +726,4 @@ def model_names(dataset):
     names = [*CONFIG.encoders, *CONFIG.decoders]
     if limits := limits_of(dataset):
         names = [limits.encoder, limits.decoder, *names]
-    sources = [(name, source) for name in names for source in (MODELS[name].source, MODELS[name].source.terms_left_out)]
-    return {json.dumps(source.model_dump(mode="json"), sort_keys=True): name for name, source in sources}
+    return {identity(MODELS[name].model_dump(mode="json")): name for name in names}

@@ -21,7 +21,8 @@ nearest valid key.
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
-| `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml`, `judges.yaml` | registries, one entry each |
+| `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
+| `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes

@@ -32,7 +32,7 @@ from langptune.config.sample import Sample
 from langptune.errors import UserError
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-RESERVED = {"data", "comparison", "models", "phases", "report", "reference"}
+RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
 
 
 class Generation(Strict):
@@ -47,6 +47,9 @@ class Generation(Strict):
         "auto", description="auto: the fastest that the hardware supports"
     )
     threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one profile job")
+    max_usd: Annotated[float, Field(ge=0, strict=False)] = Field(
+        10.0, description="most that one profile job may cost, in US dollars, where the encoder is an endpoint"
+    )
 
 
 class Training(Strict):

@@ -32,12 +32,21 @@ class Choice:
     """One finished run that can be looked at.
 
     kind: where its text comes from; ``stored`` has none, only the ranks that it left.
+    lacks: what of a run that ranks by texts is gone.
     """
 
     run: Run
     label: str
     group: str
     kind: Kind
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def silent(self) -> str:
+        """Why no text can be ranked as a ``stored`` run ranks."""
+        if self.lacks:
+            return f"{self.label}: {' and '.join(self.lacks)} not there, so only its stored lists can be shown"
+        return f"{self.label} ranks by no text: its lists are known for the test users alone"
 
     @property
     def key(self) -> str:
@@ -212,9 +221,9 @@ class Finished:
                 if not ranked:
                     notes.append(f"{label}: not ranked by the benchmark yet; ranked here only")
             elif ranked:
-                found.append(Choice(run, label, entry.group, "stored"))
+                found.append(Choice(run, label, entry.group, "stored", tuple(lacks)))
                 if lacks:
-                    notes.append(f"{label}: only its stored lists, {', '.join(lacks)} not there")
+                    notes.append(found[-1].silent)
             else:
                 notes.append(f"{label}: not finished")
         return found, notes

@@ -7,6 +7,7 @@ shown on the page stands in its address: ``dataset``, ``session`` (or ``own``), 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import threading
@@ -140,7 +141,7 @@ class Explorer:
             notices.append(f"The text in the address has {len(text):,} characters; at most {TEXT:,} are ranked.")
             text = None
         if text is not None and not sides["right"].live:
-            notices.append(f"{sides['right'].label} ranks by no text; the text in the address was left out.")
+            notices.append(f"{sides['right'].silent}. The text in the address was left out.")
             text = None
         out: dict[str, Any] = {
             "notices": notices,
@@ -251,8 +252,8 @@ class Explorer:
             stored = self.finished.stored(choice, session) if session is not None else None
             if not choice.live:
                 if stored is None:
-                    raise UserError("This method ranks by no text: its lists are known for the test users alone.")
-                out |= {"rank": stored["rank"], "source": "Ranks by no text: its stored list"}
+                    raise UserError(choice.silent)
+                out |= {"rank": stored["rank"], "source": choice.silent}
                 out["list"] = self._list(data, stored["top"][:TOP], target)
                 return out
             text, source, standing = self._text(data, choice, session, own)
@@ -290,7 +291,7 @@ class Explorer:
         data = self.finished.data(self._known(asked.dataset))
         choice = self.choice(asked.dataset, asked.run)
         if not choice.live:
-            raise UserError(f"{choice.label} ranks by no text.")
+            raise UserError(choice.silent)
         seen, target = self._whose(data, asked.session, asked.own)
         base = self._text(data, choice, asked.session, asked.own)[0]
         before = self.live.rank(choice, base, seen, target)
@@ -490,7 +491,8 @@ async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> 
     loop, lines, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
     def put(line: dict[str, Any] | None) -> None:
-        loop.call_soon_threadsafe(lines.put_nowait, line)
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def work() -> None:
         try:

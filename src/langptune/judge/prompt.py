@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from langptune.config.judges import Judge
@@ -53,8 +53,12 @@ class Question:
     dropped: int
 
 
-def as_data(text: str, limit: int) -> str:
-    """A text of strangers as it may stand in a block: at most ``limit`` characters, nothing with a meaning to us."""
+def as_data(text: str, limit: int, labels: Collection[str] = ()) -> str:
+    """A text of strangers as it may stand in a block: at most ``limit`` characters, nothing with a meaning to us.
+
+    Args:
+        labels: the judge's answers; a line that is one of them is put in quotation marks.
+    """
     plain = text[:limit] + ("..." if len(text) > limit else "")
     lines = [
         "".join(c for c in line.replace("\t", " ") if unicodedata.category(c) not in _HIDDEN).rstrip()
@@ -62,7 +66,8 @@ def as_data(text: str, limit: int) -> str:
     ]
     plain = without_special("\n".join(line for line in lines if line))
     plain = re.sub(r"(?i)(ver)(dict)", r"\1-\2", plain)
-    return re.sub(r"={2,}", "=", plain)
+    plain = re.sub(r"={2,}", "=", plain)
+    return "\n".join(f'"{line}"' if line.strip(" .") in labels else line for line in plain.split("\n"))
 
 
 def nonce(seed: int, session: int, texts: Sequence[str]) -> str:
@@ -98,7 +103,8 @@ def questions(pair: Pair, judge: Judge, name: str, seed: int, context: int) -> l
     """
     where = f"judges.yaml: {name}"
     history = [as_data(item, 300).replace("\n", " ") for item in pair.history]
-    texts = [as_data(text, judge.max_profile) for text in (pair.method, pair.reference)]
+    labels = judge.answers.labels
+    texts = [as_data(text, judge.max_profile, labels) for text in (pair.method, pair.reference)]
     mark = nonce(seed, pair.session, [*history, *texts])
     system = judge.instruction.system
     user = compile_template(judge.instruction.user, where)

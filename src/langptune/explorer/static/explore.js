@@ -4,6 +4,7 @@
 const WAIT = 160; // milliseconds without a key before a text is ranked
 const SHOWN = 6; // history items before the fold
 const GONE = 6; // titles that left the list, named
+const CLOSE = 3; // places that rounding may move a target
 const $ = (id) => document.getElementById(id);
 const limit = Number(document.body.dataset.limit);
 const mostLines = Number(document.body.dataset.lines);
@@ -147,12 +148,13 @@ function marked(told, said, first = false) {
 }
 
 function drawProfiles() {
-  const marks = $("mark").checked && view.differences !== null && !view.same_text;
+  const alike = view.differences !== null && view.differences.some(([kind]) => kind === "=");
+  const marks = $("mark").checked && alike && !view.same_text;
   for (const name of ["left", "right"]) {
     const side = view.sides[name];
     const box = document.querySelector(`.side.${name}`);
     const text = box.querySelector(".text");
-    if (side.error || side.text === undefined) fill(text, el("span", { class: "none" }, side.error || "This method reads no profile."));
+    if (side.error || side.text === undefined) fill(text, el("span", { class: "none" }, side.error || "No profile."));
     else if (!side.text) fill(text, el("span", { class: "none" }, "(an empty profile)"));
     else if (marks) {
       const other = name === "left" ? "+" : "-";
@@ -165,8 +167,11 @@ function drawProfiles() {
     box.querySelector(".facts").textContent = told.join(" · ");
     fill(box.querySelector(".write"), side.writes ? el("button", { type: "button", class: "main", onclick: () => write(name) }, "Write the profile") : null);
   }
-  $("same").hidden = !view.same_text;
-  $("same").textContent = view.sides.left.run === view.sides.right.run ? "Both sides are the same run." : "Both sides rank the same text; where the lists differ, the decoders do.";
+  const apart = view.differences !== null && !alike && !view.same_text;
+  $("same").hidden = !view.same_text && !apart;
+  if (apart) $("same").textContent = "The two texts have hardly a word in common, so none is marked.";
+  else if (view.sides.left.run === view.sides.right.run) $("same").textContent = "Both sides are the same run.";
+  else $("same").textContent = "Both sides rank the same text; where the lists differ, the decoders do.";
 }
 
 function drawEditor() {
@@ -223,7 +228,8 @@ function drawList(name, shown, animate) {
       const by = shown.before - shown.rank;
       told.push(el("span", { class: by > 0 ? "better" : by < 0 ? "worse" : "" }, by ? `${by > 0 ? "▲" : "▼"} ${count(Math.abs(by))} ${by > 0 ? "better" : "worse"}, was ${count(shown.before)}` : "unmoved"));
     } else if (side.here !== undefined && side.here !== side.rank) {
-      told.push(el("span", { class: "note" }, `From ranks.parquet; ranked again here: ${count(side.here)}. Rounding differs by batch and machine.`));
+      const why = Math.abs(side.here - side.rank) <= CLOSE ? "rounding differs by batch and machine" : "text or decoder have changed since";
+      told.push(el("span", { class: "note" }, `From ranks.parquet; ranked again here: ${count(side.here)} (${why})`));
     }
     fill(rank, ...told);
   }
