@@ -646,6 +646,13 @@ def profile_spec(w, input, **extra):
     )
 
 
+def interpreters():
+    """The models that `make interpret` needs beside the run's own; none where the run has no profiles."""
+    told = CONFIG.interpretability
+    named = [WORKFLOW.verifier, WORKFLOW.reader, *(WORKFLOW.judges[judge].model for judge in told.judges)]
+    return named if WORKFLOW.readable else []
+
+
 def readable_runs(dataset):
     """The runs of a dataset whose profiles are measured, the reference's first."""
     order = {name: at for at, name in enumerate(WORKFLOW.readable)}

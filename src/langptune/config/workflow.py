@@ -107,7 +107,7 @@ class Interpretability(Strict):
     reader: str | None = Field(
         None,
         description="model that must tell the next item by the profile alone: an encoder (by likelihood) or a decoder "
-        "that is none of this run's; null: the run's first encoder, untrained",
+        "that is none of this run's; null: the run's first encoder that has weights, untrained",
     )
     candidates: Annotated[int, Field(ge=2)] = Field(10, description="items the reader chooses from, one of them true")
     tastes: Annotated[int, Field(ge=1)] = Field(4, description="genres or tags by which each profile is edited")
@@ -277,7 +277,8 @@ class Workflow:
     @property
     def reader(self) -> str:
         """The model that must tell the next item by the profile alone."""
-        return self.config.interpretability.reader or self.config.encoders[0]
+        local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
+        return self.config.interpretability.reader or (local or self.config.encoders)[0]
 
     def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
         """Of one study: (method, value, name of the derived method)."""
@@ -455,6 +456,10 @@ def _check_interpretability(workflow: Workflow, where: str) -> None:
     for name in told.judges:
         if name not in workflow.judges:
             raise UserError(f"{at}.judges: unknown entry '{name}'{nearest(name, list(workflow.judges))}")
+    if workflow.readable and workflow.models[workflow.reader].source.endpoint is not None:
+        raise UserError(
+            f"{at}.reader: '{workflow.reader}' is an endpoint, which tells no likelihoods; name a local model"
+        )
     if told.reader in workflow.config.decoders:
         raise UserError(
             f"{at}.reader: '{told.reader}' is a decoder of this run, by which profiles are trained; take a reader that "
@@ -464,7 +469,6 @@ def _check_interpretability(workflow: Workflow, where: str) -> None:
 
 def _cross_check(workflow: Workflow, where: str) -> None:
     config = workflow.config
-    _check_interpretability(workflow, where)
     for key, names, known in (
         ("datasets", config.datasets, list(workflow.datasets)),
         ("methods", config.methods, list(workflow.methods)),
@@ -474,6 +478,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
+    _check_interpretability(workflow, where)
     for dataset in config.datasets:
         _check_limits(workflow, dataset)
     studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
