@@ -73,10 +73,11 @@ def missing(workflow: Workflow) -> list[str]:
             out.append(str(error))
     from langptune.models.materialise import locate
 
-    for name in workflow.config.encoders + workflow.config.decoders:
+    judges = [workflow.judges[judge].model for judge in workflow.config.interpretability.judges]
+    for name in dict.fromkeys([*workflow.config.encoders, *workflow.config.decoders, *judges]):
         key = workflow.models[name].source.key
         if key is not None and not os.environ.get(key):
-            out.append(f"encoder '{name}' is an endpoint with a key: `export {key}=...` before the run")
+            out.append(f"model '{name}' is an endpoint with a key: `export {key}=...` before the run")
         if workflow.models[name].source.endpoint is not None:
             continue
         if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():

@@ -511,7 +511,7 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> 
             axis.grid(color="#e5e5e5", linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_ylabel(metric)
-        axes[0].set_ylim(bottom=0)
+        axes[0].margins(y=0.1)  # an interval at 0 would hide behind the axis
         handles = [
             Line2D([], [], label=label, color=colour, marker=mark, linestyle="none", markersize=6)
             for label, (colour, mark) in looks.items()
@@ -532,7 +532,7 @@ def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
         if not labels:
             return _empty("Nothing could be edited.")
         figure = _figure(6.4, 1.0 + _row_height(labels) * len(labels))
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
             for bar in members:
                 at, colour = labels.index(bar.label), COLOURS.get(bar.group, OTHER)
@@ -540,7 +540,7 @@ def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
                 axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
             axis.axvline(0, color="black", linewidth=0.8)
             axis.set_title(title)
-            axis.locator_params(axis="x", nbins=4)
+            axis.locator_params(axis="x", nbins=3)
             axis.grid(axis="x", color="#dddddd", linewidth=0.6)
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(len(labels) - 0.4, -0.6)

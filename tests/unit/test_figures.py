@@ -258,3 +258,22 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
         assert done.returncode == 0, done.stderr
         seen.append([(tmp_path / turn / f"{out}{suffix}").read_bytes() for out in outs for suffix in MAGIC])
     assert seen[0] == seen[1]
+
+
+def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
+    accuracy = [
+        figures.Bar("LangPTune-0", "profiles", 0.0, 0.0, 0.0),
+        figures.Bar("LangPTune", "profiles", 0.02, 0.01, 0.03),
+    ]
+    faithful = [figures.Bar("LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
+    figure = figures.tradeoff(accuracy, {"Faithful": faithful, "Simulation": accuracy}, "NDCG@10")
+    left, right = figure.axes
+    assert left.get_title(loc="left") == "Faithful" and len(left.lines) == 3 and len(right.lines) == 6
+    assert left.get_ylim()[0] < 0  # an interval at 0 is not behind the axis
+    figures.save(figure, tmp_path / "tradeoff.png")
+    panels = {"add": accuracy, "negate": [figures.Bar("LangPTune", "profiles", -0.1, -0.2, 0.1)]}
+    figure = figures.intervals(panels, "change")
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()  # effects can be compared across edits
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["LangPTune-0", "LangPTune"]
+    assert figure.axes[0].yaxis_inverted()
+    assert figures.intervals({"add": []}, "change").texts[0].get_text() == "Nothing could be edited."

@@ -666,7 +666,7 @@ def measured(run, name):
 
 
 def judged(run):
-    """The verdicts on a run by judge; none on the reference, and none on profiles that are nobody's."""
+    """The verdicts on a run by judge; none on the reference itself."""
     told = CONFIG.interpretability
     if run.method == told.reference:
         return {}
