@@ -666,9 +666,11 @@ def measured(run, name):
 
 
 def judged(run):
-    """The verdicts on a run by judge; none on the reference itself."""
+    """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
     told = CONFIG.interpretability
-    if run.method == told.reference:
+    reference = Run(run.dataset, told.reference, run.models, run.seed)
+    shuffled = isinstance(METHODS[run.method], kinds.ShuffledMethod)
+    if not shuffled and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(reference):
         return {}
     return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in told.judges}
 
