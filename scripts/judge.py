@@ -85,6 +85,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         _dtype(spec),
         spec.max_usd,
         progress,
+        log,
     )
     verdicts = ask.table(asked, told, spec.judge_entry)
     contracts.write_parquet(verdicts, spec.verdicts_out)

@@ -175,11 +175,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
 
     requests = [request(session, sample, prompt.text) for session, sample, prompt in rows]
     client = Client(spec.encoder.source, spec.cache, spec.max_usd)
-    told = client.estimate(requests)
-    log(
-        f"{spec.encoder.source.model}: {told.requests} profiles to ask for, {told.cached} kept; about "
-        f"{told.prompt_tokens:,} + at most {told.tokens:,} tokens, at most {told.usd:.4f} USD"
-    )
+    log(f"{spec.encoder.source.model}: {client.estimate(requests).line}")
     start, last = time.monotonic(), 0.0
 
     def progress(done: int, total: int) -> None:

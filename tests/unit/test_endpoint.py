@@ -333,7 +333,7 @@ def test_profiles_from_an_endpoint(chat_server, real_models, toy, tmp_path, monk
     # Killed and started again, with the server gone: nothing is asked, the file is the same.
     (tmp_path / "asked.parquet").unlink()
     again = script("write_profiles.py", spec)
-    assert again.returncode == 0 and "0 profiles to ask for, 2 kept" in again.stderr, again.stderr
+    assert again.returncode == 0 and "0 answers to ask for, 2 kept" in again.stderr, again.stderr
     assert contracts.read(tmp_path / "asked.parquet", "profiles").equals(asked)
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in everything

@@ -95,6 +95,14 @@ class Estimate:
     tokens: int
     usd: float
 
+    @property
+    def line(self) -> str:
+        """For a person."""
+        return (
+            f"{self.requests} answers to ask for, {self.cached} kept; about {self.prompt_tokens:,} + at most "
+            f"{self.tokens:,} tokens, at most {self.usd:.4f} USD"
+        )
+
 
 @dataclass
 class Spent:

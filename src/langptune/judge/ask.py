@@ -78,11 +78,12 @@ def answers(
     dtype: str,
     max_usd: float | None,
     progress: Callable[[int, int], None],
+    tell: Callable[[str], None],
 ) -> tuple[list[Answer], Client]:
     """Every request answered, and the client that did it, which knows what was spent.
 
-    A local model is served only where an answer is missing in the cache. Its answers are kept by its hash, dtype,
-    threads and library, not by the server's address.
+    ``tell`` hears what it will take, before anything is asked. A local model is served only where an answer is missing
+    in the cache. Its answers are kept by its hash, dtype, threads and library, not by the server's address.
 
     Raises:
         UserError: as ``Client.ask`` and ``served``.
@@ -93,11 +94,13 @@ def answers(
             client = Client(entry.source, cache, max_usd)
         else:
             made_with = provenance.versions("torch", "transformers")
-            told = [provenance.input_hash(folder), dtype, threads, provenance.device(), *made_with.values()]
+            own = [provenance.input_hash(folder), dtype, threads, provenance.device(), *made_with.values()]
             source = local_source(folder.name)
-            client = Client(source, cache, max_usd, identity=" ".join(map(str, ["local", *told])))
-            if client.estimate(requests).requests:
-                client.url = stack.enter_context(served(folder, log, threads, dtype))
+            client = Client(source, cache, max_usd, identity=" ".join(map(str, ["local", *own])))
+        told = client.estimate(requests)
+        tell(f"{client.source.model}: {told.line}")
+        if entry.source.endpoint is None and told.requests:
+            client.url = stack.enter_context(served(folder, log, threads, dtype))
         return client.ask(requests, progress), client
 
 
