@@ -123,6 +123,8 @@ rule interpretability:
     """What profiles are like: table, figures and examples of all datasets."""
     input:
         lambda w: interpretations(),
+        # Named as in `all`: what is only passed through would stay deleted.
+        lambda w: [file for dataset in CONFIG.datasets for run in readable_runs(dataset) for file in measures_of(run)],
 
 
 rule tables:

@@ -665,6 +665,11 @@ def measured(run, name):
     return f"{RESULTS}/{run.folder}/interpretability/{name}.parquet"
 
 
+def measures_of(run):
+    """All files of measures of one run, the verdicts on it included."""
+    return [*(measured(run, name) for name in (*MEASURES, "claims")), *judged(run).values()]
+
+
 def judged(run):
     """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
     told = CONFIG.interpretability
