@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import jobs_of, snakemake
+from tests.conftest import ROOT, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 
@@ -89,7 +89,7 @@ def test_examples_escape_whatever_titles_and_profiles_say(finished):
         measures = pl.read_parquet(finished / column["measures"]).with_columns(profile=pl.lit(HOSTILE))
         column["measures"] = str(hostile / "measures.parquet")
         measures.write_parquet(column["measures"])
-    command = [sys.executable, "scripts/show_examples.py", "--spec", json.dumps(spec)]
+    command = [sys.executable, str(ROOT / "scripts/show_examples.py"), "--spec", json.dumps(spec)]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = (hostile / "page.html").read_text()
