@@ -114,8 +114,11 @@ plan: env
 doctor: env
 	@$(BIN)/python scripts/doctor.py --config $(CONFIG)
 
+# Unit tests share nothing but the models, so two processes take them; the others start whole workflows and clusters.
 test: env-dev check
-	@$(BIN)/python -m pytest
+	@rc=0; $(BIN)/python -m pytest --ignore tests/unit || rc=1
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit || rc=1
+	exit $$rc
 
 test-slurm: env-dev
 	@$(BIN)/python -m pytest -m slurm tests/slurm

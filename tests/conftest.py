@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -32,9 +33,14 @@ def jobs_of(dry_run: str) -> dict[str, int]:
 @pytest.fixture(scope="session")
 def real_models() -> Path:
     """The embedded encoder and decoder as local folders, materialised by the workflow itself if they are not there."""
-    done = snakemake("--configfile", "config/smoke.yaml", "--", "prefetch")
+    folder = ROOT / "results" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tests may run in several processes: one makes the models, the others wait.
+    with (folder / ".tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = snakemake("--configfile", "config/smoke.yaml", "--", "prefetch")
     assert done.returncode == 0, done.stdout[-3000:]
-    return ROOT / "results" / "models"
+    return folder
 
 
 def copy_of_repo(target: Path, models: Path) -> Path:

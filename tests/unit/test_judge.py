@@ -343,7 +343,9 @@ def test_a_dear_judge_is_not_asked(spec, tmp_path):
     dear = {"judge": "gpt-4.1-mini", "judge_entry": judges["gpt-4.1-mini"], "model": models["gpt-4.1-mini"]}
     job = started(spec | dear | {"model_in": str(tmp_path / "folder"), "max_usd": 0.0001})
     said = job.communicate(timeout=60)[1]
-    assert job.returncode == 2 and said.startswith("error: gpt-4.1-mini") and "nothing was sent" in said, said
+    told, error = said.splitlines()  # what it would cost, then why it is not asked
+    assert job.returncode == 2 and "at most 0.0012 USD" in told, said
+    assert error.startswith("error: gpt-4.1-mini") and "nothing was sent" in error, said
 
 
 def test_examples_of_the_documentation_are_valid(tmp_path):
