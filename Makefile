@@ -85,8 +85,10 @@ survey: env
 	ls $(RESULTS)/*/*/*/seed*/survey/questionnaire.html
 
 analyse: env
-	@: "$${SURVEY:?give SURVEY=folder with codebook.json}"
-	$(BIN)/python scripts/analyse_survey.py --survey "$$SURVEY" --responses "$${RESPONSES:-$$SURVEY/responses}"
+	@if [ -z "$(SURVEY)" ]; then
+	  echo "error: say which survey: make analyse SURVEY=folder-with-codebook.json RESPONSES=folder-of-responses" >&2; exit 2
+	fi
+	$(BIN)/python scripts/analyse_survey.py --survey "$(SURVEY)" --responses "$(or $(RESPONSES),$(SURVEY)/responses)"
 
 explore: env
 	@$(BIN)/python scripts/explore.py --config $(CONFIG) $(if $(PORT),--port $(PORT))
