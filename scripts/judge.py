@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from langptune import stage
 from langptune.config.judges import Judge
 from langptune.config.models import EncoderEntry
 from langptune.data import contracts
+from langptune.data.sample import pick
 from langptune.errors import UserError
 from langptune.profiles.shuffle import deal
 from langptune.provenance import Record
@@ -48,10 +48,11 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Draw sessions, build both orders of each pair, ask, read the verdicts."""
     stage.set_threads(spec.threads)
+    from langptune.endpoint.client import paced
     from langptune.judge import ask, prompt
 
     tests = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")["session"]
-    chosen = ask.drawn(tests.to_list(), spec.sessions, spec.seed)
+    chosen = pick(tests.sort().to_numpy(), spec.sessions, spec.seed).tolist()
     table = contracts.read(spec.sessions_in, "sessions")
     sessions = table.filter(pl.col("session").is_in(chosen)).sort("session")
     users = dict(table.select("session", "user_id").iter_rows())
@@ -66,14 +67,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         for pair in pairs
         for question in prompt.questions(pair, spec.judge_entry, spec.judge, spec.seed, spec.model.context)
     ]
-    start, told_at = time.monotonic(), 0.0
 
-    def progress(done: int, total: int) -> None:
-        nonlocal told_at
-        now = time.monotonic()
-        if done == total or now - told_at > 10:
-            told_at = now
-            log(f"{spec.judge}: {done}/{total} answers, {(total - done) * (now - start) / done / 60:.1f} min left")
+    def progress(done: int, total: int, seconds: float) -> None:
+        log(f"{spec.judge}: {done}/{total} answers, {(total - done) * seconds / done / 60:.1f} min left")
 
     told, client = ask.answers(
         spec.model,
@@ -84,7 +80,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         spec.threads,
         _dtype(spec),
         spec.max_usd,
-        progress,
+        paced(progress),
         log,
     )
     verdicts = ask.table(asked, told, spec.judge_entry)

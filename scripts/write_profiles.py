@@ -149,7 +149,7 @@ def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
-    from langptune.endpoint.client import Client, Request, rough_tokens
+    from langptune.endpoint.client import Client, Request, paced, rough_tokens
     from langptune.prompts import MessageWriter, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:
@@ -176,16 +176,11 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     requests = [request(session, sample, prompt.text) for session, sample, prompt in rows]
     client = Client(spec.encoder.source, spec.cache, spec.max_usd)
     log(f"{spec.encoder.source.model}: {client.estimate(requests).line}")
-    start, last = time.monotonic(), 0.0
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done == total or now - last > 10:
-            last = now
-            log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / (now - start):.2f} profiles/s")
+    def progress(done: int, total: int, seconds: float) -> None:
+        log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / seconds:.2f} profiles/s")
 
-    answers = client.ask(requests, progress)
+    answers = client.ask(requests, paced(progress))
     profiles = pl.DataFrame(
         {
             "session": [session for session, _, _ in rows],

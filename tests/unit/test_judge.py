@@ -302,19 +302,27 @@ def servers() -> set[int]:
     return {pid for pid, line in told.items() if "langptune.endpoint.serve" in line}
 
 
+def servers_of(pid: int) -> set[int]:
+    """Those that one process started: other tests may run servers at the same time."""
+    import psutil
+
+    return {child.pid for child in psutil.Process(pid).children(recursive=True)} & servers()
+
+
 @pytest.mark.models
 def test_a_local_judge_is_stopped_and_goes_on(real_models, spec, tmp_path):
-    before = servers()
     job = started(spec)
     try:
         end = time.monotonic() + 120
         while not list((tmp_path / "answers").rglob("*.json")) and time.monotonic() < end:
             time.sleep(0.05)
+        own = servers_of(job.pid)
+        assert own
         job.send_signal(signal.SIGTERM)
         assert job.wait(30) == 75, job.stderr.read()
     finally:
         job.kill()
-    assert servers() <= before and not (tmp_path / "judge" / "verdicts.parquet").exists()
+    assert not own & servers() and not (tmp_path / "judge" / "verdicts.parquet").exists()
     kept = {path: path.read_bytes() for path in (tmp_path / "answers").rglob("*.json")}
     assert 1 <= len(kept) < 3
     done = started(spec)

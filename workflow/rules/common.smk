@@ -365,7 +365,17 @@ def models_in(w):
 
 def profiles_in(w):
     """The test profiles that a method is ranked by."""
-    return LAYOUT.run_profiles(Run(w.dataset, w.method, models_in(w), int(w.seed)))
+    return LAYOUT.run_profiles(run_in(w))
+
+
+def reference_in(w):
+    """The test profiles that a method's are set against."""
+    return LAYOUT.run_profiles(LAYOUT.reference_of(run_in(w)))
+
+
+def run_in(w):
+    """The run of a rule whose output names method, models and seed."""
+    return Run(w.dataset, w.method, models_in(w), int(w.seed))
 
 
 def answers_kept(encoder):
@@ -672,12 +682,10 @@ def measures_of(run):
 
 def judged(run):
     """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
-    told = CONFIG.interpretability
-    reference = Run(run.dataset, told.reference, run.models, run.seed)
     shuffled = isinstance(METHODS[run.method], kinds.ShuffledMethod)
-    if not shuffled and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(reference):
+    if not shuffled and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(LAYOUT.reference_of(run)):
         return {}
-    return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in told.judges}
+    return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in CONFIG.interpretability.judges}
 
 
 def interpretability_facts():
@@ -713,12 +721,6 @@ JUDGES = WORKFLOW.judges
 def judge_model(w):
     """The model behind a judge."""
     return JUDGES[w.judge].model
-
-
-def judged_run(w, method):
-    """A method with the models and the seed of the rule's output; one that draws nothing has run one seed."""
-    seed = CONFIG.seeds[0] if METHODS[method].deterministic else int(w.seed)
-    return Run(w.dataset, method, f"{w.encoder}+{w.decoder}", seed)
 
 
 def judge_threads(w):

@@ -4,8 +4,8 @@
 rule judge:
     input:
         **data_files("items", "sessions", "evaluation"),
-        profiles=lambda w: LAYOUT.run_profiles(judged_run(w, w.method)),
-        reference=lambda w: LAYOUT.run_profiles(judged_run(w, CONFIG.interpretability.reference)),
+        profiles=profiles_in,
+        reference=reference_in,
         model=lambda w: model_folder(judge_model(w)),
     output:
         verdicts=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/judge/{{judge}}.parquet",

@@ -1,6 +1,6 @@
 """Survey: a questionnaire for people that compares a trained encoder's profiles with those of the reference."""
 
-from langptune.survey.runs import against, surveyed, surveys
+from langptune.survey.runs import surveyed, surveys
 
 
 localrules:
@@ -14,9 +14,7 @@ SURVEY = f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}
 rule make_survey:
     input:
         **data_files("items", "sessions", "evaluation"),
-        reference=lambda w: LAYOUT.run_profiles(
-            against(Run(w.dataset, w.method, models_in(w), int(w.seed)), CONFIG.interpretability.reference)
-        ),
+        reference=reference_in,
         trained=profiles_in,
     output:
         questionnaire=f"{SURVEY}/questionnaire.html",

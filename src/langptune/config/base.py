@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from langptune.errors import UserError
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+"""What entries of registries may be called: their names stand in paths."""
 
 
 class Strict(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +10,12 @@ import jinja2
 import jinja2.meta
 from pydantic import Field, RootModel, model_validator
 
-from langptune.config.base import Strict, nearest, read_yaml, validate
+from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
 from langptune.errors import UserError
 
 FILE = "judges.yaml"
 BLOCKS = ("history", "first", "second")
 """What a template shows: blocks of text, whole."""
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 class Instruction(Strict):
@@ -103,7 +101,7 @@ def read_judges(folder: Path | str, models: Mapping[str, Any]) -> dict[str, Judg
     encoders = [name for name, entry in models.items() if entry.role == "encoder"]
     for name, entry in validate(_Registry, read_yaml(path), str(path)).root.items():
         at = f"{path}: {name}"
-        if not _NAME.match(name):
+        if not NAME.match(name):
             raise UserError(f"{path}: entry '{name}': a name is letters, digits, '.', '_' or '-'")
         judge = validate(Judge, entry, at)
         if judge.model not in encoders:

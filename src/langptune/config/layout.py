@@ -81,6 +81,10 @@ class Layout:
         entry = self._workflow.methods[method]
         return entry.of if isinstance(entry, ShuffledMethod) else method
 
+    def reference_of(self, run: Run) -> Run:
+        """The run that a run's profiles are set against: the reference's with the same dataset, models and seed."""
+        return Run(run.dataset, self._config.interpretability.reference, run.models, run.seed)
+
     def run_phase(self, run: Run) -> Phase:
         """The phase that a run's profiles, decoder and vectors belong to."""
         return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel, ValidationInfo, field_validator
 
 from langptune import metrics
-from langptune.config.base import Strict, nearest, read_yaml, validate
+from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge, read_judges
 from langptune.config.methods import (
@@ -31,7 +30,6 @@ from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry, Reinforcem
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
 
 

@@ -16,11 +16,17 @@ def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("tes
     parts = []
     for split in splits:
         ids = np.sort(sessions.filter(pl.col("split") == split)["session"].to_numpy())
-        size = getattr(sample, split)
-        if size is not None and size < len(ids):
-            ids = np.sort(np.random.default_rng(sample.seed).choice(ids, size, replace=False))
+        if (size := getattr(sample, split)) is not None:
+            ids = pick(ids, size, sample.seed)
         parts.append(pl.DataFrame({"session": ids, "split": [split] * len(ids)}, schema=EVALUATION))
     return pl.concat(parts)
+
+
+def pick(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``count`` of ascending session numbers, drawn evenly without replacement, ascending; all if there are fewer."""
+    if count >= len(ids):
+        return ids
+    return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False))
 
 
 def fraction(ids: list[int], share: float, seed: int) -> list[int]:

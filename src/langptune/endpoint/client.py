@@ -43,6 +43,24 @@ def rough_tokens(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
+def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
+    """Progress for ``Client.ask`` that tells (done, of how many, seconds since now): at the end, and at times before.
+
+    Args:
+        pause: seconds between two lines at least.
+    """
+    start, last = time.monotonic(), 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last > pause:
+            last = now
+            tell(done, total, now - start)
+
+    return progress
+
+
 @dataclass(frozen=True)
 class Request:
     """One question, without the server it goes to.

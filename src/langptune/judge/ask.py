@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from langptune import provenance
@@ -53,12 +52,6 @@ def pairs(
         history = tuple(f"{texts[item]} (rated {rating:g})" for item, rating in shown)
         out.append(Pair(row["session"], history, sides[0][row["session"]], sides[1][row["session"]]))
     return out
-
-
-def drawn(ids: Sequence[int], count: int, seed: int) -> list[int]:
-    """``count`` sessions drawn without replacement (all, where there are no more), sorted."""
-    found = np.sort(np.asarray(ids))
-    return np.sort(np.random.default_rng(seed).choice(found, min(count, len(found)), replace=False)).tolist()
 
 
 def local_source(name: str) -> ModelSource:

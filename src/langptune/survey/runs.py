@@ -23,12 +23,7 @@ def surveyed(workflow: Workflow) -> list[Run]:
         for name in methods
         for models in workflow.models_of(name)
     ]
-    return [run for run in runs if layout.run_profiles(run) != layout.run_profiles(against(run, reference))]
-
-
-def against(run: Run, reference: str) -> Run:
-    """The reference's run with the same dataset, models and seed."""
-    return Run(run.dataset, reference, run.models, run.seed)
+    return [run for run in runs if layout.run_profiles(run) != layout.run_profiles(layout.reference_of(run))]
 
 
 def surveys(workflow: Workflow) -> list[str]:
