@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -294,19 +295,13 @@ def started(spec: dict) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stderr=subprocess.PIPE)
 
 
-def servers() -> set[int]:
-    """Processes that serve a model by our module."""
+def servers(folder: Path) -> set[int]:
+    """Processes that serve a model by our module and log below a folder; other tests may run servers of their own."""
     import psutil
 
     told = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
-    return {pid for pid, line in told.items() if "langptune.endpoint.serve" in line}
-
-
-def servers_of(pid: int) -> set[int]:
-    """Those that one process started: other tests may run servers at the same time."""
-    import psutil
-
-    return {child.pid for child in psutil.Process(pid).children(recursive=True)} & servers()
+    ours = {pid for pid, line in told.items() if "langptune.endpoint.serve" in line}
+    return {pid for pid in ours if Path(f"/proc/{pid}/fd/1").resolve().is_relative_to(folder)}
 
 
 @pytest.mark.models
@@ -316,19 +311,18 @@ def test_a_local_judge_is_stopped_and_goes_on(real_models, spec, tmp_path):
         end = time.monotonic() + 120
         while not list((tmp_path / "answers").rglob("*.json")) and time.monotonic() < end:
             time.sleep(0.05)
-        own = servers_of(job.pid)
-        assert own
+        assert servers(tmp_path)
         job.send_signal(signal.SIGTERM)
         assert job.wait(30) == 75, job.stderr.read()
     finally:
         job.kill()
-    assert not own & servers() and not (tmp_path / "judge" / "verdicts.parquet").exists()
+    assert not servers(tmp_path) and not (tmp_path / "judge" / "verdicts.parquet").exists()
     kept = {path: path.read_bytes() for path in (tmp_path / "answers").rglob("*.json")}
     assert 1 <= len(kept) < 3
     done = started(spec)
     said = done.communicate(timeout=120)[1]
     assert done.returncode == 0, said
-    assert f"{3 - len(kept)} answers asked for, {len(kept)} from the cache" in said and servers() <= before
+    assert f"{3 - len(kept)} answers asked for, {len(kept)} from the cache" in said and not servers(tmp_path)
     assert all(path.read_bytes() == content for path, content in kept.items())
     found = pl.read_parquet(spec["verdicts_out"])
     assert found.schema == pl.Schema(ask.VERDICTS) and found["session"].to_list() == [3, 3, 4, 4]
