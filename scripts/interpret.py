@@ -9,8 +9,10 @@ import polars as pl
 from pydantic import Field
 
 from langptune import figures, stage
+from langptune.comparison import grid
 from langptune.comparison.tables import markdown, to_html
 from langptune.config.base import Strict
+from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimate, per_session
@@ -28,15 +30,9 @@ class Verdicts(Strict):
     path: str
 
 
-class RunEntry(Strict):
-    """The files of one run."""
+class RunEntry(grid.RunEntry):
+    """A run of the comparison, and the files of its measures."""
 
-    method: str
-    models: str
-    seed: int
-    title: str
-    group: str
-    metrics: str
     measures: str
     simulation: str
     steering: str
@@ -99,7 +95,7 @@ def _values(rows: dict[str, list[RunEntry]]) -> tuple[dict[str, dict[str, np.nda
     for name, runs in rows.items():
         tables = []
         for run in runs:
-            read = [_read(path) for path in (run.measures, run.simulation, run.steering)]
+            read = [contracts.read_parquet(path) for path in (run.measures, run.simulation, run.steering)]
             sessions, table = per_session(*read)
             if first is None:
                 first = sessions
@@ -111,15 +107,10 @@ def _values(rows: dict[str, list[RunEntry]]) -> tuple[dict[str, dict[str, np.nda
     return out, first
 
 
-def _read(path: str) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
-
-
 def _accuracy(runs: list[RunEntry], metric: str) -> np.ndarray:
-    return np.stack([_read(run.metrics).sort("session")[metric].to_numpy() for run in runs], axis=1)
+    return np.stack(
+        [contracts.read_parquet(run.metrics_path).sort("session")[metric].to_numpy() for run in runs], axis=1
+    )
 
 
 def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]:
@@ -130,7 +121,7 @@ def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]
         if not titles:
             continue
         tables = [
-            _read(verdicts.path).with_columns(judge=pl.lit(verdicts.judge), run_seed=pl.lit(run.seed))
+            contracts.read_parquet(verdicts.path).with_columns(judge=pl.lit(verdicts.judge), run_seed=pl.lit(run.seed))
             for run in runs
             for verdicts in run.verdicts
         ]

@@ -116,7 +116,7 @@ def _drift(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame, log: stage.Log) 
 
     device = pick_device()
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
-    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    limit = spec.encoder.prompt_limit(spec.max_tokens)
     writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
     users = contracts.read(spec.users_in, "users")
     prompts = [prompt.ids for prompt in encode_sessions(writer, rows, items, users, spec.history_items)]

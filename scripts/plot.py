@@ -62,7 +62,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     # Types from all rows: a column of published numbers may begin with many empty cells.
     table = pl.read_csv(spec.table_in, infer_schema_length=None).filter(pl.col("mean").is_not_null())
     labels = _labels(spec.runs)
-    gained = pl.read_parquet(spec.gains_in).drop_nulls()
+    gained = contracts.read_parquet(spec.gains_in).drop_nulls()
     for path, frame in ((spec.table_in, table), (spec.gains_in, gained)):
         unknown = set(frame.select("method", "models").iter_rows()) - set(labels)
         if unknown:
@@ -86,7 +86,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         raise UserError(f"reference '{spec.reference}' is not among the runs")
     gains = [
         figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
-        for key, frame in pl.read_parquet(spec.gains_in).drop_nulls().group_by("method", "models", maintain_order=True)
+        for key, frame in gained.group_by("method", "models", maintain_order=True)
         if key != (base.method, base.models)
     ]
     _save(

@@ -97,11 +97,11 @@ def show(spec: Spec, record: Record, log: Log) -> None:
 def _rows(column: Column, chosen: list[int]) -> dict[int, dict[str, Any]]:
     """Session -> measures, rank, place and claims of one method."""
     claim = pl.struct("kind", "value", "liked", "supported")
-    claims = pl.read_parquet(column.claims).group_by("session", maintain_order=True).agg(claim.alias("checked"))
+    claims = contracts.read_parquet(column.claims).group_by("session", maintain_order=True).agg(claim.alias("checked"))
     table = (
-        pl.read_parquet(column.measures)
+        contracts.read_parquet(column.measures)
         .join(contracts.read(column.ranks, "ranks").select("session", "rank"), on="session")
-        .join(pl.read_parquet(column.simulation), on="session")
+        .join(contracts.read_parquet(column.simulation), on="session")
         .join(claims, on="session", how="left")
     )
     return {row["session"]: row for row in table.filter(pl.col("session").is_in(chosen)).to_dicts()}

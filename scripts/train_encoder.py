@@ -74,7 +74,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     if dtype == torch.float16:
         raise UserError("this GPU has no bfloat16, and float16 is not stable here: set the recipe's precision: float32")
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
-    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    limit = spec.encoder.prompt_limit(spec.max_tokens)
     writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
     items, users = contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
     sessions = contracts.read(spec.sessions_in, "sessions")

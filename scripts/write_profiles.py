@@ -70,7 +70,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, dtype)
     if spec.adapter_in is not None:
         model = load_adapter(model, Path(spec.adapter_in))
-    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    limit = spec.encoder.prompt_limit(spec.max_tokens)
     writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
 
     sessions, items, users = tables(spec)
@@ -156,7 +156,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         raise UserError(
             "write_profiles.py: an endpoint takes no adapter_in and needs 'cache', a folder for its answers"
         )
-    limit = min(spec.encoder.max_prompt_tokens, spec.encoder.context - spec.max_tokens)
+    limit = spec.encoder.prompt_limit(spec.max_tokens)
     writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
     sessions, items, users = tables(spec)
     prompts = encode_sessions(writer, sessions, items, users, spec.history_items)

@@ -149,12 +149,7 @@ rule interpret:
                 facts=interpretability_facts(),
                 runs=[
                     {
-                        "method": run.method,
-                        "models": run.models,
-                        "seed": run.seed,
-                        "title": METHODS[run.method].title,
-                        "group": METHODS[run.method].group,
-                        "metrics": metrics_of(run),
+                        **run_entry(run),
                         **{name: measured(run, name) for name in MEASURES},
                         "verdicts": [
                             {"judge": judge, "title": WORKFLOW.judges[judge].title, "path": path}

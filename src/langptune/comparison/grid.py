@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import Field
 
 from langptune.config.base import Strict
+from langptune.data import contracts
 from langptune.errors import UserError
 
 GROUPS = ("profiles", "text controls", "baselines", "bounds")
@@ -159,10 +160,7 @@ def _row(cell: list[tuple[RunEntry, pl.DataFrame | None]], metrics: list[str], n
 
 def _read(path: str, metrics: list[str]) -> pl.DataFrame:
     columns = ["session", "rank", *metrics]
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the evaluation") from None
+    frame = contracts.read_parquet(path)
     lacking = [column for column in columns if column not in frame.columns]
     if lacking:
         raise UserError(f"{path}: column '{lacking[0]}' is missing; found {', '.join(frame.columns)}")

@@ -146,6 +146,10 @@ class EncoderEntry(_Model):
         1024, description="longer prompts lose their oldest history items, counted in the manifest"
     )
 
+    def prompt_limit(self, max_tokens: int) -> int:
+        """The longest prompt, in tokens, that leaves room for a profile of ``max_tokens``."""
+        return min(self.max_prompt_tokens, self.context - max_tokens)
+
 
 class DecoderEntry(_Model):
     """A recommender decoder: a text embedder whose cosine similarity ranks the items."""

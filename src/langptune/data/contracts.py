@@ -67,13 +67,7 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.Da
     Raises:
         UserError: missing or truncated file, wrong columns, a broken invariant; the line names the file.
     """
-    path = Path(path)
-    try:
-        frame = pl.read_parquet(path, columns=columns)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the rule that makes it") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
+    frame = read_parquet(path, columns)
     check(frame, kind, str(path), partial=columns is not None)
     return frame
 
@@ -82,6 +76,20 @@ def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
     """Check a table and write it whole or not at all (a temporary file beside it, then a rename)."""
     check(frame, kind, str(path))
     write_parquet(frame, path)
+
+
+def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
+    """A table without a contract.
+
+    Raises:
+        UserError: missing or truncated file; the line names the file.
+    """
+    try:
+        return pl.read_parquet(path, columns=columns)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the rule that makes it") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
 
 
 def write_parquet(frame: pl.DataFrame, path: Path | str) -> None:

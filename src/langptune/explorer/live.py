@@ -256,7 +256,7 @@ class Live:
             model, tokenizer = self.kept.get(("encoder", folder, adapter), load)
         # As scripts/write_profiles.py has it.
         prompt = workflow.prompt_of(run.dataset, run.method)
-        limit = min(encoder.max_prompt_tokens, encoder.context - entry.max_tokens)
+        limit = encoder.prompt_limit(entry.max_tokens)
         writer = PromptWriter(workflow.prompts[prompt], prompt, tokenizer, limit)
         items = self.finished.data(run.dataset).items
         history, ratings = [item for item, _ in own], [rating for _, rating in own]
