@@ -61,21 +61,18 @@ def copy_of_repo(target: Path, models: Path) -> Path:
 def smoke_run(tmp_path_factory, real_models) -> Path:
     """A copy of the repository with one finished run of config/smoke.yaml on this machine.
 
-    tests/workflow/test_smoke.py works in it; what others compare with is ``smoke_tables``.
+    tests/workflow/test_smoke.py works in it; others that compute anew do so in a ``copy_of_run``.
     """
     copy = copy_of_repo(tmp_path_factory.mktemp("repo"), real_models)
     done = snakemake("--configfile", "config/smoke.yaml", cwd=copy)
     assert done.returncode == 0, done.stdout[-5000:]
-    for folder in (copy / "results/smoke").glob("*/*"):
-        if folder.name in ("comparison", "studies"):
-            shutil.copytree(folder, copy.with_name(f"{copy.name}-tables") / folder.relative_to(copy / "results/smoke"))
     return copy
 
 
-@pytest.fixture(scope="session")
-def smoke_tables(smoke_run) -> Path:
-    """Tables and figures of ``smoke_run`` as they were right after it: {dataset}/comparison and {dataset}/studies."""
-    return smoke_run.with_name(f"{smoke_run.name}-tables")
+def copy_of_run(run: Path, target: Path) -> Path:
+    """A copy of a repository with its results, for Snakemake as finished as they are."""
+    shutil.copytree(run, target, symlinks=True)
+    return target
 
 
 @pytest.fixture

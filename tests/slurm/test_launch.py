@@ -11,20 +11,14 @@ import pytest
 import yaml
 
 from tests.conftest import copy_of_repo, snakemake
-from tests.slurm.conftest import RECIPE, TRAINING, driver, start_driver
+from tests.slurm.conftest import RECIPE, TRAINING, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models]
 
 # In bfloat16 the rounding of another split of the batch adds up, over tens of batches, to a tenth of a loss.
-PRECISION = "float32"
-BATCHES = {"short": 4, "long": 16}
+RECIPE_HERE = RECIPE | {"precision": "float32", "batches": 16, "validate_every": 8}
+LAUNCH = {"one": None, "two": "cpu-2-nodes.yaml"}
 UNTIL = ("--until", "train_decoder")
-
-
-def write_config(repo: Path, name: str, batches: int, launch: str | None) -> None:
-    recipe = RECIPE | {"precision": PRECISION, "batches": batches, "validate_every": batches // 2, "launch": launch}
-    told = TRAINING | {"results": f"results/{name}", "recipe_overrides": {"cl": recipe}}
-    (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
 
 
 def phase(repo: Path, name: str) -> Path | None:
@@ -48,46 +42,40 @@ def same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> Non
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory, real_models) -> Path:
-    """A copy of the repository in which one process on this machine has trained, for as long as each test does."""
+    """A copy of the repository in which one process on this machine has trained."""
     repo = copy_of_repo(tmp_path_factory.mktemp("launch"), real_models)
-    for name, batches in BATCHES.items():
-        write_config(repo, f"one-{name}", batches, None)
-        write_config(repo, f"two-{name}", batches, "cpu-2-nodes.yaml")
-        done = snakemake("--configfile", f"one-{name}.yaml", *UNTIL, cwd=repo)
-        assert done.returncode == 0, done.stdout[-5000:]
+    for name, launch in LAUNCH.items():
+        recipe = {"cl": RECIPE_HERE | {"launch": launch}}
+        told = TRAINING | {"results": f"results/{name}", "recipe_overrides": recipe}
+        (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
+    done = snakemake("--configfile", "one.yaml", *UNTIL, cwd=repo)
+    assert done.returncode == 0, done.stdout[-5000:]
     return repo
 
 
-def test_two_nodes_train_as_one_process_does(cluster, repo):
-    done = driver(cluster, repo, "--configfile", "two-short.yaml", *UNTIL)
-    assert done.returncode == 0, done.stdout[-8000:]
-    told = re.search(r"2 processes on 2 nodes: (n\d), (n\d)", log(repo, "two-short"))
-    assert told and told[1] != told[2], log(repo, "two-short")
-    jobs = [job for job in cluster.accounting() if job["Comment"].startswith("rule_train_decoder")]
-    assert re.fullmatch(r"n\[?\d[-,]\d\]?", jobs[-1]["NodeList"]), jobs
-    same(curve(repo, "two-short"), curve(repo, "one-short"))
-
-
-def test_a_signal_stops_both_nodes_and_the_retry_goes_on(cluster, repo, tmp_path):
-    """As SLURM does some time before the limit (--signal): a checkpoint, status 75, and the next attempt resumes."""
-    name = "two-long"
-    running = start_driver(cluster, repo, tmp_path / "driver.log", "--configfile", f"{name}.yaml", *UNTIL)
+def test_two_nodes_stopped_by_a_signal_end_where_one_process_does(cluster, repo, tmp_path):
+    """A signal as SLURM sends it some time before the limit: a checkpoint, status 75, and the next attempt resumes."""
+    running = start_driver(cluster, repo, tmp_path / "driver.log", "--configfile", "two.yaml", *UNTIL)
 
     def under_way() -> bool:
         assert running.poll() is None, (tmp_path / "driver.log").read_text()[-8000:]
-        found = phase(repo, name)
+        found = phase(repo, "two")
         return bool(found and list(found.glob(".checkpoints/*/checkpoint-*/seal.json")))
 
     cluster.wait_for(under_way, seconds=300, poll=0.1)
+    told = re.search(r"2 processes on 2 nodes: (n\d), (n\d)", log(repo, "two"))
+    assert told and told[1] != told[2], log(repo, "two")
     job = next(job for job in cluster.queue() if job["comment"].startswith("rule_train_decoder"))
     cluster.run("scancel", "--signal=TERM", job["id"])
-    cluster.wait_for(lambda: "the same command goes on from there" in log(repo, name), seconds=60, poll=0.1)
-    stopped = log(repo, name)
+    cluster.wait_for(lambda: "the same command goes on from there" in log(repo, "two"), seconds=60, poll=0.1)
+    stopped = log(repo, "two")
     assert "SIGTERM: saving a checkpoint at the end of this step" in stopped
     assert running.wait(timeout=400) == 0, (tmp_path / "driver.log").read_text()[-8000:]
-    resumed = re.search(r"resuming from checkpoint-(\d+)", log(repo, name))
-    assert resumed and f"stopped by SIGTERM at step {resumed[1]};" in stopped, (stopped, log(repo, name))
-    same(curve(repo, name), curve(repo, "one-long"))
+    resumed = re.search(r"resuming from checkpoint-(\d+)", log(repo, "two"))
+    assert resumed and f"stopped by SIGTERM at step {resumed[1]};" in stopped, (stopped, log(repo, "two"))
+    same(curve(repo, "two"), curve(repo, "one"))
+    jobs = [job for job in cluster.accounting() if job["Comment"].startswith("rule_train_decoder")]
+    assert all(re.fullmatch(r"n\[?\d[-,]\d\]?", job["NodeList"]) for job in jobs if job["WorkDir"] == str(repo)), jobs
 
 
 def test_an_allocation_of_another_size_is_refused_in_one_line(cluster, repo):

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import ROOT, jobs_of, snakemake
+from tests.conftest import ROOT, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 
@@ -28,10 +28,7 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def repo(smoke_run, tmp_path_factory) -> Path:
     """A copy of the finished run: what is added here, other tests do not see."""
-    copy = tmp_path_factory.mktemp("interpret") / "repo"
-    # Files are replaced, never written into, so links will do.
-    subprocess.run(["cp", "-al", str(smoke_run), str(copy)], check=True)
-    return copy
+    return copy_of_run(smoke_run, tmp_path_factory.mktemp("interpret") / "repo")
 
 
 @pytest.fixture(scope="module")
