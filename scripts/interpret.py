@@ -65,9 +65,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     several = len({run.models for run in spec.runs}) > 1
     for run in spec.runs:
         rows.setdefault(f"{run.title} ({run.models})" if several else run.title, []).append(run)
-    reference = next((name for name, runs in rows.items() if runs[0].method == spec.reference), None)
-    if reference is None:
+    by_models = {runs[0].models: name for name, runs in rows.items() if runs[0].method == spec.reference}
+    if not by_models:
         raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
+    # A drift, for one, is from the own untrained encoder.
+    references = {name: by_models[runs[0].models] for name, runs in rows.items() if runs[0].models in by_models}
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
     main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")
@@ -75,7 +77,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     told: dict[str, dict[str, Estimate]] = {}
     for measure in measures:
         table = accuracy if measure is main else {name: values[name][measure.key] for name in rows}
-        told[measure.key] = estimate(table, reference, spec.bootstrap, spec.confidence, spec.seed)
+        told[measure.key] = estimate(table, references, spec.bootstrap, spec.confidence, spec.seed)
     judged = _judged(rows, spec)
     _write_csv(spec.table_csv_out, measures, rows, told)
     _write_judges(spec.judges_out, judged)
@@ -175,7 +177,9 @@ def _markdown(
     sessions: int,
 ) -> str:
     percent = f"{100 * spec.confidence:g}%"
-    reference = markdown(next(name for name, runs in rows.items() if runs[0].method == spec.reference))
+    reference = markdown(next(runs[0].title for runs in rows.values() if runs[0].method == spec.reference))
+    if len({runs[0].models for runs in rows.values()}) > 1:
+        reference += " of the same models"
     parts = [f"# {markdown(spec.title)}", "", *spec.facts, ""]
     parts += [
         f"{sessions} test sessions, drawn at random and the same for every method; mean [{percent} bootstrap interval "

@@ -62,6 +62,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     ]
     items = contracts.read(spec.items_in, "items")
     pairs = ask.pairs(*sides, sessions, items, spec.judge_entry.history_items)
+    cut = [prompt.cut(pair, spec.judge_entry) for pair in pairs]
     asked = [
         question
         for pair in pairs
@@ -92,7 +93,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         **counts,
         unparsed_answers=unparsed,
         identical_profiles=sum(pair.method == pair.reference for pair in pairs),
-        profiles_cut=sum(prompt.cut(pair, spec.judge_entry) for pair in pairs),
+        profiles_cut=sum(profiles for profiles, _ in cut),
+        items_cut=sum(items for _, items in cut),
         prompts_that_lost_items=sum(question.dropped > 0 for question in asked if not question.swapped),
         asked=client.spent.requests,
         cached=client.spent.cached,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from langptune import stage
 from langptune.config.models import DecoderEntry, EncoderEntry, VerifierEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts
+from langptune.interpretability.faithfulness import Catalogue, Verifier, by_inference, by_similarity
 from langptune.interpretability.subjects import ProfileSpec
 from langptune.provenance import Record
 
@@ -44,25 +45,30 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     items, rows = subjects.load(spec)
     titles = items["title"].to_list()
     profiles = rows["profile"].to_list()
-    shown, ratings = rows["shown"].to_list(), rows["shown_ratings"].to_list()
+    prompts = _prompts(spec, items, rows)
+    # What did not fit into a prompt, its encoder did not see.
+    shown, ratings = (
+        [list(told[prompt.dropped_items :]) for told, prompt in zip(rows[key].to_list(), prompts, strict=True)]
+        for key in ("shown", "shown_ratings")
+    )
     told = [
         wording.measure(profile, [titles[item] for item in history])
         for profile, history in zip(profiles, shown, strict=True)
     ]
     catalogue = subjects.catalogue_of(items, spec.taste_field)
-    known = {key: at for at, key in enumerate(catalogue.keys)}
+    known = claims.Titles(titles)
     found = [claims.extract(profile, catalogue.tastes, known) for profile in profiles]
-    log(f"{len(rows)} profiles, {sum(map(len, found))} claims; verifier: {spec.verifier.title}")
+    log(f"{len(rows)} profiles, {sum(map(len, found))} claims; verifier: {Path(spec.verifier_in).name}")
     asked = {text for own in found for claim in own if (text := faithfulness.statement(claim, catalogue)) is not None}
-    verify = _verifier(spec, sorted(asked), catalogue)
+    verify = _verifier(spec, sorted(asked), catalogue, titles)
     checked = []
     for at, own in enumerate(found):
         others = _strangers(rows["user_id"].to_list(), at, spec.strangers, spec.seed)
         strangers = [(shown[other], ratings[other]) for other in others]
         checked.append(faithfulness.check(own, shown[at], ratings[at], strangers, catalogue, verify))
-    drift = _drift(spec, items, rows, log)
+    drift = _drift(spec, profiles, prompts, log)
     share = [[one.supported for one in own] for own in checked]
-    common = [[one.strangers for one in own] for own in checked]
+    common = [[one.strangers for one in own if one.strangers is not None] for own in checked]
     contracts.write_parquet(
         pl.DataFrame({"session": rows["session"], "profile": profiles})
         .hstack(pl.DataFrame([asdict(one) for one in told]))
@@ -83,7 +89,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     schema = {"session": pl.Int32, "kind": pl.String, "text": pl.String, "value": pl.String, "liked": pl.Boolean}
     schema |= {"supported": pl.Boolean, "strangers": pl.Float64}
     contracts.write_parquet(pl.DataFrame(lines, schema=schema), spec.claims_out)
-    record.note(sessions=len(rows), claims=len(lines), tastes=catalogue.tastes.names)
+    record.note(
+        sessions=len(rows),
+        claims=len(lines),
+        tastes=catalogue.tastes.names,
+        prompts_that_lost_items=sum(prompt.dropped_items > 0 for prompt in prompts),
+    )
 
 
 def _strangers(users: list[str], own: int, count: int, seed: int) -> list[int]:
@@ -92,38 +103,49 @@ def _strangers(users: list[str], own: int, count: int, seed: int) -> list[int]:
     return np.random.default_rng([seed, 2, own]).permutation(others)[:count].tolist()
 
 
-def _verifier(spec: Spec, asked: list[str], catalogue) -> Callable:
-    from langptune.interpretability.faithfulness import by_inference, by_similarity
+def _verifier(spec: Spec, asked: list[str], catalogue: Catalogue, titles: list[str]) -> Verifier:
     from langptune.models.load import load_decoder, load_verifier, pick_device
     from langptune.ranking.decoder import embed
 
     folder = Path(spec.verifier_in)
     if isinstance(spec.verifier, VerifierEntry):
-        return by_inference(load_verifier(folder, spec.verifier, pick_device()), catalogue.texts)
+        score = load_verifier(folder, spec.verifier, pick_device())
+        return by_inference(score, catalogue.texts, titles, spec.verifier.max_tokens)
     model = load_decoder(folder, spec.verifier, pick_device())
     items = embed(model, catalogue.texts, spec.verifier.item_prefix).vectors
     queries = embed(model, asked, spec.verifier.query_prefix).vectors if asked else []
     return by_similarity(dict(zip(asked, queries, strict=True)), items)
 
 
-def _drift(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame, log: stage.Log) -> list[float | None]:
+def _prompts(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame) -> list[Any]:
+    """What the encoder was asked, as scripts/write_profiles.py has it."""
+    from langptune.prompts import MessageWriter, PromptWriter, encode_sessions
+
+    limit = spec.encoder.prompt_limit(spec.max_tokens)
+    if spec.encoder_in is None:
+        from langptune.endpoint.client import rough_tokens
+
+        writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
+    else:
+        from langptune.models.load import load_tokenizer
+
+        writer = PromptWriter(spec.prompt_entry, spec.prompt, load_tokenizer(spec.encoder_in), limit)
+    return encode_sessions(writer, rows, items, contracts.read(spec.users_in, "users"), spec.history_items)
+
+
+def _drift(spec: Spec, profiles: list[str], prompts: list[Any], log: stage.Log) -> list[float | None]:
     """Mean negative log-likelihood per token of each profile, in nats, under the untrained encoder."""
     if spec.encoder_in is None:
-        return [None] * len(rows)
+        return [None] * len(profiles)
     from langptune.interpretability.likelihood import token_logprobs
     from langptune.models.load import load_encoder, pick_device, pick_dtype
-    from langptune.prompts import PromptWriter, encode_sessions
 
     device = pick_device()
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
-    limit = spec.encoder.prompt_limit(spec.max_tokens)
-    writer = PromptWriter(spec.prompt_entry, spec.prompt, tokenizer, limit)
-    users = contracts.read(spec.users_in, "users")
-    prompts = [prompt.ids for prompt in encode_sessions(writer, rows, items, users, spec.history_items)]
     form = {"add_special_tokens": False, "split_special_tokens": True}
-    texts = [ids[: spec.max_tokens] for ids in tokenizer(rows["profile"].to_list(), **form).input_ids]
-    told = token_logprobs(model, prompts, texts)
-    log(f"drift: {sum(map(len, texts))} tokens under {spec.encoder.title}")
+    texts = [ids[: spec.max_tokens] for ids in tokenizer(profiles, **form).input_ids]
+    told = token_logprobs(model, [prompt.ids for prompt in prompts], texts)
+    log(f"drift: {sum(map(len, texts))} tokens under {Path(spec.encoder_in).name}")
     return [float(-value / len(text)) if text else None for value, text in zip(told, texts, strict=True)]
 
 

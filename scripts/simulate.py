@@ -49,7 +49,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         pl.DataFrame(frame, schema={"session": pl.Int32, "told": pl.Float64, "place": pl.Int32}), spec.simulation_out
     )
     accuracy = float(np.mean(frame["told"]))
-    record.note(sessions=len(rows), candidates=spec.candidates, accuracy=accuracy, reader=spec.reader.title)
+    record.note(sessions=len(rows), candidates=spec.candidates, accuracy=accuracy, reader=Path(spec.reader_in).name)
     log(f"told {accuracy:.3f} of the next items among {spec.candidates}; chance is {1 / spec.candidates:.3f}")
 
 

@@ -28,6 +28,7 @@ class Spec(ProfileSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """All texts through the decoder once, then edit by edit."""
     from langptune.interpretability import steering, subjects
+    from langptune.interpretability.claims import Titles
     from langptune.interpretability.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import ItemVectors, embed
@@ -35,12 +36,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     items, rows = subjects.load(spec)
     tastes = tastes_of(items, spec.taste_field)
     told = rows.select("session", "profile", "seen").to_dicts()
-    made = [steering.edits(row["profile"], tastes, spec.tastes, spec.seed, row["session"]) for row in told]
+    titles = Titles(items["title"].to_list())
+    made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in told]
     texts = sorted({row["profile"] for row in told} | {edit.text for edits in made for edit in edits})
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     catalogue = ItemVectors.load(Path(spec.vectors_in))
-    vectors = dict(zip(texts, embed(model, texts, spec.decoder.query_prefix).vectors, strict=True))
-    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes")
+    embedded = embed(model, texts, spec.decoder.query_prefix)
+    vectors = dict(zip(texts, embedded.vectors, strict=True))
+    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
     out = []
     for row, edits in zip(told, made, strict=True):
         if not edits:
@@ -59,7 +62,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         if len(changes):
             up = (changes > 0).mean() if edit in steering.UP else (changes < 0).mean()
             log(f"{edit}: {len(changes)} edits, AUC {changes.mean():+.3f}, as meant in {100 * up:.0f}%")
-    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names)
+    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=embedded.cut)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,19 @@ def test_real_spending_above_the_cap_stops_and_keeps(keeper, tmp_path):
 
 
 @pytest.mark.models
+def test_the_cap_is_that_of_all_attempts(keeper, tmp_path):
+    first, second = (Request((("user", f"Say {word}."),), 2) for word in ("yes", "no"))
+    dear = source(keeper.url, input_price=100.0, output_price=100.0)
+    client = Client(dear, tmp_path)
+    client.ask([first])
+    paid, passed = client.spent.usd, keeper.passed
+    again = Client(dear, tmp_path, max_usd=paid + client.estimate([second]).usd / 2)
+    with pytest.raises(UserError, match=rf"max_usd allows 0\.\d+ after {paid:.4f} for those in the cache; nothing was"):
+        again.ask([first, second])
+    assert keeper.passed == passed
+
+
+@pytest.mark.models
 def test_errors_say_what_to_do(keeper, chat_server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"smollm2-135m at .*: refused \(401\): the key in WRONG") as error:
         monkeypatch.setenv("WRONG", "sk-wrong-key")

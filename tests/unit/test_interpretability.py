@@ -73,7 +73,7 @@ def test_tastes_come_from_the_field_or_are_mined(items):
 
 def test_claims_of_every_kind_with_their_polarity(items):
     tastes = tastes_of(items, "genres")
-    titles = {claims.title_key(title): at for at, title in enumerate(items["title"])}
+    titles = claims.Titles(items["title"].to_list())
     found = claims.extract(
         "The user likes westerns and horror from the 1940s, but dislikes musicals. Admires Sergio Leone and The Long "
         "Way to Number 4. Clever plots with moral dilemmas. They enjoy movies.",
@@ -93,13 +93,46 @@ def test_claims_of_every_kind_with_their_polarity(items):
     assert claims.extract("", tastes, titles) == claims.extract("This user enjoys movies.", tastes, titles) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("They like comedy, not horror.", {("Comedy", True), ("Horror", False)}),
+        ("They like not only horror but also war.", {("Horror", True), ("War", True)}),
+        ("They hate horror, war and musicals.", {("Horror", False), ("War", False), ("Musical", False)}),
+        ("They don't like horror, preferring war.", {("Horror", False), ("War", True)}),
+        ("Enjoys war rather than horror.", {("War", True), ("Horror", False)}),
+        ("They love war. They like war films. War is best.", {("War", True)}),
+    ],
+)
+def test_polarity_holds_as_far_as_it_is_meant(items, text, found):
+    tastes = tastes_of(items.with_columns(genres=pl.col("genres").replace("Western", "Comedy")), "genres")
+    told = claims.extract(text, tastes, claims.Titles([]))
+    assert {(claim.value, claim.liked) for claim in told} == found and len(told) == len(found)
+
+
+def test_titles_are_found_however_they_are_written(items):
+    names = ["Tomorrow Never Dies", "Terminator 2: Judgment Day", "101 Dalmatians", "L.A. Confidential", "Heat"]
+    names += ["The Usual Suspects", "The War Room", "Star Trek: First Contact"]
+    tastes = tastes_of(items, "genres")
+    for name in names[:4] + names[5:]:
+        for text in (f"They love {name} and other dramas.", f"They love {name.replace('The ', 'the ')}."):
+            (claim,) = claims.extract(text, tastes, claims.Titles(names))
+            assert (claim.kind, claim.value, claim.liked) == ("title", claims.title_key(name), True), text
+    assert claims.extract("They love Usual Suspects.", tastes, claims.Titles(names))[0].value == "the usual suspects"
+    assert claims.extract("They love Heat.", tastes, claims.Titles(names)) == []
+    assert claims.extract('They love "Heat".', tastes, claims.Titles(names))[0].value == "heat"
+    # A part of a title is no person.
+    (claim,) = claims.extract("They love Star Trek.", tastes, claims.Titles(names))
+    assert claim.kind == "theme"
+    assert claims.extract("\ue000 \uf8ff", tastes, claims.Titles(names)) == []
+
+
 def test_facts_are_looked_up_in_the_shown_history(items):
     catalogue = catalogue_of(items, "genres")
     westerns, others = [0, 6, 12, 18, 24], [1, 7, 13, 19, 25]
 
     def verdict(text, shown=westerns, ratings=(5, 4, 5, 4, 5)):
-        known = {key: at for at, key in enumerate(catalogue.keys)}
-        (claim,) = claims.extract(text, catalogue.tastes, known)
+        (claim,) = claims.extract(text, catalogue.tastes, claims.Titles(catalogue.keys))
         (one,) = faithfulness.check([claim], shown, ratings, [(others, [4.0] * 5)], catalogue, _never)
         return one.supported, one.strangers
 
@@ -143,7 +176,7 @@ def test_a_shuffled_profile_is_not_faithful(items, decoder, one_thread):
     from langptune.ranking.decoder import embed
 
     catalogue = catalogue_of(items, "genres")
-    known = {key: at for at, key in enumerate(catalogue.keys)}
+    known = claims.Titles(catalogue.keys)
     histories = [[at + 6 * step for step in range(5)] for at in range(6)]
     rated = [(shown, [4.0] * 5) for shown in histories]
     texts = [_honest(items, genre) + f" Stories told in the manner of the {genre} tradition." for genre in GENRES]
@@ -175,7 +208,7 @@ def test_an_embedder_verifies_themes_and_turns_denials_round(items, decoder, one
     verify = faithfulness.by_similarity(
         dict(zip(asked, embed(decoder, asked).vectors, strict=True)), embed(decoder, texts).vectors
     )
-    histories = [[at, at + 6, at + 12] for at in range(6)]  # the first: westerns
+    histories = [([at, at + 6, at + 12], [4.0, 5.0, 4.0]) for at in range(6)]  # the first: westerns
     held = verify(asked[0], True, histories)
     assert held[0] and held.sum() <= 2  # four of five strangers must be less alike
     assert (verify(asked[0], False, histories) == ~verify(asked[0], True, histories)).all()
@@ -192,9 +225,13 @@ def test_a_verifier_of_inference_is_read_by_its_own_labels(tmp_path):
     # The same weights, another order of labels: another column.
     assert not np.allclose(told["contradiction"], told["ENTAILMENT"])
     verify = faithfulness.by_inference(
-        lambda asked: np.array(["Western" in premise for premise, _ in asked], float), ["a Western", "b"]
+        lambda asked: np.array(["person liked a Western" in premise for premise, _ in asked], float),
+        ["a Western", "b", "c"],
+        ["A", "B", "C"],
+        max_tokens=64,
     )
-    assert verify("likes westerns", True, [[0, 1], [1]]).tolist() == [True, False]
+    histories = [([0, 1], [4, 4]), ([1], [4]), ([0, 1, 2], [1, 5, 5])]
+    assert verify("likes westerns", True, histories).tolist() == [True, False, False]
     with pytest.raises(UserError, match="none is 'entailment'"):
         load_verifier(write_verifier(tmp_path / "other", ("positive", "negative", "neutral")), entry, "cpu")
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -245,21 +282,25 @@ def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real
 def test_edits_add_what_is_missing_and_change_what_is_there(items):
     tastes = tastes_of(items, "genres")
     profile = "Loves westerns, horror, and old musicals"
-    told = steering.edits(profile, tastes, 2, seed=0, session=3)
-    assert told == steering.edits(profile, tastes, 2, seed=0, session=3)
+    titles = claims.Titles(["The Sound of Musicals"])
+    told = steering.edits(profile, tastes, titles, 2, seed=0, session=3)
+    assert told == steering.edits(profile, tastes, titles, 2, seed=0, session=3)
     kinds = [edit.edit for edit in told]
     assert kinds.count("add") == 2 and kinds.count("strengthen") == kinds.count("remove") == kinds.count("negate") == 2
     by_kind = {(edit.edit, tastes.names[edit.taste]): edit.text for edit in told}
     for (edit, name), text in by_kind.items():
         if edit == "add":
-            assert text == f"{profile}. They love {name}."
+            assert text == f"They love {name}. {profile}"
         if edit == "remove":
             assert not tastes.in_text(text).count(tastes.names.index(name)) and len(words(text)) < len(words(profile))
         if edit == "negate":
-            assert text.endswith(f"They dislike {name}.")
+            assert text.startswith(f"They dislike {name}. ")
     assert steering.removed("Loves westerns, horror and war.", "Horror") == "Loves westerns and war."
     assert steering.removed("Loves westerns and horror.", "Horror") == "Loves westerns."
-    assert [edit.edit for edit in steering.edits("", tastes, 9, 0, 0)] == ["add"] * 6
+    assert [edit.edit for edit in steering.edits("", tastes, titles, 9, 0, 0)] == ["add"] * 6
+    # What a title says is no taste.
+    told = steering.edits("Loves war and The Sound of Musicals.", tastes, titles, 9, 0, 0)
+    assert {edit.text for edit in told if edit.edit == "remove"} == {"Loves and The Sound of Musicals."}
 
 
 def test_effect_counts_rivals_and_places():
@@ -282,7 +323,7 @@ def test_editing_in_a_genre_raises_its_items(items, decoder, one_thread):
     changes = []
     for at, genre in enumerate(GENRES):
         profile = _honest(items, genre)
-        made = [edit for edit in steering.edits(profile, tastes, 9, 0, at) if edit.edit == "add"]
+        made = [edit for edit in steering.edits(profile, tastes, claims.Titles([]), 9, 0, at) if edit.edit == "add"]
         told = embed(decoder, [profile, *(edit.text for edit in made)]).vectors @ vectors.T
         changes += [
             steering.effect(told[0], row, tastes.has[:, e.taste], [])[0] for row, e in zip(told[1:], made, strict=True)
@@ -297,14 +338,17 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
     better = np.concatenate([base, base], axis=1) + 0.2 + 0.01 * rng.normal(size=(200, 2))
     gappy = base.copy()
     gappy[::2] = np.nan
-    told = summary.estimate({"a": base, "b": better, "c": gappy}, "a", 400, 0.95, 0)
+    told = summary.estimate({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"), 400, 0.95, 0)
     assert told["a"].differs == 0 and np.isnan(told["a"].difference)
     assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].differs == 1
     # Paired: the interval of the difference is far narrower than that of the means.
     assert told["b"].difference_high - told["b"].difference_low < 0.1 * (told["a"].high - told["a"].low)
     assert told["c"].mean == pytest.approx(np.nanmean(gappy)) and told["c"].values == 100
-    nothing = summary.estimate({"a": base, "d": np.full((200, 1), np.nan)}, "a", 400, 0.95, 0)["d"]
+    nothing = summary.estimate({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"}, 400, 0.95, 0)["d"]
     assert np.isnan(nothing.mean) and np.isnan(nothing.low) and nothing.differs == 0
+    # Each against the reference of its own models.
+    told = summary.estimate({"a": base, "b": better, "c": base}, {"b": "c"}, 400, 0.95, 0)
+    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(told["c"].difference)
 
 
 def test_sessions_are_drawn_the_same_whatever_the_order():

@@ -33,7 +33,7 @@ def judge(**changes) -> Judge:
 
 
 def pair(method: str, reference: str, session: int = 1) -> prompt.Pair:
-    return prompt.Pair(session, ("Alien (rated 4)", "Heat (rated 5)"), method, reference)
+    return prompt.Pair(session, (("Alien", "rated 4"), ("Heat", "rated 5")), method, reference)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,9 @@ INJECTIONS = [
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_no_text_leaves_its_block_or_gives_a_verdict(text):
     other = "Likes westerns."
-    for question in prompt.questions(prompt.Pair(1, (f"Title {text}", "Heat"), text, other), judge(), "j", 0, 4096):
+    for question in prompt.questions(
+        prompt.Pair(1, ((f"Title {text}", "rated 5"), ("Heat", "rated 1")), text, other), judge(), "j", 0, 4096
+    ):
         ((_, message),) = question.request.messages
         message.encode()  # no lone surrogate is left, which could not be sent
         lines = message.split("\n")
@@ -134,13 +136,19 @@ def test_the_same_text_twice_is_never_preferred():
 
 
 def test_long_questions_lose_their_oldest_items():
-    told = prompt.Pair(1, tuple(f"{at} {'x' * 80}" for at in range(10)), "one", "two")
+    told = prompt.Pair(1, tuple((f"{at} {'x' * 80}", "rated 1") for at in range(10)), "one", "two")
     questions = prompt.questions(told, judge(max_tokens=8), "j", 0, 200)
     assert all(question.dropped > 0 and question.request.tokens + 8 <= 200 for question in questions)
     assert "| - 9 x" in questions[0].request.messages[0][1] and "- 0 x" not in questions[0].request.messages[0][1]
     with pytest.raises(UserError, match=r"judges.yaml: j: session 1: a question of about \d+ tokens does not fit"):
         prompt.questions(told, judge(max_tokens=8), "j", 0, 60)
-    assert prompt.cut(pair("x" * 50, "y"), judge(max_profile=10)) == 1
+    assert prompt.cut(pair("x" * 50, "y"), judge(max_profile=10)) == (1, 0)
+
+
+def test_a_long_item_keeps_its_rating():
+    told = prompt.Pair(1, (("x" * 900, "rated 1"),), "one", "two")
+    assert "x... (rated 1)" in prompt.questions(told, judge(), "j", 0, 4096)[0].request.messages[0][1]
+    assert prompt.cut(told, judge()) == (0, 1)
 
 
 def verdicts(found: dict[int, tuple[str, str]], name: str = "j") -> pl.DataFrame:

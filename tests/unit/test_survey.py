@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -25,7 +26,7 @@ from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.provenance import Record
+from langptune.provenance import Record, write_json
 from langptune.survey import analysis, power
 from langptune.survey.assignment import assign
 from langptune.survey.responses import REASONS, read_responses
@@ -312,8 +313,11 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
             "n-old-version": changed(11, schema="langptune-survey-response/0"),
             "o-list": "[1, 2]",
             "p-deep": "[" * 100_000,
+            "q-for-ever": changed(2, seconds=10**400),
+            "r-no-text": changed(2, survey="\ud800"),
         },
     )
+    (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
     used, excluded = read_responses(folder, codebook, 5)
     assert [response.response for response in used] == [good[0]["response"]]
@@ -334,11 +338,15 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
         "n-old-version": "malformed",
         "o-list": "malformed",
         "p-deep": "unreadable",
+        "q-for-ever": "malformed",
+        "r-no-text": "malformed",
+        "s\\udce9": "malformed",
     }
     assert set(found.values()) == set(REASONS)
     told = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
     assert sum(told["excluded"].values()) == len(excluded) == told["files"] - 1
-    assert told["excluded"]["malformed"] == 5 and told["excluded"]["duplicate"] == 2
+    assert told["excluded"]["malformed"] == 8 and told["excluded"]["duplicate"] == 2
+    write_json(tmp_path / "told.json", told)
 
 
 def test_answers_count_for_the_method_not_for_the_side(tmp_path, codebook):

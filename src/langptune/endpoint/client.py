@@ -157,7 +157,8 @@ class Client:
         Args:
             source: the registry's endpoint: address, model, key's name, limits, prices, ``parallel``.
             cache: folder of answers.
-            max_usd: no more is spent by this client, in US dollars; None: no limit.
+            max_usd: no more is spent on what this client is asked, in US dollars, answers that an earlier attempt paid
+                for and that are in the cache included; None: no limit.
             identity: what stands for the server in the cache, where its address does not (a port of the moment).
             url: where the server listens now, where that is not ``source.endpoint``.
         """
@@ -165,6 +166,8 @@ class Client:
         self.identity = identity or str(source.endpoint).rstrip("/")
         self.url = (url or str(source.endpoint)).rstrip("/")
         self.spent = Spent()
+        self._before = 0.0
+        self._charged: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
@@ -202,6 +205,10 @@ class Client:
         found = {key: answer for key, request in unique.items() if (answer := self.known(request)) is not None}
         missing = {key: request for key, request in unique.items() if key not in found}
         self.spent.cached += len(found)
+        # A job that is tried again has its limit once, not once an attempt.
+        fresh = [found[key] for key in found.keys() - self._charged]
+        self._before += sum(self._price(answer.prompt_tokens, answer.tokens) for answer in fresh)
+        self._charged |= unique.keys()
         if missing:
             self._check_cap(list(missing.values()))
             found |= self._all(missing, progress)
@@ -209,11 +216,12 @@ class Client:
 
     def _check_cap(self, missing: list[Request]) -> None:
         told = self.estimate(missing)
-        if self.max_usd is not None and self.spent.usd + told.usd > self.max_usd:
+        if self.max_usd is not None and self._before + self.spent.usd + told.usd > self.max_usd:
+            left = max(self.max_usd - self._before - self.spent.usd, 0)
+            kept = f" after {self._before:.4f} for those in the cache" if self._before else ""
             raise UserError(
                 f"{self.source.model} at {self.url}: {told.requests} answers would cost up to {told.usd:.4f} USD, "
-                f"max_usd allows {max(self.max_usd - self.spent.usd, 0):.4f}; nothing was sent: raise max_usd, "
-                "or ask for fewer"
+                f"max_usd allows {left:.4f}{kept}; nothing was sent: raise max_usd, or ask for fewer"
             )
 
     def _all(self, missing: dict[str, Request], progress: Callable[[int, int], None] | None) -> dict[str, Answer]:
@@ -259,7 +267,7 @@ class Client:
     def _one(self, client: OpenAI, request: Request) -> Answer:
         self._pace(request.tokens + request.max_tokens)
         with self._lock:
-            spent = self.spent.usd
+            spent = self._before + self.spent.usd
         if self.max_usd is not None and spent > self.max_usd:
             raise UserError(
                 f"{self.source.model} at {self.url}: {spent:.4f} USD spent, more than max_usd {self.max_usd:.4f}; the "

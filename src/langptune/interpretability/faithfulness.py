@@ -19,11 +19,15 @@ ENOUGH = 0.2
 """Share of the shown items that must have a genre or era for a history to support a liking of it."""
 BELOW = 1.0
 """Rating points below the user's own mean from which on a rating speaks against a liking."""
+CHARACTERS = 3
+"""Of a premise, for each token that a model of inference reads: few enough that it reads all of it."""
 STRANGER_LEVEL = 0.8
 """An embedder supports a claim where the history is more like it than this share of strangers' histories."""
 
-Verifier = Callable[[str, bool, Sequence[Sequence[int]]], np.ndarray]
-"""A statement, whether it speaks of a liking, and histories (shown items) -> bool ``[H]``: which ones support it."""
+History = tuple[Sequence[int], Sequence[float]]
+"""Items that were shown, and the user's ratings of them."""
+Verifier = Callable[[str, bool, Sequence[History]], np.ndarray]
+"""A statement, whether it speaks of a liking, and histories -> bool ``[H]``: which ones support it."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Checked:
-    """A claim with its verdicts: on the own history, and the share of strangers' histories that support it as well."""
+    """A claim with its verdicts: on the own history, and the share of strangers' histories that support it as well.
+
+    strangers: None where there are none.
+    """
 
     claim: Claim
     supported: bool
-    strangers: float
+    strangers: float | None
 
 
 def statement(claim: Claim, catalogue: Catalogue) -> str | None:
@@ -64,7 +71,7 @@ def check(
     claims: Sequence[Claim],
     shown: Sequence[int],
     ratings: Sequence[float],
-    strangers: Sequence[tuple[Sequence[int], Sequence[float]]],
+    strangers: Sequence[History],
     catalogue: Catalogue,
     verify: Verifier,
 ) -> list[Checked]:
@@ -73,7 +80,7 @@ def check(
     Args:
         shown: the items of the history that the encoder saw.
         ratings: the user's, of these items.
-        strangers: shown items and ratings of other users.
+        strangers: of other users.
         verify: for what the catalogue does not decide.
     """
     histories = [(shown, ratings), *strangers]
@@ -83,8 +90,8 @@ def check(
         if claim.kind in ("genre", "era", "title"):
             held |= [_looked_up(claim, items, rated, catalogue) for items, rated in histories]
         if (asked := statement(claim, catalogue)) is not None and (claim.liked or claim.kind != "title"):
-            held |= verify(asked, claim.liked, [items for items, _ in histories])
-        out.append(Checked(claim, bool(held[0]), float(held[1:].mean()) if strangers else 0.0))
+            held |= verify(asked, claim.liked, histories)
+        out.append(Checked(claim, bool(held[0]), float(held[1:].mean()) if strangers else None))
     return out
 
 
@@ -100,12 +107,20 @@ def _looked_up(claim: Claim, shown: Sequence[int], ratings: Sequence[float], cat
         has = catalogue.tastes.has[items, catalogue.tastes.names.index(claim.value)]
     rated = np.asarray(ratings, dtype=float)
     if claim.liked:
-        return bool(has.mean() >= least) and bool(rated[has].mean() >= rated.mean() - BELOW)
+        return bool(has.mean() >= least) and bool(rated[has].mean() > rated.mean() - BELOW)
     return bool(has.mean() < least) or bool(rated[has].mean() < rated.mean())
+
+
+def welcome(ratings: Sequence[float]) -> np.ndarray:
+    """bool ``[n]``: the items of a history whose rating does not speak against a liking."""
+    rated = np.asarray(ratings, dtype=float)
+    return rated > rated.mean() - BELOW
 
 
 def by_similarity(vectors: dict[str, np.ndarray], item_vectors: np.ndarray, level: float = STRANGER_LEVEL) -> Verifier:
     """A verifier from an embedder: a history supports a liking if few strangers' histories have an item so near to it.
+
+    Items whose rating speaks against them do not count.
 
     Args:
         vectors: statement -> float ``[D]``, unit length.
@@ -115,9 +130,9 @@ def by_similarity(vectors: dict[str, np.ndarray], item_vectors: np.ndarray, leve
     An embedder does not read denials: "no gore" is near to gore. So a denial is supported where a liking is not.
     """
 
-    def verify(text: str, liked: bool, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    def verify(text: str, liked: bool, histories: Sequence[History]) -> np.ndarray:
         likeness = item_vectors @ vectors[text]
-        nearest = np.array([likeness[np.asarray(items)].max() for items in histories])
+        nearest = np.array([likeness[np.asarray(items)][welcome(ratings)].max() for items, ratings in histories])
         # Each history is a stranger to the others, the own one included.
         below = (nearest[:, None] > nearest[None, :]).sum(axis=1) / max(1, len(nearest) - 1)
         return (below >= level) == liked
@@ -125,18 +140,38 @@ def by_similarity(vectors: dict[str, np.ndarray], item_vectors: np.ndarray, leve
     return verify
 
 
-def by_inference(score: Callable[[list[tuple[str, str]]], np.ndarray], texts: Sequence[str]) -> Verifier:
+def by_inference(
+    score: Callable[[list[tuple[str, str]]], np.ndarray], texts: Sequence[str], titles: Sequence[str], max_tokens: int
+) -> Verifier:
     """A verifier from a model of natural-language inference.
 
     Args:
         score: pairs (premise, hypothesis) -> probability of entailment ``[P]``.
-        texts: of all items; the premise lists those of a history.
+        texts: of all items; the premises list those of a history, as liked or disliked by their ratings.
+        titles: of all items. An item's text, put as a statement, is a title that was suggested.
+        max_tokens: of premise and hypothesis. A history that is longer makes several premises, each of whole items
+            unless one alone is too long; it supports what one of them entails.
 
     It reads denials itself.
     """
+    suggested = dict(zip(texts, titles, strict=True))
 
-    def verify(text: str, liked: bool, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        premises = ["This person has liked: " + "; ".join(texts[item] for item in items) for items in histories]
-        return score([(premise, text) for premise in premises]) > 0.5
+    def verify(text: str, liked: bool, histories: Sequence[History]) -> np.ndarray:
+        asked = f"This person would like {suggested[text]}." if text in suggested else text
+        room = max(CHARACTERS * max_tokens - len(asked), CHARACTERS * max_tokens // 2)
+        premises = [_premises(items, ratings, texts, room) for items, ratings in histories]
+        told = iter(score([(premise, asked) for own in premises for premise in own]))
+        return np.array([max(next(told) for _ in own) > 0.5 for own in premises])
 
     return verify
+
+
+def _premises(items: Sequence[int], ratings: Sequence[float], texts: Sequence[str], room: int) -> list[str]:
+    """A history in sentences, in as few texts of at most ``room`` characters as hold it."""
+    out = [""]
+    for item, kind in zip(items, welcome(ratings), strict=True):
+        told = f"This person {'liked' if kind else 'disliked'} {texts[item]}"[: room - 2] + ". "
+        if out[-1] and len(out[-1]) + len(told) > room:
+            out.append("")
+        out[-1] += told
+    return [premise.strip() for premise in out]

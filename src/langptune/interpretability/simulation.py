@@ -24,7 +24,12 @@ def outcome(scores: np.ndarray) -> tuple[float, int]:
     """Of scores ``[n]``, the target's first: whether it was told (1, 0, or a share in a tie), and its place from 1.
 
     Of k equal best scores the target is told once in k; its place among equals is the middle one, rounded up.
+
+    Raises:
+        ValueError: a score is NaN.
     """
+    if np.isnan(scores).any():
+        raise ValueError("a reader's score is NaN")
     own = scores[0]
     higher = int((scores[1:] > own).sum())
     ties = int((scores[1:] == own).sum())

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from langptune.interpretability.claims import Titles, unmasked
 from langptune.interpretability.tastes import Tastes, pattern
 
 Edit = Literal["add", "strengthen", "remove", "negate"]
@@ -30,34 +31,35 @@ class Edited:
     text: str
 
 
-def edits(profile: str, tastes: Tastes, count: int, seed: int, session: int) -> list[Edited]:
+def edits(profile: str, tastes: Tastes, titles: Titles, count: int, seed: int, session: int) -> list[Edited]:
     """Edits of one profile.
 
-    A taste that the profile does not name is added; one that it names is strengthened, removed and negated.
+    A taste that the profile does not name is added; one that it names is strengthened, removed and negated. Sentences
+    go to the front, where no decoder's limit cuts them off.
 
     Args:
+        titles: those of the catalogue; what they say is no taste, and stays ("The Sound of Music").
         count: tastes of either kind, drawn by seed and session.
     """
     rng = np.random.default_rng([seed, session])
-    named = tastes.in_text(profile)
+    masked, written = titles.mask(profile)
+    named = tastes.in_text(masked)
     unnamed = [at for at in range(len(tastes.names)) if at not in named]
     out = []
     for at in sorted(rng.permutation(unnamed)[:count].tolist()):
-        out.append(Edited("add", at, appended(profile, f"They love {tastes.names[at]}.")))
+        out.append(Edited("add", at, with_sentence(f"They love {tastes.names[at]}.", profile)))
     for at in sorted(rng.permutation(named)[:count].tolist()):
-        name, without = tastes.names[at], removed(profile, tastes.names[at])
-        out.append(Edited("strengthen", at, appended(profile, f"Above all, they love {name}.")))
+        name = tastes.names[at]
+        without = unmasked(removed(masked, name), written)
+        out.append(Edited("strengthen", at, with_sentence(f"Above all, they love {name}.", profile)))
         out.append(Edited("remove", at, without))
-        out.append(Edited("negate", at, appended(without, f"They dislike {name}.")))
+        out.append(Edited("negate", at, with_sentence(f"They dislike {name}.", without)))
     return out
 
 
-def appended(profile: str, sentence: str) -> str:
-    """A profile and one more sentence."""
-    told = profile.strip()
-    if told and told[-1] not in ".!?":
-        told += "."
-    return f"{told} {sentence}".strip()
+def with_sentence(sentence: str, profile: str) -> str:
+    """A profile after one more sentence."""
+    return f"{sentence} {profile.strip()}".strip()
 
 
 def removed(profile: str, name: str) -> str:

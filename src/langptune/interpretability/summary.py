@@ -118,7 +118,7 @@ def per_session(
 
 
 def estimate(
-    values: Mapping[str, np.ndarray], reference: str, resamples: int, confidence: float, seed: int
+    values: Mapping[str, np.ndarray], references: Mapping[str, str], resamples: int, confidence: float, seed: int
 ) -> dict[str, Estimate]:
     """Means with intervals of one measure.
 
@@ -127,7 +127,7 @@ def estimate(
 
     Args:
         values: method -> float ``[S, R]``, the same sessions for all, NaN where undefined.
-        reference: the method that the differences are from.
+        references: method -> the method that its difference is from.
     """
     tables = {
         name: np.stack([np.nan_to_num(table), (~np.isnan(table)).astype(float)], axis=-1)
@@ -139,7 +139,8 @@ def estimate(
     for name, table in tables.items():
         low, high = _interval(draws[name], confidence)
         other = [float("nan")] * 3
-        if reference in draws and name != reference:
+        reference = references.get(name, name)
+        if name != reference:
             other = [means[name] - means[reference], *_interval(draws[name] - draws[reference], confidence)]
         out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()))
     return out

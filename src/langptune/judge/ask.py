@@ -49,7 +49,7 @@ def pairs(
     out = []
     for row in sessions.select("session", "history", "ratings").to_dicts():
         shown = list(zip(row["history"], row["ratings"], strict=True))[-history_items:]
-        history = tuple(f"{texts[item]} (rated {rating:g})" for item, rating in shown)
+        history = tuple((texts[item], f"rated {rating:g}") for item, rating in shown)
         out.append(Pair(row["session"], history, sides[0][row["session"]], sides[1][row["session"]]))
     return out
 

@@ -27,6 +27,8 @@ from langptune.prompts import without_special
 
 _LETTERS = 8
 """Of the mark in the lines around a block. Letters: tokenizers take digits one by one."""
+ITEM = 300
+"""Characters of an item that are shown."""
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
 
@@ -34,11 +36,11 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 class Pair:
     """Two profiles of one session: of the method that is judged, and of the reference.
 
-    history: the items as text, oldest first.
+    history: the items as text, oldest first, each with the user's rating in words.
     """
 
     session: int
-    history: tuple[str, ...]
+    history: tuple[tuple[str, str], ...]
     method: str
     reference: str
 
@@ -102,7 +104,7 @@ def questions(pair: Pair, judge: Judge, name: str, seed: int, context: int) -> l
         UserError: a template that fails, or a question that does not fit even with one item.
     """
     where = f"judges.yaml: {name}"
-    history = [as_data(item, 300).replace("\n", " ") for item in pair.history]
+    history = [f"{as_data(item, ITEM).replace(chr(10), ' ')} ({rated})" for item, rated in pair.history]
     labels = judge.answers.labels
     texts = [as_data(text, judge.max_profile, labels) for text in (pair.method, pair.reference)]
     mark = nonce(seed, pair.session, [*history, *texts])
@@ -137,6 +139,7 @@ def questions(pair: Pair, judge: Judge, name: str, seed: int, context: int) -> l
     )
 
 
-def cut(pair: Pair, judge: Judge) -> int:
-    """How many of a pair's profiles are longer than the judge is shown."""
-    return sum(len(text) > judge.max_profile for text in (pair.method, pair.reference))
+def cut(pair: Pair, judge: Judge) -> tuple[int, int]:
+    """How many of a pair's profiles, and of its items, are longer than the judge is shown."""
+    profiles = sum(len(text) > judge.max_profile for text in (pair.method, pair.reference))
+    return profiles, sum(len(item) > ITEM for item, _ in pair.history)

@@ -69,10 +69,15 @@ def read_responses(
             contents.add(content)
             _holds(response, codebook, seconds_per_question)
         except _Left as left:
-            excluded.append(Excluded(path.name, left.reason, left.detail))
+            excluded.append(Excluded(_printable(path.name), left.reason, _printable(left.detail)))
         else:
             used.append(response)
     return used, excluded
+
+
+def _printable(text: str) -> str:
+    """A text that can be written as UTF-8: names of files, and what they hold, may not be."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Left(Exception):

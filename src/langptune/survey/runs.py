@@ -23,7 +23,8 @@ def surveyed(workflow: Workflow) -> list[Run]:
         for name in methods
         for models in workflow.models_of(name)
     ]
-    return [run for run in runs if layout.run_profiles(run) != layout.run_profiles(layout.reference_of(run))]
+    trained = [run for run in runs if layout.run_phase(run).encoder.chain]
+    return [run for run in trained if layout.run_profiles(run) != layout.run_profiles(layout.reference_of(run))]
 
 
 def surveys(workflow: Workflow) -> list[str]:

@@ -24,6 +24,7 @@ CLAIMS = ("yes", "no", "unsure")
 
 Role = Literal["reference", "trained", "instruction", "filler"]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+Survey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Pair(Strict):
@@ -65,7 +66,7 @@ class Codebook(Strict):
     """All that the analysis needs and respondents must not see."""
 
     schema_: Literal["langptune-survey-codebook/1"] = Field(CODEBOOK_SCHEMA, alias="schema")
-    survey: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="hash of all that is asked")
+    survey: Survey = Field(description="hash of all that is asked")
     title: str
     language: Literal["en"]
     seed: int
@@ -110,11 +111,11 @@ class Response(Strict):
     """One respondent's file."""
 
     schema_: Literal["langptune-survey-response/1"] = Field(RESPONSE_SCHEMA, alias="schema")
-    survey: str
+    survey: Survey
     response: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="random; stands for no person")
     consent: Literal[True]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="decides order and sides (assignment.py)")
-    seconds: Annotated[int, Field(ge=0)] = Field(description="spent on the questions, all together")
+    seconds: Annotated[int, Field(ge=0, lt=10**7)] = Field(description="spent on the questions, all together")
     answers: list[Answer] = Field(description="in the order in which they were asked")
     comment: str = Field("", max_length=5000)
 
