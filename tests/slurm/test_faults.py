@@ -181,15 +181,13 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     site = cluster.site(memory_factor=0.2, warn_seconds=0)
     tight = start_driver(cluster, small.repo, small.log, *args, site=site)
 
-    def attempts() -> list[dict[str, str]]:
-        queue = cluster.queue("--states=all")
-        return [job for job in queue if job["workdir"] == str(long.repo) and "train_decoder" in job["comment"]]
-
-    def second() -> dict[str, str] | None:
+    def attempt(other: str = "") -> dict[str, str] | None:
         assert short.poll() is None, long.said()[-6000:]
-        return next((job for job in attempts()[1:] if job["state"] == "RUNNING"), None)
+        running = [job for job in cluster.queue("--states=RUNNING") if job["workdir"] == str(long.repo)]
+        return next((job for job in running if "train_decoder" in job["comment"] and job["id"] != other), None)
 
-    again = cluster.wait_for(second, seconds=300)
+    first = cluster.wait_for(attempt, seconds=300)
+    again = cluster.wait_for(lambda: attempt(first["id"]), seconds=300)
     limit = cluster.run("squeue", "--noheader", "--format=%l", f"--jobs={again['id']}").strip()
     # Two minutes may do or not: SLURM looks at limits twice a minute, and what ends in between has failed.
     cluster.run("scontrol", "update", f"JobId={again['id']}", "TimeLimit=30")
