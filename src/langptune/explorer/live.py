@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,7 +181,9 @@ class Live:
 
     def _identity(self, choice: Choice, own: Sequence[tuple[int, float]]) -> tuple:
         run, layout = choice.run, self.finished.layout
-        return (run.dataset, layout.run_profiles(run), run.seed, tuple(own))
+        profiles = layout.run_profiles(run)
+        # A training made anew makes its profiles anew.
+        return (run.dataset, profiles, _changed(self.finished.path(profiles)), run.seed, tuple(own))
 
     def write(
         self,
@@ -253,7 +256,7 @@ class Live:
 
         tell("loading", 0, entry.max_tokens)
         with self._lock:
-            model, tokenizer = self.kept.get(("encoder", folder, adapter), load)
+            model, tokenizer = self.kept.get(("encoder", folder, adapter, adapter and _changed(adapter)), load)
         # As scripts/write_profiles.py has it.
         prompt = workflow.prompt_of(run.dataset, run.method)
         limit = encoder.prompt_limit(entry.max_tokens)
@@ -294,6 +297,11 @@ class Live:
         ended = "ended by itself" if profile.finished else "cut at the limit"
         left_out = f"; {encoded.dropped_items} oldest titles did not fit" if encoded.dropped_items else ""
         return profile.text, f"{self.finished.writer(choice)}; {profile.tokens} tokens, {ended}{left_out}"
+
+
+def _changed(path: Path) -> int:
+    """When a file was made; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _bytes(model: Any) -> int:
