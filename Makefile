@@ -116,10 +116,10 @@ plan: env
 doctor: env
 	@$(BIN)/python scripts/doctor.py --config $(CONFIG)
 
-# Unit tests share nothing but the models, so two processes take them; the others start whole workflows and clusters.
+# Unit tests share nothing but the models, so two processes take them; the others start whole workflows, and clusters last.
 test: env-dev check
-	@rc=0; $(BIN)/python -m pytest --ignore tests/unit || rc=1
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit || rc=1
+	@rc=0; $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit || rc=1
+	$(BIN)/python -m pytest tests/browser tests/invariant tests/workflow tests/slurm || rc=1
 	exit $$rc
 
 test-slurm: env-dev

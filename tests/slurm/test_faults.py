@@ -24,13 +24,13 @@ from langptune.training.checkpoints import SEAL
 from tests.conftest import copy_of_repo, snakemake
 from tests.slurm.conftest import RECIPE, TRAINING, Cluster, driver, start_driver
 
-pytestmark = [pytest.mark.slurm, pytest.mark.models]
+pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 
 SEEDS = [0, 1, 2]
 LONG = 100
 """Seconds of a training, as fast as two at once go here: four at once do not end within a minute."""
 CONFIG = TRAINING | {"results": "results/faults", "generation": {"threads": 1}}
-BATCHES = {"batches": 30, "validate_every": 15}
+BATCHES = {"batches": 24, "validate_every": 24}
 DATA = "results/faults/ml-100k-small"
 
 

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import copy_of_repo, snakemake
 from tests.slurm.conftest import RECIPE, TRAINING, start_driver
 
-pytestmark = [pytest.mark.slurm, pytest.mark.models]
+pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 
 # In bfloat16 the rounding of another split of the batch adds up, over tens of batches, to a tenth of a loss.
 RECIPE_HERE = RECIPE | {"precision": "float32", "batches": 16, "validate_every": 8}

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import copy_of_repo, copy_of_run, jobs_of, snakemake
 from tests.slurm.conftest import start_driver
 
-pytestmark = [pytest.mark.slurm, pytest.mark.models]
+pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 ON_GPU = {
     *("embed_items", "embed_phase_items", "train_decoder", "train_encoder", "write_profiles"),
     *("rank_profiles", "rank_shuffled_profiles", "rank_history_text", "try_recbole", "train_recbole"),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT, copy_of_repo
 
-pytestmark = [pytest.mark.workflow, pytest.mark.models]
+pytestmark = [pytest.mark.workflow, pytest.mark.models, pytest.mark.slow]
 
 
 def test_a_dataset_of_ones_own(tmp_path, real_models):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT, copy_of_run, jobs_of, snakemake
 
-pytestmark = [pytest.mark.workflow, pytest.mark.models]
+pytestmark = [pytest.mark.workflow, pytest.mark.models, pytest.mark.slow]
 
 # One seed, three methods and one judge: a few minutes less than all of config/smoke.yaml.
 TOLD = (

@@ -91,6 +91,7 @@ def test_the_whole_grid_resolves_without_models_or_data():
     assert jobs["prepare_data"] == "2" and jobs["prefetch_model"] == "3" and jobs["prefetch_data"] == "2"
 
 
+@pytest.mark.slow
 def test_the_grid_runs_with_stand_ins(grid, monkeypatch):
     folder, environment = grid
     for key, value in environment.items():

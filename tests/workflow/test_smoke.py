@@ -244,6 +244,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
         (repo / "config/datasets.yaml").write_text(before[1])
 
 
+@pytest.mark.slow
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
@@ -261,6 +262,7 @@ def test_a_seed_more_keeps_the_others(repo):
     assert found["train_recbole"] == 1 and found["train_encoder"] == 1 and "try_recbole" not in found
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
     before = finals(repo)
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
