@@ -339,8 +339,11 @@ def test_read_edit_share(address, page, explorer, finished):
     row = data.session(session)
     expect(page.locator("#target")).to_contain_text(named(data, row["target"]))
 
-    text = "Likes science fiction of the 1980s, with robots and war."
-    ranked = explorer.live.rank(choice, text, row["seen"], row["target"])
+    # One that moves the target.
+    texts = ["Likes science fiction of the 1980s, with robots and war.", "Loves musicals.", "Loves film noir."]
+    told = {text: explorer.live.rank(choice, text, row["seen"], row["target"]) for text in texts}
+    text = next(text for text in texts if told[text].rank != stored["rank"])
+    ranked = told[text]
     page.locator("#text").fill(text)
     expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
     wanted = [named(data, item) for item in ranked.order[:20].tolist()]
