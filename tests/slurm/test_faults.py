@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,7 @@ import yaml
 
 from langptune.provenance import file_hash
 from langptune.training.checkpoints import SEAL
-from tests.conftest import copy_of_repo, snakemake
+from tests.conftest import copy_of_repo, copy_of_run, snakemake
 from tests.slurm.conftest import RECIPE, TRAINING, Cluster, driver, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
@@ -37,8 +38,16 @@ DATA = "results/faults/ml-100k-small"
 class Trial:
     """A copy of the repository with the config above in it, and what its trainings left."""
 
-    def __init__(self, folder: Path, models: Path, seeds: list[int], retries: int = 2, **recipe: int):
-        self.repo = copy_of_repo(folder / "repo", models)
+    def __init__(
+        self, folder: Path, models: Path, seeds: list[int], retries: int = 2, like: Trial | None = None, **recipe: int
+    ):
+        """``like``: a finished trial whose prepared data are taken over."""
+        if like is None:
+            self.repo = copy_of_repo(folder / "repo", models)
+        else:
+            self.repo = copy_of_run(like.repo, folder / "repo")
+            shutil.rmtree(self.repo / DATA / "phases")
+            shutil.rmtree(self.repo / "results/faults/logs/train_decoder")
         config = CONFIG | {"seeds": seeds, "training": {"threads": 1, "retries": retries}}
         config["recipe_overrides"] = {"cl": RECIPE | BATCHES | recipe}
         (self.repo / "faults.yaml").write_text(yaml.safe_dump(config))
@@ -126,7 +135,7 @@ def exclusive(cluster: Cluster, **changes) -> Path:
 
 def test_cancelled_lost_with_its_node_and_preempted(cluster, trained_here, real_models, tmp_path):
     """scancel, a lost node, preemption with requeue, and restarts of controller and accounting, all in one run."""
-    trial = Trial(tmp_path, real_models, SEEDS)
+    trial = Trial(tmp_path, real_models, SEEDS, like=trained_here)
     site = exclusive(cluster, partition={"cpu": "cpu", "gpu": "low"})
     running = start_driver(
         cluster, trial.repo, trial.log, "--configfile", "faults.yaml", "--jobs", "4", "--", "langptune", site=site
@@ -174,8 +183,8 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     """The first attempts are too short, or too small: later ones get more, and go on where the others were stopped."""
     args = ("--configfile", "faults.yaml", "--", "langptune")
     batches = round(LONG / trained_here.seconds(0))
-    long = Trial(tmp_path / "time", real_models, [0], batches=batches, validate_every=batches)
-    small = Trial(tmp_path / "memory", real_models, [0], retries=4)
+    long = Trial(tmp_path / "time", real_models, [0], like=trained_here, batches=batches, validate_every=batches)
+    small = Trial(tmp_path / "memory", real_models, [0], retries=4, like=trained_here)
     site = cluster.site(time_factor=0.012, warn_seconds=0)
     short = start_driver(cluster, long.repo, long.log, *args, site=site)
     site = cluster.site(memory_factor=0.2, warn_seconds=0)
@@ -213,7 +222,7 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
 
 def driver_killed(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: Path) -> None:
     """The next driver waits for what the dead one left, keeps it, and starts nothing twice."""
-    trial = Trial(tmp_path, real_models, SEEDS)
+    trial = Trial(tmp_path, real_models, SEEDS, like=trained_here)
     args = ("--configfile", "faults.yaml", "--jobs", "2", "--", "langptune")
     first = start_driver(cluster, trial.repo, tmp_path / "first.log", *args)
     cluster.wait_for(lambda: "has been submitted" in (tmp_path / "first.log").read_text(), seconds=120)
@@ -267,28 +276,15 @@ def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path
         subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
-@pytest.fixture(scope="module")
-def side_by_side(cluster, trained_here, real_models, tmp_path_factory) -> dict[str, Future]:
+def test_limits_a_killed_driver_and_a_full_disk(cluster, trained_here, real_models, tmp_path):
     """Most of the time these wait for the queue, so they do it together."""
     with ThreadPoolExecutor() as pool:
-        return {
-            fault.__name__: pool.submit(
-                fault, cluster, trained_here, real_models, tmp_path_factory.mktemp(fault.__name__)
-            )
+        faults = [
+            pool.submit(fault, cluster, trained_here, real_models, tmp_path / fault.__name__)
             for fault in (limits, driver_killed, full_disk)
-        }
-
-
-def test_out_of_time_and_out_of_memory(side_by_side):
-    side_by_side["limits"].result()
-
-
-def test_driver_killed_and_started_again(side_by_side):
-    side_by_side["driver_killed"].result()
-
-
-def test_full_disk_then_dying_three_times(side_by_side):
-    side_by_side["full_disk"].result()
+        ]
+    if failed := [error for fault in faults if (error := fault.exception())]:
+        raise BaseExceptionGroup("faults", failed)
 
 
 def test_submitting_waits_for_the_controller(cluster, tmp_path):
