@@ -119,7 +119,7 @@ doctor: env
 # Unit tests share nothing but the models, so two processes take them; the others start whole workflows, and clusters last.
 test: env-dev check
 	@rc=0; $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit || rc=1
-	$(BIN)/python -m pytest tests/browser tests/invariant tests/workflow tests/slurm/test_tables.py tests/slurm || rc=1
+	$(BIN)/python -m pytest tests/browser tests/invariant tests/workflow tests/slurm || rc=1
 	exit $$rc
 
 test-slurm: env-dev
