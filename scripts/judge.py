@@ -96,6 +96,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         profiles_cut=sum(profiles for profiles, _ in cut),
         items_cut=sum(items for _, items in cut),
         prompts_that_lost_items=sum(question.dropped > 0 for question in asked if not question.swapped),
+        without_answer=sum(bool(answer.fault) for answer in told),
+        reasoning_removed=sum(answer.thought for answer in told),
         asked=client.spent.requests,
         cached=client.spent.cached,
         prompt_tokens=client.spent.prompt_tokens,

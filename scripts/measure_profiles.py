@@ -123,7 +123,7 @@ def _prompts(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame) -> list[Any]:
 
     limit = spec.encoder.prompt_limit(spec.max_tokens)
     if spec.encoder_in is None:
-        from langptune.endpoint.client import rough_tokens
+        from langptune.endpoint.answers import rough_tokens
 
         writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
     else:

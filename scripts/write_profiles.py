@@ -17,6 +17,9 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
 
+EMPTY_SHARE = 0.05
+"""Share of a job's profiles that an endpoint may leave empty. With more, a row of results measures the empty text."""
+
 
 class Spec(stage.StageSpec):
     """Prompts from histories, profiles from prompts.
@@ -149,7 +152,8 @@ def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
-    from langptune.endpoint.client import Client, Request, paced, rough_tokens
+    from langptune.endpoint.answers import Request, rough_tokens
+    from langptune.endpoint.client import Client, paced
     from langptune.prompts import MessageWriter, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:
@@ -181,6 +185,15 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / seconds:.2f} profiles/s")
 
     answers = client.ask(requests, paced(progress))
+    empty = [answer for answer in answers if answer.fault]
+    if len(empty) > EMPTY_SHARE * len(answers):
+        raise UserError(client.without_text(empty, len(answers)))
+    if empty:
+        kinds = sorted({answer.fault for answer in empty})
+        log(
+            f"{len(empty)} of {len(answers)} profiles are empty ({', '.join(kinds)}; first: {empty[0].why}); they are "
+            "in the file, unfinished and without a text; they are asked for again when the file is made again"
+        )
     profiles = pl.DataFrame(
         {
             "session": [session for session, _, _ in rows],
@@ -203,7 +216,9 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         fields_cut=sum(prompt.cut_fields for _, prompt in mine),
         fields_with_special_tokens=writer.changed,
         tokens_by_characters=sum(not answer.counted for answer in answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        empty=len(empty),
+        reasoning_removed=sum(answer.thought for answer in answers),
+        not_sent=spec.encoder.source.omit,
         answered_by=sorted({answer.model for answer in answers}),
         asked=client.spent.requests,
         usd=round(client.spent.usd, 6),

@@ -1,12 +1,15 @@
-"""A door before a chat server: a real server that asks for a key, turns requests away, and counts them."""
+"""A door before a chat server: a real server that asks for a key, counts, turns requests away, or gives set answers."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,10 +22,16 @@ KEY = "sk-of-this-test-0123456789"
 
 
 class Door:
-    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were, or were not."""
+    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were, or were not.
+
+    says: answers in place of those of the server behind: a function of the request's body gives each (status, bytes).
+    asked: the bodies of the requests that passed.
+    """
 
     def __init__(self, behind: str):
         self.behind, self.busy, self.passed, self.refused = behind, 0, 0, 0
+        self.says: Callable[[dict[str, Any]], tuple[int, bytes]] | None = None
+        self.asked: list[dict[str, Any]] = []
         self.url = ""
 
     async def answer(self, request: Request) -> Response:
@@ -37,7 +46,12 @@ class Door:
             self.refused += 1
             return JSONResponse({"error": {"message": "slow down"}}, 429, {"Retry-After": "1"})
         self.passed += 1
-        status, content = await run_in_threadpool(self._behind, await request.body())
+        body = await request.body()
+        self.asked.append(json.loads(body))
+        if self.says is not None:
+            status, content = self.says(self.asked[-1])
+        else:
+            status, content = await run_in_threadpool(self._behind, body)
         return Response(content, status, media_type="application/json")
 
     def _behind(self, body: bytes) -> tuple[int, bytes]:
@@ -52,7 +66,7 @@ class Door:
 
 
 @contextmanager
-def door(behind: str):
+def door(behind: str = ""):
     """An open door; closed, with its port, when the block ends."""
     keeper = Door(behind)
     app = Starlette(routes=[Route("/v1/chat/completions", keeper.answer, methods=["POST"])])

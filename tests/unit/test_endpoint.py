@@ -17,7 +17,8 @@ from langptune.config.models import EncoderEntry, ModelSource
 from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.endpoint import client as client_module
-from langptune.endpoint.client import Client, Request, rough_tokens
+from langptune.endpoint.answers import Request, rough_tokens
+from langptune.endpoint.client import Client
 from langptune.errors import UserError
 from tests.conftest import ROOT
 from tests.door import KEY, door

@@ -70,7 +70,8 @@ class Judge(Strict):
     answer: Literal["word", "line", "json"] = Field(
         "line",
         description="how the verdict is told: word, the answer is the verdict and nothing else; line, its last line is "
-        '`VERDICT: A`; json, it is {"verdict": "A"}, with or without a "reason". All else is unparsed, never guessed',
+        '`VERDICT: A`; json, it ends with {"verdict": "A"}, with or without other keys. Markdown and brackets around '
+        "it are allowed. All else, and two different verdicts, is unparsed, never guessed",
     )
     answers: Answers = Answers()
     max_tokens: Annotated[int, Field(ge=1)] = Field(256, description="longest answer")

@@ -21,7 +21,9 @@ ENDPOINT_TERMS = (
     "retries",
 )
 """Keys of an endpoint that say how it is reached and paid; no answer depends on them."""
-ENDPOINT_ONLY = ("endpoint", "model", "limit_key", *ENDPOINT_TERMS)
+ENDPOINT_ONLY = ("endpoint", "model", "limit_key", "omit", *ENDPOINT_TERMS)
+OMISSIBLE = ("seed", "temperature", "stop")
+"""Settings of a request that some servers refuse."""
 
 
 class ModelSource(Strict):
@@ -55,6 +57,9 @@ class ModelSource(Strict):
     )
     limit_key: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="how the endpoint calls the longest answer; OpenAI's reasoning models want the second"
+    )
+    omit: list[Literal["seed", "temperature", "stop"]] = Field(
+        [], description="settings that are not sent, for servers that refuse them; the server's own values then hold"
     )
 
     @model_validator(mode="after")
@@ -100,6 +105,8 @@ class ModelSource(Strict):
     def _without_endpoint(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A model with files says nothing of endpoints: its specs and manifests stay what they were."""
         told = handler(self)
+        if not self.omit:  # and an endpoint that is sent everything says nothing of what it is not sent
+            told.pop("omit", None)
         return told if self.endpoint is not None else {k: v for k, v in told.items() if k not in ENDPOINT_ONLY}
 
     @property
@@ -108,7 +115,12 @@ class ModelSource(Strict):
         if self.endpoint is None:
             return self
         return ModelSource(
-            endpoint=self.endpoint, model=self.model, limit_key=self.limit_key, input_price=0, output_price=0
+            endpoint=self.endpoint,
+            model=self.model,
+            limit_key=self.limit_key,
+            omit=self.omit,
+            input_price=0,
+            output_price=0,
         )
 
     @property

@@ -4,6 +4,10 @@ Sources: OpenAI's chat completions API (``POST {endpoint}/chat/completions``), w
 others speak, through the package ``openai``. It waits and asks again by itself: after 408, 409, 429 and 5xx, as
 long as the server's ``Retry-After`` says, else with growing pauses.
 
+What comes back is checked in one place (``answers``) before it is counted or kept. An answer that cannot be used
+(empty, filtered, broken off) is counted and never kept. Its cost is written beside the cache, so that a cap holds for
+all attempts. The question is asked again: up to ``TRIES`` times at once, and in the next run.
+
 An answer belongs to its request: endpoint, model, messages, longest answer, temperature and seed. Their SHA-256 is its
 file name, so that a job that is killed, or run again, asks only for what is missing. The key is no part of a request,
 and is written nowhere.
@@ -14,33 +18,31 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import queue
+import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from langptune.config.models import ModelSource
+from langptune.config.models import OMISSIBLE, ModelSource
+from langptune.endpoint import answers
+from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; for estimates, where the server's tokenizer is not here."""
-_MESSAGE_TOKENS = 4
-"""Of the chat format around a message, roughly."""
+TRIES = 3
+"""How often one question is asked where the answer cannot be used but another might."""
+_HOPELESS = 20
+"""Answers that cannot be used, and more than half of all so far: a server that never answers is asked no further."""
 _WINDOW = 60.0
-
-
-def rough_tokens(text: str) -> int:
-    """About how many tokens a text has: its characters over four, rounded up."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
 def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
@@ -59,45 +61,6 @@ def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Calla
             tell(done, total, now - start)
 
     return progress
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question, without the server it goes to.
-
-    messages: (role, text) in their order.
-    max_tokens: longest answer, in the server's tokens.
-    stop: a text that ends the answer; None: only the model does.
-    """
-
-    messages: tuple[tuple[str, str], ...]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-    stop: str | None = None
-
-    @property
-    def tokens(self) -> int:
-        """About how many tokens the prompt has."""
-        return sum(_MESSAGE_TOKENS + rough_tokens(text) for _, text in self.messages)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back.
-
-    finished: the model ended it; False where it was cut at ``max_tokens`` or by a filter (see ``reason``).
-    prompt_tokens, tokens: as the server counted them; by characters where it does not say (``counted`` is False).
-    model: what the server says it ran.
-    """
-
-    text: str
-    finished: bool
-    reason: str
-    prompt_tokens: int
-    tokens: int
-    counted: bool
-    model: str
 
 
 @dataclass(frozen=True)
@@ -124,9 +87,13 @@ class Estimate:
 
 @dataclass
 class Spent:
-    """What one client has really used: requests that were answered, tokens as the servers counted them, their price."""
+    """What one client has really used: requests that were answered, tokens as the servers counted them, their price.
+
+    unusable: of those, the answers that cannot be used.
+    """
 
     requests: int = 0
+    unusable: int = 0
     cached: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
@@ -138,6 +105,7 @@ class Spent:
         return (
             f"{self.requests} answers asked for, {self.cached} from the cache; {self.prompt_tokens:,} + "
             f"{self.tokens:,} tokens, {self.usd:.4f} USD"
+            + (f"; {self.unusable} could not be used" if self.unusable else "")
         )
 
 
@@ -170,18 +138,20 @@ class Client:
         self._charged: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._asking = threading.local()
 
     def key_of(self, request: Request) -> str:
         """SHA-256 of all that changes an answer."""
         told = {"server": self.identity, "model": self.source.model, "limit": self.source.limit_key, **asdict(request)}
+        if self.source.omit:  # what is not sent changes the answer; earlier keys stay what they were
+            told["omit"] = sorted(self.source.omit)
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def known(self, request: Request) -> Answer | None:
-        """The answer in the cache; None where there is none, or none that can be read."""
+        """The answer in the cache; None where there is none, or none that can be used."""
         try:
-            told = json.loads(self._file(request).read_text(encoding="utf-8"))
-            return Answer(**told["answer"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return answers.kept(self._file(request).read_bytes(), request)
+        except OSError:
             return None
 
     def estimate(self, requests: Sequence[Request]) -> Estimate:
@@ -194,12 +164,15 @@ class Client:
     def ask(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Answer]:
         """The answers, in the order of the requests; equal requests are asked once.
 
+        One that cannot be used, after ``TRIES``, comes back with its ``fault`` and without a text.
+
         Args:
             progress: is called with (done, of how many) after each answer that had to be asked for.
 
         Raises:
             UserError: the estimate is above ``max_usd`` (before anything is sent), what was really spent is (after;
-                answers are kept), no key, or an error of the server, in one line.
+                answers are kept), no key, an error of the server, or a server whose answers can mostly not be used, in
+                one line.
         """
         unique = {self.key_of(request): request for request in requests}
         found = {key: answer for key, request in unique.items() if (answer := self.known(request)) is not None}
@@ -208,6 +181,8 @@ class Client:
         # A job that is tried again has its limit once, not once an attempt.
         fresh = [found[key] for key in found.keys() - self._charged]
         self._before += sum(self._price(answer.prompt_tokens, answer.tokens) for answer in fresh)
+        for key in unique.keys() - self._charged:
+            self._before += sum(self._price(*answers.paid(line)) for line in self._lines(self._account(key)))
         self._charged |= unique.keys()
         if missing:
             self._check_cap(list(missing.values()))
@@ -250,6 +225,7 @@ class Client:
         for thread in threads:
             thread.start()
         found: dict[str, Answer] = {}
+        faults: list[Answer] = []
         try:
             while len(found) < len(missing):
                 key, outcome = done.get()
@@ -258,6 +234,12 @@ class Client:
                         thread.join()
                     raise outcome
                 found[key] = outcome
+                faults += [outcome] if outcome.fault else []
+                if len(faults) >= _HOPELESS and 2 * len(faults) > len(found):
+                    self._stop.set()
+                    for thread in threads:
+                        thread.join()
+                    raise UserError(self.without_text(faults, len(found)))
                 if progress:
                     progress(len(found), len(missing))
         finally:
@@ -265,16 +247,37 @@ class Client:
         return found
 
     def _one(self, client: OpenAI, request: Request) -> Answer:
-        self._pace(request.tokens + request.max_tokens)
-        with self._lock:
-            spent = self._before + self.spent.usd
-        if self.max_usd is not None and spent > self.max_usd:
+        """One question, asked until its answer can be used, at most ``TRIES`` times."""
+        for left in reversed(range(TRIES)):
+            self._pace(request.tokens + request.max_tokens)
+            with self._lock:
+                spent = self._before + self.spent.usd
+            if self.max_usd is not None and spent > self.max_usd:
+                raise UserError(
+                    f"{self.source.model} at {self.url}: {spent:.4f} USD spent, more than max_usd {self.max_usd:.4f}; "
+                    f"the answers so far are kept in {self.cache}: raise max_usd and run again"
+                )
+            if self._stop.is_set():
+                raise UserError("stopped")
+            answer = self._once(client, request)
+            answer = replace(answer, why=self._hidden(answer.why))
+            self._charge(request, answer)
+            if not answer.fault:
+                self._keep(request, answer)
+                return answer
+            if not answer.again or not left:
+                break
+        if answer.fault == "foreign":
             raise UserError(
-                f"{self.source.model} at {self.url}: {spent:.4f} USD spent, more than max_usd {self.max_usd:.4f}; the "
-                f"answers so far are kept in {self.cache}: raise max_usd and run again"
+                f"{self.source.model} at {self.url}: answered without a choice ({answer.why}); is 'endpoint' in "
+                "models.yaml the base URL of an OpenAI-compatible chat API?"
             )
-        if self._stop.is_set():
-            raise UserError("stopped")
+        return answer
+
+    def _once(self, client: OpenAI, request: Request) -> Answer:
+        """One question sent; the package asks again where the server was busy or failed."""
+        import openai
+
         settings: dict[str, Any] = {
             "model": self.source.model,
             "messages": [{"role": role, "content": text} for role, text in request.messages],
@@ -284,30 +287,74 @@ class Client:
         }
         if request.stop is not None:
             settings["stop"] = [request.stop]
+        settings = {key: value for key, value in settings.items() if key not in self.source.omit}
+        self._asking.request = request
         try:
-            told = client.chat.completions.create(**settings)
+            # The bytes, for the package would make objects of whatever it gets, unchecked.
+            told = client.chat.completions.with_raw_response.create(**settings)
+            return answers.read(told.http_response.content, request)
+        except openai.APIStatusError as error:
+            if (filtered := answers.refused_prompt(error.response.content, request)) is not None:
+                return filtered
+            raise self._explained(error, settings) from None
         except Exception as error:
-            raise self._explained(error) from None  # no trace: it could hold the key
-        choice = told.choices[0] if getattr(told, "choices", None) else None
-        if choice is None or not choice.message:
-            raise UserError(f"{self.url}: answered without a choice; is it an OpenAI-compatible chat API?")
-        text, usage = choice.message.content or "", told.usage
-        answer = Answer(
-            text=text,
-            finished=choice.finish_reason == "stop",
-            reason=str(choice.finish_reason),
-            prompt_tokens=usage.prompt_tokens if usage else request.tokens,
-            tokens=usage.completion_tokens if usage else rough_tokens(text),
-            counted=usage is not None,
-            model=str(told.model),
-        )
-        self._keep(request, answer)
+            raise self._explained(error, settings) from None  # no trace: it could hold the key
+
+    def _unmask(self, response: Any) -> None:
+        """Give an error that came with HTTP 200 the status it should have: it is then retried and explained as such."""
+        if response.status_code != 200:
+            return
+        body = response.read()
+        if (status := answers.error_status(body)) is not None:
+            prompt, tokens = answers.usage_of(body)
+            if prompt or tokens:
+                told = Answer("", False, "", prompt, tokens, True, "unknown", fault="aborted", why="an error")
+                self._charge(self._asking.request, told)
+            response.status_code = status
+
+    def _charge(self, request: Request, answer: Answer) -> None:
+        """Count what an answer cost; of one that is not kept, also in the request's account beside the cache."""
         with self._lock:
             self.spent.requests += 1
+            self.spent.unusable += bool(answer.fault)
             self.spent.prompt_tokens += answer.prompt_tokens
             self.spent.tokens += answer.tokens
             self.spent.usd += self._price(answer.prompt_tokens, answer.tokens)
-        return answer
+        if answer.fault:
+            path = self._account(self.key_of(request))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            told = {key: getattr(answer, key) for key in ("fault", "why", "reason", "prompt_tokens", "tokens", "model")}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
+
+    def _account(self, key: str) -> Path:
+        """What the answers to one request cost that could not be used, a line each."""
+        return self.cache / key[:2] / f"{key}.unusable.jsonl"
+
+    @staticmethod
+    def _lines(path: Path) -> list[bytes]:
+        try:
+            return path.read_bytes().splitlines()
+        except OSError:
+            return []
+
+    def without_text(self, faults: Sequence[Answer], asked: int) -> str:
+        """The line for answers of which too many cannot be used: how many, why, and what to change."""
+        kinds = Counter(answer.fault for answer in faults)
+        cut = any(answer.reason and not answer.again for answer in faults)
+        advice = []
+        if kinds["reasoning"] or cut:
+            advice.append("raise max_tokens, or have the server answer without reasoning")
+        if kinds["filtered"]:
+            advice.append("look at the provider's content filter")
+        if kinds["aborted"] or (kinds["empty"] and not advice):
+            advice.append("look at the server's log")
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return (
+            f"{self.source.model} at {self.url}: {len(faults)} of {asked} answers cannot be used ({told}; first: "
+            f"{faults[0].why}); {'; '.join(advice)}. All other answers are kept in {self.cache} and cost "
+            "nothing in the next run"
+        )
 
     def _price(self, prompt: int, tokens: int) -> float:
         return (prompt * (self.source.input_price or 0) + tokens * (self.source.output_price or 0)) / 1e6
@@ -363,7 +410,7 @@ class Client:
             base_url=self.url,
             timeout=self.source.timeout,
             max_retries=self.source.retries,
-            http_client=DefaultHttpxClient(trust_env=False) if near else None,
+            http_client=DefaultHttpxClient(trust_env=not near, event_hooks={"response": [self._unmask]}),
         )
 
     def _secret(self) -> str:
@@ -379,8 +426,12 @@ class Client:
             raise UserError(f"environment variable {self.source.key}: holds characters that no key has; set it again")
         return secret
 
-    def _explained(self, error: Exception) -> UserError:
-        """What went wrong, in one line that says what to do; never with the key in it."""
+    def _explained(self, error: Exception, sent: Mapping[str, Any]) -> UserError:
+        """What went wrong, in one line that says what to do; never with the key in it.
+
+        Args:
+            sent: the settings of the request.
+        """
         import openai
 
         where = f"{self.source.model} at {self.url}"
@@ -394,15 +445,15 @@ class Client:
             )
         if not isinstance(error, openai.APIStatusError):
             return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
-        status = error.status_code
+        status, said = error.status_code, self._said(error)
         if status in (401, 403):
             what = (
-                f"the key in {self.source.key}"
+                f"the key in {self.source.key} is not accepted there; set it anew"
                 if self.source.key
-                else "no key was sent; name its variable as 'key', it"
+                else "no key was sent; name its variable as 'key' in models.yaml"
             )
-            return UserError(f"{where}: refused ({status}): {what} is not accepted there; mend it and run again")
-        said = self._said(error)
+            # Of a 401 the server's words are about the key, and may hold parts of it.
+            return UserError(f"{where}: refused ({status}{said if status == 403 else ''}): {what}")
         if status == 404:
             return UserError(
                 f"{where}: not found (404{said}); check 'model' and 'endpoint' in models.yaml (a base URL mostly "
@@ -414,21 +465,62 @@ class Client:
                 "requests_per_minute, tokens_per_minute or parallel in models.yaml, or look at the account; run again "
                 "to go on"
             )
-        return UserError(f"{where}: refused the request ({status}{said}); answers so far are kept, run again to go on")
+        if status >= 500 or status in (408, 409, 425):
+            return UserError(
+                f"{where}: failed ({status}{said}) after {self.source.retries} retries; answers so far are kept, run "
+                "again to go on"
+            )
+        return UserError(f"{where}: refused the request ({status}{said}); {self._advice(status, error, sent)}")
+
+    def _advice(self, status: int, error: Any, sent: Mapping[str, Any]) -> str:
+        """What to change after a 4xx that the same request would meet again."""
+        if status == 402:
+            return "the account has no credit: add some, or take another 'endpoint' in models.yaml"
+        body = self._body(error)
+        named, body = body.get("param"), _words(body).lower()
+        limit = self.source.limit_key
+        other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[limit]
+        if named == limit or (named is None and re.search(rf"\b{other}\b", body)):
+            return f"set `limit_key: {other}` in the model's source in models.yaml, or a smaller max_tokens"
+        for key in OMISSIBLE:
+            if key in sent and (named == key or (named is None and re.search(rf"\b{key}\b", body))):
+                return (
+                    f"it does not take {key!r} as sent: set `omit: [{', '.join([*self.source.omit, key])}]` in the "
+                    + ("model's source in models.yaml, and it is no longer sent")
+                )
+        if status == 413 or "context" in body or "too long" in body:
+            return "set a smaller max_prompt_tokens in models.yaml, a smaller max_tokens, or fewer history_items"
+        return "check 'model' and the other keys of its source in models.yaml; the same request would be refused again"
+
+    @staticmethod
+    def _body(error: Any) -> dict[str, Any]:
+        """The error object in the server's answer; empty where there is none."""
+        try:
+            body = json.loads(error.response.text)
+        except (ValueError, RecursionError):
+            return {}
+        inner = body.get("error", body) if isinstance(body, dict) else body
+        return inner if isinstance(inner, dict) else {"message": inner}
 
     def _said(self, error: Any) -> str:
         """The server's own words, short, with the key taken out."""
-        try:
-            text = error.response.text
-            body = json.loads(text)
-            body = body.get("error", body) if isinstance(body, dict) else body
-            told = body.get("message") or body.get("detail") or body if isinstance(body, dict) else body
-        except Exception:
-            told = ""
-        text = " ".join(str(told).split())
-        secret = os.environ.get(self.source.key or "", "").strip()
-        text = text.replace(secret, "***") if secret else text
+        text = self._hidden(" ".join(answers.unicode(_words(self._body(error))).split()))
         return f": {text[:200]}" if text else ""
+
+    def _hidden(self, text: str) -> str:
+        secret = os.environ.get(self.source.key or "", "").strip()
+        return text.replace(secret, "***") if secret else text
+
+
+def _words(body: Mapping[str, Any]) -> str:
+    """The words in an error object: its message, or the complaints of a server that checks each field."""
+    told = body.get("message") or body.get("detail") or body or ""
+    if isinstance(told, list):  # FastAPI: what was sent stands in it too, which is no part of the complaint
+        parts = [part for part in told if isinstance(part, dict)]
+        told = "; ".join(f"{'.'.join(map(str, part.get('loc') or []))}: {part.get('msg')}" for part in parts)
+    metadata = body.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # of the provider behind a broker
+    return f"{told}: {raw}" if raw else str(told)
 
 
 def _wait(sent: list[tuple[float, int]], now: float, tokens: int, requests: int | None, budget: int | None) -> float:

@@ -11,7 +11,8 @@ import polars as pl
 from langptune import provenance
 from langptune.config.judges import Judge
 from langptune.config.models import EncoderEntry, ModelSource
-from langptune.endpoint.client import Answer, Client, Request
+from langptune.endpoint.answers import Answer, Request
+from langptune.endpoint.client import Client
 from langptune.endpoint.serve import served
 from langptune.judge import verdict
 from langptune.judge.prompt import Pair, Question

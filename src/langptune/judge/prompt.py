@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 from langptune.config.judges import Judge
 from langptune.data.templates import compile_template, render
-from langptune.endpoint.client import Request
+from langptune.endpoint.answers import Request
 from langptune.errors import UserError
+from langptune.judge import verdict
 from langptune.prompts import without_special
 
 _LETTERS = 8
@@ -59,7 +60,7 @@ def as_data(text: str, limit: int, labels: Collection[str] = ()) -> str:
     """A text of strangers as it may stand in a block: at most ``limit`` characters, nothing with a meaning to us.
 
     Args:
-        labels: the judge's answers; a line that is one of them is put in quotation marks.
+        labels: the judge's answers; a line that would be read as one of them is put in quotation marks.
     """
     plain = text[:limit] + ("..." if len(text) > limit else "")
     lines = [
@@ -69,7 +70,11 @@ def as_data(text: str, limit: int, labels: Collection[str] = ()) -> str:
     plain = without_special("\n".join(line for line in lines if line))
     plain = re.sub(r"(?i)(ver)(dict)", r"\1-\2", plain)
     plain = re.sub(r"={2,}", "=", plain)
-    return "\n".join(f'"{line}"' if line.strip(" .") in labels else line for line in plain.split("\n"))
+    return "\n".join(f'"{line}"' if _is_label(line, labels) else line for line in plain.split("\n"))
+
+
+def _is_label(line: str, labels: Collection[str]) -> bool:
+    return line.strip(" .") in labels or verdict.label(line, labels) is not None
 
 
 def nonce(seed: int, session: int, texts: Sequence[str]) -> str:

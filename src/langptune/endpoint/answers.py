@@ -1,0 +1,268 @@
+"""What a chat server answers, checked: the one reader of everything that comes from outside.
+
+``read`` takes the bytes of a response, ``kept`` those of a file in the cache. Both end in the same checks, so that an
+answer is counted, paid for and kept only as far as it makes sense, and a kept one is held to the rules of today.
+
+Sources: OpenAI's chat completions API, and what servers that speak it send: vLLM, SGLang, TGI, llama.cpp, Ollama,
+Mistral, DeepSeek, Together, Anthropic, Gemini, Azure and OpenRouter (errors in a body with HTTP 200, reasoning in a
+field of its own or in the content, content as a list of parts, finish reasons of their own, no or broken ``usage``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly; for estimates, where the server's tokenizer is not here."""
+_MESSAGE_TOKENS = 4
+"""Of the chat format around a message, roughly."""
+_LARGEST = 2**31 - 1
+"""Of a count of tokens: the columns that hold them have 32 bits."""
+_ENDED = {"stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "complete", "completed", "finished"}
+_CUT = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"}
+_FILTERED = {"content_filter", "safety", "blocklist", "prohibited_content", "recitation", "spii", "refusal"}
+_REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
+_THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>\s*", re.S)
+_OPEN_THOUGHT = re.compile(r"^\s*<think>(.*)$", re.S)
+
+
+def rough_tokens(text: str) -> int:
+    """About how many tokens a text has: its characters over four, rounded up."""
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question, without the server it goes to.
+
+    messages: (role, text) in their order.
+    max_tokens: longest answer, in the server's tokens.
+    stop: a text that ends the answer; None: only the model does.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    stop: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the prompt has."""
+        return sum(_MESSAGE_TOKENS + rough_tokens(text) for _, text in self.messages)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    text: what the model said, without its reasoning; valid Unicode.
+    finished: the model ended it; False where it was cut at ``max_tokens``, and where there is a fault.
+    reason: the server's finish reason in lower case; empty where it gave none.
+    prompt_tokens, tokens: as the server counted them; by characters where it does not say (``counted`` is False).
+    model: what the server says it ran; ``unknown`` where it does not say.
+    thought: reasoning was taken out of the content.
+    fault: ``empty``, ``reasoning`` (and nothing else), ``filtered``, ``aborted``, ``foreign`` (no answer of a chat
+        API); the empty string for an answer that can be used. With a fault the text is empty, what it cost is counted,
+        and the answer is never kept.
+    why: the fault in words, with what the server said of it.
+    """
+
+    text: str
+    finished: bool
+    reason: str
+    prompt_tokens: int
+    tokens: int
+    counted: bool
+    model: str
+    thought: bool = False
+    fault: str = ""
+    why: str = ""
+
+    @property
+    def again(self) -> bool:
+        """The same question may have a better answer: not where the limit on tokens was spent for nothing."""
+        return bool(self.fault) and self.reason not in _CUT
+
+
+def read(body: bytes, request: Request) -> Answer:
+    """The answer in a response with HTTP status 200; one that makes no sense has a ``fault``. Never raises."""
+    told = _json(body)
+    choices = told.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        said = _text_of(told.get("detail") or told.get("message") or "")[:200]
+        return _checked(request, told, "", "", None, "foreign", f"no choice with a message{said and f': {said}'}")
+    text, reasoning, refused = _content(message.get("content"))
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(key), str):
+            reasoning += message[key]
+    if isinstance(message.get("refusal"), str):
+        refused += message["refusal"]
+    fault = why = ""
+    if error := choice.get("error") or told.get("error"):
+        said = _text_of(error.get("message") if isinstance(error, dict) else error)
+        fault, why = "aborted", f"broken off by the server: {said[:200]}"
+    elif refused.strip():
+        fault, why = "filtered", f"refused: {unicode(refused).strip()[:200]}"
+    return _checked(request, told, text, reasoning, choice.get("finish_reason"), fault, why)
+
+
+def kept(content: bytes, request: Request) -> Answer | None:
+    """The answer in a file of the cache; None where it does not read, or would not be kept today: it is asked again."""
+    told = _json(content).get("answer")
+    if not isinstance(told, dict) or not isinstance(told.get("text"), str) or not isinstance(told.get("counted"), bool):
+        return None
+    counts = {"prompt_tokens": told.get("prompt_tokens"), "completion_tokens": told.get("tokens")}
+    prompt, tokens = _counts(counts)
+    if prompt is None or tokens is None:
+        return None
+    reason = None if told.get("reason") == "None" else told.get("reason")  # as null was once written
+    found = _checked(request, {"model": told.get("model"), "usage": counts}, told["text"], "", reason, "", "")
+    if found.fault:
+        return None
+    thought = found.thought or told.get("thought") is True
+    return Answer(found.text, found.finished, found.reason, prompt, tokens, told["counted"], found.model, thought)
+
+
+def paid(line: bytes | str) -> tuple[int, int]:
+    """Tokens of prompt and answer in one line of the account of answers that could not be used; 0 where unreadable."""
+    told = _json(line.encode() if isinstance(line, str) else line)
+    prompt, tokens = _counts({"prompt_tokens": told.get("prompt_tokens"), "completion_tokens": told.get("tokens")})
+    return prompt or 0, tokens or 0
+
+
+def error_status(body: bytes) -> int | None:
+    """The HTTP status that a body with HTTP 200 should have had; None where it holds no error.
+
+    OpenRouter sends ``{"error": {"code": 429, "message": ...}}``, others ``{"object": "error", ...}``. A code that is
+    no status counts as 500: such a request is tried again, and the server's words are shown if that does not help.
+    """
+    told = _json(body)
+    error = told if told.get("object") == "error" else told.get("error")
+    if not error or told.get("choices"):
+        return None
+    for code in (error.get("code"), error.get("status")) if isinstance(error, dict) else ():
+        found = _count(int(code) if isinstance(code, str) and re.fullmatch(r"\d{3}", code) else code)
+        if found is not None and 400 <= found < 600:
+            return found
+    return 500
+
+
+def refused_prompt(body: bytes, request: Request) -> Answer | None:
+    """The answer of a server that filtered the prompt and says so by an HTTP error; None for any other error.
+
+    Azure sends 400 with the code ``content_filter``, OpenRouter 403 with the flagged input.
+    """
+    error = _json(body).get("error")
+    if not isinstance(error, dict):
+        return None
+    inner, metadata = error.get("innererror"), error.get("metadata")
+    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    flagged = isinstance(metadata, dict) and "flagged_input" in metadata
+    if not flagged and not {"content_filter", "ResponsibleAIPolicyViolation"} & {str(code) for code in codes}:
+        return None
+    why = f"the prompt was filtered: {_text_of(error.get('message'))[:200]}"
+    return Answer("", False, "content_filter", 0, 0, True, "unknown", fault="filtered", why=why)
+
+
+def usage_of(body: bytes) -> tuple[int, int]:
+    """Tokens that a body without an answer says were used."""
+    prompt, tokens = _counts(_json(body).get("usage"))
+    return prompt or 0, tokens or 0
+
+
+def unicode(text: str) -> str:
+    """Valid Unicode: two surrogates that are a pair become its character, one alone, which no file takes, U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _checked(
+    request: Request, told: dict[str, Any], text: str, reasoning: str, reason: Any, fault: str, why: str
+) -> Answer:
+    """The checks that all answers go through, new and kept."""
+    said, inside = without_thoughts(unicode(text))
+    thought = bool(inside.strip())
+    if request.stop is not None and request.stop in said:  # the server was not sent it, or leaves it in
+        said = said.lstrip().split(request.stop)[0]
+    prompt, tokens = _counts(told.get("usage"))
+    counted = bool(prompt) and tokens is not None and not (tokens == 0 and text)
+    if not counted:
+        prompt, tokens = prompt or request.tokens, tokens or rough_tokens(text + reasoning)
+    reason = "" if reason is None else unicode(str(reason)).strip().lower()
+    # Without a reason only the length tells whether the answer was cut.
+    ended = reason in _ENDED or (not reason and tokens < request.max_tokens)
+    if fault:
+        pass
+    elif reason in _FILTERED:
+        fault, why = "filtered", "filtered by the server"
+    elif reason and reason not in _ENDED | _CUT:
+        fault, why = "aborted", f"ended by the server with finish reason '{reason[:50]}'"
+    elif not said.strip() and (thought or reasoning.strip()):
+        fault, why = "reasoning", "only reasoning came, no answer"
+    elif not said.strip() and not (ended and request.stop is not None):  # the stop text may well come first
+        fault, why = "empty", "an empty text" + ("" if ended else ", cut at the limit")
+    model = unicode(told["model"]) if isinstance(told.get("model"), str) and told["model"] else "unknown"
+    if fault:
+        return Answer("", False, reason, prompt, tokens, counted, model, thought, fault, unicode(why))
+    return Answer(said, ended, reason, prompt, tokens, counted, model, thought)
+
+
+def without_thoughts(content: str) -> tuple[str, str]:
+    """A content as (what is said, the reasoning before it): ``<think>...</think>`` at its start, or one left open.
+
+    A chat template may have sent the opening tag itself, so that the content holds the closing one alone.
+    """
+    if found := _THOUGHTS.match(content):
+        return content[found.end() :], found[1]
+    if found := _OPEN_THOUGHT.match(content):
+        return "", found[1]
+    return content, ""
+
+
+def _content(content: Any) -> tuple[str, str, str]:
+    """A message's content as text, reasoning and refusal; a list of parts is joined by kind."""
+    out = {"text": "", "reasoning": "", "refusal": ""}
+    for part in content if isinstance(content, list) else [content]:
+        kind, said = "text", part
+        if isinstance(part, dict):
+            kind = "reasoning" if part.get("type") in _REASONING_PARTS else "text"
+            kind = "refusal" if part.get("type") == "refusal" else kind
+            said = next((part[key] for key in ("text", "thinking", "reasoning", "refusal") if part.get(key)), "")
+        out[kind] += _text_of(said)
+    return out["text"], out["reasoning"], out["refusal"]
+
+
+def _text_of(value: Any) -> str:
+    """Text where it may be wrapped: a string, ``{"value": text}``, or a list of parts; else nothing."""
+    if isinstance(value, list):
+        return "".join(_text_of(part) for part in value)
+    if isinstance(value, dict):
+        return _text_of(value.get("value") or value.get("text") or value.get("msg"))
+    return value if isinstance(value, str) else ""
+
+
+def _counts(usage: Any) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer in a ``usage``, each None where it is no count."""
+    told = usage if isinstance(usage, dict) else {}
+    return _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+        return None  # NaN fails both comparisons
+    return int(value) if value == int(value) else None
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    """A JSON object; empty where there is none. Bytes that are no UTF-8 cost a character, not the answer."""
+    try:
+        told = json.loads(content.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
