@@ -17,9 +17,6 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
 
-EMPTY_SHARE = 0.05
-"""Share of a job's profiles that an endpoint may leave empty. With more, a row of results measures the empty text."""
-
 
 class Spec(stage.StageSpec):
     """Prompts from histories, profiles from prompts.
@@ -185,10 +182,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / seconds:.2f} profiles/s")
 
     answers = client.ask(requests, paced(progress))
-    empty = [answer for answer in answers if answer.fault]
-    if len(empty) > EMPTY_SHARE * len(answers):
-        raise UserError(client.without_text(empty, len(answers)))
-    if empty:
+    if empty := client.few_faults(answers):
         kinds = sorted({answer.fault for answer in empty})
         log(
             f"{len(empty)} of {len(answers)} profiles are empty ({', '.join(kinds)}; first: {empty[0].why}); they are "

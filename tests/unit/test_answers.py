@@ -297,6 +297,30 @@ def test_a_server_that_never_answers_is_asked_no_further(server, tmp_path, monke
     assert len(server.asked) < 40 and client.spent.requests == len(server.asked)
 
 
+@pytest.mark.parametrize(
+    ("faults", "of", "few"),
+    [
+        (0, 1, True),
+        (1, 1, False),
+        (1, 2, False),
+        (1, 3, True),
+        (1, 19, True),
+        (2, 39, False),
+        (2, 40, True),
+        (0, 0, True),
+    ],
+)
+def test_how_many_empty_answers_a_job_may_have(faults, of, few, tmp_path):
+    client = Client(source("http://h/v1"), tmp_path)
+    good = answers.read(json.dumps(body()).encode(), ASK)
+    told = [answers.read(json.dumps(body("")).encode(), ASK)] * faults + [good] * (of - faults)
+    if few:
+        assert len(client.few_faults(told)) == faults
+    else:
+        with pytest.raises(UserError, match=rf"{faults} of {of} answers cannot be used \({faults} empty; first: an"):
+            client.few_faults(told)
+
+
 def test_the_reader_never_raises():
     odd = [None, 0, -1, 1.5, float("nan"), True, "x", [], {}, [[]], [None], {"text": 3}, {"text": []}, "\ud800"]
     for value in odd:

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """How often one question is asked where the answer cannot be used but another might."""
+EMPTY_SHARE = 0.05
+"""Share of a job's answers that may be unusable where each makes a row of results; more would measure the empty text."""
 _HOPELESS = 20
-"""Answers that cannot be used, and more than half of all so far: a server that never answers is asked no further."""
+"""A run ends once this many answers, and more than half of those so far, cannot be used."""
 _WINDOW = 60.0
 
 
@@ -338,6 +340,17 @@ class Client:
         except OSError:
             return []
 
+    def few_faults(self, told: Sequence[Answer]) -> list[Answer]:
+        """Those of a job's answers that cannot be used: one, or a share of ``EMPTY_SHARE``, and fewer than half.
+
+        Raises:
+            UserError: there are more.
+        """
+        faults = [answer for answer in told if answer.fault]
+        if faults and (len(faults) > max(1, EMPTY_SHARE * len(told)) or 2 * len(faults) >= len(told)):
+            raise UserError(self.without_text(faults, len(told)))
+        return faults
+
     def without_text(self, faults: Sequence[Answer], asked: int) -> str:
         """The line for answers of which too many cannot be used: how many, why, and what to change."""
         kinds = Counter(answer.fault for answer in faults)
@@ -447,11 +460,12 @@ class Client:
             return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
         status, said = error.status_code, self._said(error)
         if status in (401, 403):
-            what = (
-                f"the key in {self.source.key} is not accepted there; set it anew"
-                if self.source.key
-                else "no key was sent; name its variable as 'key' in models.yaml"
-            )
+            if self.source.key is None:
+                what = "no key was sent; name its variable as 'key' in models.yaml"
+            elif status == 401:
+                what = f"the key in {self.source.key} is not accepted there; set it anew"
+            else:
+                what = f"the key in {self.source.key} has no access there; look at the account, or set another 'model'"
             # Of a 401 the server's words are about the key, and may hold parts of it.
             return UserError(f"{where}: refused ({status}{said if status == 403 else ''}): {what}")
         if status == 404:

@@ -20,7 +20,7 @@ _HEADING = (
     r"[\s*_`~#>\-]{0,12}(?:(?:so|thus|therefore|hence|here|is|my|the|our|final|overall)\b[\s,*_]{0,4})*"
     r"verdict(?=[\s*_`:=\u2013\u2014-]|$)[\s*_`]{0,6}(?:[:=\u2013\u2014-]|\bis\b)?[\s*_`]{0,6}:?"
 )
-"""Each run of decoration has an end: a model that repeats itself for ever must not make the search take as long."""
+"""The length of decoration is limited: a search through adjacent runs of it takes a power of their length."""
 _VERDICT = re.compile(rf"{_HEADING}{_OPEN}[\"']?(?:profile\s{{1,4}})?([A-Za-z0-9]+)[\"']?{_CLOSE}", re.I)
 """A line that is a verdict and nothing else."""
 _HEADING_LINE = re.compile(_HEADING + r"[\s*_`]{0,6}", re.I)
