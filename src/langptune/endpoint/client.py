@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TRIES = 3
 """How often one question is asked where the answer cannot be used but another might."""
 EMPTY_SHARE = 0.05
-"""Share of a job's answers that may be unusable where each makes a row of results; more would measure the empty text."""
+"""Share of a job's answers that may be unusable where each makes a result; more would measure the empty text."""
 _HOPELESS = 20
 """A run ends once this many answers, and more than half of those so far, cannot be used."""
 _WINDOW = 60.0
