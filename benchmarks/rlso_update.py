@@ -81,6 +81,7 @@ def ours(told: dict, args: argparse.Namespace) -> dict[str, float]:
             checkpoints=Checkpoints(Path(folder), {}, print),
             max_tokens=told["tokens"],
             seed=0,
+            phase="reinforcement-1",
             bf16=told["bf16"],
             log=lambda line: None,
         )

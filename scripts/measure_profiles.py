@@ -17,6 +17,7 @@ from langptune.data import contracts
 from langptune.interpretability.faithfulness import Catalogue, Verifier, by_inference, by_similarity
 from langptune.interpretability.subjects import ProfileSpec
 from langptune.provenance import Record
+from langptune.randomness import numbered
 
 
 class Spec(ProfileSpec):
@@ -100,7 +101,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 def _strangers(users: list[str], own: int, count: int, seed: int) -> list[int]:
     """Sessions of other users, by seed and session."""
     others = [at for at, user in enumerate(users) if user != users[own]]
-    return np.random.default_rng([seed, 2, own]).permutation(others)[:count].tolist()
+    return numbered(seed, 2, own).permutation(others)[:count].tolist()
 
 
 def _verifier(spec: Spec, asked: list[str], catalogue: Catalogue, titles: list[str]) -> Verifier:

@@ -13,6 +13,7 @@ from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.files import whole
 from langptune.provenance import Record
+from langptune.randomness import numbered
 from langptune.stage import Log, StageSpec, run
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem;color:#1a1a1a}
@@ -48,7 +49,7 @@ def show(spec: ShowSpec, record: Record, log: Log) -> None:
     """Draw sessions, lay the profiles of each method side by side; every text is escaped."""
     titles = contracts.read(spec.items_in, "items")["title"].to_list()
     ids = contracts.read(spec.evaluation_in, "evaluation")["session"].to_numpy()
-    chosen = np.sort(np.random.default_rng(spec.seed).choice(ids, min(spec.sessions, len(ids)), replace=False))
+    chosen = np.sort(numbered(spec.seed).choice(ids, min(spec.sessions, len(ids)), replace=False))
     sessions = {
         row["session"]: row
         for row in contracts.read(spec.sessions_in, "sessions").filter(pl.col("session").is_in(chosen)).to_dicts()

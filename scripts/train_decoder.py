@@ -16,6 +16,7 @@ from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
+from langptune.randomness import seed_torch, stream_seed
 
 
 class Spec(stage.StageSpec):
@@ -31,6 +32,7 @@ class Spec(stage.StageSpec):
     history_items: int = Field(10, description="for `history`: most recent items")
     train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
     seed: int = 0
+    stream: str = Field("contrastive-1", description="name of the phase's random streams (Phase.stream)")
     threads: int = Field(2, description="CPU threads; part of the numerics")
     items_in: str
     sessions_in: str
@@ -60,7 +62,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     device = pick_device()
     bf16 = pick_dtype(spec.recipe.precision, device) == torch.bfloat16
-    torch.manual_seed(spec.seed)
+    seed_torch(stream_seed(spec.seed, spec.stream, "libraries"))
     item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
     sessions = contracts.read(spec.sessions_in, "sessions")
     train, val = (_texts(spec, split, sessions, item_texts) for split in ("train", "val"))
@@ -87,11 +89,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         return validation_metrics(ranks)
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
-    what = spec.model_dump(mode="json", include={"decoder", "view", "history_items", "train_fraction", "seed"})
+    what = spec.model_dump(
+        mode="json", include={"decoder", "view", "history_items", "train_fraction", "seed", "stream"}
+    )
     identity = {**what, "recipe": spec.recipe.identity(), "inputs": inputs, "bf16": bf16}
     checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
     log(f"{spec.recipe.title}: {len(train)} train and {len(val)} validation sessions, {device}, bfloat16 {bf16}")
-    trainer = ContrastiveTrainer(model, pairs, spec.recipe, checkpoints, validate, spec.seed, bf16, log)
+    trainer = ContrastiveTrainer(model, pairs, spec.recipe, checkpoints, validate, spec.seed, spec.stream, bf16, log)
     trainer.run()
     if not trainer.accelerator.is_main_process:
         return lambda: None

@@ -39,6 +39,7 @@ class Spec(stage.StageSpec):
     max_tokens: int = Field(description="longest profile in tokens")
     train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
     seed: int = 0
+    stream: str = Field("reinforcement-1", description="name of the phase's random streams (Phase.stream)")
     threads: int = Field(2, description="CPU threads; part of the numerics")
     batch_size: int = Field(32, description="profiles per generation batch in validation")
     items_in: str
@@ -95,7 +96,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     reward = Reward(decoder, ItemVectors.load(Path(spec.vectors_in)), spec.decoder.query_prefix, spec.recipe.reward)
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
-    what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "seed", "batch_size"]
+    what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "batch_size"]
+    what += ["seed", "stream"]
     identity = {
         **spec.model_dump(mode="json", include=set(what)),
         "recipe": spec.recipe.identity(),
@@ -117,6 +119,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         checkpoints=checkpoints,
         max_tokens=spec.max_tokens,
         seed=spec.seed,
+        phase=spec.stream,
         bf16=dtype == torch.bfloat16,
         log=log,
         start=Path(spec.start_in) if spec.start_in else None,

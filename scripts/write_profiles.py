@@ -16,6 +16,7 @@ from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
+from langptune.randomness import profile_seed
 
 
 class Spec(stage.StageSpec):
@@ -62,7 +63,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     import torch
 
     from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
-    from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
+    from langptune.profiles.generate import generate_batch, plan_batches
     from langptune.prompts import PromptWriter, encode_sessions
 
     device = pick_device()
@@ -169,8 +170,6 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     def request(session: int, sample: int, text: str) -> Request:
         seed = 0
         if spec.temperature:  # greedy answers hang on no seed, and cost the same but once
-            from langptune.profiles.generate import profile_seed
-
             seed = profile_seed(source, session, sample) % 2**31  # 31 bits, which every server takes
         return Request((("user", text),), spec.max_tokens, spec.temperature, seed)
 

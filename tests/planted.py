@@ -188,7 +188,9 @@ def contrastive(**changes):
     return ContrastiveRecipe.model_validate({**fields, **changes})
 
 
-def policy_trainer(folder, recipe, data=None, model=None, decoder=None, reward=None, log=None, **extra):
+def policy_trainer(
+    folder, recipe, data=None, model=None, decoder=None, reward=None, log=None, phase="reinforcement-1", **extra
+):
     """A trainer of the tiny encoder on planted data, rewarded by the tiny decoder."""
     from langptune.ranking.decoder import embed_items
     from langptune.training.algorithms import ALGORITHMS
@@ -210,13 +212,14 @@ def policy_trainer(folder, recipe, data=None, model=None, decoder=None, reward=N
         checkpoints=Checkpoints(folder, {"recipe": recipe.model_dump(mode="json")}, log),
         max_tokens=6,
         seed=0,
+        phase=phase,
         bf16=model.dtype == torch.bfloat16,
         log=log,
         **extra,
     )
 
 
-def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0):
+def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0, phase="contrastive-1"):
     """A trainer of the tiny decoder on planted histories."""
     from langptune.ranking.decoder import embed_items
     from langptune.training.checkpoints import Checkpoints
@@ -240,7 +243,7 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
     log = log or (lambda line: None)
     checkpoints = Checkpoints(folder, {"recipe": recipe.model_dump(mode="json")}, log)
     pairs = Pairs(texts["train"], np.array(data.target["train"]), data.items)
-    return ContrastiveTrainer(model, pairs, recipe, checkpoints, validate, seed, False, log)
+    return ContrastiveTrainer(model, pairs, recipe, checkpoints, validate, seed, phase, False, log)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -272,6 +272,7 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
         checkpoints=Checkpoints(tmp_path, {"test": name}, print),
         max_tokens=6,
         seed=0,
+        phase="reinforcement-1",
         bf16=dtype == torch.bfloat16,
         log=lambda line: None,
     )

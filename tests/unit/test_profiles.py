@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from langptune.config.base import read_yaml
 from langptune.config.prompts import MAX_FIELD, Prompt
 from langptune.errors import UserError
-from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
+from langptune.profiles.generate import generate_batch, plan_batches
 from langptune.profiles.shuffle import deal
 from langptune.prompts import PromptWriter, encode_sessions
+from langptune.randomness import profile_seed
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.models

@@ -110,6 +110,34 @@ def test_log_frequency_counts_both_sources_of_candidates():
     assert found[0] == pytest.approx(8 * 3 / 4 + 10 / 5) and found[1] == pytest.approx(8 * 1 / 4 + 10 / 5)
 
 
+@pytest.mark.parametrize("train", [5, 40, 300])
+@pytest.mark.parametrize(
+    "changes", [{}, {"uniform_negatives": 0}, {"uniform_negatives": 64}, {"negatives": 4}, {"batch_size": 64}]
+)
+def test_log_q_is_the_rate_at_which_the_trainer_draws_candidates(tmp_path, train, changes):
+    """Of all items: those of few targets, and the many that are no train target, which uniform negatives alone draw."""
+    recipe = p.contrastive(batches=1500, **changes)
+    data = p.planted(train=train, val=2)
+    trainer = p.decoder_trainer(tmp_path, recipe, data=data)
+    rows = [trainer.train_dataset[at] for at in range(len(trainer.train_dataset))]
+    targets = np.bincount(trainer._pairs.targets[rows], minlength=len(data.items))
+    uniform = np.zeros(len(data.items))
+    for step in range(recipe.batches):
+        trainer.state.global_step = step
+        uniform += np.bincount(trainer._uniform(), minlength=len(data.items))
+    # Each row has its own group's targets as candidates, and all uniform negatives.
+    found = targets / (len(rows) / recipe.rivals) + uniform / recipe.batches
+    told = np.exp(trainer._log_q.double().numpy())
+    drawn = found > 0
+    assert np.isfinite(told).all() and (told > 0).all()
+    assert np.abs(found - told)[drawn].max() == pytest.approx(0, abs=0.1)
+    assert (np.abs(found - told) <= 5 * np.sqrt(told / recipe.batches))[drawn].all()
+    if recipe.uniform_negatives:
+        assert drawn.all() and (len(set(data.target["train"])) < len(data.items))
+    else:
+        assert set(np.flatnonzero(drawn)) == set(data.target["train"])
+
+
 @pytest.mark.parametrize(("micro", "negatives"), [(1, "batch"), (5, "batch"), (7, "batch"), (5, 4)])
 def test_micro_batches_do_not_change_contrastive_training(tmp_path, micro, negatives):
     whole = run(p.decoder_trainer(tmp_path / "a", p.contrastive(negatives=negatives)))

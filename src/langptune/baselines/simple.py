@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from langptune.randomness import numbered
+
 BLOCK = 4096
 
 
@@ -46,7 +48,7 @@ def score_blocks(
             scores[:] = counts
         elif scorer == "random":
             for row, session in enumerate(part["session"]):
-                scores[row] = np.random.default_rng([seed, session]).random(n_items)
+                scores[row] = numbered(seed, session).random(n_items)
         else:
             scores[np.arange(len(part)), part["target"].to_numpy()] = 1.0
         yield scores

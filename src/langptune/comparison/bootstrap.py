@@ -26,6 +26,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from langptune.randomness import numbered
+
 CHUNK = 4_000_000
 """Largest number of resampled sessions held at once (32 MB of float64)."""
 
@@ -63,7 +65,7 @@ def interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarr
 
 def _session_weights(n_sessions: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Chunks of ``[b, S]`` weights: how often each session is drawn, over S; rows sum to 1."""
-    rng = np.random.default_rng([seed, 0])
+    rng = numbered(seed, 0)
     step = max(1, CHUNK // n_sessions)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
@@ -75,5 +77,5 @@ def _session_weights(n_sessions: int, resamples: int, seed: int) -> Iterator[tup
 
 def _seed_weights(name: str, seeds: int, resamples: int, seed: int) -> np.ndarray:
     """``[B, R]`` weights of a method's seeds; rows sum to 1."""
-    rng = np.random.default_rng([seed, 1, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")])
+    rng = numbered(seed, 1, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
     return rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) / seeds

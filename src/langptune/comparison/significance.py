@@ -23,6 +23,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from langptune.randomness import numbered
+
 PERMUTATIONS = 9_999
 """Sign flips drawn where they are too many to list; the smallest p is then 1 / (PERMUTATIONS + 1)."""
 EXACT_UP_TO = 13
@@ -109,7 +111,7 @@ def sign_flip(differences: np.ndarray, seed: int = 0) -> float:
     if n <= EXACT_UP_TO:
         plus = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return float((np.abs(2.0 * (plus @ size) - total) >= reached).mean())
-    rng = np.random.default_rng([seed, 2])
+    rng = numbered(seed, 2)
     hits, done, step = 0, 0, max(1, _BITS // n)
     while done < PERMUTATIONS:
         rows = min(step, PERMUTATIONS - done)

@@ -79,8 +79,16 @@ class Phase:
 
     @property
     def iteration(self) -> int:
-        """How often this phase's recipe stands in the chain, itself included."""
-        return sum(name == self.chain[-1][0] for name, _ in self.chain)
+        """Which time it is, from 1, that the chain trains what this phase trains: the decoder or the encoder."""
+        return sum(recipe.kind == self.recipe.kind for _, recipe in self.chain)
+
+    @property
+    def stream(self) -> str:
+        """The name of its random streams (``langptune.randomness``): no two phases of a chain have the same one.
+
+        Neither names nor titles of recipes take part, so that methods that differ in a setting see the same noise.
+        """
+        return f"{self.recipe.kind}-{self.iteration}"
 
     def _last(self, kind: type) -> Phase:
         """The shortest phase with the same model: the chain up to its last recipe of this kind."""

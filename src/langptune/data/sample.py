@@ -9,6 +9,7 @@ import polars as pl
 
 from langptune.config.sample import Sample
 from langptune.data.contracts import EVALUATION
+from langptune.randomness import numbered
 
 
 def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("test",)) -> pl.DataFrame:
@@ -26,7 +27,7 @@ def pick(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` of ascending session numbers, drawn evenly without replacement, ascending; all if there are fewer."""
     if count >= len(ids):
         return ids
-    return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False))
+    return np.sort(numbered(seed).choice(ids, count, replace=False))
 
 
 def fraction(ids: list[int], share: float, seed: int) -> list[int]:

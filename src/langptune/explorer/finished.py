@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
 from langptune.baselines import text as history_texts
@@ -20,6 +19,7 @@ from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.titles import Titles
+from langptune.randomness import numbered
 
 FIELD = 60
 """Characters; item fields whose values are longer than this as a rule are no facts to show beside a title."""
@@ -119,7 +119,7 @@ class Data:
 
     def random(self, seed: int) -> int:
         """A session drawn with a seed."""
-        return int(np.random.default_rng(seed).choice(self.ids))
+        return int(numbered(seed).choice(self.ids))
 
     def find(self, query: str, limit: int = 12) -> list[dict[str, Any]]:
         """Sessions whose user has this id, or begins with it, or whose history holds such a title; ids first."""

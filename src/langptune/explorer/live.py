@@ -17,6 +17,7 @@ from langptune.config.methods import ProfileMethod
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.finished import Choice, Finished
+from langptune.randomness import profile_seed
 from langptune.ranking.decoder import ItemVectors, embed
 from langptune.ranking.ranks import full_ranks
 
@@ -234,7 +235,7 @@ class Live:
 
         from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
         from langptune.profiles.choose import best_rows
-        from langptune.profiles.generate import generate_batch, profile_seed
+        from langptune.profiles.generate import generate_batch
         from langptune.prompts import PromptWriter, encode_sessions
 
         workflow, layout, run = self.finished.workflow, self.finished.layout, choice.run

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from langptune.randomness import numbered
+
 
 def candidates(target: int, seen: Sequence[int], n_items: int, count: int, seed: int, session: int) -> np.ndarray:
     """The target and ``count - 1`` items that the user has not seen, drawn evenly: int64 ``[count]``, target first.
 
     They depend on seed and session alone, so that every method's profiles are asked the same.
     """
-    rng = np.random.default_rng([seed, session])
+    rng = numbered(seed, session)
     taken = np.zeros(n_items, dtype=bool)
     taken[np.asarray(seen, dtype=np.int64)] = True
     taken[target] = True

@@ -15,6 +15,7 @@ import numpy as np
 
 from langptune.interpretability.claims import Titles, unmasked
 from langptune.interpretability.tastes import Tastes, pattern
+from langptune.randomness import numbered
 
 Edit = Literal["add", "strengthen", "remove", "negate"]
 EDITS: tuple[Edit, ...] = ("add", "strengthen", "remove", "negate")
@@ -41,7 +42,7 @@ def edits(profile: str, tastes: Tastes, titles: Titles, count: int, seed: int, s
         titles: those of the catalogue; what they say is no taste, and stays ("The Sound of Music").
         count: tastes of either kind, drawn by seed and session.
     """
-    rng = np.random.default_rng([seed, session])
+    rng = numbered(seed, session)
     masked, written = titles.mask(profile)
     named = tastes.in_text(masked)
     unnamed = [at for at in range(len(tastes.names)) if at not in named]

@@ -14,6 +14,7 @@ from langptune.interpretability.claims import title_key
 from langptune.interpretability.faithfulness import Catalogue
 from langptune.interpretability.tastes import tastes_of
 from langptune.profiles.shuffle import deal
+from langptune.randomness import numbered
 from langptune.stage import StageSpec
 
 
@@ -34,7 +35,7 @@ class ProfileSpec(StageSpec):
 def drawn(evaluation: Sequence[int], count: int, seed: int) -> list[int]:
     """``count`` of the test sessions, at random but the same for every method; all where there are no more."""
     ids = np.sort(np.asarray(evaluation))
-    return np.sort(np.random.default_rng([seed, 1]).permutation(ids)[:count]).tolist()
+    return np.sort(numbered(seed, 1).permutation(ids)[:count]).tolist()
 
 
 def load(spec: ProfileSpec) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -8,13 +8,14 @@ nothing; the batch size changes padding and thereby rounding, see docs/numerics.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from langptune.randomness import torch_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,19 +47,13 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def profile_seed(seed: int | str, session: int, sample: int) -> int:
-    """A 63-bit seed that belongs to one profile."""
-    digest = hashlib.blake2b(f"{seed}/{session}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 class _Chooser(LogitsProcessor):
     """Adds each row's own noise, and sums the log-probability of the token that will win the argmax."""
 
     def __init__(self, seeds: Sequence[int], temperature: float, end_ids: set[int], device: torch.device):
         self._temperature = temperature
         self._ends = torch.tensor(sorted(end_ids), device=device)
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if temperature else []
+        self._generators = [torch_stream(seed, device) for seed in seeds] if temperature else []
         self.logprob = torch.zeros(len(seeds), dtype=torch.float64, device=device)
         self._open = torch.ones(len(seeds), dtype=torch.bool, device=device)
 

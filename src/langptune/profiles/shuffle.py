@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from langptune.errors import UserError
+from langptune.randomness import numbered
 
 
 def deal(profiles: pl.DataFrame, user_of: dict[int, str], seed: int) -> pl.DataFrame:
@@ -23,7 +24,7 @@ def deal(profiles: pl.DataFrame, user_of: dict[int, str], seed: int) -> pl.DataF
     _, counts = np.unique(owners, return_counts=True)
     if 2 * counts.max() > len(owners):
         raise UserError("shuffled profiles: one user owns more than half of the sessions; draw a wider sample")
-    rng = np.random.default_rng(seed)
+    rng = numbered(seed)
     # Sort by owner in random user order, then rotate by the largest block: no session keeps its owner.
     shuffle = rng.permutation(len(owners))
     rank_of_owner = {owner: place for place, owner in enumerate(rng.permutation(np.unique(owners)))}

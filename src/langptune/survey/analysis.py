@@ -25,6 +25,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from langptune.comparison import bootstrap
+from langptune.randomness import numbered
 from langptune.survey.power import plan
 from langptune.survey.responses import REASONS, Excluded
 from langptune.survey.schema import CLAIMS, EASE, PREFERENCES, Answer, Codebook, Pair, Response
@@ -210,7 +211,7 @@ def _agreement(table: dict[str, np.ndarray], resamples: int, confidence: float, 
         if value is None:
             out.append(Number(*told, None, None, None, len(values), "respondents", how, "all answers are the same"))
             continue
-        rng = np.random.default_rng([seed, 3, at])
+        rng = numbered(seed, 3, at)
         # Both profiles of a question stay together: they were judged side by side.
         drawn = rng.integers(questions, size=(resamples, questions))
         if len(counts) > questions:

@@ -11,6 +11,7 @@ import polars as pl
 
 from langptune.comparison.tables import markdown
 from langptune.errors import UserError
+from langptune.randomness import numbered
 from langptune.survey.schema import CODEBOOK_SCHEMA, Codebook, Side, digest
 
 INSTRUCTION = [
@@ -88,7 +89,7 @@ def draw(
             f"both methods wrote the same {len(common)} profiles, so there is nothing to prefer; a method that trains "
             "the decoder alone leaves the profiles as they were: choose one that trains the encoder"
         )
-    rng = np.random.default_rng(seed)
+    rng = numbered(seed)
     order = [int(s) for s in rng.permutation(differing)]
     asked, spare = order[:questions], order[questions:] or order[:questions]
     names = _names(rng)

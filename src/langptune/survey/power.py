@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from langptune.randomness import numbered
+
 SIMULATIONS = 4_000
 """Studies for each size: power is known to within 0.013 (95%) at 0.8."""
 MOST = 10_000
@@ -63,7 +65,7 @@ def power(effect: float, told: Variances, n: int, q: int, level: float, seed: in
         level: two-sided level of the test.
         seed: of the draws; the same uniform numbers serve every n, so that power grows smoothly.
     """
-    u = np.random.default_rng([seed, 4]).random((4, SIMULATIONS))
+    u = numbered(seed, 4).random((4, SIMULATIONS))
     by_row = told.respondent + told.rest / q
     by_column = told.question + told.rest / n
     mean = effect + stats.norm.ppf(u[0]) * np.sqrt(told.respondent / n + told.question / q + told.rest / (n * q))

@@ -11,7 +11,7 @@ TRL is pinned (envs/lock.txt): the hooks overridden here are private, and a test
 
 =============================================  =======================================================================
 ``_tokenize_prompts``                          prompts are token ids already (user text is data)
-``_generate_single_turn``                      our sampler: a profile depends on seed, batch, session and sample alone
+``_generate_single_turn``                      our sampler: a profile depends on seed, phase, batch, session, sample
 ``_calculate_rewards``                         keeps the rewards of all processes, before TRL subtracts a baseline
 ``_generate_and_score_completions``            REBEL's KL term and standardisation
 ``_get_per_token_logps_and_entropies``         positions that ignore padding, logits of the completion only, and the
@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ from trl.trainer import grpo_trainer, rloo_trainer
 
 from langptune.config.recipes import ReinforcementRecipe
 from langptune.errors import UserError
-from langptune.profiles.generate import Profile, end_tokens, generate_batch, plan_batches, profile_seed
+from langptune.profiles.generate import Profile, end_tokens, generate_batch, plan_batches
+from langptune.randomness import stream_seed
 from langptune.training.checkpoints import (
     Checkpoints,
     Resumable,
@@ -98,14 +100,18 @@ class _Policy(Resumable):
         checkpoints: Checkpoints,
         max_tokens: int,
         seed: int,
+        phase: str,
         bf16: bool,
         log: Callable[[str], None],
         start: Path | None = None,
         validation_batch: int = 32,
     ):
-        """``model`` is the initial encoder; ``start``, the adapter of an earlier phase to go on with."""
+        """``model`` is the initial encoder; ``start``, the adapter of an earlier phase to go on with.
+
+        ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
+        """
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
-        self._seed, self._validation_batch = seed, validation_batch
+        self._seed, self._phase, self._validation_batch = seed, phase, validation_batch
         self._max_tokens, self._limit = max_tokens, recipe.max_tokens or max_tokens
         self._ends = end_tokens(model, tokenizer)
         self._micro = recipe.micro_batch
@@ -118,8 +124,8 @@ class _Policy(Resumable):
         self.checkpoints = checkpoints
 
         rows = recipe.sessions_per_batch * recipe.samples // recipe.minibatches
-        config = self._arguments(recipe, checkpoints, rows, bf16, seed, model.device.type == "cpu")
-        order = row_order(len(train.sessions), recipe.batches * recipe.sessions_per_batch, seed).tolist()
+        config = self._arguments(recipe, checkpoints, rows, bf16, model.device.type == "cpu")
+        order = row_order(len(train.sessions), recipe.batches * recipe.sessions_per_batch, seed, phase).tolist()
         dataset = Dataset.from_dict({"prompt": [str(row) for row in order], "row": order})
         # TRL refuses LoRA on lm_head, because it multiplies by its weight directly; token_logprobs does not.
         module = rloo_trainer if isinstance(self, RLOOTrainer) else grpo_trainer
@@ -146,7 +152,7 @@ class _Policy(Resumable):
     _extra: dict[str, Any] = {}
 
     def _arguments(
-        self, recipe: ReinforcementRecipe, checkpoints: Checkpoints, rows: int, bf16: bool, seed: int, cpu: bool
+        self, recipe: ReinforcementRecipe, checkpoints: Checkpoints, rows: int, bf16: bool, cpu: bool
     ) -> Any:
         """TRL's arguments. All rows of an optimiser step are one "device batch", cut up in ``training_step``."""
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # before TRL's arguments set the processes up
@@ -155,8 +161,9 @@ class _Policy(Resumable):
                 f"{recipe.title}: {recipe.sessions_per_batch // recipe.minibatches} sessions per optimiser step do not "
                 f"divide over {processes} processes; change sessions_per_batch or minibatches"
             )
+        steps = recipe.batches * recipe.epochs * recipe.minibatches
         return self._config(
-            **training_arguments(recipe, checkpoints, recipe.batches * recipe.epochs * recipe.minibatches, bf16, seed),
+            **training_arguments(recipe, checkpoints, steps, bf16, self._seed, self._phase),
             **self._extra,
             per_device_train_batch_size=rows // processes,
             steps_per_generation=recipe.minibatches,
@@ -190,17 +197,28 @@ class _Policy(Resumable):
         if self.use_vllm:
             out = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         else:
-            batch = self._step // (self._recipe.epochs * self._recipe.minibatches)
-            first = self.accelerator.process_index * len(prompt_ids)
-            seeds = [
-                profile_seed(f"{self._seed}/{batch}", self._train.sessions[row], (first + place) % self._recipe.samples)
-                for place, row in enumerate(self._rows)
-            ]
-            written = self._write(prompt_ids, seeds, self._limit, self._recipe.temperature, len(prompt_ids))
+            written = self._write(prompt_ids, self._seeds(), self._limit, self._recipe.temperature, len(prompt_ids))
             out = [profile.ids for profile in written]
             out = (out, None) if isinstance(self, GRPOTrainer) else out
         self._clock["generate_seconds"] = time.monotonic() - started
         return out
+
+    def _seeds(self) -> list[int]:
+        """Of this process's profiles of the batch.
+
+        A profile is told apart by how many of its session come before it in the whole batch: a session that the batch
+        holds twice has twice as many different profiles.
+        """
+        batch = self._step // (self._recipe.epochs * self._recipe.minibatches)
+        everywhere = gather_object(self._rows)
+        before: Counter[int] = Counter()
+        seeds = []
+        for row in everywhere:
+            session, place = self._train.sessions[row], before[row]
+            seeds.append(stream_seed(self._seed, self._phase, "profiles", batch, session, place))
+            before[row] += 1
+        first = self.accelerator.process_index * len(self._rows)
+        return seeds[first : first + len(self._rows)]
 
     def _write(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], limit: int, temperature: float, size: int

@@ -29,6 +29,7 @@ from langptune.config.recipes import Recipe
 from langptune.errors import Interrupted, UserError
 from langptune.files import write_lines
 from langptune.provenance import file_hash, write_json
+from langptune.randomness import stream, stream_seed
 
 T = TypeVar("T")
 SEAL = "seal.json"
@@ -350,12 +351,18 @@ def placement() -> str | None:
     return f"{len(hosts)} processes on {len(names)} node{'s' * (len(names) > 1)}: {', '.join(names)}"
 
 
-def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf16: bool, seed: int) -> dict[str, Any]:
+def training_arguments(
+    recipe: Recipe, checkpoints: Checkpoints, steps: int, bf16: bool, seed: int, phase: str
+) -> dict[str, Any]:
     """Arguments that both trainers hand to ``transformers``.
 
     Gradient accumulation stays at 1: a trainer of ours gets all rows of an optimiser step at once and cuts them into
     micro-batches itself, so that one that does not fit can be repeated with smaller ones.
+
+    Args:
+        phase: ``Phase.stream``. The libraries' own random numbers (the start of LoRA) go by it too.
     """
+    own = stream_seed(seed, phase, "libraries") % 2**31  # numpy, which transformers seeds too, takes no more
     return {
         "output_dir": str(checkpoints.folder),
         "max_steps": steps,
@@ -367,8 +374,8 @@ def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf1
         "max_grad_norm": recipe.max_grad_norm,
         "gradient_accumulation_steps": 1,
         "bf16": bf16,
-        "seed": seed,
-        "data_seed": seed,
+        "seed": own,
+        "data_seed": own,
         "save_strategy": "no",  # Watch asks for saves
         "save_total_limit": KEPT,
         "logging_strategy": "no",
@@ -379,9 +386,9 @@ def training_arguments(recipe: Recipe, checkpoints: Checkpoints, steps: int, bf1
     }
 
 
-def row_order(rows: int, needed: int, seed: int) -> np.ndarray:
-    """int64 ``[needed]``: rows for all batches of a phase, seeded permutations one after the other."""
-    rng = np.random.default_rng(seed)
+def row_order(rows: int, needed: int, seed: int, phase: str) -> np.ndarray:
+    """int64 ``[needed]``: rows for all batches of a phase (``Phase.stream``), permutations one after the other."""
+    rng = stream(seed, phase, "order of sessions")
     return np.concatenate([rng.permutation(rows) for _ in range(-(-needed // rows))])[:needed]
 
 

@@ -27,6 +27,7 @@ from transformers import Trainer, TrainingArguments
 
 from langptune.config.recipes import ContrastiveRecipe
 from langptune.errors import UserError
+from langptune.randomness import stream
 from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
 
 GROUP = 64
@@ -91,19 +92,19 @@ def log_frequency(targets: np.ndarray, n_items: int, rows: int, uniform_negative
     """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a row.
 
     ``q(j) = rows * share of j among the targets + uniform_negatives / N`` (mixed negative sampling), ``rows`` being how
-    many rows' targets are candidates. Items that are never a candidate get the value of one that is drawn once in all
-    targets; they never appear in the loss.
+    many rows' targets are candidates. Without uniform negatives an item that is nobody's target is never a candidate:
+    it gets the value of an item that is the target of one session, so that the logarithm is finite; no loss uses it.
     """
     counts = np.bincount(targets, minlength=n_items)
-    expected = rows * np.maximum(counts, 1) / len(targets) + uniform_negatives / n_items
-    return np.log(expected)
+    expected = rows * counts / len(targets) + uniform_negatives / n_items
+    return np.log(np.where(expected > 0, expected, rows / len(targets)))
 
 
 class _Rows(Dataset):
     """Row numbers for all batches (``row_order``)."""
 
-    def __init__(self, pairs: int, rows: int, seed: int):
-        self._rows = row_order(pairs, rows, seed)
+    def __init__(self, pairs: int, rows: int, seed: int, phase: str):
+        self._rows = row_order(pairs, rows, seed, phase)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -123,12 +124,16 @@ class ContrastiveTrainer(Resumable, Trainer):
         checkpoints: Checkpoints,
         validate: Callable[[], dict[str, float]],
         seed: int,
+        phase: str,
         bf16: bool,
         log: Callable[[str], None],
     ):
-        """``validate`` ranks the validation sessions with the model as it is, and returns at least ``ndcg``."""
+        """``validate`` ranks the validation sessions with the model as it is, and returns at least ``ndcg``.
+
+        ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
+        """
         arguments = TrainingArguments(
-            **training_arguments(recipe, checkpoints, recipe.batches, bf16, seed),
+            **training_arguments(recipe, checkpoints, recipe.batches, bf16, seed, phase),
             per_device_train_batch_size=1,  # replaced below, once the number of processes is known
             use_cpu=model.device.type == "cpu",
         )
@@ -144,10 +149,10 @@ class ContrastiveTrainer(Resumable, Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=_Rows(len(pairs.texts), recipe.batches * recipe.batch_size, seed),
+            train_dataset=_Rows(len(pairs.texts), recipe.batches * recipe.batch_size, seed, phase),
             data_collator=lambda rows: {"rows": torch.tensor(rows)},
         )
-        self._pairs, self._recipe, self._seed = pairs, recipe, seed
+        self._pairs, self._recipe, self._seed, self._phase = pairs, recipe, seed, phase
         self._log_q = None
         if recipe.popularity_correction:
             values = log_frequency(pairs.targets, len(pairs.item_texts), recipe.rivals, recipe.uniform_negatives)
@@ -244,8 +249,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         return torch.cat(parts)
 
     def _uniform(self) -> np.ndarray:
-        """This process's share of the batch's uniform negatives; a function of seed and step alone."""
-        rng = np.random.default_rng([self._seed, self.state.global_step])
+        """This process's share of the batch's uniform negatives; a function of seed, phase and step alone."""
+        rng = stream(self._seed, self._phase, "uniform negatives", self.state.global_step)
         drawn = rng.integers(0, len(self._pairs.item_texts), self._recipe.uniform_negatives)
         share = len(drawn) // self.accelerator.num_processes
         return drawn[self.accelerator.process_index * share :][:share]
