@@ -69,7 +69,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     if not by_models:
         raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
     # A drift, for one, is from the own untrained encoder.
-    references = {name: by_models[runs[0].models] for name, runs in rows.items() if runs[0].models in by_models}
+    references = {
+        name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()
+    }
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
     main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")

@@ -41,7 +41,7 @@ class PlotSpec(StageSpec):
     )
     curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
     phases: list[CurveEntry] = Field([], description="title, path of each trained phase's curve.jsonl")
-    reference: str = Field(description="method that gains are measured against")
+    reference: str = Field(description="method that gains are measured against, each row's of the same models")
     main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
     second_metric: str | None = Field(None, description="second panel of the means; null: none")
     curve_metric: str = Field("val_ndcg@10", description="key of curve.jsonl that is drawn over `epoch`")
@@ -81,16 +81,18 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     _save(figures.bars(panels), spec.means_out)
 
     groups = {(entry.method, entry.models): entry.group for entry in spec.runs}
-    base = next((entry for entry in spec.runs if entry.method == spec.reference), None)
-    if base is None:
+    titles = {(entry.method, entry.models): entry.title for entry in spec.runs}
+    bases = list(dict.fromkeys(key for key in labels if key[0] == spec.reference))
+    if not bases:
         raise UserError(f"reference '{spec.reference}' is not among the runs")
+    against = labels[bases[0]] if len(bases) == 1 else f"{titles[bases[0]]} of the same models"
     gains = [
         figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
         for key, frame in gained.group_by("method", "models", maintain_order=True)
-        if key != (base.method, base.models)
+        if key not in bases
     ]
     _save(
-        figures.gains(gains, labels[base.method, base.models], figures.metric_title(spec.main_metric)), spec.gains_out
+        figures.gains(gains, against, figures.metric_title(spec.main_metric)), spec.gains_out
     )
 
     collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)

@@ -64,7 +64,11 @@ class Comparison(Strict):
 
     metrics: list[str] = list(metrics.DEFAULT)
     main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
-    reference: str = Field("langptune-0", description="the method every other one is tested against, paired by session")
+    reference: str = Field(
+        "langptune-0",
+        description="the method every other one is tested against, paired by session; of several models, each row against "
+        "the run of its own",
+    )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: int = 0
