@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+
 import numpy as np
 import polars as pl
 import pytest
 
+from langptune.comparison import significance
 from langptune.config.models import VerifierEntry
 from langptune.config.workflow import load
 from langptune.data import contracts
@@ -338,17 +341,104 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
     better = np.concatenate([base, base], axis=1) + 0.2 + 0.01 * rng.normal(size=(200, 2))
     gappy = base.copy()
     gappy[::2] = np.nan
-    told = summary.estimate({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"), 400, 0.95, 0)
-    assert told["a"].differs == 0 and np.isnan(told["a"].difference)
-    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].differs == 1
+    told = _estimates({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"))
+    assert told["a"].mark(0.95) == 0 and np.isnan(told["a"].difference) and np.isnan(told["a"].p_holm)
+    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].mark(0.95) == 1
     # Paired: the interval of the difference is far narrower than that of the means.
     assert told["b"].difference_high - told["b"].difference_low < 0.1 * (told["a"].high - told["a"].low)
     assert told["c"].mean == pytest.approx(np.nanmean(gappy)) and told["c"].values == 100
-    nothing = summary.estimate({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"}, 400, 0.95, 0)["d"]
-    assert np.isnan(nothing.mean) and np.isnan(nothing.low) and nothing.differs == 0
+    # The same values where both have one: whatever the two means are, nothing is to be told apart.
+    assert (told["c"].pairs, told["c"].paired, told["c"].p, told["c"].mark(0.95)) == (100, 0.0, 1.0, 0)
+    nothing = _estimates({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"})["d"]
+    assert np.isnan(nothing.mean) and np.isnan(nothing.low) and (nothing.pairs, nothing.mark(0.95)) == (0, 0)
     # Each against the reference of its own models.
-    told = summary.estimate({"a": base, "b": better, "c": base}, {"b": "c"}, 400, 0.95, 0)
+    told = _estimates({"a": base, "b": better, "c": base}, {"b": "c"})
     assert told["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(told["c"].difference)
+
+
+def _estimates(values, references):
+    """Estimates of one measure that is a block of its own."""
+    one = summary.Measure("m", "m", 1, "B", 3, "")
+    return summary.estimates([one], {"m": values}, references, 400, 0.95, 0)["m"]
+
+
+def test_marks_are_corrected_over_all_measures_and_methods_of_a_block():
+    """Twenty measures of four methods that are all the reference again, with noise: intervals err, marks do not."""
+    rng = np.random.default_rng(1)
+    measures = [summary.Measure(f"m{at}", f"m{at}", 1, "AB"[at % 2], 3, "") for at in range(20)]
+    references = dict.fromkeys("rabcd", "r")
+    values = {one.key: {name: rng.normal(size=(60, 1)) for name in references} for one in measures}
+    values["m0"]["a"] = values["m0"]["r"] + 0.8
+    told = summary.estimates(measures, values, references, 200, 0.95, 0)
+    found = {(key, name): one for key, own in told.items() for name, one in own.items()}
+    alone = [at for at, one in found.items() if one.difference_low > 0 or one.difference_high < 0]
+    assert len(alone) > 2, "intervals one by one leave out 0 by chance"
+    assert {at: one.mark(0.95) for at, one in found.items() if one.mark(0.95)} == {("m0", "a"): 1}
+    for block in "AB":
+        family = [at for at in found if measures[int(at[0][1:])].block == block]
+        expected = significance.holm([found[at].p for at in family])
+        assert [found[at].p_holm for at in family] == pytest.approx(expected, nan_ok=True)
+        assert sum(not np.isnan(p) for p in expected) == 40
+    one = found["m3", "b"]
+    assert one.p == significance.paired(values["m3"]["b"][:, 0], values["m3"]["r"][:, 0], 0).p_permutation
+
+
+INTERPRET = runpy.run_path(str(ROOT / "scripts" / "interpret.py"))
+
+
+class _Notes:
+    def note(self, **facts):
+        """What a manifest would hold."""
+        self.facts = facts
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """The tables of a reference and two methods that are called the same."""
+    folder, rng = tmp_path_factory.mktemp("interpreted"), np.random.default_rng(0)
+    titles = {"zero": "Zero", "one": "Same", "two": "Same"}
+    sessions = pl.Series("session", range(30), dtype=pl.Int32)
+    runs = []
+    for shift, (method, title) in enumerate(titles.items()):
+        files = {}
+        for name in ("metrics_path", "measures", "simulation", "steering"):
+            files[name] = str(folder / f"{method}-{name}.parquet")
+        own = {key: rng.normal(size=30) + shift for key in ("words", "reading_ease", "grade", "repetition", "copied")}
+        own |= {key: rng.normal(size=30) for key in ("sameness", "nats_per_token", "claims", "supported", "strangers")}
+        pl.DataFrame({"session": sessions, **own}).write_parquet(files["measures"])
+        pl.DataFrame({"session": sessions, "told": np.zeros(30)}).write_parquet(files["simulation"])
+        pl.DataFrame({"session": sessions, "edit": "add", "auc_change": 0.1}).write_parquet(files["steering"])
+        pl.DataFrame({"session": sessions, "ndcg@10": np.full(30, 0.1 * shift)}).write_parquet(files["metrics_path"])
+        runs.append({"method": method, "models": "e+d", "seed": 0, "title": title, "group": "profiles", **files})
+    outs = {f"{name}_out": str(folder / name) for name in ("table_csv", "table_md", "table_html", "judges")}
+    outs |= {f"{name}_out": [str(folder / f"{name}.png")] for name in ("tradeoff", "steering")}
+    spec = INTERPRET["Spec"](
+        title="T", facts=[], runs=runs, reference="zero", main_metric="ndcg@10", candidates=4, bootstrap=100,
+        confidence=0.95, seed=0, **outs,
+    )  # fmt: skip
+    INTERPRET["work"](spec, _Notes(), lambda line: None)
+    return pl.read_csv(folder / "table_csv"), (folder / "table_md").read_text()
+
+
+def test_methods_of_one_title_stay_two_methods(interpreted):
+    table, page = interpreted
+    told = {(row["method"], row["measure"]): row for row in table.iter_rows(named=True)}
+    assert {method for method, _ in told} == {"zero", "one", "two"} and set(table["seeds"]) == {1}
+    assert [told[method, "ndcg@10"]["mean"] for method in ("zero", "one", "two")] == pytest.approx([0, 0.1, 0.2])
+    assert page.count("| Same |") == 2 * 3, "two rows in each of three blocks"
+    assert told["two", "words"]["p_holm"] < 0.05 and told["zero", "words"]["p_holm"] is None
+    assert told["two", "words"]["p"] < told["two", "words"]["p_holm"]
+
+
+def test_the_page_says_how_marks_are_made(interpreted):
+    table, page = interpreted
+    # 7 measures of wording, 5 of truth, 8 of steering, of which 6 have no value here; two methods each.
+    assert (
+        "p < 0.05 in a sign-flip permutation test paired by session, Holm-corrected over all comparisons of a block "
+        "(Truth 10, Wording 14, Steering 4)" in page
+    )
+    marked = {(row["method"], row["measure"]) for row in table.iter_rows(named=True) if (row["p_holm"] or 1) < 0.05}
+    assert page.count(" ▲ |") + page.count(" ▼ |") == len(marked) > 0
 
 
 def test_sessions_are_drawn_the_same_whatever_the_order():

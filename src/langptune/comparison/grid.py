@@ -94,8 +94,8 @@ class Grid:
 def own_reference(models: str, references: Sequence[str]) -> str:
     """The models of the reference run that a row is tested against: the row's own models.
 
-    A row without such a run (a baseline; a text method, whose models are a decoder alone) is tested against the run that
-    shares most of its models; of several such runs, the first.
+    A row without such a run (a baseline; a text method, whose models are a decoder alone) is tested against the run
+    that shares most of its models; of several such runs, the first.
 
     Args:
         models: the row's, ``encoder+decoder`` or one name.
