@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import runpy
 
 import numpy as np
@@ -15,7 +16,7 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording
 from langptune.interpretability.subjects import catalogue_of, drawn
-from langptune.interpretability.tastes import tastes_of
+from langptune.interpretability.tastes import Tastes, pattern, tastes_of
 from langptune.interpretability.wording import words
 from langptune.models.load import load_decoder, load_encoder, load_verifier
 from tests.conftest import ROOT
@@ -111,6 +112,147 @@ def test_polarity_holds_as_far_as_it_is_meant(items, text, found):
     tastes = tastes_of(items.with_columns(genres=pl.col("genres").replace("Western", "Comedy")), "genres")
     told = claims.extract(text, tastes, claims.Titles([]))
     assert {(claim.value, claim.liked) for claim in told} == found and len(told) == len(found)
+
+
+PHRASES = [
+    ("The user likes comedy and does not like horror.", "+Comedy -Horror"),
+    ("The user likes comedy and doesn't like horror.", "+Comedy -Horror"),
+    ("They love comedy and hate horror.", "+Comedy -Horror"),
+    ("They love comedy and war and they really do not enjoy horror.", "+Comedy +War -Horror"),
+    ("They can't get enough of comedy.", "+Comedy"),
+    ("They cannot get enough of westerns and war films.", "+Western +War"),
+    ("They could not be happier with comedies.", "+Comedy"),
+    ("They couldn't be happier with a comedy.", "+Comedy"),
+    ("A fan of comedy, drama but not horror.", "+Comedy +Drama -Horror"),
+    ("Never misses a western.", "+Western"),
+    ("The user never misses a western and avoids horror.", "+Western -Horror"),
+    ("This user likes not only comedies but also dramas.", "+Comedy +Drama"),
+    ("Not only comedies but also dramas.", "+Comedy +Drama"),
+    ("They do not only like comedy but also horror.", "+Comedy +Horror"),
+    ("They don't just watch comedies, they also love war.", "+Comedy +War"),
+    ("The user does not like horror and loves comedy.", "-Horror +Comedy"),
+    ("The user does not like horror and war.", "-Horror -War"),
+    ("They do not like horror or war.", "-Horror -War"),
+    ("They like comedy but not horror or war.", "+Comedy -Horror -War"),
+    ("Horror is not for them.", "-Horror"),
+    ("They like comedy and horror is not for them.", "+Comedy -Horror"),
+    ("They like comedy and horror is avoided.", "+Comedy -Horror"),
+    ("Horror films are avoided.", "-Horror"),
+    ("They hate horror, and can't get enough of comedy.", "-Horror +Comedy"),
+    ("They hate horror and can't get enough of comedy.", "-Horror +Comedy"),
+    ("They like comedies that do not rely on horror.", "+Comedy -Horror"),
+    ("Horror is a genre that they do not like.", "-Horror"),
+    ("They never tire of comedy.", "+Comedy"),
+    ("They never get tired of musicals.", "+Musical"),
+    ("They are tired of musicals.", "-Musical"),
+    ("They do not dislike horror.", "+Horror"),
+    ("They don't mind horror.", "+Horror"),
+    ("They like neither horror nor war.", "-Horror -War"),
+    ("They like comedy and neither horror nor war.", "+Comedy -Horror -War"),
+    ("The user is not a fan of horror.", "-Horror"),
+    ("The user is a fan of comedy and not a fan of horror.", "+Comedy -Horror"),
+    ("They enjoy comedy not horror.", "+Comedy -Horror"),
+    ("Comedy not horror.", "+Comedy -Horror"),
+    ("Comedy, drama, and no interest in horror.", "+Comedy +Drama -Horror"),
+    ("They can't stand horror.", "-Horror"),
+    ("They love drama and can't stand horror, war or musicals.", "+Drama -Horror -War -Musical"),
+    ("They can't stand horror but love drama.", "-Horror +Drama"),
+    ("They like nothing but comedy.", "+Comedy"),
+    ("They like anything but horror.", "-Horror"),
+    ("They like all genres except horror.", "-Horror"),
+    ("They like comedy, except for war comedies.", "+Comedy -War -Comedy"),
+    ("They can't resist a good western.", "+Western"),
+    ("They can't wait for the next fantasy.", "+Fantasy"),
+    ("Dislikes: horror, war.", "-Horror -War"),
+    ("Likes: comedy. Dislikes: horror.", "+Comedy -Horror"),
+    ("They love comedy because they do not like horror.", "+Comedy -Horror"),
+    ("Although they like comedy, they hate horror.", "+Comedy -Horror"),
+    ("They like comedy, which is not horror.", "+Comedy -Horror"),
+    ("They don't watch gory films, like horror.", "-Horror"),
+    ("They don’t like horror and can’t get enough of comedy.", "-Horror +Comedy"),
+    ("They are passionate about drama and uninterested in war.", "+Drama -War"),
+    ("They no longer enjoy horror.", "-Horror"),
+    ("They couldn't care less about horror.", "-Horror"),
+    ("They wouldn't miss a western.", "+Western"),
+    ("They don't miss a western.", "+Western"),
+    ("They enjoy drama, avoid horror, and adore comedy.", "+Drama -Horror +Comedy"),
+    ("Whether or not it is a comedy, they like war.", "+Comedy +War"),
+    ("They like comedy, not to mention drama.", "+Comedy +Drama"),
+    ("They never watch horror and rarely war, and love comedy.", "-Horror -War +Comedy"),
+    ("Comedy and horror are not liked.", "-Comedy -Horror"),
+    ("They love war films as well as drama and do not care for horror.", "+War +Drama -Horror"),
+    ("They rate comedy highly and horror poorly, and do not like war.", "+Comedy +Horror -War"),
+    ("The user likes fantastic films.", "+Fantasy"),
+    ("The user likes mysterious films, and comic ones.", "+Mystery +Comedy"),
+    ("They read comic books.", ""),
+    ("They love comedies, fantasies and mysteries.", "+Comedy +Fantasy +Mystery"),
+    ("They love fantasic comedic things.", "+Comedy"),
+    ("They never disappoint a comedy lover and never skip drama.", "+Comedy -Drama"),
+    ("They do not like war more than horror.", "-War -Horror"),
+    ("They find it hard not to like comedy.", "+Comedy"),
+    ("They lack interest in war and enjoy drama.", "-War +Drama"),
+    ("They like westerns that never had a sequel.", "+Western"),
+    ("The user likes comedy and will avoid horror, while they like war.", "+Comedy -Horror +War"),
+    ("They don't only love fantasy.", "+Fantasy"),
+    ("Their favourites are comedies; horror they do not watch.", "+Comedy -Horror"),
+    ("Comedy and drama are favorites, and horror is disliked.", "+Comedy +Drama -Horror"),
+    ("Comedy and drama are favorites and horror is disliked.", "+Comedy +Drama -Horror"),
+]
+"""A phrase, and the genres that it likes (+) and denies (-)."""
+
+
+@pytest.mark.parametrize(("text", "told"), PHRASES)
+def test_a_denial_denies_what_it_is_about(text, told):
+    names = ["Comedy", "Drama", "Fantasy", "Horror", "Musical", "Mystery", "War", "Western"]
+    found = claims.extract(text, Tastes(names, np.zeros((1, len(names)), dtype=bool)), claims.Titles([]))
+    genres = sorted((claim.value, claim.liked) for claim in found if claim.kind == "genre")
+    assert genres == sorted((word[1:], word[0] == "+") for word in told.split()), claims.statements(text)
+
+
+LIKED = ["likes {}", "is a fan of {}", "can't get enough of {}", "could not be happier with {}", "never misses {}",
+         "enjoys not only {}", "doesn't dislike {}", "never tires of {}"]  # fmt: skip
+DENIED = ["does not like {}", "doesn't enjoy {}", "avoids {}", "can't stand {}", "is not a fan of {}", "hates {}",
+          "has no interest in {}", "never watches {}", "is tired of {}", "dislikes {}"]  # fmt: skip
+JOINS = [" and ", ", and ", " but ", ". They ", ", ", "; ", " and they ", ", while this user "]
+
+
+def test_two_statements_of_a_sentence_keep_their_own_polarity():
+    tastes = Tastes(["Comedy", "Horror"], np.zeros((1, 2), dtype=bool))
+    for one, other in [*itertools.product(LIKED, DENIED), *itertools.product(DENIED, LIKED)]:
+        for join in JOINS:
+            text = f"The user {one.format('comedy')}{join}{other.format('horror')}."
+            found = {claim.value: claim.liked for claim in claims.extract(text, tastes, claims.Titles([]))}
+            assert found == {"Comedy": one in LIKED, "Horror": other in LIKED}, text
+
+
+def test_statements_lose_no_word():
+    for text, _ in PHRASES:
+        kept = [word for part, _ in claims.statements(text) for word in words(part)]
+        contrasts = {"but", "although", "while", "however"}
+        assert [w for w in kept if w not in contrasts] == [w for w in words(text) if w not in contrasts], text
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "not_named"),
+    [
+        ("Fantasy", "fantasy fantasies fantastic fantastical Fantasy", "fantasic fantast fantastically"),
+        ("Comedy", "comedy comedies comic comedic comical", "comedian comics comedys comic-book"),
+        ("Mystery", "mystery mysteries mysterious", "mysteric mysteryic"),
+        ("History", "history histories historic historical", "historian"),
+        ("Documentary", "documentary documentaries", "documentaric"),
+        ("Biography", "biography biographies biographical biopics", "biographer"),
+        ("Drama", "drama dramas dramatic", "dramaturgy"),
+        ("Manga", "manga mangas", "mangatic"),
+        ("Family", "family families", "familic"),
+        ("Essay", "essay essays", "essaies"),
+        ("Romance", "romance romances romantic", "romantically"),
+        ("Western", "western westerns", "westernised"),
+    ],
+)
+def test_a_taste_is_named_by_its_plural_and_its_adjective(name, named, not_named):
+    assert [word for word in named.split() if not pattern(name).fullmatch(word)] == []
+    assert [word for word in not_named.split() if pattern(name).search(word)] == []
+    assert pattern("Comedy").search("comic books") is None and pattern("Comedy").search("comic timing")
 
 
 def test_titles_are_found_however_they_are_written(items):
