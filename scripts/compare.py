@@ -28,7 +28,7 @@ class CompareSpec(StageSpec):
     allow_missing: bool = Field(False, description="compare what there is and mark the rest, instead of failing")
     sessions_in: str | None = Field(None, description="sessions.parquet, to say how many of all were compared")
     published: list[PublishedValue] = Field([], description="method, models, metric, value: numbers beside our rows")
-    reference: str = Field(description="method that the others are tested against")
+    reference: str = Field(description="method that the others are tested against, each of the same models")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
     main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
@@ -70,16 +70,17 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
             part.write_text(text, encoding="utf-8")
     contracts.write_parquet(results.gains(found), spec.gains_out)
 
+    against = ", ".join(row.key for row in found.references)
     missing = [entry.metrics_path for entry in spec.runs if not Path(entry.metrics_path).exists()]
     record.note(
         sessions=len(collected.sessions),
-        reference=found.reference.key,
+        reference=against,
         missing=missing,
         runs={e.metrics_path: file_hash(e.metrics_path) for e in spec.runs if e.metrics_path not in missing},
     )
     log(
         f"{spec.dataset}: {len(spec.runs) - len(missing)} of {len(spec.runs)} runs compared on "
-        f"{len(collected.sessions)} sessions against {found.reference.key}"
+        f"{len(collected.sessions)} sessions against {against}"
     )
 
 

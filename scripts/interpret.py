@@ -15,7 +15,7 @@ from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
-from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimate, per_session
+from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
 from langptune.judge.summary import summary
 from langptune.provenance import Record
 
@@ -62,22 +62,19 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Gather, estimate, write."""
     rows: dict[str, list[RunEntry]] = {}
-    several = len({run.models for run in spec.runs}) > 1
     for run in spec.runs:
-        rows.setdefault(f"{run.title} ({run.models})" if several else run.title, []).append(run)
+        rows.setdefault(f"{run.method}/{run.models}", []).append(run)
     by_models = {runs[0].models: name for name, runs in rows.items() if runs[0].method == spec.reference}
     if not by_models:
         raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
     # A drift, for one, is from the own untrained encoder.
-    references = {name: by_models[runs[0].models] for name, runs in rows.items() if runs[0].models in by_models}
+    references = {name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()}
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
     main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")
     measures = [main, *MEASURES]
-    told: dict[str, dict[str, Estimate]] = {}
-    for measure in measures:
-        table = accuracy if measure is main else {name: values[name][measure.key] for name in rows}
-        told[measure.key] = estimate(table, references, spec.bootstrap, spec.confidence, spec.seed)
+    tables = {one.key: {name: values[name][one.key] for name in rows} for one in MEASURES} | {main.key: accuracy}
+    told = estimates(measures, tables, references, spec.bootstrap, spec.confidence, spec.seed)
     judged = _judged(rows, spec)
     _write_csv(spec.table_csv_out, measures, rows, told)
     _write_judges(spec.judges_out, judged)
@@ -85,14 +82,19 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     for path, content in ((spec.table_md_out, text), (spec.table_html_out, to_html(text, spec.title))):
         with whole(path) as part:
             part.write_text(content, encoding="utf-8")
-    groups = {name: runs[0].group for name, runs in rows.items()}
-    _draw(spec, main, groups, told)
+    _draw(spec, main, rows, told)
     record.note(methods=list(rows), sessions=len(sessions))
     log(f"{len(rows)} methods, {len(sessions)} sessions, {len(judged)} pairs of judge and method")
 
 
+def _titles(rows: dict[str, list[RunEntry]]) -> dict[str, str]:
+    """Row -> what tables and figures call it: the method's title, with the models where there are several."""
+    several = len({runs[0].models for runs in rows.values()}) > 1
+    return {name: f"{runs[0].title} ({runs[0].models})" if several else runs[0].title for name, runs in rows.items()}
+
+
 def _values(rows: dict[str, list[RunEntry]]) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """Method -> measure -> float ``[S, R]``, and the sessions, which all runs must share."""
+    """Row -> measure -> float ``[S, R]``, and the sessions, which all runs must share."""
     out, first = {}, None
     for name, runs in rows.items():
         tables = []
@@ -116,8 +118,8 @@ def _accuracy(runs: list[RunEntry], metric: str) -> np.ndarray:
 
 
 def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]:
-    """One line per method and judge."""
-    out = []
+    """One line per row and judge."""
+    out, names = [], _titles(rows)
     for name, runs in rows.items():
         titles = {verdicts.judge: verdicts.title for run in runs for verdicts in run.verdicts}
         if not titles:
@@ -129,7 +131,7 @@ def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]
         ]
         told = summary(pl.concat(tables, how="vertical_relaxed"), spec.bootstrap, spec.confidence, spec.seed)
         for judge, line in told["judges"].items():
-            out.append({"method": name, "judge": titles[judge], **line, "agreement": told["agreement"]})
+            out.append({"method": names[name], "judge": titles[judge], **line, "agreement": told["agreement"]})
     return out
 
 
@@ -149,6 +151,10 @@ def _write_csv(
             "difference_low": one.difference_low,
             "difference_high": one.difference_high,
             "values": one.values,
+            "pairs": one.pairs,
+            "paired_difference": one.paired,
+            "p": one.p,
+            "p_holm": one.p_holm,
         }
         for name, runs in rows.items()
         for measure in measures
@@ -162,10 +168,10 @@ def _write_judges(path: str, judged: list[dict[str, Any]]) -> None:
         pl.DataFrame(judged, infer_schema_length=None).write_csv(part, float_precision=6)
 
 
-def _cell(one: Estimate, digits: int) -> str:
+def _cell(one: Estimate, digits: int, confidence: float) -> str:
     if np.isnan(one.mean):
         return "–"
-    return f"{one.mean:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]{MARKS[one.differs]}"
+    return f"{one.mean:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]{MARKS[one.mark(confidence)]}"
 
 
 def _markdown(
@@ -177,23 +183,30 @@ def _markdown(
     sessions: int,
 ) -> str:
     percent = f"{100 * spec.confidence:g}%"
+    names = _titles(rows)
+    blocks = {measure.block: [one for one in measures if one.block == measure.block] for measure in measures}
+    tests = {
+        block: sum(not np.isnan(one.p) for measure in own for one in told[measure.key].values())
+        for block, own in blocks.items()
+    }
     reference = markdown(next(runs[0].title for runs in rows.values() if runs[0].method == spec.reference))
     if len({runs[0].models for runs in rows.values()}) > 1:
         reference += " of the same models"
     parts = [f"# {markdown(spec.title)}", "", *spec.facts, ""]
     parts += [
         f"{sessions} test sessions, drawn at random and the same for every method; mean [{percent} bootstrap interval "
-        f"over sessions and seeds]. ▲ ▼: the interval of the paired difference from {reference} leaves out 0. "
+        f"over sessions and seeds]. ▲ ▼: above, below {reference}; p < {1 - spec.confidence:.4g} in a sign-flip "
+        "permutation test paired by session, Holm-corrected over all comparisons of a block "
+        f"({', '.join(f'{block} {count}' for block, count in tests.items())}). "
         f"The reader chooses from {spec.candidates} items, so chance is {1 / spec.candidates:.2f}.",
         "",
     ]
-    for block in dict.fromkeys(measure.block for measure in measures):
-        own = [measure for measure in measures if measure.block == block]
+    for block, own in blocks.items():
         heads = [measure.title + {1: " ↑", -1: " ↓", 0: ""}[measure.better] for measure in own]
         parts += [f"## {block}", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(own)]
         for name in rows:
-            cells = [_cell(told[measure.key][name], measure.digits) for measure in own]
-            parts.append(f"| {markdown(name)} | " + " | ".join(cells) + " |")
+            cells = [_cell(told[measure.key][name], measure.digits, spec.confidence) for measure in own]
+            parts.append(f"| {markdown(names[name])} | " + " | ".join(cells) + " |")
         parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
     if judged:
         parts += _judge_block(reference, judged, percent)
@@ -227,9 +240,10 @@ def _judge_block(reference: str, judged: list[dict[str, Any]], percent: str) -> 
     return [*parts, ""]
 
 
-def _draw(spec: Spec, main: Measure, groups: dict[str, str], told: dict[str, dict[str, Estimate]]) -> None:
+def _draw(spec: Spec, main: Measure, rows: dict[str, list[RunEntry]], told: dict[str, dict[str, Estimate]]) -> None:
+    names = _titles(rows)
     bar = lambda key: [  # noqa: E731
-        figures.Bar(name, groups[name], one.mean, one.low, one.high)
+        figures.Bar(name, names[name], rows[name][0].group, one.mean, one.low, one.high)
         for name, one in told[key].items()
         if not np.isnan(one.mean)
     ]

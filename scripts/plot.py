@@ -26,6 +26,7 @@ from langptune.stage import Log, StageSpec, run
 class CurveEntry(Strict):
     """The curve of one trained run or phase."""
 
+    key: str = Field(description="curves with the same one are seeds of one method or phase")
     title: str
     path: str = Field(description="curve.jsonl: a line per epoch or batch; skipped where it does not exist")
 
@@ -39,9 +40,9 @@ class PlotSpec(StageSpec):
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
         description="as in the comparison; missing files skipped"
     )
-    curves: list[CurveEntry] = Field([], description="title, path of each trained run's curve.jsonl")
-    phases: list[CurveEntry] = Field([], description="title, path of each trained phase's curve.jsonl")
-    reference: str = Field(description="method that gains are measured against")
+    curves: list[CurveEntry] = Field([], description="key, title, path of each trained run's curve.jsonl")
+    phases: list[CurveEntry] = Field([], description="key, title, path of each trained phase's curve.jsonl")
+    reference: str = Field(description="method that gains are measured against, each row's of the same models")
     main_metric: str = Field("ndcg@10", description="first panel of the means, and what is won and lost")
     second_metric: str | None = Field(None, description="second panel of the means; null: none")
     curve_metric: str = Field("val_ndcg@10", description="key of curve.jsonl that is drawn over `epoch`")
@@ -75,23 +76,23 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         if rows.is_empty():
             raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")
         panels[figures.metric_title(metric)] = [
-            figures.Bar(labels[row["method"], row["models"]], row["group"], row["mean"], row["low"], row["high"])
+            figures.Bar(*_named(row, labels), row["group"], row["mean"], row["low"], row["high"])
             for row in rows.iter_rows(named=True)
         ]
     _save(figures.bars(panels), spec.means_out)
 
     groups = {(entry.method, entry.models): entry.group for entry in spec.runs}
-    base = next((entry for entry in spec.runs if entry.method == spec.reference), None)
-    if base is None:
+    titles = {(entry.method, entry.models): entry.title for entry in spec.runs}
+    bases = list(dict.fromkeys(key for key in labels if key[0] == spec.reference))
+    if not bases:
         raise UserError(f"reference '{spec.reference}' is not among the runs")
+    against = labels[bases[0]] if len(bases) == 1 else f"{titles[bases[0]]} of the same models"
     gains = [
         figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
         for key, frame in gained.group_by("method", "models", maintain_order=True)
-        if key != (base.method, base.models)
+        if key not in bases
     ]
-    _save(
-        figures.gains(gains, labels[base.method, base.models], figures.metric_title(spec.main_metric)), spec.gains_out
-    )
+    _save(figures.gains(gains, against, figures.metric_title(spec.main_metric)), spec.gains_out)
 
     collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)
     ranks = [
@@ -109,7 +110,11 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         figures.learning_curves(curves, figures.metric_title(spec.curve_metric.removeprefix("val_"))), spec.curves_out
     )
 
-    phases = [figures.Training(entry.title, _rows(entry.path)) for entry in spec.phases if Path(entry.path).exists()]
+    phases = [
+        figures.Training(entry.key, entry.title, _rows(entry.path))
+        for entry in spec.phases
+        if Path(entry.path).exists()
+    ]
     _save(figures.training(phases), spec.training_out)
 
     if spec.published_out:
@@ -128,13 +133,18 @@ def _labels(entries: list[RunEntry]) -> dict[tuple[str, str], str]:
     return {key: f"{titles[key]}\n{key[1]}" if key[0] in several else titles[key] for key in keys}
 
 
+def _named(row: dict, labels: dict[tuple[str, str], str]) -> tuple[str, str]:
+    """Key and label of a table's row."""
+    return f"{row['method']}/{row['models']}", labels[row["method"], row["models"]]
+
+
 def _pairs(table: pl.DataFrame, labels: dict[tuple[str, str], str]) -> dict[str, list[figures.Pair]]:
     """Metric's title -> the rows that have a published number by it."""
     panels: dict[str, list[figures.Pair]] = {}
     if "published" in table.columns:
         for row in table.filter(pl.col("published").is_not_null()).iter_rows(named=True):
             numbers = (row[key] for key in ("published", "mean", "low", "high"))
-            pair = figures.Pair(labels[row["method"], row["models"]], row["group"], *numbers)
+            pair = figures.Pair(*_named(row, labels), row["group"], *numbers)
             panels.setdefault(figures.metric_title(row["metric"]), []).append(pair)
     return panels
 
@@ -151,7 +161,7 @@ def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
     if not points:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")
     epochs, values = np.array(sorted(points)).T
-    return figures.Curve(entry.title, epochs, values)
+    return figures.Curve(entry.key, entry.title, epochs, values)
 
 
 def _rows(path: str) -> list[dict]:

@@ -90,12 +90,12 @@ def _lines(table: list[dict], key: str, metric: str) -> figures.Figure:
 
 
 def _grid(table: list[dict], metric: str) -> figures.Figure:
-    panels = {}
-    for label in dict.fromkeys(row["label"] for row in table):
-        cells = {tuple(row["models"].split("+")): row["mean"] for row in table if row["label"] == label}
+    panels = []
+    for method, label in {row["method"]: row["label"] for row in table}.items():
+        cells = {tuple(row["models"].split("+")): row["mean"] for row in table if row["method"] == method}
         encoders, decoders = (list(dict.fromkeys(pair[side] for pair in cells)) for side in (0, -1))
         values = np.array([[cells.get((encoder, decoder), np.nan) for decoder in decoders] for encoder in encoders])
-        panels[label] = (encoders, decoders, values)
+        panels.append((label, encoders, decoders, values))
     return figures.models_grid(panels, metric)
 
 

@@ -50,8 +50,13 @@ _METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator
 
 @dataclass(frozen=True)
 class Bar:
-    """A method's mean with its interval on one metric."""
+    """A row's mean with its interval on one metric.
 
+    key: what makes a row: method and models. Two rows with one label stay two rows.
+    label: what the figure calls it.
+    """
+
+    key: str
     label: str
     group: str
     mean: float
@@ -61,8 +66,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Pair:
-    """A published number beside our mean with its interval, on one metric."""
+    """A published number beside our mean with its interval, on one metric; ``key`` and ``label`` as in ``Bar``."""
 
+    key: str
     label: str
     group: str
     published: float
@@ -95,8 +101,13 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Training:
-    """The curve of one trained phase: rows with ``batch`` and keys of ``TRAINING_PANELS``."""
+    """The curve of one trained phase: rows with ``batch`` and keys of ``TRAINING_PANELS``.
 
+    key: curves with the same one are seeds of one phase.
+    title: what the figure calls the phase.
+    """
+
+    key: str
     title: str
     rows: list[dict]
 
@@ -115,8 +126,13 @@ class StudyLine:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a trained method went: validation metric (float64 ``[E]``) by epoch (``[E]``)."""
+    """How a trained method went: validation metric (float64 ``[E]``) by epoch (``[E]``).
 
+    key: curves with the same one are seeds of one method.
+    label: what the figure calls the method.
+    """
+
+    key: str
     label: str
     epochs: np.ndarray
     values: np.ndarray
@@ -158,15 +174,15 @@ def bars(panels: dict[str, list[Bar]]) -> Figure:
             return _empty("Only bounds have run; there is no method to draw.")
         figure = _figure(5.6, 1.35 + _row_height([bar.label for bar in shown]) * len(shown))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        place = {bar.label: at for at, bar in enumerate(shown)}
+        place = {bar.key: at for at, bar in enumerate(shown)}
         notes = []
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
             for bar in members:
-                if bar.label not in place:
+                if bar.key not in place:
                     continue
                 colour = COLOURS.get(bar.group, OTHER)
-                axis.barh(place[bar.label], bar.mean, height=0.66, color=colour, alpha=0.85, linewidth=0)
-                axis.plot([bar.low, bar.high], [place[bar.label]] * 2, color="black", linewidth=1.1)
+                axis.barh(place[bar.key], bar.mean, height=0.66, color=colour, alpha=0.85, linewidth=0)
+                axis.plot([bar.low, bar.high], [place[bar.key]] * 2, color="black", linewidth=1.1)
             axis.set_title(title)
             axis.set_xlim(left=0)
             axis.margins(y=0.02)
@@ -190,16 +206,16 @@ def published(panels: dict[str, list[Pair]]) -> Figure:
             metric that has one; where a method has no pair, its row of the panel is empty.
     """
     with styled():
-        known = {pair.label: pair for members in reversed(panels.values()) for pair in members}
+        known = {pair.key: pair for members in reversed(panels.values()) for pair in members}
         shown = sorted(known.values(), key=lambda pair: (pair.published, pair.label))
         if not shown:
             return _empty("No published number stands beside a method that has run.")
         figure = _figure(5.6, 1.45 + _row_height([pair.label for pair in shown]) * len(shown))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        place = {pair.label: at for at, pair in enumerate(shown)}
+        place = {pair.key: at for at, pair in enumerate(shown)}
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
             for pair in members:
-                at, colour = place[pair.label], COLOURS.get(pair.group, OTHER)
+                at, colour = place[pair.key], COLOURS.get(pair.group, OTHER)
                 axis.plot([pair.published, pair.mean], [at, at], color=colour, linewidth=3, alpha=0.35)
                 axis.plot([pair.low, pair.high], [at, at], color="black", linewidth=1.1)
                 # Over the axis, not cut by it: chance lies next to zero.
@@ -316,22 +332,23 @@ def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
 
 
 def learning_curves(curves: list[Curve], metric: str) -> Figure:
-    """Validation metric by epoch, one small panel per label, so that long and short trainings stay readable.
+    """Validation metric by epoch, one small panel per method, so that long and short trainings stay readable.
 
     Args:
-        curves: curves that share a label (seeds of one method) share a panel; dots are best epochs.
+        curves: curves that share a key (seeds of one method) share a panel; dots are best epochs.
         metric: the metric's title.
     """
     with styled():
-        labels = list(dict.fromkeys(curve.label for curve in curves))
-        if not labels:
+        panels: dict[str, list[Curve]] = {}
+        for curve in curves:
+            panels.setdefault(curve.key, []).append(curve)
+        if not panels:
             return _empty("No trained method in this run has a learning curve.")
-        columns = min(3, len(labels))
-        rows = -(-len(labels) // columns)
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
         figure = _figure(max(2.6, 1.87 * columns), 0.5 + 1.5 * rows)
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-        for axis, label in zip(axes, labels, strict=False):
-            members = [curve for curve in curves if curve.label == label]
+        for axis, members in zip(axes, panels.values(), strict=False):
             for turn, curve in enumerate(members):
                 axis.plot(
                     curve.epochs,
@@ -342,11 +359,11 @@ def learning_curves(curves: list[Curve], metric: str) -> Figure:
                 )
                 best = int(np.argmax(curve.values))
                 axis.plot(curve.epochs[best], curve.values[best], "o", markersize=3.5, color="black")
-            axis.set_title(label, fontsize=8)
+            axis.set_title(members[0].label, fontsize=8)
             axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
             axis.grid(color="#e5e5e5", linewidth=0.6)
         axes[0].set_ylim(bottom=0)
-        for axis in axes[len(labels) :]:
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         figure.supxlabel("epoch", fontsize=8)
         figure.supylabel(f"{metric} on validation", fontsize=8)
@@ -414,17 +431,18 @@ def training(phases: list[Training]) -> Figure:
     """How training went: a row of panels per phase, seeds as a band from the lowest to the highest around their mean.
 
     Args:
-        phases: curves with the same title are seeds of one phase.
+        phases: curves with the same key are seeds of one phase.
     """
     with styled():
-        titles = list(dict.fromkeys(phase.title for phase in phases))
-        if not titles:
+        by_key: dict[str, list[Training]] = {}
+        for phase in phases:
+            by_key.setdefault(phase.key, []).append(phase)
+        if not by_key:
             return _empty("No method of this comparison is trained by LangPTune.")
         keys = [key for key in TRAINING_PANELS if any(key in row for phase in phases for row in phase.rows)]
-        figure = _figure(1.45 * len(keys) + 0.3, 0.5 + 1.5 * len(titles))
-        axes = figure.subplots(len(titles), len(keys), squeeze=False)
-        for row, title in enumerate(titles):
-            seeds = [phase for phase in phases if phase.title == title]
+        figure = _figure(1.45 * len(keys) + 0.3, 0.5 + 1.5 * len(by_key))
+        axes = figure.subplots(len(by_key), len(keys), squeeze=False)
+        for row, seeds in enumerate(by_key.values()):
             for column, key in enumerate(keys):
                 _band(axes[row, column], [_points(phase.rows, key) for phase in seeds])
                 if (
@@ -432,7 +450,7 @@ def training(phases: list[Training]) -> Figure:
                     and axes[row, column].get_visible()
                 ):
                     axes[row, column].set_title(TRAINING_PANELS[key], fontsize=8)
-            axes[row, 0].set_ylabel(textwrap.fill(title, 26), fontsize=7)
+            axes[row, 0].set_ylabel(textwrap.fill(seeds[0].title, 26), fontsize=7)
         figure.supxlabel("batch", fontsize=8)
         return figure
 
@@ -464,17 +482,17 @@ def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> F
         return figure
 
 
-def models_grid(panels: dict[str, tuple[list[str], list[str], np.ndarray]], metric: str) -> Figure:
+def models_grid(panels: list[tuple[str, list[str], list[str], np.ndarray]], metric: str) -> Figure:
     """A metric over pairs of encoder and decoder, one panel per method.
 
     Args:
-        panels: label -> encoders (rows), decoders (columns), means ``[E, D]`` (NaN where not run).
+        panels: of each method its label, encoders (rows), decoders (columns), means ``[E, D]`` (NaN where not run).
     """
     with styled():
         figure = _figure(2.6 * len(panels) + 1.2, 2.4)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        top = max(float(np.nanmax(values)) for _, _, values in panels.values())
-        for axis, (label, (encoders, decoders, values)) in zip(axes, panels.items(), strict=True):
+        top = max(float(np.nanmax(values)) for *_, values in panels)
+        for axis, (label, encoders, decoders, values) in zip(axes, panels, strict=True):
             axis.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
             axis.set_xticks(range(len(decoders)), decoders, rotation=20, ha="right")
             axis.set_yticks(range(len(encoders)), encoders)
@@ -499,11 +517,11 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> 
         figure = _figure(2.7 * len(panels) + 0.4, 3.1)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         marks = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
-        looks = {bar.label: (_METHODS[at % len(_METHODS)], marks[at % len(marks)]) for at, bar in enumerate(accuracy)}
-        heights = {bar.label: bar for bar in accuracy}
+        looks = {bar.key: (_METHODS[at % len(_METHODS)], marks[at % len(marks)]) for at, bar in enumerate(accuracy)}
+        heights = {bar.key: bar for bar in accuracy}
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
             for bar in members:
-                up, (colour, mark) = heights[bar.label], looks[bar.label]
+                up, (colour, mark) = heights[bar.key], looks[bar.key]
                 axis.plot([bar.low, bar.high], [up.mean] * 2, color=colour, linewidth=1.0, alpha=0.7)
                 axis.plot([bar.mean] * 2, [up.low, up.high], color=colour, linewidth=1.0, alpha=0.7)
                 axis.plot(bar.mean, up.mean, marker=mark, color=colour, markersize=6, markeredgecolor="white")
@@ -513,8 +531,8 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> 
         axes[0].set_ylabel(metric)
         axes[0].margins(y=0.1)  # an interval at 0 would hide behind the axis
         handles = [
-            Line2D([], [], label=label, color=colour, marker=mark, linestyle="none", markersize=6)
-            for label, (colour, mark) in looks.items()
+            Line2D([], [], label=heights[key].label, color=colour, marker=mark, linestyle="none", markersize=6)
+            for key, (colour, mark) in looks.items()
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
         return figure
@@ -528,14 +546,15 @@ def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
         measure: what is on the axis.
     """
     with styled():
-        labels = list(dict.fromkeys(bar.label for members in panels.values() for bar in members))
-        if not labels:
+        rows = {bar.key: bar.label for members in panels.values() for bar in members}
+        if not rows:
             return _empty("Nothing could be edited.")
+        labels, place = list(rows.values()), {key: at for at, key in enumerate(rows)}
         figure = _figure(6.4, 1.0 + _row_height(labels) * len(labels))
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
             for bar in members:
-                at, colour = labels.index(bar.label), COLOURS.get(bar.group, OTHER)
+                at, colour = place[bar.key], COLOURS.get(bar.group, OTHER)
                 axis.plot([bar.low, bar.high], [at, at], color=colour, linewidth=1.4)
                 axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
             axis.axvline(0, color="black", linewidth=0.8)

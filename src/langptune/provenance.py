@@ -104,13 +104,31 @@ def device() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
+    return cpu()["name"]
+
+
+CPU_FLAGS = (
+    "avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16", "i8mm",
+)  # fmt: skip
+"""Instruction sets that choose the dtype of models or the kernels of torch, as ``/proc/cpuinfo`` calls them."""
+
+
+@lru_cache(maxsize=1)
+def cpu() -> dict[str, Any]:
+    """The CPU's name, and which of ``CPU_FLAGS`` it has: a virtual machine's name alone may hide its kind.
+
+    ``flags`` is None where the system does not tell them (not Linux).
+    """
+    told: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+            key, _, value = line.partition(":")
+            told.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    flags = told.get("flags", told.get("Features"))
+    known = None if flags is None else [flag for flag in CPU_FLAGS if flag in flags.split()]
+    return {"name": told.get("model name") or platform.processor() or platform.machine(), "flags": known}
 
 
 def versions(*names: str) -> dict[str, str | None]:
@@ -155,6 +173,7 @@ class Record:
             "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
             "host": socket.gethostname(),
             "device": device(),
+            "cpu": cpu(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "python": platform.python_version(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),

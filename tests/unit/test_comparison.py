@@ -213,10 +213,76 @@ def test_lines_are_ordered_and_numbers_are_those_of_the_files(runs):
     files = [pl.read_parquet(run.metrics_path)["ndcg@10"].mean() for run in runs[0][2:5]]
     assert good.means[1] == pytest.approx(np.mean(files), abs=1e-12)
     assert good.low[1] < good.means[1] < good.high[1]
-    assert found.reference.models == "enc+d1"
-    assert next(line for line in found.lines if line.row.models == "enc+d1").against == ()
+    assert good.reference.models == "enc+d1"
+    assert all(line.against == () and line.reference is line.row for line in found.lines if line.row.method == "ref")
     assert found.mark(good, 1) == 1
-    assert good.against[1].p_holm == pytest.approx(min(1, 3 * good.against[1].effect.p_permutation), rel=0.01)
+    assert good.against[1].p_holm == pytest.approx(min(1, 2 * good.against[1].effect.p_permutation), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("models", "against"),
+    [
+        ("e2+d2", "e2+d2"),
+        ("e1+d2", "e1+d2"),
+        ("d2", "e1+d2"),
+        ("d1", "e1+d1"),
+        ("e2", "e2+d1"),
+        ("EASE", "e1+d1"),
+        ("e3+d2", "e1+d2"),
+    ],
+)
+def test_the_reference_of_a_row_is_that_of_its_models(models, against):
+    assert grid.own_reference(models, ["e1+d1", "e1+d2", "e2+d1", "e2+d2"]) == against
+    assert grid.own_reference(models, ["pop"]) == "pop"
+
+
+def test_the_reference_may_be_a_text_method():
+    assert grid.own_reference("e1+d2", ["d1", "d2"]) == "d2"
+    assert grid.own_reference("EASE", ["d1", "d2"]) == "d1"
+
+
+def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
+    """The second encoder is better from the start: its trained row gains nothing over its own zero-shot row."""
+    rng = np.random.default_rng(2)
+    weak, strong = rng.integers(40, 200, size=60), rng.integers(1, 9, size=60)
+    ranks = {
+        ("ref", "e1+d"): weak, ("ref", "e2+d"): strong, ("cl", "e1+d"): strong, ("cl", "e2+d"): weak,
+        ("text", "d"): strong, ("pop", "pop"): strong,
+    }  # fmt: skip
+    entries = [entry(write(tmp_path, "-".join(key), values), *key) for key, values in ranks.items()]
+    found = made(entries)
+    lines = {(line.row.method, line.row.models): line for line in found.lines}
+    marks = {key: found.mark(line, 1) for key, line in lines.items()}
+    assert marks == {
+        ("ref", "e1+d"): 0, ("ref", "e2+d"): 0, ("cl", "e1+d"): 1, ("cl", "e2+d"): -1, ("text", "d"): 1,
+        ("pop", "pop"): 1,
+    }  # fmt: skip
+    told = {(row["method"], row["models"]): row for row in csv.DictReader(io.StringIO(tables.comparisons_csv(found)))}
+    assert set(told) == {("cl", "e1+d"), ("cl", "e2+d"), ("text", "d"), ("pop", "pop")}
+    assert told["cl", "e2+d"]["reference_models"] == "e2+d"
+    assert told["pop", "pop"]["reference_models"] == told["text", "d"]["reference_models"] == "e1+d"
+    own = lines["ref", "e2+d"].means[list(METRICS).index(told["cl", "e2+d"]["metric"])]
+    assert float(told["cl", "e2+d"]["reference_mean"]) == pytest.approx(own)
+    gains = results.gains(found).filter(pl.col("models") == "e2+d")
+    assert gains.filter(pl.col("method") == "ref")["difference"].abs().max() == 0
+    assert gains.filter(pl.col("method") == "cl")["rank_gain"].max() < 0
+    page = tables.to_markdown(found, "t", [])
+    assert page.count("| reference |") == 2 and "with the same models" in page
+    assert "Holm-corrected over 4 comparisons" in page
+
+
+def test_a_missing_reference_takes_the_tests_of_its_own_rows_alone(tmp_path):
+    rng = np.random.default_rng(3)
+    paths = {name: write(tmp_path, name, rng.integers(1, 99, size=40)) for name in ("a", "b", "c")}
+    entries = [
+        entry(paths["a"], "ref", "e1+d"), entry(str(tmp_path / "none"), "ref", "e2+d"), entry(paths["b"], "cl", "e1+d"),
+        entry(paths["c"], "cl", "e2+d"),
+    ]  # fmt: skip
+    found = made(entries, allow_missing=True)
+    assert {line.row.key for line in found.lines if line.against} == {"cl/e1+d"}
+    assert "No tests of the rows whose reference is missing: REF (e2+d)." in tables.explanations(found)
+    lost = results.gains(found).filter(pl.col("difference").is_null())
+    assert set(lost.select("method", "models").iter_rows()) == {("cl", "e2+d")}
 
 
 def test_a_worse_method_is_marked_as_worse(tmp_path):
@@ -258,7 +324,7 @@ def test_a_partial_comparison_marks_what_is_missing_and_invents_nothing(runs):
 def test_without_the_reference_nothing_is_tested(runs):
     entries, absent = runs
     gone = entry(absent.metrics_path, "ref", "enc+d0")
-    found = made([gone, *entries], allow_missing=True)
+    found = made([gone, *entries[2:]], allow_missing=True)
     assert all(line.against == () for line in found.lines)
     assert "No tests: the reference, REF (enc+d0), is missing." in tables.explanations(found)
     assert results.gains(found)["difference"].is_null().all()

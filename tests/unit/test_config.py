@@ -50,6 +50,21 @@ MISTAKES = {
         lambda c: c.update(methods=["langptune0"]),
         r"methods: unknown entry 'langptune0'; did you mean 'langptune-0'\?",
     ),
+    "one title for two methods": (
+        lambda c: c.update(overrides={"ease": {"title": "Raw history (EMB-0)"}}),
+        r"my\.yaml: methods 'history' and 'ease' have the same title 'Raw history \(EMB-0\)'; change one of them",
+    ),
+    "titles that differ in spaces": (
+        lambda c: c.update(overrides={"ease": {"title": "Same "}, "random": {"title": " Same"}}),
+        r"methods 'ease' and 'random' have the same title 'Same'",
+    ),
+    "a method titled like a study's point": (
+        lambda c: c.update(
+            overrides={"ease": {"title": "LangPTune-0 (zero-shot), max tokens 16"}},
+            studies={"s": {"title": "S", "key": "max_tokens", "values": [16], "methods": ["langptune-0"]}},
+        ),
+        r"methods 'ease' and 'langptune-0\.max_tokens-16' have the same title",
+    ),
     "unknown dataset": (lambda c: c.update(datasets=["ml100k"]), r"did you mean 'ml-100k'\?"),
     "decoder as encoder": (
         lambda c: c.update(encoders=["minilm-l6"]),

@@ -22,10 +22,10 @@ MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF"}
 def bars():
     return {
         title: [
-            figures.Bar("Low_title & <b>", "profiles", 0.01, 0.0, 0.02),
-            figures.Bar("High", "baselines", 0.07, 0.05, 0.09),
-            figures.Bar("Middle", "text controls", 0.03, 0.02, 0.04),
-            figures.Bar("Oracle", "bounds", 1.0, 1.0, 1.0),
+            figures.Bar("low_title & <b>", "Low_title & <b>", "profiles", 0.01, 0.0, 0.02),
+            figures.Bar("high", "High", "baselines", 0.07, 0.05, 0.09),
+            figures.Bar("middle", "Middle", "text controls", 0.03, 0.02, 0.04),
+            figures.Bar("oracle", "Oracle", "bounds", 1.0, 1.0, 1.0),
         ]
         for title in ("NDCG@10", "Recall@10")
     }
@@ -45,7 +45,7 @@ def ranks():
 
 
 def curves():
-    return [figures.Curve(f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
+    return [figures.Curve(f"c{i % 4}", f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
 
 
 def phases():
@@ -54,9 +54,9 @@ def phases():
     ]
     shifted = [{key: value + (key != "batch") * 0.02 for key, value in row.items()} for row in rows]
     return [
-        figures.Training("CL on profiles", [{k: row[k] for k in ("batch", "val_ndcg", "loss")} for row in rows]),
-        figures.Training("CL on profiles, then RLSO with a long title", rows),
-        figures.Training("CL on profiles, then RLSO with a long title", shifted),
+        figures.Training("cl", "CL on profiles", [{k: row[k] for k in ("batch", "val_ndcg", "loss")} for row in rows]),
+        figures.Training("rlso", "CL on profiles, then RLSO with a long title", rows),
+        figures.Training("rlso", "CL on profiles, then RLSO with a long title", shifted),
     ]
 
 
@@ -69,15 +69,15 @@ def study_lines():
 
 def published():
     ours = [
-        figures.Pair("LangPTune\ne+d", "profiles", 0.045, 0.02, 0.015, 0.03),
-        figures.Pair("LightGCN", "baselines", 0.052, 0.06, 0.05, 0.07),
-        figures.Pair("Random", "bounds", 0.0006, 0.0007, 0.0, 0.001),
+        figures.Pair("langptune\ne+d", "LangPTune\ne+d", "profiles", 0.045, 0.02, 0.015, 0.03),
+        figures.Pair("lightgcn", "LightGCN", "baselines", 0.052, 0.06, 0.05, 0.07),
+        figures.Pair("random", "Random", "bounds", 0.0006, 0.0007, 0.0, 0.001),
     ]
-    return {"NDCG@20": ours, "Recall@20": [ours[0], figures.Pair("Pop", "baselines", 0.01, 0.012, 0.01, 0.02)]}
+    return {"NDCG@20": ours, "Recall@20": [ours[0], figures.Pair("pop", "Pop", "baselines", 0.01, 0.012, 0.01, 0.02)]}
 
 
 def pairs():
-    return {"A": (["e1", "e2"], ["d1", "d2"], np.array([[0.01, np.nan], [0.05, 0.1]]))}
+    return [("A", ["e1", "e2"], ["d1", "d2"], np.array([[0.01, np.nan], [0.05, 0.1]]))]
 
 
 DRAW = {
@@ -124,7 +124,7 @@ def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
 
 
 def test_bars_of_bounds_alone_say_so():
-    figure = figures.bars({"NDCG@10": [figures.Bar("Oracle", "bounds", 1, 1, 1)]})
+    figure = figures.bars({"NDCG@10": [figures.Bar("oracle", "Oracle", "bounds", 1, 1, 1)]})
     assert any("Only bounds" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
 
@@ -165,6 +165,27 @@ def test_training_shows_each_phase_once_and_seeds_as_a_band():
     assert len(figure.axes) == 2 * 4 and len(shown) == 2 + 4, "CL has no reward and no tokens"
     bands = [axis for axis in shown if axis.collections]
     assert len(bands) == 4
+
+
+def test_rows_with_one_label_stay_two_rows():
+    same = [figures.Bar(key, "Same", "profiles", mean, 0.0, 0.1) for key, mean in (("a", 0.02), ("b", 0.05))]
+    (axis,) = figures.bars({"NDCG@10": same}).axes
+    assert sorted((patch.get_y() + 0.33, patch.get_width()) for patch in axis.patches) == pytest.approx(
+        [(0, 0.02), (1, 0.05)]
+    )
+    (axis,) = figures.intervals({"add": same}, "change").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Same", "Same"]
+    drawn = figures.tradeoff(same, {"Faithful": same}, "NDCG@10")
+    heights = {float(line.get_ydata()[0]) for line in drawn.axes[0].lines if len(line.get_ydata()) == 1}
+    assert heights == {0.02, 0.05} and len(drawn.legends[0].get_texts()) == 2
+    told = [figures.Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
+    assert len(figures.published({"NDCG@10": told}).axes[0].get_yticks()) == 2
+    curves = [figures.Curve(key, "Same", np.arange(3), np.arange(3) / 9) for key in ("a", "a", "b")]
+    panels = [axis for axis in figures.learning_curves(curves, "NDCG@10").axes if axis.get_visible()]
+    assert [len(axis.lines) for axis in panels] == [4, 2], "a line and a dot for each seed"
+    rows = [{"batch": at, "loss": at / 9} for at in range(3)]
+    drawn = figures.training([figures.Training(key, "Same", rows) for key in ("a", "b")])
+    assert len(drawn.axes) == 2 and not any(axis.collections for axis in drawn.axes), "two phases, no band of seeds"
 
 
 def test_lines_of_a_group_can_be_told_apart():
@@ -242,8 +263,8 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
             "items_in": str(tmp_path / "items.parquet"),
             "runs": entries,
             "curves": [
-                {"title": "good", "path": str(tmp_path / "curve.jsonl")},
-                {"title": "no", "path": "absent"},
+                {"key": "good", "title": "good", "path": str(tmp_path / "curve.jsonl")},
+                {"key": "no", "title": "no", "path": "absent"},
             ],
             "reference": "ref",
             **{f"{out}_out": [str(tmp_path / turn / f"{out}{suffix}") for suffix in MAGIC] for out in outs},
@@ -262,16 +283,16 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
 
 def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
     accuracy = [
-        figures.Bar("LangPTune-0", "profiles", 0.0, 0.0, 0.0),
-        figures.Bar("LangPTune", "profiles", 0.02, 0.01, 0.03),
+        figures.Bar("langptune-0", "LangPTune-0", "profiles", 0.0, 0.0, 0.0),
+        figures.Bar("langptune", "LangPTune", "profiles", 0.02, 0.01, 0.03),
     ]
-    faithful = [figures.Bar("LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
+    faithful = [figures.Bar("langptune", "LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
     figure = figures.tradeoff(accuracy, {"Faithful": faithful, "Simulation": accuracy}, "NDCG@10")
     left, right = figure.axes
     assert left.get_title(loc="left") == "Faithful" and len(left.lines) == 3 and len(right.lines) == 6
     assert left.get_ylim()[0] < 0  # an interval at 0 is not behind the axis
     figures.save(figure, tmp_path / "tradeoff.png")
-    panels = {"add": accuracy, "negate": [figures.Bar("LangPTune", "profiles", -0.1, -0.2, 0.1)]}
+    panels = {"add": accuracy, "negate": [figures.Bar("langptune", "LangPTune", "profiles", -0.1, -0.2, 0.1)]}
     figure = figures.intervals(panels, "change")
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()  # effects can be compared across edits
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["LangPTune-0", "LangPTune"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import runpy
+
 import numpy as np
 import polars as pl
 import pytest
 
+from langptune.comparison import significance
 from langptune.config.models import VerifierEntry
 from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording
 from langptune.interpretability.subjects import catalogue_of, drawn
-from langptune.interpretability.tastes import tastes_of
+from langptune.interpretability.tastes import Tastes, pattern, tastes_of
 from langptune.interpretability.wording import words
 from langptune.models.load import load_decoder, load_encoder, load_verifier
 from tests.conftest import ROOT
@@ -108,6 +112,147 @@ def test_polarity_holds_as_far_as_it_is_meant(items, text, found):
     tastes = tastes_of(items.with_columns(genres=pl.col("genres").replace("Western", "Comedy")), "genres")
     told = claims.extract(text, tastes, claims.Titles([]))
     assert {(claim.value, claim.liked) for claim in told} == found and len(told) == len(found)
+
+
+PHRASES = [
+    ("The user likes comedy and does not like horror.", "+Comedy -Horror"),
+    ("The user likes comedy and doesn't like horror.", "+Comedy -Horror"),
+    ("They love comedy and hate horror.", "+Comedy -Horror"),
+    ("They love comedy and war and they really do not enjoy horror.", "+Comedy +War -Horror"),
+    ("They can't get enough of comedy.", "+Comedy"),
+    ("They cannot get enough of westerns and war films.", "+Western +War"),
+    ("They could not be happier with comedies.", "+Comedy"),
+    ("They couldn't be happier with a comedy.", "+Comedy"),
+    ("A fan of comedy, drama but not horror.", "+Comedy +Drama -Horror"),
+    ("Never misses a western.", "+Western"),
+    ("The user never misses a western and avoids horror.", "+Western -Horror"),
+    ("This user likes not only comedies but also dramas.", "+Comedy +Drama"),
+    ("Not only comedies but also dramas.", "+Comedy +Drama"),
+    ("They do not only like comedy but also horror.", "+Comedy +Horror"),
+    ("They don't just watch comedies, they also love war.", "+Comedy +War"),
+    ("The user does not like horror and loves comedy.", "-Horror +Comedy"),
+    ("The user does not like horror and war.", "-Horror -War"),
+    ("They do not like horror or war.", "-Horror -War"),
+    ("They like comedy but not horror or war.", "+Comedy -Horror -War"),
+    ("Horror is not for them.", "-Horror"),
+    ("They like comedy and horror is not for them.", "+Comedy -Horror"),
+    ("They like comedy and horror is avoided.", "+Comedy -Horror"),
+    ("Horror films are avoided.", "-Horror"),
+    ("They hate horror, and can't get enough of comedy.", "-Horror +Comedy"),
+    ("They hate horror and can't get enough of comedy.", "-Horror +Comedy"),
+    ("They like comedies that do not rely on horror.", "+Comedy -Horror"),
+    ("Horror is a genre that they do not like.", "-Horror"),
+    ("They never tire of comedy.", "+Comedy"),
+    ("They never get tired of musicals.", "+Musical"),
+    ("They are tired of musicals.", "-Musical"),
+    ("They do not dislike horror.", "+Horror"),
+    ("They don't mind horror.", "+Horror"),
+    ("They like neither horror nor war.", "-Horror -War"),
+    ("They like comedy and neither horror nor war.", "+Comedy -Horror -War"),
+    ("The user is not a fan of horror.", "-Horror"),
+    ("The user is a fan of comedy and not a fan of horror.", "+Comedy -Horror"),
+    ("They enjoy comedy not horror.", "+Comedy -Horror"),
+    ("Comedy not horror.", "+Comedy -Horror"),
+    ("Comedy, drama, and no interest in horror.", "+Comedy +Drama -Horror"),
+    ("They can't stand horror.", "-Horror"),
+    ("They love drama and can't stand horror, war or musicals.", "+Drama -Horror -War -Musical"),
+    ("They can't stand horror but love drama.", "-Horror +Drama"),
+    ("They like nothing but comedy.", "+Comedy"),
+    ("They like anything but horror.", "-Horror"),
+    ("They like all genres except horror.", "-Horror"),
+    ("They like comedy, except for war comedies.", "+Comedy -War -Comedy"),
+    ("They can't resist a good western.", "+Western"),
+    ("They can't wait for the next fantasy.", "+Fantasy"),
+    ("Dislikes: horror, war.", "-Horror -War"),
+    ("Likes: comedy. Dislikes: horror.", "+Comedy -Horror"),
+    ("They love comedy because they do not like horror.", "+Comedy -Horror"),
+    ("Although they like comedy, they hate horror.", "+Comedy -Horror"),
+    ("They like comedy, which is not horror.", "+Comedy -Horror"),
+    ("They don't watch gory films, like horror.", "-Horror"),
+    ("They don’t like horror and can’t get enough of comedy.", "-Horror +Comedy"),
+    ("They are passionate about drama and uninterested in war.", "+Drama -War"),
+    ("They no longer enjoy horror.", "-Horror"),
+    ("They couldn't care less about horror.", "-Horror"),
+    ("They wouldn't miss a western.", "+Western"),
+    ("They don't miss a western.", "+Western"),
+    ("They enjoy drama, avoid horror, and adore comedy.", "+Drama -Horror +Comedy"),
+    ("Whether or not it is a comedy, they like war.", "+Comedy +War"),
+    ("They like comedy, not to mention drama.", "+Comedy +Drama"),
+    ("They never watch horror and rarely war, and love comedy.", "-Horror -War +Comedy"),
+    ("Comedy and horror are not liked.", "-Comedy -Horror"),
+    ("They love war films as well as drama and do not care for horror.", "+War +Drama -Horror"),
+    ("They rate comedy highly and horror poorly, and do not like war.", "+Comedy +Horror -War"),
+    ("The user likes fantastic films.", "+Fantasy"),
+    ("The user likes mysterious films, and comic ones.", "+Mystery +Comedy"),
+    ("They read comic books.", ""),
+    ("They love comedies, fantasies and mysteries.", "+Comedy +Fantasy +Mystery"),
+    ("They love fantasic comedic things.", "+Comedy"),
+    ("They never disappoint a comedy lover and never skip drama.", "+Comedy -Drama"),
+    ("They do not like war more than horror.", "-War -Horror"),
+    ("They find it hard not to like comedy.", "+Comedy"),
+    ("They lack interest in war and enjoy drama.", "-War +Drama"),
+    ("They like westerns that never had a sequel.", "+Western"),
+    ("The user likes comedy and will avoid horror, while they like war.", "+Comedy -Horror +War"),
+    ("They don't only love fantasy.", "+Fantasy"),
+    ("Their favourites are comedies; horror they do not watch.", "+Comedy -Horror"),
+    ("Comedy and drama are favorites, and horror is disliked.", "+Comedy +Drama -Horror"),
+    ("Comedy and drama are favorites and horror is disliked.", "+Comedy +Drama -Horror"),
+]
+"""A phrase, and the genres that it likes (+) and denies (-)."""
+
+
+@pytest.mark.parametrize(("text", "told"), PHRASES)
+def test_a_denial_denies_what_it_is_about(text, told):
+    names = ["Comedy", "Drama", "Fantasy", "Horror", "Musical", "Mystery", "War", "Western"]
+    found = claims.extract(text, Tastes(names, np.zeros((1, len(names)), dtype=bool)), claims.Titles([]))
+    genres = sorted((claim.value, claim.liked) for claim in found if claim.kind == "genre")
+    assert genres == sorted((word[1:], word[0] == "+") for word in told.split()), claims.statements(text)
+
+
+LIKED = ["likes {}", "is a fan of {}", "can't get enough of {}", "could not be happier with {}", "never misses {}",
+         "enjoys not only {}", "doesn't dislike {}", "never tires of {}"]  # fmt: skip
+DENIED = ["does not like {}", "doesn't enjoy {}", "avoids {}", "can't stand {}", "is not a fan of {}", "hates {}",
+          "has no interest in {}", "never watches {}", "is tired of {}", "dislikes {}"]  # fmt: skip
+JOINS = [" and ", ", and ", " but ", ". They ", ", ", "; ", " and they ", ", while this user "]
+
+
+def test_two_statements_of_a_sentence_keep_their_own_polarity():
+    tastes = Tastes(["Comedy", "Horror"], np.zeros((1, 2), dtype=bool))
+    for one, other in [*itertools.product(LIKED, DENIED), *itertools.product(DENIED, LIKED)]:
+        for join in JOINS:
+            text = f"The user {one.format('comedy')}{join}{other.format('horror')}."
+            found = {claim.value: claim.liked for claim in claims.extract(text, tastes, claims.Titles([]))}
+            assert found == {"Comedy": one in LIKED, "Horror": other in LIKED}, text
+
+
+def test_statements_lose_no_word():
+    for text, _ in PHRASES:
+        kept = [word for part, _ in claims.statements(text) for word in words(part)]
+        contrasts = {"but", "although", "while", "however"}
+        assert [w for w in kept if w not in contrasts] == [w for w in words(text) if w not in contrasts], text
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "not_named"),
+    [
+        ("Fantasy", "fantasy fantasies fantastic fantastical Fantasy", "fantasic fantast fantastically"),
+        ("Comedy", "comedy comedies comic comedic comical", "comedian comics comedys comic-book"),
+        ("Mystery", "mystery mysteries mysterious", "mysteric mysteryic"),
+        ("History", "history histories historic historical", "historian"),
+        ("Documentary", "documentary documentaries", "documentaric"),
+        ("Biography", "biography biographies biographical biopics", "biographer"),
+        ("Drama", "drama dramas dramatic", "dramaturgy"),
+        ("Manga", "manga mangas", "mangatic"),
+        ("Family", "family families", "familic"),
+        ("Essay", "essay essays", "essaies"),
+        ("Romance", "romance romances romantic", "romantically"),
+        ("Western", "western westerns", "westernised"),
+    ],
+)
+def test_a_taste_is_named_by_its_plural_and_its_adjective(name, named, not_named):
+    assert [word for word in named.split() if not pattern(name).fullmatch(word)] == []
+    assert [word for word in not_named.split() if pattern(name).search(word)] == []
+    assert pattern("Comedy").search("comic books") is None and pattern("Comedy").search("comic timing")
 
 
 def test_titles_are_found_however_they_are_written(items):
@@ -338,17 +483,104 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
     better = np.concatenate([base, base], axis=1) + 0.2 + 0.01 * rng.normal(size=(200, 2))
     gappy = base.copy()
     gappy[::2] = np.nan
-    told = summary.estimate({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"), 400, 0.95, 0)
-    assert told["a"].differs == 0 and np.isnan(told["a"].difference)
-    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].differs == 1
+    told = _estimates({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"))
+    assert told["a"].mark(0.95) == 0 and np.isnan(told["a"].difference) and np.isnan(told["a"].p_holm)
+    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].mark(0.95) == 1
     # Paired: the interval of the difference is far narrower than that of the means.
     assert told["b"].difference_high - told["b"].difference_low < 0.1 * (told["a"].high - told["a"].low)
     assert told["c"].mean == pytest.approx(np.nanmean(gappy)) and told["c"].values == 100
-    nothing = summary.estimate({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"}, 400, 0.95, 0)["d"]
-    assert np.isnan(nothing.mean) and np.isnan(nothing.low) and nothing.differs == 0
+    # The same values where both have one: whatever the two means are, nothing is to be told apart.
+    assert (told["c"].pairs, told["c"].paired, told["c"].p, told["c"].mark(0.95)) == (100, 0.0, 1.0, 0)
+    nothing = _estimates({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"})["d"]
+    assert np.isnan(nothing.mean) and np.isnan(nothing.low) and (nothing.pairs, nothing.mark(0.95)) == (0, 0)
     # Each against the reference of its own models.
-    told = summary.estimate({"a": base, "b": better, "c": base}, {"b": "c"}, 400, 0.95, 0)
+    told = _estimates({"a": base, "b": better, "c": base}, {"b": "c"})
     assert told["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(told["c"].difference)
+
+
+def _estimates(values, references):
+    """Estimates of one measure that is a block of its own."""
+    one = summary.Measure("m", "m", 1, "B", 3, "")
+    return summary.estimates([one], {"m": values}, references, 400, 0.95, 0)["m"]
+
+
+def test_marks_are_corrected_over_all_measures_and_methods_of_a_block():
+    """Twenty measures of four methods that are all the reference again, with noise: intervals err, marks do not."""
+    rng = np.random.default_rng(1)
+    measures = [summary.Measure(f"m{at}", f"m{at}", 1, "AB"[at % 2], 3, "") for at in range(20)]
+    references = dict.fromkeys("rabcd", "r")
+    values = {one.key: {name: rng.normal(size=(60, 1)) for name in references} for one in measures}
+    values["m0"]["a"] = values["m0"]["r"] + 0.8
+    told = summary.estimates(measures, values, references, 200, 0.95, 0)
+    found = {(key, name): one for key, own in told.items() for name, one in own.items()}
+    alone = [at for at, one in found.items() if one.difference_low > 0 or one.difference_high < 0]
+    assert len(alone) > 2, "intervals one by one leave out 0 by chance"
+    assert {at: one.mark(0.95) for at, one in found.items() if one.mark(0.95)} == {("m0", "a"): 1}
+    for block in "AB":
+        family = [at for at in found if measures[int(at[0][1:])].block == block]
+        expected = significance.holm([found[at].p for at in family])
+        assert [found[at].p_holm for at in family] == pytest.approx(expected, nan_ok=True)
+        assert sum(not np.isnan(p) for p in expected) == 40
+    one = found["m3", "b"]
+    assert one.p == significance.paired(values["m3"]["b"][:, 0], values["m3"]["r"][:, 0], 0).p_permutation
+
+
+INTERPRET = runpy.run_path(str(ROOT / "scripts" / "interpret.py"))
+
+
+class _Notes:
+    def note(self, **facts):
+        """What a manifest would hold."""
+        self.facts = facts
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """The tables of a reference and two methods that are called the same."""
+    folder, rng = tmp_path_factory.mktemp("interpreted"), np.random.default_rng(0)
+    titles = {"zero": "Zero", "one": "Same", "two": "Same"}
+    sessions = pl.Series("session", range(30), dtype=pl.Int32)
+    runs = []
+    for shift, (method, title) in enumerate(titles.items()):
+        files = {}
+        for name in ("metrics_path", "measures", "simulation", "steering"):
+            files[name] = str(folder / f"{method}-{name}.parquet")
+        own = {key: rng.normal(size=30) + shift for key in ("words", "reading_ease", "grade", "repetition", "copied")}
+        own |= {key: rng.normal(size=30) for key in ("sameness", "nats_per_token", "claims", "supported", "strangers")}
+        pl.DataFrame({"session": sessions, **own}).write_parquet(files["measures"])
+        pl.DataFrame({"session": sessions, "told": np.zeros(30)}).write_parquet(files["simulation"])
+        pl.DataFrame({"session": sessions, "edit": "add", "auc_change": 0.1}).write_parquet(files["steering"])
+        pl.DataFrame({"session": sessions, "ndcg@10": np.full(30, 0.1 * shift)}).write_parquet(files["metrics_path"])
+        runs.append({"method": method, "models": "e+d", "seed": 0, "title": title, "group": "profiles", **files})
+    outs = {f"{name}_out": str(folder / name) for name in ("table_csv", "table_md", "table_html", "judges")}
+    outs |= {f"{name}_out": [str(folder / f"{name}.png")] for name in ("tradeoff", "steering")}
+    spec = INTERPRET["Spec"](
+        title="T", facts=[], runs=runs, reference="zero", main_metric="ndcg@10", candidates=4, bootstrap=100,
+        confidence=0.95, seed=0, **outs,
+    )  # fmt: skip
+    INTERPRET["work"](spec, _Notes(), lambda line: None)
+    return pl.read_csv(folder / "table_csv"), (folder / "table_md").read_text()
+
+
+def test_methods_of_one_title_stay_two_methods(interpreted):
+    table, page = interpreted
+    told = {(row["method"], row["measure"]): row for row in table.iter_rows(named=True)}
+    assert {method for method, _ in told} == {"zero", "one", "two"} and set(table["seeds"]) == {1}
+    assert [told[method, "ndcg@10"]["mean"] for method in ("zero", "one", "two")] == pytest.approx([0, 0.1, 0.2])
+    assert page.count("| Same |") == 2 * 3, "two rows in each of three blocks"
+    assert told["two", "words"]["p_holm"] < 0.05 and told["zero", "words"]["p_holm"] is None
+    assert told["two", "words"]["p"] < told["two", "words"]["p_holm"]
+
+
+def test_the_page_says_how_marks_are_made(interpreted):
+    table, page = interpreted
+    # 7 measures of wording, 5 of truth, 8 of steering, of which 6 have no value here; two methods each.
+    assert (
+        "p < 0.05 in a sign-flip permutation test paired by session, Holm-corrected over all comparisons of a block "
+        "(Truth 10, Wording 14, Steering 4)" in page
+    )
+    marked = {(row["method"], row["measure"]) for row in table.iter_rows(named=True) if (row["p_holm"] or 1) < 0.05}
+    assert page.count(" ▲ |") + page.count(" ▼ |") == len(marked) > 0
 
 
 def test_sessions_are_drawn_the_same_whatever_the_order():

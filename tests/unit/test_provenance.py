@@ -6,6 +6,7 @@ import fcntl
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +70,18 @@ def test_manifest_traces_an_output(tmp_path):
     assert told["sha256"] == provenance.file_hash(tmp_path / "out" / "sessions.parquet")
     assert told["spec"]["dataset"]["title"] == "Toy"
     assert told["notes"]["raw"]["toy.inter"] == provenance.file_hash(tmp_path / "raw" / "toy.inter")
-    for key in ("git", "code", "lock", "host", "device", "wall_seconds", "peak_memory_mb", "versions"):
+    for key in ("git", "code", "lock", "host", "device", "cpu", "wall_seconds", "peak_memory_mb", "versions"):
         assert told[key] is not None, key
+    assert told["cpu"] == provenance.cpu()
+
+
+def test_the_kind_of_cpu_is_that_of_the_system():
+    """What the manifest says decides whether two hosts are expected to give the same texts."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next(line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features")))
+    told = provenance.cpu()
+    assert told["name"] and set(told["flags"]) == set(flags) & set(provenance.CPU_FLAGS)
+    assert {"avx2", "avx512_bf16", "amx_bf16"} <= set(provenance.CPU_FLAGS)
 
 
 def test_spec_from_a_file_and_from_standard_input(tmp_path):

@@ -557,7 +557,7 @@ def comparison_spec(dataset, output, **extra):
 
 
 def phase_curves(dataset):
-    """The curve of every trained phase of the comparison, and how the figure calls it."""
+    """The curve of every trained phase of the comparison: its key, the same for all seeds, and the figure's title."""
     out = {}
     for run in WORKFLOW.runs(dataset):
         if not isinstance(METHODS[run.method], LANGPTUNE):
@@ -569,7 +569,13 @@ def phase_curves(dataset):
             title += f", phase {len(titles)}" if len(titles) > 4 else ""
             title += f" on {'histories' if phase.prompt is None else 'profiles'}"
             title += f" ({run.models})" if len(CONFIG.encoders) * len(CONFIG.decoders) > 1 else ""
-            out[f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"] = title
+            path = f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"
+            out[path] = {"key": f"{run.models}/{phase.id}", "title": title}
+    phases = {named["key"]: named["title"] for named in out.values()}
+    for named in out.values():
+        # Phases of the same recipes may differ in what their profiles are (length, history).
+        if list(phases.values()).count(named["title"]) > 1:
+            named["title"] += f", {named['key'].rpartition('/')[2]}"
     return out
 
 
@@ -616,9 +622,9 @@ def study_spec(dataset, study, output):
 
 
 def curves(dataset):
-    """The learning curves of the runs that have one."""
+    """The learning curves of the runs that have one: their key, the same for all seeds, and the figure's title."""
     return {
-        f"{RESULTS}/{run.folder}/curve.jsonl": METHODS[run.method].title
+        f"{RESULTS}/{run.folder}/curve.jsonl": {"key": run.method, "title": METHODS[run.method].title}
         for run in WORKFLOW.runs(dataset)
         if isinstance(METHODS[run.method], kinds.RecBoleMethod)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -88,6 +89,20 @@ class Grid:
         if metric not in self.metrics:
             raise UserError(f"metric '{metric}' is not among the compared ones: {', '.join(self.metrics)}")
         return self.metrics.index(metric)
+
+
+def own_reference(models: str, references: Sequence[str]) -> str:
+    """The models of the reference run that a row is tested against: the row's own models.
+
+    A row without such a run (a baseline; a text method, whose models are a decoder alone) is tested against the run
+    that shares most of its models; of several such runs, the first.
+
+    Args:
+        models: the row's, ``encoder+decoder`` or one name.
+        references: models of every run of the reference, in the grid's order; at least one.
+    """
+    own = set(models.split("+"))
+    return max(references, key=lambda other: (other == models, len(own & set(other.split("+")))))
 
 
 def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = False) -> Grid:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from langptune.comparison import bootstrap, significance
-from langptune.comparison.grid import GROUPS, Grid, PublishedValue, Row
+from langptune.comparison.grid import GROUPS, Grid, PublishedValue, Row, own_reference
 from langptune.comparison.significance import Paired
 from langptune.config.base import nearest
 from langptune.errors import UserError
@@ -32,10 +32,12 @@ class Line:
     """One line of the table.
 
     means, low, high: float64 ``[M]``; NaN where the row is missing.
+    reference: the row that this one is tested against (``grid.own_reference``); of a reference's row, the row itself.
     against: per metric; empty for the reference, for a missing row, and where the reference is missing.
     """
 
     row: Row
+    reference: Row
     means: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -46,12 +48,13 @@ class Line:
 class Results:
     """A comparison, its lines in table order: by group, then by the main metric, missing rows last.
 
+    references: the rows of the reference method, one for each of its models, in the grid's order.
     published: (row's key, index of the metric) -> published number; only what is known.
     """
 
     grid: Grid
     lines: tuple[Line, ...]
-    reference: Row
+    references: tuple[Row, ...]
     main_metric: str
     resamples: int
     confidence: float
@@ -88,11 +91,11 @@ def compare(
     seed: int = 0,
     published: Iterable[PublishedValue] = (),
 ) -> Results:
-    """Intervals for every row and tests of every row against the reference.
+    """Intervals for every row and tests of every row against the reference of the same models.
 
     Args:
         grid: the runs.
-        reference: a method; where it stands with several models, the first in the grid's order is used.
+        reference: a method; where it is run with several models, ``grid.own_reference`` chooses the run for each row.
         main_metric: sorts the lines.
         resamples: of the bootstrap.
         confidence: of the intervals; 1 - confidence is the level of the marks.
@@ -109,10 +112,11 @@ def compare(
             f"reference '{reference}' is not among the compared methods"
             + nearest(reference, [row.method for row in grid.rows])
         )
-    base = candidates[0]
+    by_models = {row.models: row for row in candidates}
+    bases = {row.key: by_models[own_reference(row.models, list(by_models))] for row in grid.rows}
     ran = [row for row in grid.rows if not row.missing]
     draws = bootstrap.replicates({row.key: row.values for row in ran}, resamples, seed)
-    against = _against(grid, ran, base, draws, confidence, seed)
+    against = _against(grid, ran, bases, draws, confidence, seed)
     lines = []
     for row in grid.rows:
         if row.missing:
@@ -120,28 +124,31 @@ def compare(
         else:
             means = row.values.mean(axis=(0, 1))
             low, high = bootstrap.interval(draws[row.key], confidence)
-        lines.append(Line(row, means, low, high, against.get(row.key, ())))
+        lines.append(Line(row, bases[row.key], means, low, high, against.get(row.key, ())))
     order = {group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))}
     lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(line.means[main], nan=-np.inf)))
     beside = {(f"{told.method}/{told.models}", grid.column(told.metric)): told.value for told in published}
-    return Results(grid, tuple(lines), base, main_metric, resamples, confidence, beside)
+    return Results(grid, tuple(lines), tuple(candidates), main_metric, resamples, confidence, beside)
 
 
 def _against(
-    grid: Grid, ran: list[Row], base: Row, draws: dict[str, np.ndarray], confidence: float, seed: int
+    grid: Grid, ran: list[Row], bases: dict[str, Row], draws: dict[str, np.ndarray], confidence: float, seed: int
 ) -> dict[str, tuple[Against, ...]]:
-    others = [row for row in ran if row.key != base.key]
-    if base.missing or not others:
+    pairs = [(row, base) for row in ran if (base := bases[row.key]).key != row.key and not base.missing]
+    if not pairs:
         return {}
     by_metric: list[list[Against]] = []
     for metric in range(len(grid.metrics)):
-        effects = [significance.paired(row.session_means(metric), base.session_means(metric), seed) for row in others]
+        effects = [
+            significance.paired(row.session_means(metric), base.session_means(metric), seed) for row, base in pairs
+        ]
         corrected = [
             significance.holm([getattr(effect, test) for effect in effects])
             for test in ("p_permutation", "p_ttest", "p_wilcoxon")
         ]
         ends = [
-            bootstrap.interval(draws[row.key][:, metric] - draws[base.key][:, metric], confidence) for row in others
+            bootstrap.interval(draws[row.key][:, metric] - draws[base.key][:, metric], confidence)
+            for row, base in pairs
         ]
         by_metric.append(
             [
@@ -149,21 +156,21 @@ def _against(
                 for effect, (low, high), *p in zip(effects, ends, *corrected, strict=True)
             ]
         )
-    return {row.key: cells for row, cells in zip(others, zip(*by_metric, strict=True), strict=True)}
+    return {row.key: cells for (row, _), cells in zip(pairs, zip(*by_metric, strict=True), strict=True)}
 
 
 def gains(results: Results) -> pl.DataFrame:
     """Per session and row (missing rows left out), in the order of the table.
 
     Columns: ``session``, ``method``, ``models``; ``value``, the main metric averaged over seeds;
-    ``difference``, the same minus the reference's; ``rank_gain``, mean over seeds of log2 of the rank,
-    reference minus method (+1: the method's target stands twice as high). The last two are null where the
+    ``difference``, the same minus that of the row's reference; ``rank_gain``, mean over seeds of log2 of the rank,
+    reference minus method (+1: the method's target stands twice as high). The last two are null where the row's
     reference is missing.
     """
-    base, main = results.reference, results.main
+    main = results.main
     frames = []
     for line in results.lines:
-        row = line.row
+        row, base = line.row, line.reference
         if row.missing:
             continue
         value = row.session_means(main)

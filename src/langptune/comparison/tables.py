@@ -96,7 +96,8 @@ def long_csv(results: Results) -> str:
 def comparisons_csv(results: Results) -> str:
     """One line per tested row and metric: effect sizes, their intervals, and all p-values.
 
-    ``p_permutation`` is the main test; ``*_holm`` is corrected over the rows within the metric.
+    ``reference_models`` are those of the run that the row is tested against. ``p_permutation`` is the main test;
+    ``*_holm`` is corrected over the rows within the metric.
     """
     head = [
         "method",
@@ -111,9 +112,9 @@ def comparisons_csv(results: Results) -> str:
     head += ["mean", "reference_mean", "difference", "difference_low", "difference_high", "d_z"]
     head += ["wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest", "p_ttest_holm"]
     head += ["p_wilcoxon", "p_wilcoxon_holm"]
-    base = results.reference
     body = []
     for line in results.lines:
+        base = line.reference
         for m, cell in enumerate(line.against):
             effect = cell.effect
             row = [line.row.method, line.row.models, results.grid.metrics[m], base.method, base.models]
@@ -260,16 +261,15 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
 def explanations(results: Results) -> list[str]:
     """Sentences, plain text, that say how the numbers of a table are to be read."""
     level, share = f"{1 - results.confidence:.4g}", f"{100 * results.confidence:.4g}%"
-    base, tested = results.reference, sum(bool(line.against) for line in results.lines)
+    tested = sum(bool(line.against) for line in results.lines)
     out = [
         f"n = {len(results.grid.sessions)} sessions. Mean [{share} interval]: percentile bootstrap over "
         f"sessions and seeds, {results.resamples} resamples; over sessions alone where a row has one seed.",
     ]
-    if base.missing:
-        out.append(f"No tests: the reference, {base.title} ({base.models}), is missing.")
-    elif tested:
+    out += _untested(results)
+    if tested:
         out.append(
-            f"↑ ↓: better, worse than the reference, {base.title} ({base.models}); p < {level} in a "
+            f"↑ ↓: better, worse than the reference, {reference_name(results)}; p < {level} in a "
             f"sign-flip permutation test paired by session, Holm-corrected over {tested} comparisons within "
             "each metric."
         )
@@ -285,6 +285,28 @@ def explanations(results: Results) -> list[str]:
             "correction count only what ran and will change."
         )
     return out
+
+
+def reference_name(results: Results) -> str:
+    """What rows are tested against, in words: the reference with its models, or the rule where it has several."""
+    first = results.references[0]
+    if len(results.references) == 1:
+        return f"{first.title} ({first.models})"
+    return (
+        f"{first.title} with the same models (a row without an encoder: the first run with its decoder; without both: "
+        f"{first.models})"
+    )
+
+
+def _untested(results: Results) -> list[str]:
+    """A sentence where references are missing, and with them the tests of their rows."""
+    missing = [row for row in results.references if row.missing]
+    if not missing:
+        return []
+    names = ", ".join(f"{row.title} ({row.models})" for row in missing)
+    if len(missing) == len(results.references):
+        return [f"No tests: the reference, {names}, is missing."]
+    return [f"No tests of the rows whose reference is missing: {names}."]
 
 
 def _identity(results: Results, line: Line) -> list:
@@ -367,7 +389,7 @@ def _p_head(results: Results) -> str:
 
 def _p(results: Results, line: Line) -> str:
     if not line.against:
-        return "reference" if line.row.key == results.reference.key else ""
+        return "reference" if line.row.key == line.reference.key else ""
     p = line.against[results.main].p_holm
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 

@@ -64,7 +64,11 @@ class Comparison(Strict):
 
     metrics: list[str] = list(metrics.DEFAULT)
     main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
-    reference: str = Field("langptune-0", description="the method every other one is tested against, paired by session")
+    reference: str = Field(
+        "langptune-0",
+        description="the method every other one is tested against, paired by session; of several models, each row "
+        "against the run of its own",
+    )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: int = 0
@@ -435,6 +439,26 @@ def _derived(study: str, told: Study, methods: dict[str, Method], where: str) ->
     return out
 
 
+def _check_titles(workflow: Workflow, where: str) -> None:
+    """No two methods, models or judges of a run have one title: tables, figures and pages would show them as one."""
+    config = workflow.config
+    studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
+    for what, key, names, entries in (
+        ("methods", "overrides", [*config.methods, *studied], workflow.methods),
+        ("models", "models.yaml", [*config.encoders, *config.decoders], workflow.models),
+        ("judges", "judges.yaml", config.interpretability.judges, workflow.judges),
+    ):
+        seen: dict[str, str] = {}
+        for name in dict.fromkeys(names):
+            # Pages fold white space, so that titles that differ in it alone look the same.
+            title = " ".join(entries[name].title.split())
+            other = seen.setdefault(title, name)
+            if other != name:
+                raise UserError(
+                    f"{where}: {what} '{other}' and '{name}' have the same title '{title}'; change one of them ({key})"
+                )
+
+
 def _check_interpretability(workflow: Workflow, where: str) -> None:
     told, at = workflow.config.interpretability, f"{where}: interpretability"
     for name in told.methods:
@@ -477,6 +501,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
     _check_interpretability(workflow, where)
+    _check_titles(workflow, where)
     for dataset in config.datasets:
         _check_limits(workflow, dataset)
     studied = [name for study in config.studies for _, _, name in workflow.variants(study)]

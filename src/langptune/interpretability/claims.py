@@ -13,17 +13,72 @@ from langptune.interpretability.wording import COMMON, WORD, words
 
 Kind = Literal["genre", "era", "title", "person", "theme"]
 
-# A polarity ends with the sentence, or where a contrast begins.
-CLAUSE = re.compile(r"[.!?;:\n]+(?=\s|$)|\b(?:but|however|although|though|while|whereas)\b", re.IGNORECASE)
+# A polarity ends with the sentence, or where a contrast begins. The colon of "Dislikes: horror" ends nothing.
+CLAUSE = re.compile(
+    r"[.!?;\n]+(?=\s|$)|(?<!\bdislikes)(?<!\bavoids)(?<!\bhates):+(?=\s|$)|"
+    r"(?<!\bnothing )(?<!\banything )\bbut\b|\b(?:however|although|though|while|whereas)\b",
+    re.IGNORECASE,
+)
+_NOT = r"(?:not|never|cannot|\w+n['’]t)"
+_CANNOT = r"(?:(?:can|could)(?:not|n['’]t| not)|never|can['’]t)"
+_ADVERB = r"(?:(?:really|actually|quite|at all|ever|often|easily|usually|possibly|particularly)\s+)?"
+_OF = r"(?:tired?|tires|bored|sick|wear(?:y|ies)) (?:of|by|with)"
+KEEN = re.compile(
+    rf"\b(?:{_CANNOT}\s+{_ADVERB}(?:"
+    r"(?:gets?|have|had) (?:quite )?enough|(?:be|been|feel|felt) (?:happier|more \w+|a (?:bigger|greater) \w+)|"
+    r"(?:say|rave|recommend|praise|love|like|enjoy|watch|ask for) (?:\w+ )?(?:enough|more|better|too (?:much|highly))|"
+    r"resist|wait|stop|live without|do without|go wrong|help)|"
+    rf"{_NOT}\s+{_ADVERB}(?:miss(?:es|ed|ing)?|fails?|failed|(?:(?:gets?|getting|got|grows?|growing|is|are|be) )?{_OF}|"
+    r"dislik\w+|hat(?:e|es|ed)|avoid\w*|mind(?:s|ed)?|averse|disappoint\w*|pass(?:es)? up|say no|sh(?:y|ies) away)|"
+    r"no stranger to|nothing (?:but|beats|better)|hard (?:not to (?:like|love|enjoy)|to (?:dislike|hate|beat)))\b",
+    re.IGNORECASE,
+)
+"""Likings that are worded as denials: "can't get enough of comedy", "never misses a western"."""
+NEUTRAL = re.compile(
+    rf"\b(?:{_NOT}\s+{_ADVERB}(?:only|just|merely|simply|exclusively|solely|limited|confined|restricted|necessarily|unlike|"
+    r"to mention|surprising\w*)|whether or not|if not|why not|(?:more|as) often (?:than|as) not)\b",
+    re.IGNORECASE,
+)
+"""Words that look like a denial and deny nothing: "not only horror but also war"."""
+APART = r"rather than|instead of|as opposed to|except(?: for)?|anything but"
+_NO = r"(?:no|little|less|lacks?(?: of)?|zero|without)"
 NEGATION = re.compile(
-    r"\b(?:dislik\w+|hat(?:e|es|ed)|avoid\w*|never|not(?! (?:only|just|merely)\b)|no interest|little interest|"
-    r"(?P<apart>rather than|instead of)|uninterested|bored by|tired of)\b|n['’]t\b",
+    r"\b(?:dislik\w+|hat(?:e|es|ed|ing)|avoid\w*|loath\w+|detest\w*|despis\w+|never|not|nor|neither|cannot|no longer|"
+    rf"{_NO} (?:interest|fan|taste|love|liking|fondness|appetite|patience|time|desire)\b(?!-)|"
+    r"uninterested|bored (?:by|with)|(?:tired|sick) of|averse to|(?:put|turned) off by|stays? away from|"
+    rf"steers? clear of|sh(?:y|ies) away from|(?P<apart>{APART}))\b|\b\w+n['’]t\b",
     re.IGNORECASE,
 )
+_VERBS = (
+    r"lik(?:es|ed|ing)|lov(?:e|es|ed|ing)|enjoy\w*|prefer\w*|favou?rs?|favou?rites?|admir\w+|appreciat\w+|ador\w+|"
+    r"drawn to|fans? of|fond of|keen on|into|passionate about|interested in"
+)
+_SUBJECT = r"(?:i|we|you|they|he|she|who|users?|person|viewers?)"
+_AUXILIARY = r"(?:do|does|did|is|are|was|were|be|been|has|have|had|would|will|can|could|may|might|must|should)"
+# "films like Alien" compares; a person, a helping verb or an adverb before "like" makes it a verb.
 LIKING = re.compile(
-    r"\b(?:lik(?:e|es|ed|ing)|lov(?:e|es|ed|ing)|enjoy\w*|prefer\w*|favou?rs?|admir\w+|appreciat\w+|drawn to)\b",
+    rf"\b(?:{_VERBS}|(?:{_SUBJECT}|{_AUXILIARY}|to|and|or|also|really|still|always|especially|generally|not) like)\b"
+    "|\x01+",
     re.IGNORECASE,
 )
+# What may stand between "and" and the verb of a new statement.
+_BEFORE_VERB = (
+    rf"(?:(?:{_SUBJECT}|{_AUXILIARY}|the|this|that|their|a|an|also|really|often|sometimes|usually|generally|strongly|mostly|"
+    r"deeply|especially|particularly|actively|typically|clearly|definitely|absolutely|always|rarely|even|then|still|"
+    r"simply|seems?|appears?|tends?|to|big|huge|great|very|much|not|quite|more|most|some|has|strong|known)\s+)*"
+)
+CONJUNCTION = re.compile(
+    rf"\b(?:and|or|nor|yet|plus|because|since|as|so|if|when|unless)\b(?=\s+{_BEFORE_VERB}"
+    rf"(?:{_VERBS}|like\b|\x01|{NEGATION.pattern.replace('?P<apart>', '?:')}))|\bnor\b",
+    re.IGNORECASE,
+)
+"""Where a part of a sentence begins that has a verb, and with it a polarity, of its own."""
+RELATIVE = re.compile(
+    rf"\b(?:that|which|who|whose|where)\b(?!\s+(?:the |this |they\b|he\b|she\b|i\b|we\b|{_SUBJECT}\b))", re.I
+)
+PASSIVE = re.compile(rf"\b{_AUXILIARY}\s+(?:\w+ly\s+)?$", re.IGNORECASE)
+BE = re.compile(r"\b(?:is|are|was|were|be|been)\s+(?:\w+\s+)?$|\b(?:is|are|was|were)n['’]t$", re.IGNORECASE)
+LAST_AND = re.compile(r".*\b(?=(?:and|or)\b)", re.IGNORECASE | re.DOTALL)
 DECADE = re.compile(r"(?<!\d)(?:(?:early |mid-?|late )?((?:19|20)\d0)['’]?s|['’](\d0)s)\b")
 SPELT = {"sixties": 1960, "seventies": 1970, "eighties": 1980, "nineties": 1990, "fifties": 1950, "forties": 1940}
 PERSON = re.compile(r"\b[A-Z][a-z]+(?:[ ][A-Z](?:\.|[a-z]+)){1,2}\b")
@@ -124,28 +179,73 @@ def unmasked(text: str, named: Sequence[tuple[str, str]]) -> str:
 def statements(text: str) -> list[tuple[str, bool]]:
     """The parts of a text that have a polarity of their own, each with whether it speaks of a liking.
 
-    A denial holds from the comma before it to the end of the clause, or to the next liking after a comma: "comedy, not
-    horror" likes one of them, "they hate horror, war and musicals" none. "Rather than" and "instead of" deny what
-    follows them alone.
+    A denial holds from its verb on ("likes comedy and does not like horror"). Where no liking stands before it in its
+    part of the sentence, it also holds for what is before it ("horror is not for them"). Over commas it holds to the
+    end of the clause or to the next liking: "they hate horror, war and musicals" likes none. "Rather than" and the like
+    deny what follows them. Likings that are worded as denials ("can't get enough of") are likings.
     """
     out: list[tuple[str, bool]] = []
-    for clause in CLAUSE.split(text):
+    for start, stop in _spans(CLAUSE, text):
         liked = True
         told: list[tuple[str, bool]] = []
-        for part in clause.split(","):
-            if (found := NEGATION.search(part)) is None:
-                liked = liked or LIKING.search(part) is not None
-                told.append((part, liked))
-            elif found["apart"]:
-                told += [(part[: found.start()], liked), (part[found.start() :], False)]
-                liked = False
-            else:
-                liked = False
-                told.append((part, liked))
+        clause = text[start:stop]
+        # Of equal length, so that places in the one are places in the other.
+        masked = KEEN.sub(lambda found: "\x01" * len(found[0]), clause)
+        masked = NEUTRAL.sub(lambda found: "\x02" * len(found[0]), masked)
+        for at, end in _parts(masked):
+            for a, b, polarity in _polarities(masked, at, end, liked):
+                told.append((clause[a:b], polarity))
+                liked = polarity
         for polarity, parts in itertools.groupby(told, key=lambda one: one[1]):
-            if joined := ",".join(part for part, _ in parts).strip(" ,-*\t"):
+            if joined := "".join(part for part, _ in parts).strip(" ,-*\t"):
                 out.append((joined, polarity))
     return out
+
+
+def _spans(separator: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    """Start and end of what lies between the separators."""
+    marks = list(separator.finditer(text))
+    return list(zip([0, *(mark.end() for mark in marks)], [*(mark.start() for mark in marks), len(text)], strict=True))
+
+
+def _parts(masked: str) -> list[tuple[int, int]]:
+    """Start and end of the parts of a clause: after each comma, and from each conjunction before a verb."""
+    cuts = {match.end() for match in re.finditer(",", masked)} | {
+        match.start() for match in CONJUNCTION.finditer(masked)
+    }
+    edges = [0, *sorted(cuts - {0}), len(masked)]
+    return list(itertools.pairwise(edges))
+
+
+def _polarities(masked: str, at: int, end: int, liked: bool) -> list[tuple[int, int, bool]]:
+    """Start, end and polarity of the one or two statements of a part.
+
+    Args:
+        liked: the polarity before the part.
+    """
+    part = masked[at:end]
+    found = NEGATION.search(part)
+    if found is None:
+        return [(at, end, liked or LIKING.search(part) is not None)]
+    before = part[: found.start()]
+    likes = LIKING.search(before) is not None
+    if found["apart"]:
+        cut = found.start()
+    elif (relative := RELATIVE.search(before)) is not None:
+        cut = relative.start()
+    elif likes:
+        cut = found.start()
+        # "... and horror is avoided" denies what is before its verb.
+        predicate = BE.search(before) or BE.search(part[: found.end()])
+        if predicate is not None and (last := LAST_AND.match(before[: predicate.start()])) is not None:
+            cut = last.end()
+    elif found[0].lower() == "not" and before.strip() and PASSIVE.search(before) is None:
+        cut = found.start()
+    else:
+        cut = 0
+    if not part[:cut].strip():
+        return [(at, end, False)]
+    return [(at, at + cut, liked or likes), (at + cut, end, False)]
 
 
 def extract(profile: str, tastes: Tastes, titles: Titles) -> list[Claim]:

@@ -1,13 +1,19 @@
-"""Measures of all methods side by side: means with intervals over sessions and seeds, and against the reference."""
+"""Measures of all methods side by side: means with intervals over sessions and seeds, and tests against the reference.
+
+The tests are those of the comparison (``comparison.significance``): a sign-flip permutation test paired by session, and
+Holm's correction. The family is a block of the table, all its measures and methods, because a reader looks for marks in
+the whole block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
+from langptune.comparison import significance
 from langptune.comparison.bootstrap import interval, replicates
 from langptune.interpretability.steering import EDITS, UP
 
@@ -82,6 +88,10 @@ class Estimate:
     """A mean over sessions and seeds, and its difference from the reference's; NaN where there is nothing to average.
 
     values: sessions that had a value, over all seeds.
+    pairs: sessions in which the method and its reference both had a value, in some seed of each.
+    paired: mean over these sessions of method minus reference.
+    p: of the sign-flip permutation test of ``paired``; NaN for a reference, and without pairs.
+    p_holm: p after Holm's correction over all tests of the measure's block.
     """
 
     mean: float
@@ -91,13 +101,14 @@ class Estimate:
     difference_low: float
     difference_high: float
     values: int
+    pairs: int
+    paired: float
+    p: float
+    p_holm: float
 
-    @property
-    def differs(self) -> int:
-        """+1 or -1 where the interval of the difference leaves out 0."""
-        if np.isnan(self.difference_low):
-            return 0
-        return int(self.difference_low > 0) - int(self.difference_high < 0)
+    def mark(self, confidence: float) -> int:
+        """+1 or -1 where the method is significantly above or below the reference after Holm, else 0."""
+        return int(np.sign(self.paired)) if self.p_holm < 1 - confidence else 0
 
 
 def per_session(
@@ -117,18 +128,38 @@ def per_session(
     return table["session"].to_numpy(), values
 
 
-def estimate(
-    values: Mapping[str, np.ndarray], references: Mapping[str, str], resamples: int, confidence: float, seed: int
-) -> dict[str, Estimate]:
-    """Means with intervals of one measure.
+def estimates(
+    measures: Sequence[Measure],
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    references: Mapping[str, str],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, Estimate]]:
+    """Means with intervals and tests of all measures: measure's key -> method -> estimate.
 
-    A session without a value (no claim was made, nothing could be edited) takes no part: the mean is the ratio of two
-    sums, and so is every replicate of the bootstrap (``comparison.bootstrap``).
+    A session without a value (no claim was made, nothing could be edited) takes no part in a mean, which is the ratio
+    of two sums, as is every replicate of the bootstrap (``comparison.bootstrap``). A test takes the sessions in which
+    both methods have a value, each with its mean over seeds.
 
     Args:
-        values: method -> float ``[S, R]``, the same sessions for all, NaN where undefined.
+        values: measure's key -> method -> float ``[S, R]``, the same sessions for all, NaN where undefined.
         references: method -> the method that its difference is from.
+        seed: of the resamples and the sign flips.
     """
+    out = {one.key: _estimates(values[one.key], references, resamples, confidence, seed) for one in measures}
+    for block in dict.fromkeys(one.block for one in measures):
+        family = [(one.key, name) for one in measures if one.block == block for name in out[one.key]]
+        corrected = significance.holm([out[key][name].p for key, name in family])
+        for (key, name), p in zip(family, corrected, strict=True):
+            out[key][name] = replace(out[key][name], p_holm=p)
+    return out
+
+
+def _estimates(
+    values: Mapping[str, np.ndarray], references: Mapping[str, str], resamples: int, confidence: float, seed: int
+) -> dict[str, Estimate]:
+    """One measure; its p-values are not corrected yet."""
     tables = {
         name: np.stack([np.nan_to_num(table), (~np.isnan(table)).astype(float)], axis=-1)
         for name, table in values.items()
@@ -138,12 +169,22 @@ def estimate(
     out = {}
     for name, table in tables.items():
         low, high = _interval(draws[name], confidence)
-        other = [float("nan")] * 3
+        other, told = [float("nan")] * 3, (0, float("nan"), float("nan"))
         reference = references.get(name, name)
         if name != reference:
             other = [means[name] - means[reference], *_interval(draws[name] - draws[reference], confidence)]
-        out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()))
+            told = _paired(values[name], values[reference], seed)
+        out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()), *told, float("nan"))
     return out
+
+
+def _paired(method: np.ndarray, reference: np.ndarray, seed: int) -> tuple[int, float, float]:
+    """Sessions that both have, their mean difference, and its p; the tables are ``[S, R]``."""
+    both = ~(np.isnan(method).all(axis=1) | np.isnan(reference).all(axis=1))
+    if not both.any():
+        return 0, float("nan"), float("nan")
+    found = significance.paired(np.nanmean(method[both], axis=1), np.nanmean(reference[both], axis=1), seed)
+    return found.n, found.difference, found.p_permutation
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:

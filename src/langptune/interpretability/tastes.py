@@ -13,14 +13,25 @@ MINED = 40
 """Tags that are mined at most."""
 FEWEST = 5
 """Items that a taste must have: with fewer, a rank says nothing about it."""
-# Ways to name a genre that no ending explains.
+# Other words for a genre; their plurals count, too.
 ALIASES = {
     "sci-fi": ["science fiction", "sci fi", "scifi", "science-fiction"],
     "romance": ["romantic"],
+    "animation": ["animated"],
     "film-noir": ["noir", "film noir"],
     "children's": ["children", "kids"],
-    "animation": ["animated"],
     "musical": ["music"],
+    "biography": ["biopic"],
+}
+# Adjectives of a genre, as regular expressions. No ending gives them all: fantastic, but mysterious.
+ADJECTIVES = {
+    "comedy": ["comedic", "comical", r"comic(?![\s-]+(?:books?|strips?|con)\b)"],
+    "drama": ["dramatic"],
+    "fantasy": ["fantastic(?:al)?"],
+    "mystery": ["mysterious"],
+    "history": ["historic(?:al)?"],
+    "biography": ["biographic(?:al)?"],
+    "adventure": ["adventurous"],
 }
 
 
@@ -80,13 +91,12 @@ def _mined(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
 def pattern(name: str) -> re.Pattern[str]:
     """A regular expression of the ways to name a taste: plurals, adjectives, and aliases."""
     word = name.lower()
-    forms = [word, *ALIASES.get(word, [])]
-    told = []
-    for form in forms:
-        stem, endings = re.escape(form), "(?:es)?" if form.endswith(("s", "x", "ch", "sh")) else "s?"
-        if form.endswith("y"):
-            stem, endings = re.escape(form[:-1]), "(?:y|ies|ic)"
-        elif form.endswith("a"):
-            endings = "(?:s|tic)?"
-        told.append(stem + endings)
+    told = [_with_plural(form) for form in (word, *ALIASES.get(word, []))] + ADJECTIVES.get(word, [])
     return re.compile(r"(?<![\w-])(?:" + "|".join(told) + r")(?![\w-])", re.IGNORECASE)
+
+
+def _with_plural(form: str) -> str:
+    """A regular expression of a noun and its plural."""
+    if re.search("[^aeiou]y$", form):
+        return re.escape(form[:-1]) + "(?:y|ies)"
+    return re.escape(form) + ("(?:es)?" if form.endswith(("s", "x", "ch", "sh")) else "s?")

@@ -1,0 +1,164 @@
+"""What the README claims about measured results, read from it and held against the reference folders.
+
+Before the paragraph that it is about stands, on a line of its own, a comment of one of two forms:
+
+``<!-- claim: langptune-cl > langptune-0, ndcg@10, holm, in ml-100k: "words of the claim" -->``
+    A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not told apart.
+    ``holm``: by the test of ``comparisons.csv`` after Holm at 5%; one of the two methods must be its reference.
+    ``mean``: by the means alone (only ``>`` and ``<``). ``interval``: each mean lies within the other's interval
+    (``~``), or the intervals are apart. Without ``in``, the scope is every folder of the demo and the run with three
+    seeds; ``in`` takes one folder or a pattern. The words must stand in the README.
+
+``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
+    Cells of a folder's ``comparisons.csv``, rounded as written. Each must stand in the next paragraph.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEMO = "ml-100k-demo*"
+"""Folders of the demo's results, one for each kind of CPU."""
+SEEDS = "ml-100k"
+"""The folder of the run with several seeds."""
+LEVEL = 0.05
+CLAIM = re.compile(
+    r"(?P<one>[\w.-]+) (?P<relation>[<>~]) (?P<other>[\w.-]+), (?P<metric>[\w@]+), (?P<by>holm|mean|interval)"
+    r'(?:, in (?P<scope>[\w.*-]+))?: "(?P<words>[^"]+)"'
+)
+NUMBERS = re.compile(r"(?P<folder>[\w.-]+) (?P<method>[\w.-]+) (?P<metric>[\w@]+)(?P<cells>(?: \w+=[\d.]+)+)")
+COMMENT = re.compile(r"<!--\s*(claim|numbers):\s*(.*?)\s*-->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A relation of two methods by one metric, and the words that claim it."""
+
+    one: str
+    relation: str
+    other: str
+    metric: str
+    by: str
+    scope: str | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Cells of one row of ``comparisons.csv`` as the README writes them, and the paragraph that does."""
+
+    folder: str
+    method: str
+    metric: str
+    cells: dict[str, str]
+    paragraph: str
+
+
+def read(text: str) -> tuple[list[Claim], list[Numbers]]:
+    """All claims and numbers of a page, in its order.
+
+    Raises:
+        ValueError: a comment that is none of the two forms.
+    """
+    claims, numbers = [], []
+    for found in COMMENT.finditer(text):
+        kind, body = found[1], " ".join(found[2].split())
+        told = (CLAIM if kind == "claim" else NUMBERS).fullmatch(body)
+        if told is None:
+            raise ValueError(f"README.md: cannot read the comment '{kind}: {body}'")
+        if kind == "claim":
+            claims.append(Claim(**told.groupdict()))
+        else:
+            cells = dict(cell.split("=") for cell in told["cells"].split())
+            numbers.append(Numbers(told["folder"], told["method"], told["metric"], cells, after(text, found.end())))
+    return claims, numbers
+
+
+def after(text: str, place: int) -> str:
+    """The first paragraph behind a place that is no comment."""
+    return COMMENT.sub("", text[place:]).strip().split("\n\n")[0]
+
+
+def folders(root: Path, scope: str | None) -> list[Path]:
+    """The reference folders that a claim is about.
+
+    Args:
+        root: ``results/reference``.
+    """
+    found = [path for part in ([scope] if scope else [DEMO, SEEDS]) for path in sorted(root.glob(part))]
+    return [path for path in found if (path / "comparisons.csv").is_file()]
+
+
+def kind(folder: Path) -> dict[str, Any]:
+    """The kind of CPU that a folder's results were made on: ``name``, ``flags`` and ``dtype`` of the models.
+
+    From its manifests; from ``cpu.json`` where they are older than their field ``cpu``.
+    """
+    manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.manifest.json"))]
+    told = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
+    if not told:
+        told = [json.loads((folder / "cpu.json").read_text())]
+    dtypes = {manifest["notes"]["dtype"] for manifest in manifests if manifest["notes"].get("dtype")}
+    assert all(one == told[0] for one in told) and len(dtypes) == 1, f"{folder}: made on several kinds of CPU"
+    return {"name": told[0]["name"], "flags": sorted(told[0]["flags"]), "dtype": dtypes.pop()}
+
+
+def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
+    """A line on each claim that does not hold in some folder of its scope, or has none."""
+    for claim in claims:
+        scope = folders(root, claim.scope)
+        if not scope:
+            yield f"'{claim.words}': no folder {claim.scope} in {root}"
+        for folder in scope:
+            if why := _fails(claim, folder):
+                yield f"'{claim.words}' ({claim.one} {claim.relation} {claim.other}) fails in {folder.name}: {why}"
+
+
+def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
+    """A line on each number that is not that of its folder, or does not stand in its paragraph."""
+    for told in numbers:
+        row = _rows(root / told.folder)[told.method, told.metric]
+        for column, written in told.cells.items():
+            digits = len(written.partition(".")[2])
+            if f"{float(row[column]):.{digits}f}" != written:
+                yield f"{told.folder}: {told.method}: {column} is {row[column]}, README.md says {written}"
+            if not re.search(rf"(?<![\d.]){re.escape(written)}(?!\d|\.\d)", told.paragraph):
+                yield f"README.md: {written} ({told.method}, {column}) is not in its paragraph"
+
+
+def _fails(claim: Claim, folder: Path) -> str | None:
+    if claim.by == "holm":
+        rows = _rows(folder)
+        sign, row = 1, rows.get((claim.one, claim.metric))
+        if row is None or row["reference"] != claim.other:
+            sign, row = -1, rows.get((claim.other, claim.metric))
+        if row is None or {row["method"], row["reference"]} != {claim.one, claim.other}:
+            return "comparisons.csv has no test of these two"
+        p, difference = float(row["p_permutation_holm"]), sign * float(row["difference"])
+        found = "~" if p >= LEVEL else ">" if difference > 0 else "<"
+        return None if found == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
+    one, other = (_means(folder)[name, claim.metric] for name in (claim.one, claim.other))
+    if claim.by == "mean":
+        found = ">" if one[0] > other[0] else "<"
+    elif other[1] <= one[0] <= other[2] and one[1] <= other[0] <= one[2]:
+        found = "~"
+    else:
+        found = ">" if one[1] > other[2] else "<" if one[2] < other[1] else "overlap"
+    return None if found == claim.relation else f"{one[0]:.4f} and {other[0]:.4f}: {found}"
+
+
+def _rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with (folder / "comparisons.csv").open(encoding="utf-8") as file:
+        return {(row["method"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+def _means(folder: Path) -> dict[tuple[str, str], tuple[float, float, float]]:
+    with (folder / "table_long.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["mean"]]
+    return {(row["method"], row["metric"]): tuple(float(row[key]) for key in ("mean", "low", "high")) for row in rows}
