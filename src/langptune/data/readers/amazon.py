@@ -112,16 +112,19 @@ def _read_reviews(
     low, high = entry.rating_range
     usable = matched = kept = 0
     for number, frame in enumerate(_batches(records(path, REVIEW, problems))):
-        for column in ("user_id", "parent_asin"):
-            frame = _identified(frame, column, problems)
-        for column in ("rating", "timestamp"):
+        frame = _identified(frame, "user_id", problems)
+        for column in ("parent_asin", "rating", "timestamp"):
             frame = _with(frame, column, problems)
         inside = pl.col("rating").is_between(low, high)
         frame = _keep(frame, inside, f"rating lies outside {low:g}..{high:g}", "rating", problems)
         frame = _in_milliseconds(frame, problems)
+        titled = known.select(pl.col("item_id").alias("parent_asin"), "titled")
+        frame = frame.join(titled, on="parent_asin", how="left", maintain_order="left")
+        # The ids of known items are checked already.
+        if not frame.filter(pl.col("titled").is_null()).select(sound_id("parent_asin").all()).item():
+            frame = _identified(frame, "parent_asin", problems)
         frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
         usable += len(frame)
-        frame = frame.join(known.select("item_id", "titled"), on="item_id", how="left", maintain_order="left")
         matched += frame["titled"].count()
         frame = frame.filter("titled")
         kept += len(frame)
