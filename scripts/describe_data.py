@@ -40,7 +40,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     numbers = statistics(items, sessions)
     with whole(spec.statistics_out) as part:
         numbers.write_csv(part)
-    funnel = beside_published(pl.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec)
+    funnel = beside_published(
+        contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
+    )
     facts = json.loads(Path(spec.manifest_in).read_text(encoding="utf-8"))["notes"]
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")

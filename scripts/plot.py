@@ -61,7 +61,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         UserError: a table of other runs or without the metric, a curve without its keys, an odd suffix.
     """
     # Types from all rows: a column of published numbers may begin with many empty cells.
-    table = pl.read_csv(spec.table_in, infer_schema_length=None).filter(pl.col("mean").is_not_null())
+    table = contracts.read_csv(spec.table_in, infer_schema_length=None).filter(pl.col("mean").is_not_null())
     labels = _labels(spec.runs)
     gained = contracts.read_parquet(spec.gains_in).drop_nulls()
     for path, frame in ((spec.table_in, table), (spec.gains_in, gained)):

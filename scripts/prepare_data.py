@@ -15,7 +15,6 @@ from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts, protocols, readers
 from langptune.data.limits import TokenLimits
-from langptune.errors import UserError
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
 
@@ -56,8 +55,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     contracts.write(done.items, spec.items_out, "items")
     contracts.write(done.sessions, spec.sessions_out, "sessions")
     users = done.users if done.users is not None else done.sessions.select("user_id").unique().sort("user_id")
-    if users["user_id"].is_duplicated().any():
-        raise UserError(f"{raw.files[-1]}: a user stands twice; keep one row")
     contracts.write(users, spec.users_out, "users")
     with whole(spec.funnel_out) as part:
         pl.DataFrame(done.facts["funnel"], schema=FUNNEL).write_csv(part)

@@ -21,6 +21,7 @@ from langptune.config.base import nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
 from langptune.config.rates import Rates
 from langptune.config.sample import Sample
+from langptune.data import contracts
 from langptune.errors import UserError
 
 Device = Literal["cpu", "gpu"]
@@ -149,7 +150,7 @@ class Sizes:
 
 @cache
 def _rows(file: str, split: str | None = None) -> int:
-    table = pl.scan_parquet(file)
+    table = contracts.scan_parquet(file)
     if split is not None:
         table = table.filter(pl.col("split") == split)
     return int(table.select(pl.len()).collect().item())

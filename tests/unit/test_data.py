@@ -156,7 +156,7 @@ BAD = {
     "no timestamp": (lambda r, i: r.__setitem__(1, ("u1", 2, 4, "")), r"line 3: timestamp is ''"),
     "unknown item": (lambda r, i: r.append(("u1", 77, 4, 300)), r"line 12: item '77' is not in toy\.item"),
     "empty user": (lambda r, i: r.append(("", 1, 4, 300)), r"line 12: 'user_id' is empty"),
-    "item twice": (lambda r, i: i.append(i[0]), r"toy\.item: item '1' stands twice"),
+    "item twice": (lambda r, i: i.append(i[0]), r"toy\.item: line 10: item '1' occurs a second time"),
     "nothing": (lambda r, i: r.clear(), r"toy\.inter: no rows below the header"),
     "newline in a title": (lambda r, i: i.append((9, "Two\nlines", 1999, "Drama")), r"toy\.item"),
 }

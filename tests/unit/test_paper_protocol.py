@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import math
 import random
+import re
 import shutil
 from collections import Counter
 from functools import lru_cache
@@ -102,6 +104,18 @@ def words(text: str) -> int:
     return len(text.split())
 
 
+def plain(text: str) -> str:
+    """Without the HTML that the made-up texts hold."""
+    found = html.unescape(re.sub(r" *(<br />)+ *", " ", text))
+    return text if found == text else found.strip()
+
+
+def item_text(**fields: str) -> str:
+    """The template filled; brackets around an empty average are left out."""
+    text = jinja2.Environment().from_string(ITEM_TEXT).render(**fields)
+    return text if fields.get("average_rating") else text.replace(" () Categories", " Categories")
+
+
 def prompt_of(history: list[dict]) -> str:
     return "\n".join(
         f"{seen['title']} {seen['description']} {seen['categories']} {seen['price']} {float(seen['rating'])} "
@@ -142,14 +156,13 @@ def slow_reading(
     funnel["core"] = _counts(rows)
 
     fields_of = {row.item: _fields(first_of[row.item], "average-rating" in defects) for row in rows}
-    template = jinja2.Environment().from_string(ITEM_TEXT)
-    text_of = {item: template.render(**fields) for item, fields in fields_of.items()}
+    text_of = {item: item_text(**fields) for item, fields in fields_of.items()}
     of_user = _by_user(rows)
     if limits:
         kept = []
         for own in of_user.values():
             history = [
-                {**fields_of[row.item], "rating": row.rating, "review": row.text} for row in own[: sizes.history]
+                {**fields_of[row.item], "rating": row.rating, "review": plain(row.text)} for row in own[: sizes.history]
             ]
             if all(words(text_of[row.item]) <= ITEM_WORDS for row in own) and words(prompt_of(history)) <= PROMPT_WORDS:
                 kept += own
@@ -207,7 +220,7 @@ def slow_reading(
                 "split": split,
                 "history": [number[row.item] for row in history],
                 "ratings": [row.rating for row in history],
-                "reviews": [row.text for row in history],
+                "reviews": [plain(row.text) for row in history],
                 "seen": [number[row.item] for row in history],
                 "target": number[target.item],
                 "target_time": target.time,
@@ -264,7 +277,8 @@ def _fields(raw: dict, average: bool) -> dict[str, str]:
             value = None
         if isinstance(value, list):
             value = (" " if field == "description" else ", ").join(value)
-        out[field] = "" if value is None else str(value)  # 5.0 stays 5.0, and 5 stays 5
+        value = "" if value is None else plain(str(value))
+        out[field] = "" if value in ("—", "null") and field != "title" else value  # 5.0 stays 5.0, and 5 stays 5
     return out
 
 
@@ -473,7 +487,7 @@ def test_odd_characters_in_a_list(tmp_path, part):
 )
 def test_a_text_of_exactly_its_limit_is_kept(tmp_path, item, prompt):
     around = words(prompt_of([{**dict.fromkeys(COLUMNS, ""), "title": "T", "rating": 5.0, "review": ""}]))
-    described = item - words(jinja2.Template(ITEM_TEXT).render(title="T"))
+    described = item - words(item_text(title="T"))
     review = "word " * (prompt // 2 - around - described)  # a prompt here has two items
     changes = {"description": [" ".join(["word"] * described)]}
     if item > ITEM_WORDS or prompt > PROMPT_WORDS:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -55,6 +58,8 @@ CONTRACTS = {
     "users": USERS,
 }
 SPLITS = ("train", "val", "test")
+REMADE = "delete it and rerun the rule that makes it"
+FOREIGN = "get or write it again"
 
 
 def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -78,18 +83,63 @@ def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
     write_parquet(frame, path)
 
 
-def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
-    """A table without a contract.
+def read_parquet(path: Path | str, columns: list[str] | None = None, hint: str = REMADE) -> pl.DataFrame:
+    """A table without a contract. Every Parquet file is read here or in ``scan_parquet``.
+
+    Args:
+        columns: read only these.
+        hint: what to do about a file that cannot be read.
 
     Raises:
         UserError: missing or truncated file; the line names the file.
     """
+    with _named(path, hint):
+        return pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False)
+
+
+def scan_parquet(path: Path | str | list[Path]) -> pl.LazyFrame:
+    """A table, or the tables of several files one after the other, to be read where it is needed.
+
+    Raises:
+        UserError: as ``read_parquet``.
+    """
+    with _named(path if isinstance(path, str | Path) else path[0], REMADE):
+        return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def parquet_schema(path: Path | str) -> dict[str, pl.DataType]:
+    """Name -> type of each column of a Parquet file from elsewhere.
+
+    Raises:
+        UserError: a file that is missing or no Parquet file.
+    """
+    with _named(path, FOREIGN):
+        return dict(pl.read_parquet_schema(path))
+
+
+def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
+    """A CSV file that a rule has written (not one from elsewhere: ``langptune.data.readers.cells``).
+
+    Args:
+        options: of ``polars.read_csv``.
+
+    Raises:
+        UserError: as ``read_parquet``.
+    """
+    with _named(path, REMADE):
+        return pl.read_csv(path, glob=False, **options)
+
+
+@contextmanager
+def _named(path: Path | str, hint: str) -> Iterator[None]:
+    """What polars raises, as one line that names the file. Paths are never patterns: callers pass ``glob=False``."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; run the rule that makes it")
     try:
-        return pl.read_parquet(path, columns=columns)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the rule that makes it") from None
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and rerun the rule that makes it") from None
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); {hint}") from None
 
 
 def write_parquet(frame: pl.DataFrame, path: Path | str) -> None:

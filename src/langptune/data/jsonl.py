@@ -89,7 +89,7 @@ def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Probl
                 try:
                     row[key] = _as(value, dtype)
                 except (ValueError, TypeError, OverflowError):
-                    problems.add(f"{key} is not a number", number, repr(value))
+                    problems.add(f"{key} is not a {'whole ' * (dtype == pl.Int64)}number", number, repr(value))
                     break
                 if dtype != pl.String and isinstance(value, str):
                     problems.add(f"{key} is text", number, repr(value), repaired=True)
@@ -109,7 +109,10 @@ def _as(value: Any, dtype: Any) -> Any:
         return number
     if number != int(number):
         raise ValueError
-    return int(value) if isinstance(value, int | str) else int(number)
+    whole = int(value) if isinstance(value, int | str) else int(number)
+    if not -(2**63) <= whole < 2**63:
+        raise ValueError
+    return whole
 
 
 def storable(text: str) -> str:

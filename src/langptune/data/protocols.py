@@ -149,6 +149,11 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
         "item", "item_id", "title", "text", "first_seen", pl.exclude("item", "item_id", "title", "text", "first_seen")
     )
     _note_lookalikes(job)
+    users = raw.users_with_fields()
+    for reasons in raw.cleaned.values():
+        job.drops.update(reasons)
+    if "year" in items.columns and (unknown := int((items["year"] == "").sum())):
+        job.drops["(kept) items without a year"] = unknown
     facts = {
         "protocol": protocol.model_dump(),
         "interactions": len(job.table),
@@ -160,7 +165,7 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
         "items_without_interaction": int(items["first_seen"].null_count()),
         **job.facts,
     }
-    return Prepared(items, sessions, raw.users, facts)
+    return Prepared(items, sessions, users, facts)
 
 
 def stable_hash(*parts: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from langptune.data import texts
 from langptune.errors import UserError
 
 INTERACTIONS = {
@@ -29,10 +30,12 @@ class Raw:
     users: user_id str and further str fields, or None.
     files: the files read.
     reviews: ``row`` and ``review`` str, lazy; None where there are none.
-    finish_items: applied to the items that survive, where their fields are not plain text yet.
+    finish_items: applied to the items that survive, where their fields are not text yet.
+    arrange_items: applied to the items after their texts are cleaned: years, lists and articles.
     drops: reason -> number of rows left out, each a known trait of real data.
     funnel: what was left after each step of reading.
     notes: lines for the log: what was repaired or left out, with file and line.
+    cleaned: which texts were cleaned in the last call for items, reviews and users: kind -> reason -> count.
     """
 
     interactions: pl.DataFrame
@@ -41,23 +44,35 @@ class Raw:
     files: list[Path]
     reviews: pl.LazyFrame | None = None
     finish_items: Callable[[pl.DataFrame], pl.DataFrame] = lambda items: items
+    arrange_items: Callable[[pl.DataFrame], pl.DataFrame] = lambda items: items
     drops: dict[str, int] = field(default_factory=dict)
     funnel: list[dict[str, object]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cleaned: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def items_of(self, ids: pl.Series | None = None) -> pl.DataFrame:
-        """The items with these ids (all where None), each once, in the order of the files.
+        """The items with these ids (all where None), each once, in the order of the files, their texts cleaned.
 
         Args:
             ids: str item ids.
         """
         chosen = self.items if ids is None else self.items.filter(pl.col("item_id").is_in(ids.implode()))
-        return self.finish_items(chosen.collect())
+        items, self.cleaned["items"] = texts.clean_items(self.finish_items(chosen.collect()))
+        return self.arrange_items(items)
 
     def reviews_of(self, rows: pl.Series) -> pl.DataFrame:
-        """``row`` and ``review`` of these rows of ``interactions``; rows without a text are missing."""
+        """``row`` and ``review`` of these rows of ``interactions``, cleaned; rows without a text are missing."""
         assert self.reviews is not None
-        return self.reviews.filter(pl.col("row").is_in(rows.implode())).collect()
+        found = self.reviews.filter(pl.col("row").is_in(rows.implode())).collect()
+        found, self.cleaned["reviews"] = texts.clean_reviews(found)
+        return found
+
+    def users_with_fields(self) -> pl.DataFrame | None:
+        """The users with their fields cleaned; None where there are none."""
+        if self.users is None:
+            return None
+        users, self.cleaned["users"] = texts.clean_users(self.users)
+        return users
 
 
 class Problems:

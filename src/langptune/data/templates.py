@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -9,9 +10,21 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from langptune.errors import UserError
 
+_NOTHING = "\ufdd0"
+"""Stands for an empty value until the text is whole; a code point that no text holds."""
+_NOTHING_IN_BRACKETS = re.compile(rf"[ \t]*(?:\({_NOTHING}\)|\[{_NOTHING}\])")
+
+
+def _shown(value: Any) -> Any:
+    """How a template writes a value; conditions and filters see the value itself."""
+    return _NOTHING if value is None or value == "" else value
+
+
 # Nothing is escaped here: a text goes to a tokenizer, which takes it as plain text (langptune.prompts), and
 # pages escape what they show.
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+_ENVIRONMENT = SandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_shown
+)
 
 
 def compile_template(source: str, where: str) -> Template:
@@ -27,12 +40,13 @@ def compile_template(source: str, where: str) -> Template:
 
 
 def render(template: Template, where: str, **values: Any) -> str:
-    """The filled template.
+    """The filled template. Brackets with nothing but an empty value in them are left out: no year, no ``()``.
 
     Raises:
         UserError: a name that the data does not have, naming ``where`` and what is there.
     """
     try:
-        return template.render(**values)
+        text = template.render(**values)
     except TemplateError as error:
         raise UserError(f"{where}: {error}; available: {', '.join(sorted(values))}") from None
+    return _NOTHING_IN_BRACKETS.sub("", text).replace(_NOTHING, "")

@@ -70,7 +70,9 @@ def load(spec: ProfileSpec) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def catalogue_of(items: pl.DataFrame, taste_field: str | None) -> Catalogue:
     """What claims are looked up in; decades come from the items' field ``year`` where there is one."""
-    years = items["year"].cast(pl.Int32, strict=False).fill_null(0) if "year" in items.columns else None
+    years = (
+        items["year"].str.extract(r"^([0-9]{4})", 1).cast(pl.Int32).fill_null(0) if "year" in items.columns else None
+    )
     decade = np.zeros(len(items), dtype=np.int64) if years is None else years.to_numpy() // 10 * 10
     keys = [title_key(title) for title in items["title"].to_list()]
     return Catalogue(keys, items["text"].to_list(), decade, tastes_of(items, taste_field))

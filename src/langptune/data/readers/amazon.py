@@ -15,8 +15,10 @@ import polars as pl
 
 from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
+from langptune.data import contracts
 from langptune.data.jsonl import records, storable
 from langptune.data.raw import INTERACTIONS, Problems, Raw
+from langptune.data.readers.checks import sound_id
 from langptune.errors import UserError
 
 REVIEW = {
@@ -50,7 +52,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     known = _read_metadata(metadata, columns, scratch, about_items)
     counts, funnel = _read_reviews(reviews, known, entry, scratch, about_reviews)
 
-    parts = pl.scan_parquet(scratch / "reviews-*.parquet")
+    parts = _parts(scratch, "reviews")
     active = counts.filter(pl.col("len") >= (entry.protocol.core or 1))
     interactions = (
         parts.select(*INTERACTIONS)
@@ -58,7 +60,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
         .collect(engine="streaming")
     ).sort("row")
     # A repeated item stands in the parts with each of its rows.
-    items = pl.scan_parquet(scratch / "items-*.parquet").join(known.lazy().select("line"), on="line", how="semi")
+    items = _parts(scratch, "items").join(known.lazy().select("line"), on="line", how="semi")
     drops = {f"reviews: {reason}": count for reason, count in about_reviews.left_out.items()}
     drops |= {f"metadata: {reason}": count for reason, count in about_items.left_out.items()}
     return Raw(
@@ -81,7 +83,7 @@ def _read_metadata(path: Path, columns: dict[str, str], scratch: Path, problems:
     known = []
     schema = {"parent_asin": pl.String, columns["title"]: pl.String}
     for number, frame in enumerate(records(path, schema, problems, whole=True)):
-        frame = _with(frame, "parent_asin", "parent_asin is missing", problems)
+        frame = _identified(frame, "parent_asin", problems)
         frame = frame.select(
             "line",
             pl.col("parent_asin").alias("item_id"),
@@ -110,14 +112,19 @@ def _read_reviews(
     low, high = entry.rating_range
     usable = matched = kept = 0
     for number, frame in enumerate(_batches(records(path, REVIEW, problems))):
-        for column in ("user_id", "parent_asin", "rating", "timestamp"):
-            frame = _with(frame, column, f"{column} is missing", problems)
+        frame = _identified(frame, "user_id", problems)
+        for column in ("parent_asin", "rating", "timestamp"):
+            frame = _with(frame, column, problems)
         inside = pl.col("rating").is_between(low, high)
         frame = _keep(frame, inside, f"rating lies outside {low:g}..{high:g}", "rating", problems)
         frame = _in_milliseconds(frame, problems)
+        titled = known.select(pl.col("item_id").alias("parent_asin"), "titled")
+        frame = frame.join(titled, on="parent_asin", how="left", maintain_order="left")
+        # The ids of known items are checked already.
+        if not frame.filter(pl.col("titled").is_null()).select(sound_id("parent_asin").all()).item():
+            frame = _identified(frame, "parent_asin", problems)
         frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
         usable += len(frame)
-        frame = frame.join(known.select("item_id", "titled"), on="item_id", how="left", maintain_order="left")
         matched += frame["titled"].count()
         frame = frame.filter("titled")
         kept += len(frame)
@@ -132,7 +139,7 @@ def _read_reviews(
         )
     if not kept:
         raise UserError(f"{path}: no review is of an item with a title")
-    parts = pl.scan_parquet(scratch / "reviews-*.parquet")
+    parts = _parts(scratch, "reviews")
     counts = parts.group_by("user_id").len().collect(engine="streaming")
     return counts, [
         {"step": "reviews", "interactions": problems.rows},
@@ -144,6 +151,11 @@ def _read_reviews(
             "items": parts.select(pl.col("item_id").n_unique()).collect(engine="streaming").item(),
         },
     ]
+
+
+def _parts(scratch: Path, kind: str) -> pl.LazyFrame:
+    """What was spilled of one kind, in the order of the file."""
+    return contracts.scan_parquet(sorted(scratch.glob(f"{kind}-*.parquet")))
 
 
 def _batches(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -158,12 +170,25 @@ def _batches(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held, how="diagonal")
 
 
-def _with(frame: pl.DataFrame, column: str, reason: str, problems: Problems) -> pl.DataFrame:
+def _with(frame: pl.DataFrame, column: str, problems: Problems) -> pl.DataFrame:
     """The rows in which a column is filled."""
     filled = pl.col(column).is_not_null()
     return _keep(
-        frame, filled & (pl.col(column) != "") if frame.schema[column] == pl.String else filled, reason, None, problems
+        frame,
+        filled & (pl.col(column) != "") if frame.schema[column] == pl.String else filled,
+        f"{column} is missing",
+        None,
+        problems,
     )
+
+
+def _identified(frame: pl.DataFrame, column: str, problems: Problems) -> pl.DataFrame:
+    """The rows whose id keeps the rule that holds for all readers."""
+    if frame.select(sound_id(column).all(ignore_nulls=False)).item():
+        return frame
+    frame = _with(frame, column, problems)
+    reason = f"{column} is too long, or has blanks at its ends or characters that cannot be seen"
+    return _keep(frame, sound_id(column), reason, column, problems)
 
 
 def _keep(frame: pl.DataFrame, holds: pl.Expr, reason: str, shown: str | None, problems: Problems) -> pl.DataFrame:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
-from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
 from langptune.data.raw import Raw
-from langptune.data.readers import checks
+from langptune.data.readers import cells, checks
+from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first
 from langptune.errors import UserError
 
@@ -20,72 +20,53 @@ def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
     Raises:
         UserError: naming file, line and value: a missing file or column, a cell that is not a number, an unknown item.
     """
-    inter = _one(folder, "*.inter")
-    table = _tsv(inter, ["user_id", "item_id", "rating", "timestamp"])
-    interactions = table.select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-        "user_id",
-        "item_id",
-        checks.number(table, "rating", pl.Float32, inter),
-        checks.number(table, "timestamp", pl.Int64, inter),
-    )
-    checks.ratings_inside(interactions, entry.rating_range, inter)
-
-    item_file = _one(folder, "*.item")
-    raw_items = _tsv(item_file, ["item_id", *entry.columns.values()])
-    items = raw_items.select(
-        "item_id", *[pl.col(column).fill_null("").alias(field) for field, column in entry.columns.items()]
-    )
-    if "title" not in items.columns:
+    inter = _one(folder, ".inter")
+    item_file = _one(folder, ".item")
+    if "title" not in entry.columns:
         raise UserError(f"{item_file}: datasets.yaml: 'columns' must say which column is the title")
-    for name in entry.lists:
-        items = items.with_columns(pl.col(name).str.strip_chars().str.replace_all(r"\s+", ", "))
-    items = articles_first(items, entry)
+    table = _atomic(inter, ["user_id", "item_id", "rating", "timestamp"])
+    notes: list[str] = []
+    interactions = pl.DataFrame(
+        {
+            "row": pl.int_range(len(table), dtype=pl.Int64, eager=True),
+            "user_id": checks.ids(table, "user_id"),
+            "item_id": checks.ids(table, "item_id"),
+            "rating": checks.number(table, "rating", pl.Float32),
+            "timestamp": times(table, "timestamp", notes),
+        }
+    )
+    checks.ratings_inside(interactions["rating"], entry.rating_range, table)
 
-    checks.ids_agree(interactions, items, inter, item_file)
+    item_table = _atomic(item_file, list(dict.fromkeys(["item_id", *entry.columns.values()])))
+    fields = {field: checks.text(item_table, column) for field, column in entry.columns.items()}
+    items = pl.DataFrame({"item_id": checks.ids(item_table, "item_id"), **fields})
+
+    checks.items_known(interactions, items, table, item_table)
     files = [inter, item_file]
     users = None
-    if user_files := sorted(folder.glob("*.user")):
-        users = _tsv(user_files[0], ["user_id"]).fill_null("")
-        files.append(user_files[0])
-    return Raw(interactions, items.lazy(), users, files)
+    if user_file := _one(folder, ".user", needed=False):
+        user_table = _atomic(user_file, ["user_id"], every=True)
+        users = user_table.frame
+        checks.unique(checks.ids(user_table, "user_id"), user_table, "user")
+        files.append(user_file)
+
+    def arranged(items: pl.DataFrame) -> pl.DataFrame:
+        for name in entry.lists:
+            items = items.with_columns(pl.col(name).str.strip_chars().str.replace_all(r"\s+", ", "))
+        return articles_first(items, entry)
+
+    return Raw(interactions, items.lazy(), users, files, arrange_items=arranged, notes=notes)
 
 
-def _one(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise UserError(f"{folder}: expected one {pattern} file, found {len(found)}")
-    return found[0]
+def _one(folder: Path, suffix: str, needed: bool = True) -> Path | None:
+    """The file with this ending; files whose names begin with a dot are not looked at."""
+    found = sorted(p for p in folder.iterdir() if p.suffix == suffix and not p.name.startswith(".") and p.is_file())
+    if len(found) > 1 or (needed and not found):
+        names = f": {', '.join(path.name for path in found[:5])}" if found else ""
+        raise UserError(f"{folder}: expected one *{suffix} file, found {len(found)}{names}")
+    return found[0] if found else None
 
 
-def _tsv(path: Path, columns: list[str]) -> pl.DataFrame:
-    """All columns of an atomic file as strings, type suffixes taken off the header."""
-    try:
-        _check_cells(path)
-        # No quoting: a quote in a title is a quote. Every cell is read as text, so that a bad number can be
-        # reported with its line.
-        table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False).fill_null("")
-    except pl.exceptions.NoDataError:
-        raise UserError(f"{path}: the file is empty") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a tab-separated atomic file: {str(error)[:200]}") from None
-    table = table.rename(lambda name: name.split(":")[0].strip())
-    if missing := [column for column in columns if column not in table.columns]:
-        raise UserError(f"{path}: column '{missing[0]}' is missing{nearest(missing[0], table.columns)}")
-    if not len(table):
-        raise UserError(f"{path}: no rows below the header")
-    checks.filled(table, columns[:1], path)
-    return table
-
-
-def _check_cells(path: Path) -> None:
-    """Every line must have as many cells as the header: polars would fill a short one (a title with a newline)."""
-    with path.open("rb") as lines:
-        wanted = next(lines, b"").count(b"\t")
-        for number, line in enumerate(lines, start=2):
-            cells = line.count(b"\t") + 1
-            if cells != wanted + 1 and line.strip():
-                raise UserError(
-                    f"{path}: line {number}: {cells} cells, the header has {wanted + 1}; "
-                    "a tab or a line break inside a cell?"
-                )
+def _atomic(path: Path, columns: list[str], every: bool = False) -> cells.Table:
+    """Columns (or every column) as text, type suffixes taken off the header. A quote in a title is a quote."""
+    return cells.delimited(cells.content(path), path, "\t", columns=columns, quoted=False, typed=True, every=every)

@@ -1,73 +1,116 @@
-"""What every reader of small tables checks: numbers, ratings, ids. All cells come as text, so that a bad one can be
-named with its line."""
+"""What readers check: numbers, ratings, ids. Every error names the line."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
+from langptune.data.readers.cells import Table
 from langptune.errors import UserError
 
+LONGEST_ID = 256
+"""Characters."""
+_SOUND = r"^[^\p{C}\p{Z}]+(?: [^\p{C}\p{Z}]+)*$"
+ID_RULE = (
+    f"an id is at most {LONGEST_ID} characters long, without blanks at its ends, blanks in a row, or characters that "
+    "cannot be seen"
+)
 
-def number(table: pl.DataFrame, column: str, dtype: type[pl.DataType], path: Path, first: int = 2) -> pl.Series:
-    """A column of text as numbers.
 
-    Args:
-        first: the line of the first row, for errors.
+def sound_id(column: str) -> pl.Expr:
+    """Whether each id keeps the rule for the ids of users and items (``ID_RULE``); the same for every reader.
+
+    Ids that look the same must be the same: ``ann`` and ``ann `` would be two users.
+    """
+    return pl.col(column).str.contains(_SOUND) & (pl.col(column).str.len_bytes() <= LONGEST_ID * 4)
+
+
+def ids(table: Table, column: str) -> pl.Series:
+    """A column of ids, as text.
+
+    Raises:
+        UserError: naming file, line and value: an empty id, one that breaks ``ID_RULE``, a column of another type than
+            text or whole numbers.
+    """
+    values = table.frame[column]
+    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise UserError(
+            f"{table.path}: column '{column}' has type {values.dtype}; save ids as text or as whole numbers"
+        )
+    values = values.cast(pl.String)
+    filled(table, column)
+    bad = values.to_frame().select(~sound_id(column)).to_series() | (values.str.len_chars() > LONGEST_ID)
+    if bad.any():
+        row = int(bad.arg_max())
+        raise UserError(
+            f"{table.at(row)}: {column} is {values[row][:60]!r}; {ID_RULE}: change it ({bad.sum()} such rows)"
+        )
+    return values
+
+
+def unique(ids: pl.Series, table: Table, what: str) -> None:
+    """Raise a ``UserError`` naming the line in which an id occurs again."""
+    again = ~ids.is_first_distinct()
+    if again.any():
+        row = int(again.arg_max())
+        raise UserError(f"{table.at(row)}: {what} '{ids[row]}' occurs a second time; keep one row")
+
+
+def text(table: Table, column: str) -> pl.Series:
+    """A column of text; empty where there is no value.
+
+    Raises:
+        UserError: a column of lists or of another type that is no text.
+    """
+    values = table.frame[column]
+    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+        raise UserError(f"{table.path}: column '{column}' has type {values.dtype}; save it as text")
+    return values.cast(pl.String).fill_null("")
+
+
+def number(table: Table, column: str, dtype: type[pl.DataType]) -> pl.Series:
+    """A column as numbers. Not for times: ``langptune.data.readers.times`` reads those, exactly.
 
     Raises:
         UserError: naming file, line and the cell that is no number.
     """
-    values = table[column].str.strip_chars().cast(pl.Float64, strict=False)
+    cells = text(table, column)
+    values = cells.str.strip_chars().cast(pl.Float64, strict=False)
     bad = values.is_null() | values.is_nan() | values.is_infinite()
     if bad.any():
         row = int(bad.arg_max())
         raise UserError(
-            f"{path}: line {row + first}: {column} is '{(table[column][row] or '')[:40]}', not a number "
-            f"({bad.sum()} such rows)"
+            f"{table.at(row)}: {column} is '{(cells[row] or '')[:40]}', not a number ({bad.sum()} such rows)"
         )
-    # Through float64, which holds a time in seconds exactly; float32 would merge neighbouring seconds.
     return values.cast(dtype)
 
 
-def ratings_inside(interactions: pl.DataFrame, bounds: tuple[float, float], path: Path, first: int = 2) -> None:
+def ratings_inside(ratings: pl.Series, bounds: tuple[float, float], table: Table) -> None:
     """Raise a ``UserError`` naming the first row whose rating lies outside ``bounds``."""
     low, high = bounds
-    bad = interactions.filter(~pl.col("rating").is_between(low, high) | pl.col("rating").is_nan())
-    if len(bad):
+    bad = ~ratings.is_between(low, high)
+    if bad.any():
+        row = int(bad.arg_max())
         raise UserError(
-            f"{path}: line {bad['row'][0] + first}: rating {bad['rating'][0]:g} lies outside {low:g}..{high:g} "
-            f"({len(bad)} such rows); mend the file or 'rating_range' in datasets.yaml"
+            f"{table.at(row)}: rating {ratings[row]:g} lies outside {low:g}..{high:g} "
+            f"({bad.sum()} such rows); correct the file or 'rating_range' in datasets.yaml"
         )
 
 
-def ids_agree(interactions: pl.DataFrame, items: pl.DataFrame, path: Path, item_path: Path, first: int = 2) -> None:
-    """Raise a ``UserError`` where an item stands twice in the items, or an interaction is with an unknown one."""
-    if (repeated := items.filter(pl.col("item_id").is_duplicated())).height:
-        raise UserError(f"{item_path}: item '{repeated['item_id'][0]}' stands twice; keep one row")
+def items_known(interactions: pl.DataFrame, items: pl.DataFrame, table: Table, item_table: Table) -> None:
+    """Raise a ``UserError`` where an item occurs twice in the items, or an interaction is with an unknown one."""
+    unique(items["item_id"], item_table, "item")
     unknown = interactions.join(items, on="item_id", how="anti").sort("row")
     if len(unknown):
         raise UserError(
-            f"{path}: line {unknown['row'][0] + first}: item '{unknown['item_id'][0]}' is not in "
-            f"{item_path.name} ({len(unknown)} such rows); add the item or remove the rows"
+            f"{table.at(unknown['row'][0])}: item '{unknown['item_id'][0]}' is not in "
+            f"{item_table.path.name} ({len(unknown)} such rows); add the item or remove the rows"
         )
 
 
-def filled(table: pl.DataFrame, columns: list[str], path: Path, first: int = 2) -> None:
-    """Raise a ``UserError`` naming the first row in which one of the columns is empty."""
-    for column in columns:
-        empty = table.with_row_index("line", offset=first).filter(
-            pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
-        )
-        if len(empty):
-            raise UserError(f"{path}: line {empty['line'][0]}: '{column}' is empty ({len(empty)} such rows)")
-
-
-def year_apart(items: pl.DataFrame) -> pl.DataFrame:
-    """``Toy Story (1995)`` as title and year; no year: empty."""
-    title = pl.col("title").str.strip_chars()
-    return items.with_columns(
-        title.str.replace(r"\s*\((\d{4})\)\s*$", "").alias("title"),
-        title.str.extract(r"\((\d{4})\)\s*$", 1).fill_null("").alias("year"),
-    )
+def filled(table: Table, column: str) -> None:
+    """Raise a ``UserError`` naming the first row in which a column is empty."""
+    cells = text(table, column)
+    empty = cells.str.strip_chars() == ""
+    if empty.any():
+        row = int(empty.arg_max())
+        raise UserError(f"{table.at(row)}: '{column}' is empty ({empty.sum()} such rows)")

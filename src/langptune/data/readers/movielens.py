@@ -1,22 +1,33 @@
-"""MovieLens from its original archives: 1M and 10M (``::`` between cells), 20M, 25M and later (CSV)."""
+"""MovieLens from its original archives: 1M and 10M (``::`` between cells), 20M, 25M and later (CSV).
+
+Files of 20M as other sites serve them (``rating.csv``, ``movie.csv``, times as text) are read too.
+"""
 
 from __future__ import annotations
 
-import io
 import zipfile
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
 from langptune.data.raw import Raw
-from langptune.data.readers import checks
-from langptune.data.readers.titles import articles_first
+from langptune.data.readers import cells, checks
+from langptune.data.readers.times import times
+from langptune.data.readers.titles import articles_first, year_apart
 from langptune.errors import UserError
 
-RATINGS = ["user_id", "item_id", "rating", "timestamp"]
-ITEMS = ["item_id", "title", "genres"]
-USERS = ["user_id", "gender", "age", "occupation", "zip_code"]
+# Our names of the columns: by position in .dat files, which have no header, and by the name in the header of CSV files.
+RATINGS = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
+ITEMS = {"item_id": "movieId", "title": "title", "genres": "genres"}
+USERS = {"user_id": "", "gender": "", "age": "", "occupation": "", "zip_code": ""}
+# The files of each kind of archive; no other file beside them is looked at.
+LAYOUTS = (
+    {"ratings": "ratings.dat", "movies": "movies.dat", "users": "users.dat"},
+    {"ratings": "ratings.csv", "movies": "movies.csv"},
+    {"ratings": "rating.csv", "movies": "movie.csv"},
+)
 
 # Codes of users.dat, as the README of MovieLens-1M gives them.
 AGES = {
@@ -60,88 +71,125 @@ def read_movielens(folder: Path, entry: DatasetEntry, scratch: Path | None) -> R
     Raises:
         UserError: no archive, a damaged one, a cell too many, a number that is none, an unknown item.
     """
-    source = _Source(folder)
-    ratings = source.table("ratings", RATINGS)
-    interactions = ratings.select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-        "user_id",
-        "item_id",
-        checks.number(ratings, "rating", pl.Float32, source.path("ratings"), source.first),
-        checks.number(ratings, "timestamp", pl.Int64, source.path("ratings"), source.first),
+    source = _source(folder)
+    ratings, movies = source.table("ratings", RATINGS), source.table("movies", ITEMS)
+    notes = [*ratings.notes, *movies.notes]
+    interactions = pl.DataFrame(
+        {
+            "row": pl.int_range(len(ratings), dtype=pl.Int64, eager=True),
+            "user_id": checks.ids(ratings, "user_id"),
+            "item_id": checks.ids(ratings, "item_id"),
+            "rating": checks.number(ratings, "rating", pl.Float32),
+            "timestamp": times(ratings, "timestamp", notes),
+        }
     )
-    checks.ratings_inside(interactions, entry.rating_range, source.path("ratings"), source.first)
-    items = checks.year_apart(source.table("movies", ITEMS)).with_columns(
-        pl.col("genres").str.replace("(no genres listed)", "", literal=True).str.replace_all("|", ", ", literal=True)
-    )
-    items = articles_first(items, entry)
-    checks.ids_agree(interactions, items, source.path("ratings"), source.path("movies"), source.first)
+    checks.ratings_inside(interactions["rating"], entry.rating_range, ratings)
+    checks.filled(movies, "title")
+    items = movies.frame.with_columns(checks.ids(movies, "item_id"))
+    checks.items_known(interactions, items, ratings, movies)
     users = None
-    if source.has("users"):
+    if "users" in source.names:
+        table = source.table("users", USERS)
+        checks.unique(checks.ids(table, "user_id"), table, "user")
         jobs = {str(code): name for code, name in enumerate(OCCUPATIONS)}
-        users = source.table("users", USERS).with_columns(
+        users = table.frame.with_columns(
             pl.col("gender").replace({"F": "female", "M": "male"}),
             pl.col("age").replace(AGES),
             pl.col("occupation").replace(jobs),
         )
-    return Raw(interactions, items.lazy(), users, source.files)
+
+    def arranged(items: pl.DataFrame) -> pl.DataFrame:
+        genres = pl.col("genres").str.replace("(no genres listed)", "", literal=True)
+        return articles_first(year_apart(items).with_columns(genres.str.replace_all("|", ", ", literal=True)), entry)
+
+    return Raw(interactions, items.lazy(), users, source.files, arrange_items=arranged, notes=notes)
 
 
+@dataclass(frozen=True)
 class _Source:
-    """The archive's files, wherever they lie."""
+    """The files of one archive, packed or not.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._zip: zipfile.ZipFile | None = None
-        loose = sorted([*folder.glob("ratings.*"), *folder.glob("*/ratings.*")])
-        if loose:
-            self._names = {path.stem: path for path in loose[0].parent.iterdir()}
-            self.files = [self._names[stem] for stem in ("ratings", "movies", "users") if stem in self._names]
-        else:
-            archives = sorted(folder.glob("*.zip"))
-            if len(archives) != 1:
-                raise UserError(f"{folder}: expected the archive (.zip) or its files, found {len(archives)} archives")
-            self.files = archives
+    where: the folder of the files, or the archive.
+    names: "ratings", "movies" and, where it is there, "users" -> the name in the folder or within the archive.
+    """
+
+    where: Path
+    names: dict[str, str]
+
+    @property
+    def packed(self) -> bool:
+        return self.where.is_file()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return [self.where] if self.packed else [self.where / name for name in self.names.values()]
+
+    def table(self, stem: str, columns: dict[str, str]) -> cells.Table:
+        """A file's columns as text, under our names."""
+        name = self.names[stem]
+        path = self.where / PurePosixPath(name).name
+        if self.packed:
             try:
-                self._zip = zipfile.ZipFile(archives[0])
+                with zipfile.ZipFile(self.where) as archive:
+                    data = archive.read(name)
+            except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+                raise UserError(
+                    f"{path}: cannot be unpacked ({str(error)[:100]}); download the archive again"
+                ) from None
+        else:
+            data = cells.content(path)
+        if name.endswith(".dat"):
+            try:
+                data.decode()
+            except UnicodeDecodeError:  # movies.dat of 1M is Latin-1
+                data = data.decode("latin-1").encode()
+            return cells.delimited(data, path, "::", columns=list(columns), quoted=False, header=False)
+        table = cells.delimited(data, path, ",", columns=list(columns.values()), quoted=True)
+        ours = {theirs: name for name, theirs in columns.items()}
+        return cells.Table(path, table.frame.rename(ours), table.lines, notes=table.notes)
+
+
+def _source(folder: Path) -> _Source:
+    """The one set of MovieLens files in a folder.
+
+    Raises:
+        UserError: none, saying what lies there; more than one, naming them; a damaged archive.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found, broken = [], []
+    for base in [folder, *(path for path in there if path.is_dir())]:
+        names = {path.name: path.name for path in base.iterdir() if path.is_file()}
+        found += [_Source(base, layout) for layout in _layouts(names)]
+    for path in there:
+        if path.suffix.lower() == ".zip" and path.is_file():
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    inside = archive.namelist()
             except (zipfile.BadZipFile, OSError) as error:
-                raise UserError(f"{archives[0]}: not a whole zip archive ({error}); download it again") from None
-            self._names = {Path(name).stem: Path(name) for name in self._zip.namelist() if not name.endswith("/")}
-        if not {"ratings", "movies"} <= self._names.keys():
-            raise UserError(f"{self.files[0].parent}: ratings and movies must stand beside each other")
-        self._dat = self._names["ratings"].suffix == ".dat"
-        self.first = 1 if self._dat else 2
-        """The line of the first row: only CSV files have a header."""
+                broken.append(f"{path}: not a whole zip archive ({error}); download it again")
+                continue
+            for parent in dict.fromkeys(PurePosixPath(name).parent for name in inside):
+                names = {PurePosixPath(n).name: n for n in inside if PurePosixPath(n).parent == parent}
+                found += [_Source(path, layout) for layout in _layouts(names)]
+    if len(found) > 1:
+        which = " and ".join(str(source.where / PurePosixPath(source.names["ratings"])) for source in found[:3])
+        raise UserError(f"{folder}: {which} are there; keep one of them, so that it is clear which is read")
+    if found:
+        return found[0]
+    if broken:
+        raise UserError(broken[0])
+    pairs = ", ".join(f"{layout['ratings']} and {layout['movies']}" for layout in LAYOUTS)
+    raise UserError(
+        f"{folder}: expected a MovieLens archive (.zip) or its files ({pairs}), in the folder or in one inside it; "
+        f"found {', '.join(path.name for path in there[:8]) or 'nothing'}{' ...' if len(there) > 8 else ''}"
+    )
 
-    def has(self, stem: str) -> bool:
-        return self._dat and stem in self._names
 
-    def path(self, stem: str) -> Path:
-        """How errors name a file."""
-        return self.files[0] / self._names[stem].name if self._zip else self._names[stem]
-
-    def table(self, stem: str, columns: list[str]) -> pl.DataFrame:
-        """A file's columns, all as text, under our names (which are in the order of the files)."""
-        name = self._names[stem]
-        try:
-            data = self._zip.read(str(name)) if self._zip else name.read_bytes()
-            if self._dat:
-                try:
-                    data.decode()
-                except UnicodeDecodeError:  # movies.dat of 1M is Latin-1
-                    data = data.decode("latin-1").encode()
-                table = pl.read_csv(
-                    io.BytesIO(data.replace(b"::", b"\x1f")),
-                    separator="\x1f",
-                    has_header=False,
-                    quote_char=None,
-                    infer_schema=False,
-                )
-            else:
-                table = pl.read_csv(io.BytesIO(data), infer_schema=False)
-        except (pl.exceptions.PolarsError, zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{self.path(stem)}: cannot be read: {str(error)[:200]}") from None
-        if table.width < len(columns):
-            raise UserError(f"{self.path(stem)}: {table.width} columns, expected {len(columns)}: {', '.join(columns)}")
-        table = table.select(table.columns[: len(columns)]).rename(dict(zip(table.columns, columns, strict=False)))
-        checks.filled(table, columns[:2], self.path(stem), self.first)
-        return table.with_columns(pl.all().fill_null(""))
+def _layouts(names: dict[str, str]) -> list[dict[str, str]]:
+    """The layouts that files make up, with where each file is."""
+    return [
+        {stem: names[name] for stem, name in layout.items() if name in names}
+        for layout in LAYOUTS
+        if layout["ratings"] in names and layout["movies"] in names
+    ]

@@ -27,3 +27,18 @@ def articles_first(items: pl.DataFrame, entry: DatasetEntry) -> pl.DataFrame:
     if not entry.move_articles:
         return items
     return items.with_columns(pl.col("title").map_elements(move_article, return_dtype=pl.String))
+
+
+# (1995), (2006-2007), (2009– ): the last brackets of a title, unless they are all of it.
+_YEAR = r"^(.*\S)\s*\(\s*([0-9]{4})\s*(?:([-–])\s*([0-9]{4})?\s*)?\)\s*$"
+
+
+def year_apart(items: pl.DataFrame) -> pl.DataFrame:
+    """``Toy Story (1995)`` as title and year, ``Death Note (2006–2007)`` with year ``2006-2007``; no year: empty."""
+    title = pl.col("title").str.strip_chars()
+    parts = title.str.extract_groups(_YEAR).struct
+    dash = pl.when(parts.field("3").is_null()).then(pl.lit("")).otherwise(pl.lit("-"))
+    return items.with_columns(
+        pl.coalesce(parts.field("1"), title).alias("title"),
+        (parts.field("2") + dash + parts.field("4").fill_null("")).fill_null("").alias("year"),
+    )
