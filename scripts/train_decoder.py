@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 from pydantic import Field
@@ -17,6 +17,9 @@ from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
 from langptune.randomness import seed_torch, stream_seed
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class Spec(stage.StageSpec):
@@ -78,7 +81,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         [spec.decoder.item_prefix + text for text in item_texts],
     )
 
-    def validate() -> dict[str, float]:
+    def validate(model: SentenceTransformer) -> dict[str, float]:
         training = model.training
         model.eval()
         vectors, _ = embed_items(model, item_texts, spec.decoder.item_prefix)
@@ -99,8 +102,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     trainer.run()
     if not trainer.accelerator.is_main_process:
         return lambda: None
-    if spec.recipe.select == "last":
-        trainer.watch.keep_last()
     state = trainer.watch.snapshot()
     facts = card(
         spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "decoder", len(train)

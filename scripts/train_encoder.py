@@ -130,8 +130,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     trainer.run()
     if not trainer.accelerator.is_main_process:
         return lambda: None
-    if spec.recipe.select == "last":
-        trainer.watch.keep_last()
     state = trainer.watch.snapshot()
     facts = card(
         spec.base,

@@ -232,7 +232,7 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
         for split in ("train", "val")
     }
 
-    def validate():
+    def validate(model):
         training = model.training
         model.eval()
         reward = Reward(model, embed_items(model, data.items)[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import os
 import random
@@ -16,10 +18,11 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from langptune.data import contracts
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
-from langptune.provenance import file_hash
+from langptune.provenance import Record, file_hash
 from langptune.ranking.decoder import embed_items
 from langptune.training.checkpoints import SEAL, Checkpoints
 from tests import planted as p
@@ -36,6 +39,10 @@ KINDS = {
         folder, p.contrastive(batches=12, checkpoint_every=1, validate_every=4), log=log
     ),
 }
+
+
+def without_seconds(curve: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in curve]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,11 +67,10 @@ def test_stopped_within_a_batch_then_resumed_is_bit_for_bit_the_same(tmp_path, k
     assert f"resuming from checkpoint-{at}" in lines
     for name, value in p.weights(straight.model).items():
         assert torch.equal(p.weights(second.model)[name], value), name
-    told = [
-        [{k: v for k, v in row.items() if "seconds" not in k} for row in t.watch.state["curve"]]
-        for t in (straight, second)
-    ]
-    assert [row.get("val_ndcg") for row in told[0]] == [row.get("val_ndcg") for row in told[1]]
+    curves = [without_seconds(trainer.watch.state["curve"]) for trainer in (straight, second)]
+    assert curves[0] == curves[1], "whole rows, also of the batch that was interrupted"
+    if kind == "rlso":
+        assert {"reward", "finished", "tokens", "kl", "entropy", "loss"} <= set(curves[1][-(-at // 4)])
     assert file_hash(straight.watch.best) == file_hash(second.watch.best)
     assert second.watch.state["resumed"] == 1
     kept = sorted(path.name for path in second.checkpoints.folder.glob("checkpoint-*"))
@@ -243,6 +249,56 @@ def test_killed_at_random_moments_gives_the_same_bytes(tmp_path, data, kind):
     assert not list((tmp_path / "b" / "checkpoints").glob("*/checkpoint-*")), "checkpoints go when the phase is done"
     told = [json.loads((tmp_path / x / "model" / "manifest.json").read_text())["notes"] for x in "ab"]
     print(f"{kind}: {kills} kills in {time.monotonic() - started:.0f} s, resumed {told[1]['resumed']} times")
+
+
+KILLED = """
+import importlib, json, os, signal, sys
+sys.path[:0] = [{root!r}]
+from pathlib import Path
+from langptune.provenance import Record
+script = importlib.import_module(sys.argv[1])
+script.whole_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+spec = script.Spec.model_validate(json.loads(sys.argv[2]))
+script.work(spec, Record(Path(script.__file__), spec.model_dump(mode="json")), lambda line: None)
+"""
+
+
+@pytest.mark.parametrize(("kind", "how"), [("cl", "disk full"), ("rlso", "disk full"), ("cl", "killed")])
+def test_the_last_state_survives_between_the_last_seal_and_the_output(tmp_path, data, kind, how, monkeypatch):
+    """The script itself, ended where the training is sealed as done and the output is not written."""
+    name = f"scripts.{'train_decoder' if kind == 'cl' else 'train_encoder'}"
+    script = importlib.import_module(name)
+    # The best state on validation is not the last one.
+    changes = {"select": "last", "learning_rate": 0.05 if kind == "cl" else 2e-3, "batches": 6, "validate_every": 1}
+
+    def work(out: Path) -> None:
+        spec = script.Spec.model_validate(spec_of(kind, data, out, **changes))
+        script.work(spec, Record(Path(script.__file__), spec.model_dump(mode="json")), lambda line: None)
+
+    work(tmp_path / "a")
+    curve = [json.loads(line) for line in (tmp_path / "a" / "curve.jsonl").read_text().splitlines()]
+    values = [row["val_ndcg"] for row in curve]
+    if how == "killed":
+        spec = json.dumps(spec_of(kind, data, tmp_path / "b", **changes))
+        done = subprocess.run([sys.executable, "-c", KILLED.format(root=str(ROOT)), name, spec], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    else:
+        with monkeypatch.context() as patch:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            patch.setattr(script, "whole_folder", lambda *_: (_ for _ in ()).throw(full))
+            with pytest.raises(OSError, match="No space"):
+                work(tmp_path / "b")
+    assert not (tmp_path / "b" / "model").exists()
+    work(tmp_path / "b")
+    assert weights_file(tmp_path / "a").read_bytes() == weights_file(tmp_path / "b").read_bytes()
+    start = data / "decoder" / "model.safetensors"
+    if kind == "cl":
+        assert weights_file(tmp_path / "b").read_bytes() != start.read_bytes() and values[-1] < max(values)
+    else:
+        trained = load_file(weights_file(tmp_path / "b"))
+        assert any(value.any() for name, value in trained.items() if "lora_B" in name)
+    again = [json.loads(line) for line in (tmp_path / "b" / "curve.jsonl").read_text().splitlines()]
+    assert without_seconds(again) == without_seconds(curve)
 
 
 def test_sigterm_exits_with_the_code_to_run_again(tmp_path, data):

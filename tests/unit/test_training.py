@@ -351,7 +351,6 @@ def test_what_is_saved_scores_the_same(tmp_path, train, dtype):
             tmp_path, p.reinforcement(train=train, select="last", batches=6), model=p.tiny_encoder().to(dtype)
         )
     )
-    trainer.watch.keep_last()
     again = load_adapter(p.tiny_encoder().to(dtype), trainer.watch.best)
     ids, mask, keep = padded(PROMPTS, COMPLETIONS)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16), torch.no_grad():

@@ -40,7 +40,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
-from trl.models.utils import unwrap_model_for_generation
 from trl.trainer import grpo_trainer, rloo_trainer
 
 from langptune.config.recipes import ReinforcementRecipe
@@ -225,10 +224,7 @@ class _Policy(Resumable):
     ) -> list[Profile]:
         """Profiles in the order of the prompts; a batch that does not fit is repeated in halves."""
         out: list[Profile | None] = [None] * len(prompts)
-        unwrapped = unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        )
-        with unwrapped as policy, self._dist.summon_full_params(self.model_wrapped, recurse=False):
+        with self.whole() as policy:
             model, training = policy.get_base_model(), policy.training
             policy.eval()
             todo = plan_batches([len(prompt) for prompt in prompts], size)
@@ -416,8 +412,9 @@ class _Policy(Resumable):
         }
 
     def _save_best(self, folder: Path) -> None:
-        if self.accelerator.is_main_process:
-            save_adapter(self.accelerator.unwrap_model(self.model), folder)
+        with self.whole() as model:
+            if self.accelerator.is_main_process:
+                save_adapter(model, folder)
 
     def save_extra(self, folder: Path) -> None:
         """The profiles of a batch that is not through with all its passes."""

@@ -8,6 +8,7 @@ agrees with its files; one that was cut off or damaged is passed over for the on
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -16,13 +17,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from langptune.config.recipes import Recipe
@@ -120,17 +122,17 @@ class Watch(TrainerCallback):
             "done": False,
             "seconds": 0.0,
             "resumed": 0,
+            "pending": [],
         }
         self.interrupted = False
         self._previous: Any = None
         self._started = time.monotonic()
         self._spent = 0.0
-        self._pending: list[dict[str, float]] = []
         self._sealed_best = 0
 
     @property
     def best(self) -> Path:
-        """Where the best state on validation is kept."""
+        """Where the selected state is kept: the best so far; at the end of ``select: last``, the last."""
         return self._best(self.state["best_step"])
 
     def _best(self, batch: int) -> Path:
@@ -141,14 +143,20 @@ class Watch(TrainerCallback):
         return {**self.state, "seconds": round(self._spent + time.monotonic() - self._started, 3)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Go on from a checkpoint's state.
+
+        Raises:
+            UserError: the model that was kept beside the checkpoint is gone.
+        """
         self.state = {**state, "resumed": state["resumed"] + 1}
+        if not self.best.is_dir():
+            raise UserError(f"{self.best}: missing, though a checkpoint names it; delete {self.best.parent} and rerun")
         self._spent = state["seconds"]
         self._sealed_best = state["best_step"]
 
     def record(self, **row: float) -> None:
-        """Measurements of one batch, for the curve."""
-        self._pending.append(row)
+        """Measurements of one optimiser step, for the curve; sealed too, because a batch may have several steps."""
+        self.state["pending"].append(row)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -158,7 +166,7 @@ class Watch(TrainerCallback):
             self._previous = signal.signal(signal.SIGTERM, self._on_term)
         self._first_step = state.global_step
         if state.global_step == 0:
-            self._judge(0)
+            self._judge(0, args.device)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -180,11 +188,15 @@ class Watch(TrainerCallback):
         if rest == 0:
             self._note(batch, state)
             if batch % self.recipe.validate_every == 0 or step == state.max_steps:
-                self._judge(batch)
+                self._judge(batch, args.device)
                 if self.recipe.patience and self.state["bad"] >= self.recipe.patience:
                     self.log(f"no better validation NDCG in {self.state['bad']} validations: stopping early")
                     control.should_training_stop = True
         self.state["done"] = step == state.max_steps or control.should_training_stop
+        if self.state["done"] and self.recipe.select == "last" and self.state["best_step"] != batch:
+            # Before the seal that says done: the rerun of a job that is killed after that seal trains no more.
+            self.state["best_step"] = batch
+            self._keep()
         if step % self.recipe.checkpoint_every == 0 or self.state["done"] or interrupted:
             control.should_save = True
         if interrupted:
@@ -196,7 +208,7 @@ class Watch(TrainerCallback):
         self.interrupted = True
 
     def _note(self, batch: int, state: TrainerState) -> None:
-        rows, self._pending = self._pending, []
+        rows, self.state["pending"] = self.state["pending"], []
         told: dict[str, Any] = {"batch": batch, "seconds": self.snapshot()["seconds"]}
         for key in rows[0] if rows else ():
             told[key] = sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
@@ -208,8 +220,9 @@ class Watch(TrainerCallback):
         self.log(f"{self.recipe.title} batch {batch}/{total}: {shown}; {_minutes(left)} left")
         self._write_curve()
 
-    def _judge(self, batch: int) -> None:
-        values = self._validate()
+    def _judge(self, batch: int, device: torch.device) -> None:
+        # Rounding differs between processes: were each to decide by its own values, one might stop and the others wait.
+        values = agreed(self._validate(), device)
         value = values["ndcg"]
         if batch == 0:
             self.state["curve"].append({"batch": 0, "seconds": self.snapshot()["seconds"]})
@@ -226,7 +239,7 @@ class Watch(TrainerCallback):
         self._write_curve()
 
     def _keep(self) -> None:
-        """The model as it is now becomes the best; whole or not at all.
+        """The model as it is now becomes the one that is kept; whole or not at all.
 
         The best state that the newest checkpoint remembers stays, until a newer checkpoint forgets it.
         """
@@ -237,11 +250,6 @@ class Watch(TrainerCallback):
         if self.main:
             shutil.rmtree(self.best, ignore_errors=True)
             part.rename(self.best)
-
-    def keep_last(self) -> None:
-        """The model as it is at the end is the result, whatever validation says (``select: last``)."""
-        self.state["best_step"] = self.state["curve"][-1]["batch"]
-        self._keep()
 
     def forget(self) -> None:
         """Remove best states that no checkpoint needs any more; called once a checkpoint is sealed."""
@@ -283,6 +291,37 @@ class Resumable:
                 self._micro = halved(self._micro, self.group, self.watch.log)
                 self.model.zero_grad()
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The model as it is now with all of its weights in this process: to write with, to rank with, to save.
+
+        Where training divides the weights over processes (FSDP), it is a copy into which they are gathered, so all
+        processes must enter together.
+        """
+        if not self.is_fsdp_enabled:
+            yield self.accelerator.unwrap_model(self.model)
+            return
+        copied = self._copy.state_dict()
+        for name, value in self.model.state_dict().items():
+            copied[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
+        yield self._copy
+
+    def divisible(self) -> None:
+        """Prepare for weights that are divided over processes, or refuse the kinds that were never run.
+
+        Raises:
+            UserError: DeepSpeed ZeRO-3, or the first version of FSDP.
+        """
+        state = self.accelerator.state
+        if getattr(state, "deepspeed_plugin", None) is not None and state.deepspeed_plugin.zero_stage == 3:
+            raise UserError("launch: zero_stage: 3 divides the weights and was never run here; use fsdp.yaml")
+        if self.is_fsdp_enabled:
+            if state.fsdp_plugin.fsdp_version != 2:
+                raise UserError(f"launch: fsdp_version: set it to 2 (found {state.fsdp_plugin.fsdp_version})")
+            self._copy = copy.deepcopy(self.model).requires_grad_(False)
+            for module in self._copy.modules():
+                module.__dict__.pop("forward", None)  # TRL puts one there that is bound to the original
+
     def synchronised(self, model: Any, last: bool) -> Any:
         """A context in which gradients travel between processes with the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
@@ -295,6 +334,7 @@ class Resumable:
         """
         if told := placement():
             self.watch.log(told)
+        self.divisible()
         found = self.checkpoints.latest()
         self.remove_callback(PrinterCallback)
         if found:
@@ -339,6 +379,15 @@ def anywhere(flag: bool, device: torch.device) -> bool:
     told = torch.tensor(int(flag), device=device)
     dist.all_reduce(told, op=dist.ReduceOp.MAX)
     return bool(told.item())
+
+
+def agreed(value: T, device: torch.device) -> T:
+    """The first process's value, in every process; ``value`` itself where there is one process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0, device=device)
+    return told[0]
 
 
 def placement() -> str | None:

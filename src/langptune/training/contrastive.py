@@ -122,13 +122,13 @@ class ContrastiveTrainer(Resumable, Trainer):
         pairs: Pairs,
         recipe: ContrastiveRecipe,
         checkpoints: Checkpoints,
-        validate: Callable[[], dict[str, float]],
+        validate: Callable[[SentenceTransformer], dict[str, float]],
         seed: int,
         phase: str,
         bf16: bool,
         log: Callable[[str], None],
     ):
-        """``validate`` ranks the validation sessions with the model as it is, and returns at least ``ndcg``.
+        """``validate`` ranks the validation sessions with the model that it is given, and returns at least ``ndcg``.
 
         ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
         """
@@ -160,7 +160,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         self._micro = recipe.micro_batch
         self.checkpoints = checkpoints
         main = self.accelerator.is_main_process
-        self.watch = Watch(recipe, 1, checkpoints, validate, self._save_best, log, main)
+        self._judge = validate
+        self.watch = Watch(recipe, 1, checkpoints, self.validate, self._save_best, log, main)
         self.add_callback(self.watch)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
@@ -186,11 +187,12 @@ class ContrastiveTrainer(Resumable, Trainer):
         targets = self._pairs.targets[rows]
         negatives = self._uniform()
         items = np.concatenate([targets, negatives])
-        # A text that stands several times is embedded once.
-        texts, place = np.unique(
-            [*(self._pairs.texts[row] for row in rows), *(self._pairs.item_texts[item] for item in items)],
-            return_inverse=True,
-        )
+        texts = np.array([*(self._pairs.texts[row] for row in rows), *(self._pairs.item_texts[item] for item in items)])
+        place = np.arange(len(texts))
+        # A text that stands several times is embedded once. Where weights are divided, all processes need equally many
+        # forward passes, so they embed all of their texts, which are equally many.
+        if not self.is_fsdp_enabled:
+            texts, place = np.unique(texts, return_inverse=True)
         order = np.argsort([len(text) for text in texts], kind="stable")
         chunks = [order[start : start + self._micro] for start in range(0, len(order), self._micro)]
         if len(chunks) == 1:
@@ -267,6 +269,24 @@ class ContrastiveTrainer(Resumable, Trainer):
                 parts.append(model(features)["sentence_embedding"].float())
         return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
 
+    def divisible(self) -> None:
+        """As for every trainer; a layer that takes no part in the embedding (BERT's pooler) is no longer trained.
+
+        It would never have an optimiser state, and torch reads no checkpoint of divided weights that lacks one.
+        """
+        super().divisible()
+        if self.is_fsdp_enabled:
+            self._embed(self.model, self._pairs.texts[:1]).sum().backward()
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(parameter.grad is not None)
+            self.model.zero_grad()
+
+    def validate(self) -> dict[str, float]:
+        """Rank the validation sessions with the model as it is."""
+        with self.whole() as model:
+            return self._judge(model)
+
     def _save_best(self, folder: Path) -> None:
-        if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(self.model).save_pretrained(str(folder), create_model_card=False)
+        with self.whole() as model:
+            if self.accelerator.is_main_process:
+                model.save_pretrained(str(folder), create_model_card=False)
