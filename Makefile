@@ -9,14 +9,16 @@ VENV ?= .venv
 CORES ?= all
 CONFIG ?= config/config.yaml
 DEVICE ?= auto
-ifeq ($(wildcard $(CONFIG)),)
-$(error no such config file: $(CONFIG); see config/ for those there are)
+# A variable's value as one word of the shell, whatever stands in it. What a YAML file holds never comes here: scripts read
+# it (scripts/show.py).
+quoted = '$(subst ','\'',$(value $(1)))'
+ifneq ($(shell test -f $(call quoted,CONFIG) && echo there),there)
+$(error no such config file: $(value CONFIG); see config/ for those there are)
 endif
 BIN := $(VENV)/bin
 LOCKS := envs/lock.txt envs/lock-nodeps.txt
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-RESULTS = $(shell $(BIN)/python -c "import sys, yaml; print(yaml.safe_load(open(sys.argv[1])).get('results', 'results'))" $(CONFIG))
 # Jobs declare their memory; on a laptop no more of them start than fit.
 MEM_MB ?= $(shell awk '/MemAvailable/ {print int($$2 / 1024 * 0.9)}' /proc/meminfo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -24,8 +26,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One driver at a time. The kernel frees this lock when a driver dies, so that a run after a kill meets no stale lock as
 # it would with Snakemake's own; a job that outlives its driver is kept apart by the lock on its outputs (stage.py).
 ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
-SNAKEMAKE := $(ALONE) $(BIN)/snakemake --nolock --configfile $(CONFIG)
+SNAKEMAKE := $(ALONE) $(BIN)/python -m snakemake --nolock --configfile $(call quoted,CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
+SHOW := $(BIN)/python scripts/show.py --config $(call quoted,CONFIG)
 
 .PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report prefetch plan
 .PHONY: doctor format docs
@@ -43,7 +46,7 @@ help:
 	@echo "make prefetch  bring the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
 	@echo "make report    the HTML report of CONFIG's results"
-	@echo "Settings: CONFIG=$(CONFIG) CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
 
 env: $(READY)
 env-dev: $(READY_DEV)
@@ -69,52 +72,45 @@ $(READY_DEV): $(READY) envs/lock-dev.txt
 
 demo: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules || { $(BUSY); }
-	$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
-	cat $(RESULTS)/*/comparison/table.md
-	echo
-	echo "tables and figures: $(RESULTS)/*/comparison/   report: $(RESULTS)/report.html"
+	$(ALONE) $(SHOW) report || { $(BUSY); }
+	$(SHOW) tables
 
 interpret: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- interpretability || { $(BUSY); }
-	$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
-	cat $(RESULTS)/*/interpretability/table.md
-	echo "tables, figures and examples: $(RESULTS)/*/interpretability/   report: $(RESULTS)/report.html"
+	$(ALONE) $(SHOW) report || { $(BUSY); }
+	$(SHOW) interpretability
 
 survey: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- survey || { $(BUSY); }
-	ls $(RESULTS)/*/*/*/seed*/survey/questionnaire.html
+	$(SHOW) surveys
 
 analyse: env
-	@if [ -z "$(SURVEY)" ]; then
+	@if [ -z $(call quoted,SURVEY) ]; then
 	  echo "error: say which survey: make analyse SURVEY=folder-with-codebook.json RESPONSES=folder-of-responses" >&2; exit 2
 	fi
-	$(BIN)/python scripts/analyse_survey.py --survey "$(SURVEY)" --responses "$(or $(RESPONSES),$(SURVEY)/responses)"
+	$(BIN)/python scripts/analyse_survey.py --survey $(call quoted,SURVEY) --responses $(if $(value RESPONSES),$(call quoted,RESPONSES),$(call quoted,SURVEY)/responses)
 
 explore: env
-	@$(BIN)/python scripts/explore.py --config $(CONFIG) $(if $(PORT),--port $(PORT))
+	@$(BIN)/python scripts/explore.py --config $(call quoted,CONFIG) $(if $(value PORT),--port $(call quoted,PORT))
 
 report: env
-	@newest=$$(ls -t $(RESULTS)/*/comparison/* $(RESULTS)/*/interpretability/* $(RESULTS)/report.html 2>/dev/null | head -n 1 || true)
-	if [ "$$newest" != "$(RESULTS)/report.html" ]; then
-	  targets=all; if compgen -G "$(RESULTS)/*/interpretability/table.html" >/dev/null; then targets="all interpretability"; fi
-	  $(SNAKEMAKE) --cores 1 --quiet all --report $(RESULTS)/report.html -- $$targets || { $(BUSY); }
-	fi
+	@$(ALONE) $(SHOW) report || { $(BUSY); }
 
 tables: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) tables || { $(BUSY); }
 
 partial: env
 	@$(SNAKEMAKE) --cores 1 --quiet all --forcerun compare_partial -- partial || { $(BUSY); }
-	cat $(RESULTS)/*/partial/table.md
+	$(SHOW) partial
 
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }
 
 plan: env
-	@$(BIN)/python scripts/plan.py --config $(CONFIG) --device $(DEVICE)
+	@$(BIN)/python scripts/plan.py --config $(call quoted,CONFIG) --device $(call quoted,DEVICE)
 
 doctor: env
-	@$(BIN)/python scripts/doctor.py --config $(CONFIG)
+	@$(BIN)/python scripts/doctor.py --config $(call quoted,CONFIG)
 
 # Unit tests share nothing but the models, so two processes take them; the others start whole workflows, and clusters last.
 test: env-dev check

@@ -72,7 +72,7 @@ rule prefetch:
         [model_folder(name) for name in CONFIG.encoders + CONFIG.decoders],
         [folder for name in CONFIG.datasets for folder in raw_folder(name)],
         [folder for name in CONFIG.datasets for folder in limit_models(name).values()],
-        [model_folder(name) for name in interpreters()],
+        [model_folder(name) for name in WORKFLOW.interpreters],
 
 
 rule data:

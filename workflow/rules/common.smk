@@ -119,8 +119,9 @@ PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 # Jobs may run where there is no network: only the prefetch rules may ask the hub, and only if the user lets them.
-PATHS += 'export LANGPTUNE_HUB_OFFLINE="${{HF_HUB_OFFLINE:-0}}" HF_HUB_OFFLINE=1; '
-shell.prefix(PATHS)
+PATHS += 'export LANGPTUNE_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" HF_HUB_OFFLINE=1; '
+# Snakemake formats the prefix: braces in a path are doubled, so that they come out as they are.
+shell.prefix(PATHS.replace("{", "{{").replace("}", "}}"))
 
 
 # A job's own retries happen inside its allocation, which has no more memory or time than the attempt that failed: there
@@ -544,7 +545,7 @@ def comparison_spec(dataset, output, **extra):
             {"method": method, "models": models, "metric": metric, "value": number.value}
             for (method, models, metric), number in WORKFLOW.published_of(dataset).items()
         ],
-        reference=CONFIG.comparison.reference,
+        reference=WORKFLOW.reference,
         metrics=CONFIG.comparison.metrics,
         main_metric=CONFIG.comparison.main_metric,
         sessions_in=data_file(dataset, "sessions"),
@@ -660,13 +661,6 @@ def profile_spec(w, input, **extra):
         taste_field=taste_field(w.dataset),
         **extra,
     )
-
-
-def interpreters():
-    """The models that `make interpret` needs beside the run's own; none where the run has no profiles."""
-    told = CONFIG.interpretability
-    named = [WORKFLOW.verifier, WORKFLOW.reader, *(WORKFLOW.judges[judge].model for judge in told.judges)]
-    return named if WORKFLOW.readable else []
 
 
 def readable_runs(dataset):

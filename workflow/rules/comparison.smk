@@ -104,7 +104,7 @@ rule plot:
                 runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
                 curves=[{"path": path, **named} for path, named in curves(w.dataset).items()],
                 phases=[{"path": path, **named} for path, named in phase_curves(w.dataset).items()],
-                reference=CONFIG.comparison.reference,
+                reference=WORKFLOW.reference,
                 main_metric=CONFIG.comparison.main_metric,
                 second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
                 **{

@@ -11,7 +11,7 @@ rule measure_profiles:
         **data_files("items", "sessions", "users", "evaluation"),
         profiles=profiles_in,
         encoder=lambda w: model_folder(w.encoder),
-        verifier=model_folder(WORKFLOW.verifier) if CONFIG.decoders else [],
+        verifier=model_folder(WORKFLOW.verifier) if WORKFLOW.verifier else [],
     output:
         measures=f"{MEASURED}/measures.parquet",
         claims=f"{MEASURED}/claims.parquet",
@@ -53,7 +53,7 @@ rule simulate:
     input:
         **data_files("items", "sessions", "evaluation"),
         profiles=profiles_in,
-        reader=model_folder(WORKFLOW.reader) if CONFIG.encoders else [],
+        reader=model_folder(WORKFLOW.reader) if WORKFLOW.reader else [],
     output:
         simulation=f"{MEASURED}/simulation.parquet",
     log:

@@ -64,10 +64,10 @@ class Comparison(Strict):
 
     metrics: list[str] = list(metrics.DEFAULT)
     main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
-    reference: str = Field(
-        "langptune-0",
+    reference: str | None = Field(
+        None,
         description="the method every other one is tested against, paired by session; of several models, each row "
-        "against the run of its own",
+        "against the run of its own; null: langptune-0 where it is run, else the first method",
     )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -177,6 +177,15 @@ class Config(Strict):
     comparison: Comparison = Comparison()
     interpretability: Interpretability = Interpretability()
 
+    @field_validator("results", "models_dir", "raw_dir")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not value or any(letter in "{}" or not letter.isprintable() for letter in value):
+            raise ValueError(
+                "name a folder, without braces, which Snakemake takes for wildcards, and without line breaks"
+            )
+        return value
+
     @field_validator("datasets", "encoders", "decoders", "methods", "seeds")
     @classmethod
     def _unique(cls, value: list) -> list:
@@ -272,15 +281,29 @@ class Workflow:
         return isinstance(source, ProfileMethod) and source.best_of == 1
 
     @property
-    def verifier(self) -> str:
-        """The model that tells whether a history supports a claim."""
-        return self.config.interpretability.verifier or self.config.decoders[0]
+    def reference(self) -> str:
+        """The method that every other one of the comparison is tested against."""
+        methods = self.config.methods
+        return self.config.comparison.reference or ("langptune-0" if "langptune-0" in methods else methods[0])
 
     @property
-    def reader(self) -> str:
-        """The model that must tell the next item by the profile alone."""
+    def verifier(self) -> str | None:
+        """The model that tells whether a history supports a claim; None in a run without decoders that names none."""
+        return self.config.interpretability.verifier or next(iter(self.config.decoders), None)
+
+    @property
+    def reader(self) -> str | None:
+        """The model that must tell the next item by the profile alone; None in a run without encoders that names none."""
         local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
-        return self.config.interpretability.reader or (local or self.config.encoders)[0]
+        return self.config.interpretability.reader or next(iter(local or self.config.encoders), None)
+
+    @property
+    def interpreters(self) -> list[str]:
+        """The models that `make interpret` needs beside the run's own; none where the run has no profiles."""
+        if not self.readable:
+            return []
+        judges = [self.judges[judge].model for judge in self.config.interpretability.judges]
+        return [name for name in (self.verifier, self.reader, *judges) if name is not None]
 
     def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
         """Of one study: (method, value, name of the derived method)."""
@@ -500,7 +523,6 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
-    _check_interpretability(workflow, where)
     _check_titles(workflow, where)
     for dataset in config.datasets:
         _check_limits(workflow, dataset)
@@ -538,11 +560,13 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                         f"{where}: method '{name}': max_tokens {writer.max_tokens} leaves no room for a prompt in "
                         f"the {entry.context} tokens of encoder '{encoder}'"
                     )
+    # After the check that methods have their models: what is measured of profiles is read by these.
+    _check_interpretability(workflow, where)
     comparison = config.comparison
-    if comparison.reference not in config.methods:
+    if workflow.reference not in config.methods:
         raise UserError(
-            f"{where}: comparison.reference: '{comparison.reference}' is not among this run's methods"
-            + nearest(comparison.reference, config.methods)
+            f"{where}: comparison.reference: '{workflow.reference}' is not among this run's methods"
+            + nearest(workflow.reference, config.methods)
         )
     for dataset in config.datasets:
         expected = workflow.datasets[dataset].expect

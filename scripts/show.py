@@ -1,0 +1,88 @@
+"""Print what a config's run has made, or bring its HTML report up to date: what `make` does after a run."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from langptune.config.base import read_yaml
+from langptune.config.workflow import Workflow, load
+from langptune.errors import UserError
+from langptune.provenance import ROOT
+from langptune.survey.runs import surveyed
+
+TABLES = {"tables": "comparison", "interpretability": "interpretability", "partial": "partial"}
+"""What is asked for -> the folder of a dataset whose table.md answers it."""
+
+
+def tables(workflow: Workflow, folder: str) -> list[str]:
+    """The tables of all datasets of a config, as Markdown.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    out = []
+    for dataset in workflow.config.datasets:
+        file = ROOT / workflow.config.results / dataset / folder / "table.md"
+        try:
+            out.append(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{file}: {error.strerror}; run the config first") from None
+    return out
+
+
+def stale(workflow: Workflow) -> bool:
+    """Whether a table or figure is newer than the report, or there is no report."""
+    results = ROOT / workflow.config.results
+    report = results / "report.html"
+    shown = [
+        file
+        for dataset in workflow.config.datasets
+        for folder in ("comparison", "interpretability")
+        for file in (results / dataset / folder).glob("*")
+    ]
+    return not report.is_file() or any(file.stat().st_mtime > report.stat().st_mtime for file in shown)
+
+
+def report(workflow: Workflow, config: Path) -> int:
+    """Make the HTML report where it is out of date; the exit status of Snakemake."""
+    if not stale(workflow):
+        return 0
+    results = workflow.config.results
+    interpreted = any(
+        (ROOT / results / dataset / "interpretability" / "table.html").is_file() for dataset in workflow.config.datasets
+    )
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", str(config.resolve()), "--cores", "1"]
+    command += ["--quiet", "all", "--report", f"{results}/report.html", "--", "all"]
+    return subprocess.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
+
+
+def main() -> int:
+    """Print it; 2 after one line about what to correct."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=[*TABLES, "surveys", "report"])
+    parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")
+    args = parser.parse_args()
+    try:
+        workflow = load(read_yaml(args.config), ROOT, str(args.config))
+        results = workflow.config.results
+        if args.what == "report":
+            return report(workflow, args.config)
+        if args.what == "surveys":
+            print("\n".join(f"{results}/{run.folder}/survey/questionnaire.html" for run in surveyed(workflow)))
+            return 0
+        print("\n".join(tables(workflow, TABLES[args.what])), end="")
+        if args.what != "partial":
+            more = ", figures and examples" if args.what == "interpretability" else " and figures"
+            folder = f"{results}/*/{TABLES[args.what]}/"
+            print(f"\ntables{more}: {folder}   report: {results}/report.html")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
