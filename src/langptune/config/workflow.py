@@ -293,7 +293,7 @@ class Workflow:
 
     @property
     def reader(self) -> str | None:
-        """The model that must tell the next item by the profile alone; None in a run without encoders that names none."""
+        """The model that reads profiles to find the next item; None in a run without encoders that names none."""
         local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
         return self.config.interpretability.reader or next(iter(local or self.config.encoders), None)
 
