@@ -37,11 +37,6 @@ TRAINING = {
 """A config whose only training, of the decoder by such a recipe, takes about a second a batch."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest last, where time may run out on them (LANGPTUNE_TEST_UNTIL)."""
-    items.sort(key=lambda item: item.path.name == "test_faults.py")
-
-
 @dataclass
 class Cluster:
     """A running cluster: what its commands need in the environment, what it knows of jobs, and how it breaks."""

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from langptune.metrics import from_ranks
-from tests.conftest import jobs_of, snakemake
+from tests.conftest import copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -60,9 +60,9 @@ def finals(repo: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def repo(smoke_run) -> Path:
-    """A copy of the tracked and new files, with the materialised models of the original, and one finished run."""
-    return smoke_run
+def repo(smoke_run, tmp_path_factory) -> Path:
+    """A copy of the finished run, which these tests edit and delete parts of."""
+    return copy_of_run(smoke_run, tmp_path_factory.mktemp("smoke") / "repo")
 
 
 def test_every_run_has_ranks_metrics_and_manifests(repo):
