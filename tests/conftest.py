@@ -8,15 +8,30 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from langptune.config.datasets import DatasetEntry
+from tests import preload
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN_PYTHON = sys.executable
+"""The environment's interpreter: for jobs on a cluster. All others start ``sys.executable``, see tests/preload.py."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+PRELOAD = "LANGPTUNE_TEST_PYTHON"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let everything that tests start share one import of torch."""
+    if PRELOAD not in os.environ and preload.possible():
+        # Short, for the sockets below it.
+        python = preload.make(Path(tempfile.mkdtemp(prefix="langptune-python-")) / "env")
+        os.environ[PRELOAD] = str(python)
+        config.add_cleanup(lambda: preload.remove(python))
+    sys.executable = os.environ.get(PRELOAD, sys.executable)
 
 
 LATE = "slow, and it is past LANGPTUNE_TEST_UNTIL"
