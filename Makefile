@@ -112,11 +112,9 @@ plan: env
 doctor: env
 	@$(BIN)/python scripts/doctor.py --config $(call quoted,CONFIG)
 
-# Unit tests share nothing but the models, so two processes take them; the others start whole workflows, and clusters last.
+# One process waits for the cluster while the other computes; which tests stay together, tests/conftest.py says.
 test: env-dev check
-	@rc=0; $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit || rc=1
-	$(BIN)/python -m pytest tests/browser tests/invariant tests/workflow tests/slurm || rc=1
-	exit $$rc
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slurm: env-dev
 	@$(BIN)/python -m pytest -m slurm tests/slurm

@@ -8,15 +8,33 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from langptune.config.datasets import DatasetEntry
+from tests import preload
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN_PYTHON = sys.executable
+"""The environment's interpreter: for jobs on a cluster. All others start ``sys.executable``, see tests/preload.py."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+PRELOAD = "LANGPTUNE_TEST_PYTHON"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let everything that tests start share one import of torch."""
+    if PRELOAD not in os.environ and preload.possible():
+        # Short, for the sockets below it.
+        python = preload.make(Path(tempfile.mkdtemp(prefix="langptune-python-")) / "env")
+        os.environ[PRELOAD] = str(python)
+        config.add_cleanup(lambda: preload.remove(python))
+    sys.executable = os.environ.get(PRELOAD, sys.executable)
+
+
+LATE = "slow, and it is past LANGPTUNE_TEST_UNTIL"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,7 +42,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """CI has an hour, on machines of any speed: late in it, tests marked ``slow`` are skipped, and say so."""
     until = os.environ.get("LANGPTUNE_TEST_UNTIL")
     if until and time.time() > float(until) and item.get_closest_marker("slow"):
-        pytest.skip("slow, and it is past LANGPTUNE_TEST_UNTIL")
+        pytest.skip(LATE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order of the tests, and which of them stay in one process (``pytest -n 2 --dist loadgroup``).
+
+    Tests on the cluster mostly wait for its queue: they come first and stay together, so that one process waits while
+    the other computes. Of the others the slow ones come last, where the time may run out on them. Each file stays in
+    one process, for it shares fixtures; the slow tests of a file are a group of their own.
+    """
+
+    places = {}
+    for item in items:
+        slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
+        file = item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group("cluster" if slurm else f"{file} slow" if slow else file))
+        # Faults take longest of what the cluster does.
+        places[item] = not slurm, slow, slurm and item.path.name == "test_faults.py"
+    items.sort(key=places.__getitem__)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was left out for want of time is named at the end of the run, test by test."""
+    reports = terminalreporter.stats.get("skipped", [])
+    late = [report for report in reports if isinstance(report.longrepr, tuple) and LATE in report.longrepr[2]]
+    if late:
+        terminalreporter.section(f"NOT RUN: {len(late)} slow tests, for the time was over", sep="!", bold=True)
+        for report in late:
+            terminalreporter.line(f"{report.nodeid}")
+        terminalreporter.line("LANGPTUNE_TEST_UNTIL sets the time; without it every test runs.")
 
 
 def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -67,14 +115,26 @@ def copy_of_repo(target: Path, models: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory, real_models) -> Path:
-    """A copy of the repository with one finished run of config/smoke.yaml on this machine.
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    tests/workflow/test_smoke.py works in it; others that compute anew do so in a ``copy_of_run``.
+
+@pytest.fixture(scope="session")
+def smoke_run(shared_folder, real_models) -> Path:
+    """A copy of the repository with one finished run of config/smoke.yaml on this machine, made once for all processes.
+
+    Nobody changes it: who edits, deletes or computes anew does so in a ``copy_of_run``.
     """
-    copy = copy_of_repo(tmp_path_factory.mktemp("repo"), real_models)
-    done = snakemake("--configfile", "config/smoke.yaml", cwd=copy)
-    assert done.returncode == 0, done.stdout[-5000:]
+    copy, log = shared_folder / "smoke", shared_folder / "smoke.log"
+    with (shared_folder / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not log.exists():
+            done = snakemake("--configfile", "config/smoke.yaml", cwd=copy_of_repo(copy, real_models))
+            log.write_text(f"{done.returncode}\n{done.stdout}")
+    code, _, told = log.read_text().partition("\n")
+    assert code == "0", told[-5000:]
     return copy
 
 

@@ -13,9 +13,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium of the system, driven by Playwright."""
+    """Chromium of the system, driven by Playwright.
+
+    A file at a time: as long as Playwright runs, its thread has a running event loop, and other tests start their own.
+    """
     if CHROMIUM is None:
         if os.environ.get("LANGPTUNE_NEED_BROWSER"):
             pytest.fail("no chromium on this machine: apt-get install chromium")

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.conftest import PLAIN_PYTHON
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
 # What the nodes' machine has not: programs by Debian's packages, and the right to make device files.
@@ -35,11 +36,6 @@ TRAINING = {
     "comparison": {"reference": "history-cl", "bootstrap": 100},
 }
 """A config whose only training, of the decoder by such a recipe, takes about a second a batch."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest last, where time may run out on them (LANGPTUNE_TEST_UNTIL)."""
-    items.sort(key=lambda item: item.path.name == "test_faults.py")
 
 
 @dataclass
@@ -173,7 +169,7 @@ def nothing_left(request):
 def command(*args: str | Path) -> list[str]:
     # The profile waits as is right where jobs take hours; and a driver outlives its work by the timespan of the rate.
     short = ["--slurm-init-seconds-before-status-checks=3", "--latency-wait=10", "--max-jobs-per-timespan=20/5s"]
-    return [sys.executable, "-m", "snakemake", "--profile", "slurm", *short, *map(str, args)]
+    return [PLAIN_PYTHON, "-m", "snakemake", "--profile", "slurm", *short, *map(str, args)]
 
 
 def environment(cluster: Cluster, site: Path | None) -> dict[str, str]:

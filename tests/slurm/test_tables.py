@@ -1,4 +1,8 @@
-"""One seed of config/smoke.yaml on the cluster: the tables of a run on one machine, byte for byte."""
+"""One seed of config/smoke.yaml on the cluster: the tables of a run on one machine, byte for byte.
+
+Without the methods whose jobs are those of the others again; every rule is there. These jobs run by the plain
+interpreter and those on this machine by the preloaded one (tests/preload.py), so both are compared as well.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,8 @@ ON_GPU = {
 }
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts", "train_recbole")
 LOCAL = {"compare", "plot", "study", "show_profiles"}
-RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]")
+METHODS = "langptune-0,langptune,shuffled-profiles,history,pop,ease,sasrec,random,oracle"
+RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]")
 
 
 @dataclass

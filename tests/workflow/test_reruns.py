@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import copy_of_repo, jobs_of
+from tests.conftest import copy_of_repo, copy_of_run, jobs_of
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 DATA = Path("results/smoke/ml-100k-small")
@@ -31,14 +31,20 @@ def planned(repo: Path, *args: str) -> dict[str, int]:
     return jobs_of(dry(repo, "--configfile", "config/smoke.yaml", *args))
 
 
+@pytest.fixture(scope="module")
+def repo(smoke_run, tmp_path_factory) -> Path:
+    """A copy of the finished run, parts of which these tests move away and kill."""
+    return copy_of_run(smoke_run, tmp_path_factory.mktemp("reruns") / "repo")
+
+
 @pytest.fixture
-def without(smoke_run):
+def without(repo):
     """Moves folders of results away for the length of a test."""
     moved: list[tuple[Path, Path]] = []
 
     def away(pattern: str) -> None:
-        for found in sorted((smoke_run / DATA).glob(pattern)):
-            aside = smoke_run / "aside" / str(len(moved))
+        for found in sorted((repo / DATA).glob(pattern)):
+            aside = repo / "aside" / str(len(moved))
             aside.parent.mkdir(exist_ok=True)
             found.rename(aside)
             moved.append((found, aside))
@@ -46,7 +52,7 @@ def without(smoke_run):
     yield away
     for found, aside in moved:
         aside.rename(found)
-    shutil.rmtree(smoke_run / "aside")
+    shutil.rmtree(repo / "aside")
 
 
 def test_fresh_clone_without_a_cluster(tmp_path):
@@ -76,13 +82,13 @@ def test_requests_follow_the_model(tmp_path):
     assert "slurm_partition" not in told and "slurm_account" not in told
 
 
-def test_a_finished_run_has_nothing_to_do(smoke_run):
-    assert planned(smoke_run) == {}
+def test_a_finished_run_has_nothing_to_do(repo):
+    assert planned(repo) == {}
 
 
-def test_a_rule_by_name(smoke_run):
+def test_a_rule_by_name(repo):
     """`--forcerun RULE`: its jobs, and what comes after them."""
-    assert planned(smoke_run, "--forcerun", "rank_nmf", "rank_simple", "--", "all") == {
+    assert planned(repo, "--forcerun", "rank_nmf", "rank_simple", "--", "all") == {
         "rank_simple": 4,
         "evaluate": 4,
         "compare": 1,
@@ -92,17 +98,17 @@ def test_a_rule_by_name(smoke_run):
     }
 
 
-def test_one_file(smoke_run):
+def test_one_file(repo):
     """A single job, by the file that it makes."""
     file = str(DATA / "sasrec/SASRec/seed1/ranks.parquet")
-    assert planned(smoke_run, "--forcerun", file, "--", file) == {"train_recbole": 1}
+    assert planned(repo, "--forcerun", file, "--", file) == {"train_recbole": 1}
 
 
-def test_one_seed_deleted(smoke_run, without):
+def test_one_seed_deleted(repo, without):
     """What one seed alone has is made again; what seeds share stays."""
     without("*/*/seed1")
     without("phases/*/seed1")
-    assert planned(smoke_run) == {
+    assert planned(repo) == {
         "train_decoder": 2,  # on histories, and on profiles
         "embed_phase_items": 2,
         "train_encoder": 1,
@@ -121,12 +127,12 @@ def test_one_seed_deleted(smoke_run, without):
     }
 
 
-def test_one_key_of_a_recipe(smoke_run):
+def test_one_key_of_a_recipe(repo):
     """RLSO with another learning rate: its phases, their profiles and ranks, and no training of a decoder."""
-    config = (smoke_run / "config/smoke.yaml").read_text()
+    config = (repo / "config/smoke.yaml").read_text()
     assert "rlso: {" in config
-    (smoke_run / "config/other.yaml").write_text(config.replace("rlso: {", "rlso: {learning_rate: 0.001, "))
-    assert jobs_of(dry(smoke_run, "--configfile", "config/other.yaml")) == {
+    (repo / "config/other.yaml").write_text(config.replace("rlso: {", "rlso: {learning_rate: 0.001, "))
+    assert jobs_of(dry(repo, "--configfile", "config/other.yaml")) == {
         "train_encoder": 2,
         "write_profiles": 4,
         "gather_profiles": 2,
@@ -140,18 +146,18 @@ def test_one_key_of_a_recipe(smoke_run):
     }
 
 
-def test_what_a_kill_left_half_done(smoke_run):
+def test_what_a_kill_left_half_done(repo):
     """A job killed with its driver is incomplete, and alone is run again (`rerun-incomplete` is in the profile)."""
     file = DATA / "history/minilm-l6/seed0/ranks.parquet"
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--configfile", "config/smoke.yaml"]
     killed = subprocess.Popen(
         [*command, "--forcerun", str(file), "--", str(file)],
-        cwd=smoke_run,
+        cwd=repo,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    lock = smoke_run / file.with_name(".ranks.parquet.lock")
+    lock = repo / file.with_name(".ranks.parquet.lock")
     before = lock.stat().st_mtime_ns
     while lock.stat().st_mtime_ns == before:  # until the job itself is at work
         assert killed.poll() is None
@@ -159,10 +165,10 @@ def test_what_a_kill_left_half_done(smoke_run):
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     # The process of the job is in the driver's group, and so gone too.
-    assert planned(smoke_run) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "cost": 1, "all": 1}
-    done = subprocess.run(command, cwd=smoke_run, capture_output=True, text=True)
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "cost": 1, "all": 1}
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert planned(smoke_run) == {}
+    assert planned(repo) == {}
 
 
 def test_nothing_heavy_is_imported_by_the_driver(tmp_path):

@@ -1,0 +1,266 @@
+"""One import of torch for a whole test run.
+
+Importing torch, transformers and their like takes a script longer than most tests let it compute. So a test run has a
+folder with a ``python`` of its own (preload_client.py), which Snakemake's jobs and the tests' subprocesses start as
+they would start any interpreter. It hands the scripts of the repository to a server (this file, as a program), which
+has imported the libraries, nothing of the repository, and computed nothing. It forks a process for each script.
+
+What a script sees is what it would see by itself: arguments, folder, environment, files, threads, signals, exit status.
+Everything else is run by the plain interpreter, as are scripts in an environment that is new to the run, those of a
+cluster, and all on machines with a GPU, which no forked process can use. ``LANGPTUNE_TEST_PRELOAD=0`` turns it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+LIBRARIES = (
+    *("torch", "transformers", "sentence_transformers", "peft", "trl", "datasets", "accelerate", "safetensors.torch"),
+    *("torch.distributed", "torch.utils.data", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.trainer"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.bert.modeling_bert"),
+    *("scipy.stats", "scipy.sparse", "sklearn.decomposition", "sklearn.feature_extraction.text"),
+    *("statsmodels.stats.proportion", "statsmodels.stats.multitest", "krippendorff", "openai", "pydantic", "yaml"),
+    *("jinja2.sandbox", "matplotlib.figure", "matplotlib.backends.backend_agg", "markdown_it", "psutil"),
+    *("snakemake.cli", "snakemake_executor_plugin_slurm", "uvicorn", "fastapi", "transformers.cli.transformers"),
+)
+"""Not polars, which starts threads, and not RecBole, which patches the others: scripts import these themselves."""
+
+
+def make(folder: Path) -> Path:
+    """Make the folder of a test run; the ``python`` in it.
+
+    Its ``python3.11`` is the interpreter of the tests' environment. Whoever makes it, keeps the servers alive.
+    """
+    tools, home = folder / "bin", Path(sys.prefix)
+    tools.mkdir(parents=True)
+    (folder / "run").mkdir(mode=0o700)
+    for name in ("pyvenv.cfg", "lib"):
+        (folder / name).symlink_to(home / name)
+    for tool in (home / "bin").iterdir():
+        if not tool.name.startswith("python"):
+            (tools / tool.name).symlink_to(tool)
+    plain = tools / "python3.11"
+    plain.symlink_to(Path(sys.executable).resolve())
+    client = Path(__file__).with_name("preload_client.py").read_text(encoding="utf-8")
+    for name in ("python", "python3"):
+        (tools / name).write_text(f"#!{plain} -ISE\n{client.replace('@SERVER@', str(Path(__file__).resolve()))}")
+        (tools / name).chmod(0o755)
+    (folder / "run" / "owner").write_text(str(os.getpid()))
+    return tools / "python"
+
+
+def possible() -> bool:
+    """Whether this machine and this interpreter can have it."""
+    wanted = os.environ.get("LANGPTUNE_TEST_PRELOAD") != "0"
+    environment = sys.prefix != sys.base_prefix and sys.version_info[:2] == (3, 11)
+    return wanted and environment and not Path("/dev/nvidiactl").exists() and hasattr(os, "pidfd_open")
+
+
+def remove(python: Path) -> None:
+    """End the servers of a folder and remove it."""
+    for file in (python.parents[1] / "run").glob("*/socket.pid"):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(file.read_text()), signal.SIGTERM)
+    shutil.rmtree(python.parents[1], ignore_errors=True)
+
+
+# The server
+
+
+def serve(path: str, owner: int) -> tuple:
+    """Listen until the owner of the test run has gone; in each forked process, the request comes back."""
+    import array
+    import marshal
+    import selectors
+    import socket
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(128)
+    Path(f"{path}.pid").write_text(str(os.getpid()))
+    os.write(3, b"+")
+    os.close(3)
+    wait = selectors.DefaultSelector()
+    wait.register(listener, selectors.EVENT_READ, "client")
+    wait.register(os.pidfd_open(owner), selectors.EVENT_READ, "owner")
+    jobs: dict[socket.socket, tuple[int, int]] = {}
+
+    def accept() -> tuple | None:
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        files = array.array("i")
+        head, extra, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize))
+        for _, _, data in extra:
+            files.frombytes(data)
+        size, body = int.from_bytes(head, "big"), bytearray()
+        while len(body) < size:
+            if not (part := connection.recv(size - len(body))):
+                break
+            body += part
+        if len(files) != 3 or len(body) != size or not size:
+            connection.close()
+            return None
+        request = marshal.loads(bytes(body))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if (child := os.fork()) == 0:
+            for other, (_, handle) in jobs.items():
+                other.close()
+                os.close(handle)
+            wait.close()
+            listener.close()
+            connection.close()
+            return (list(files), *request)
+        for file in files:
+            os.close(file)
+        handle = os.pidfd_open(child)
+        jobs[connection] = child, handle
+        wait.register(connection, selectors.EVENT_READ, ("word", connection))
+        wait.register(handle, selectors.EVENT_READ, ("end", connection))
+        return None
+
+    while True:
+        for key, _ in wait.select():
+            if key.data == "owner":
+                os._exit(0)  # and the kernel ends what it has forked
+            if key.data == "client":
+                try:
+                    request = accept()
+                except OSError:  # a client that was killed meanwhile
+                    continue
+                if request is not None:
+                    return request
+                continue
+            what, connection = key.data
+            if connection not in jobs:
+                continue
+            child, handle = jobs[connection]
+            if what == "word":
+                try:
+                    words = connection.recv(64)
+                except OSError:
+                    words = b""
+                for number in words or [signal.SIGKILL]:
+                    os.kill(child, number)
+                if not words:
+                    wait.unregister(connection)  # its process is waited for all the same
+                continue
+            _, status = os.waitpid(child, 0)
+            with contextlib.suppress(OSError):
+                connection.send(status.to_bytes(4, "big"))
+            wait.unregister(handle)
+            if connection in wait.get_map():
+                wait.unregister(connection)
+            os.close(handle)
+            connection.close()
+            del jobs[connection]
+
+
+def become(controller, base_path, set_by_libraries, files, kind, arguments, folder, environment, umask, ignored):
+    """Make this forked process what the client's would have been."""
+    environment = set_by_libraries | environment
+    import ctypes
+    import importlib
+    import random
+
+    import datasets.config
+    import huggingface_hub.constants
+    import numpy
+    import torch
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: with the server
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(umask)
+    os.chdir(folder)
+
+    # The libraries read these when they were imported, which is over: what is set from now on is applied.
+    def offline(value: str) -> None:
+        told = value.upper() in ("1", "ON", "YES", "TRUE")
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = told
+
+    def threads(_: str) -> None:
+        told = [os.environ.get(f"{name}_NUM_THREADS", "") for name in ("OMP", "OPENBLAS", "GOTO")]
+        known = [int(value) if value.isdigit() else 0 for value in told]
+        every = len(os.sched_getaffinity(0))
+        for library in controller.lib_controllers:
+            openblas = library.internal_api == "openblas"
+            library.set_num_threads((openblas and (known[1] or known[2])) or known[0] or every)
+        torch.set_num_threads(known[0] or every)  # those of its MKL, too
+
+    applied = {"HF_HUB_OFFLINE": offline, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    putenv, unsetenv = os.putenv, os.unsetenv
+
+    def put(name, value):
+        putenv(name, value)
+        if (key := os.fsdecode(name)) in applied:
+            applied[key](os.fsdecode(value))
+
+    def unset(name):
+        unsetenv(name)
+        if (key := os.fsdecode(name)) in applied:
+            applied[key]("")
+
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
+    for name, apply in applied.items():
+        apply(environment.get(name, ""))
+    os.putenv, os.unsetenv = put, unset
+
+    random.seed()
+    numpy.random.seed()
+    importlib.invalidate_caches()
+    sys.executable = str(Path(sys.executable).with_name("python"))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))
+    first = folder if kind == "module" else str(Path(arguments[0]).resolve().parent)
+    own = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    sys.path[:] = [first, *own, *base_path]
+    sys.orig_argv = [sys.executable, *arguments]
+    sys.argv = arguments[1:] if kind == "module" else arguments
+
+
+def preloaded() -> tuple:
+    """Import everything and serve; what comes back, in a forked process, is the program to run and its globals."""
+    import gc
+    import importlib
+    import types
+
+    del sys.path[0]  # the folder of this file
+    base_path = list(sys.path)
+    path, owner = sys.argv[1:]
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else it starts threads, which a fork loses
+    before = dict(os.environ)
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    # Some libraries set variables when they are imported.
+    set_by_libraries = {key: value for key, value in os.environ.items() if before.get(key) != value}
+    from threadpoolctl import ThreadpoolController
+
+    controller = ThreadpoolController()
+    gc.collect()
+    gc.freeze()
+    request = serve(path, int(Path(owner).read_text()))
+    become(controller, base_path, set_by_libraries, *request)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=sys.argv[0], __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+    if request[1] == "module":
+        code = f"import runpy; runpy.run_module({sys.argv[0]!r}, run_name='__main__', alter_sys=True)"
+        return compile(code, "<module>", "exec"), main.__dict__
+    return compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), main.__dict__
+
+
+if __name__ == "__main__":
+    exec(*preloaded())

@@ -1,0 +1,157 @@
+"""The ``python`` of a test run: hands scripts that compute to a process that has their libraries (preload.py).
+
+Written into the run's folder with a first line that starts Python without its site packages, in milliseconds; so it
+imports nothing that takes time. What it does not hand over, it runs with the plain interpreter.
+"""
+
+import _signal
+import _socket
+import marshal
+import os
+import resource
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PLAIN = f"{HERE}/python3.11"
+SERVER = "@SERVER@"
+RUN = f"{os.path.dirname(HERE)}/run"
+
+# Scripts that start other programs, and need none of the libraries themselves.
+LIGHT = {"launch.py", "plan.py"}
+# A server takes longer to start than one script that loads all libraries; the first scripts run without.
+AFTER = 2
+# Variables that no library reads when it is imported, and those that the server applies anew for each script.
+FREE = {"_", "COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "PYTHONPATH", "MPLBACKEND"}
+FREE |= {"HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"}
+FREE |= {"NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "PYTHONUNBUFFERED"}
+FREE_PREFIXES = ("LANGPTUNE", "PYTEST_", "SNAKEMAKE")
+# Jobs of a cluster or of `torchrun` are processes that others start, count and stop.
+FOREIGN = ("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
+
+
+def plain():
+    """Become the plain interpreter."""
+    os.execv(PLAIN, [PLAIN, *sys.argv[1:]])
+
+
+def kind_of(arguments):
+    """What a command line runs: "script" of the repository, "module" (a server of ours or a dry run), or None."""
+    dry_run = arguments[:2] == ["-m", "snakemake"] and "-n" in arguments
+    if dry_run or arguments[:2] == ["-m", "langptune.endpoint.serve"]:
+        return "module"
+    script = arguments[0] if arguments else ""
+    folder, _, name = script.rpartition("/")
+    if folder.rpartition("/")[2] == "scripts" and name.endswith(".py") and name not in LIGHT:
+        return "script"
+    return None
+
+
+def computes(script):
+    """Whether a script needs the libraries that take seconds to import: for others no server is started."""
+    try:
+        with open(script, encoding="utf-8") as file:
+            text = file.read()
+    except OSError:
+        return False
+    return any(word in text for word in ("torch", "langptune.models.", "langptune.training.", "transformers"))
+
+
+def signature():
+    """A name for all that a process starts with and keeps: a server has it in common with the scripts that it runs."""
+    kept = {key: value for key, value in os.environ.items() if key not in FREE and not key.startswith(FREE_PREFIXES)}
+    limits = [
+        resource.getrlimit(getattr(resource, name)) for name in sorted(dir(resource)) if name.startswith("RLIMIT")
+    ]
+    from _sha256 import sha256
+
+    place = [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net")]
+    told = repr(
+        (sorted(kept.items()), limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), place)
+    )
+    return sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def reached(path):
+    """A connection to the server that listens there, or None."""
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError:
+        return None
+    return connection
+
+
+def server(arguments, kind):
+    """A connection to the server for this environment, which starts where it has scripts enough; else None."""
+    import fcntl
+
+    folder = f"{RUN}/{signature()}"
+    if connection := reached(f"{folder}/socket"):
+        return connection
+    if kind == "script" and not computes(arguments[0]):
+        return None
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{folder}/lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if connection := reached(f"{folder}/socket"):
+            return connection
+        lock.write(".")
+        lock.flush()
+        if os.fstat(lock.fileno()).st_size <= AFTER:
+            return None
+        ready, tell = os.pipe()
+        if (child := os.fork()) == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
+                os.dup2(1, 2)
+                os.dup2(tell, 3)
+                os.closerange(4, 1024)
+                environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+                os.execve(PLAIN, [PLAIN, SERVER, f"{folder}/socket", f"{RUN}/owner"], environment)
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(tell)
+        if os.read(ready, 1) != b"+":
+            sys.stderr.write(f"the preloaded interpreter does not start; see {folder}/log\n")
+            return None
+        return reached(f"{folder}/socket")
+
+
+def main():
+    arguments = sys.argv[1:]
+    kind = kind_of(arguments)
+    if kind is None or any(key.startswith(FOREIGN) for key in os.environ):
+        plain()
+    try:
+        connection = server(arguments, kind)
+    except OSError:
+        connection = None
+    if connection is None:
+        plain()
+    ignored = [number for number in SIGNALS if _signal.getsignal(number) == _signal.SIG_IGN]
+    umask = os.umask(0)
+    os.umask(umask)
+    request = marshal.dumps((kind, arguments, os.getcwd(), dict(os.environ), umask, ignored))
+    files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+    told = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
+    connection.sendmsg([len(request).to_bytes(8, "big")], [told])
+    connection.sendall(request)
+    for number in SIGNALS:
+        if number not in ignored:
+            _signal.signal(number, lambda number, frame: connection.send(bytes([number])))
+    status = connection.recv(4)
+    if len(status) < 4:
+        sys.stderr.write("the preloaded interpreter was lost\n")
+        os._exit(1)
+    status = int.from_bytes(status, "big")
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _signal.signal(os.WTERMSIG(status), _signal.SIG_DFL) if os.WTERMSIG(status) != _signal.SIGKILL else None
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+main()
