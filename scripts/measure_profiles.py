@@ -138,14 +138,14 @@ def _drift(spec: Spec, profiles: list[str], prompts: list[Any], log: stage.Log) 
     """Mean negative log-likelihood per token of each profile, in nats, under the untrained encoder."""
     if spec.encoder_in is None:
         return [None] * len(profiles)
-    from langptune.interpretability.likelihood import token_logprobs
+    from langptune.interpretability.likelihood import text_logprobs
     from langptune.models.load import load_encoder, pick_device, pick_dtype
 
     device = pick_device()
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
     form = {"add_special_tokens": False, "split_special_tokens": True}
     texts = [ids[: spec.max_tokens] for ids in tokenizer(profiles, **form).input_ids]
-    told = token_logprobs(model, [prompt.ids for prompt in prompts], texts)
+    told = text_logprobs(model, [prompt.ids for prompt in prompts], texts)
     log(f"drift: {sum(map(len, texts))} tokens under {Path(spec.encoder_in).name}")
     return [float(-value / len(text)) if text else None for value, text in zip(told, texts, strict=True)]
 

@@ -66,6 +66,10 @@ def shape(file: Path) -> Shape:
             f"{file}: key 'num_processes': {processes} does not divide over {machines} machines; it counts the "
             "processes of all machines, one per GPU"
         )
+    if (told.get("deepspeed_config") or {}).get("zero_stage") == 3:
+        raise UserError(f"{file}: key 'zero_stage': 3 divides the weights and was never run; use fsdp.yaml, or stage 2")
+    if told.get("distributed_type") == "FSDP" and (told.get("fsdp_config") or {}).get("fsdp_version") != 2:
+        raise UserError(f"{file}: key 'fsdp_version': only 2 is supported; set it to 2")
     return Shape(machines, processes, bool(told.get("use_cpu", False)))
 
 

@@ -401,7 +401,7 @@ def test_outcome_shares_ties():
 def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real_models, one_thread):
     import torch
 
-    from langptune.interpretability.likelihood import Reader, token_logprobs
+    from langptune.interpretability.likelihood import Reader, text_logprobs
 
     model, tokenizer = load_encoder(real_models / "smollm2-135m", torch.device("cpu"), torch.float32)
     reader = Reader(model, tokenizer)
@@ -419,9 +419,42 @@ def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real
     # A score is a difference of log-likelihoods, each computed at once as well as from a cache.
     prompt, nothing = (reader._question(text) for text in (profiles[0], "nothing"))
     ids = [tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids for text in texts[:3]]
-    whole = token_logprobs(model, [prompt] * 3, ids) - token_logprobs(model, [nothing] * 3, ids)
+    whole = text_logprobs(model, [prompt] * 3, ids) - text_logprobs(model, [nothing] * 3, ids)
     assert reader.scores(profiles[0], texts[:3]) == pytest.approx(whole, abs=1e-2)
-    assert token_logprobs(model, [prompt], [[]]).tolist() == [0]
+    assert text_logprobs(model, [prompt], [[]]).tolist() == [0]
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_likelihoods_are_those_of_the_models_own_logits(cap, one_thread):
+    """Gemma-2 caps its logits after the head: a likelihood from hidden states and head alone is another one."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from langptune.interpretability.likelihood import text_logprobs
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        initializer_range=0.5,
+        final_logit_softcapping=cap,
+        attn_implementation="eager",
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    prompts, texts = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]], [[20, 21], [22, 23, 24, 25, 26, 27], []]
+    expected = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        with torch.inference_mode():
+            logs = torch.log_softmax(model(torch.tensor([[*prompt, *text]])).logits[0].double(), -1)
+        expected.append(sum(float(logs[len(prompt) + at - 1, token]) for at, token in enumerate(text)))
+    assert text_logprobs(model, prompts, texts) == pytest.approx(expected, abs=1e-4)
+    assert text_logprobs(model, prompts, texts, batch_size=1) == pytest.approx(expected, abs=1e-4)
 
 
 def test_edits_add_what_is_missing_and_change_what_is_there(items):

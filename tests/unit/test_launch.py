@@ -48,6 +48,9 @@ def test_shape(tmp_path):
         ({"num_processes": None}, "key 'num_processes': give a whole number, at least 1 (found None)"),
         ({"num_machines": "2"}, "key 'num_machines': give a whole number, at least 1 (found '2')"),
         ({"num_machines": 0}, "key 'num_machines': give a whole number"),
+        ({"deepspeed_config": {"zero_stage": 3}}, "key 'zero_stage': 3 divides the weights and was never run"),
+        ({"distributed_type": "FSDP"}, "key 'fsdp_version': only 2 is supported"),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "key 'fsdp_version': only 2 is supported"),
     ],
 )
 def test_shapes_that_cannot_be(tmp_path, keys, told):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from langptune.training.policy import chosen_logprobs, token_logprobs
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,8 +19,12 @@ NOTHING = "nothing"
 """Stands for the profile where none is given: the part of an item's likelihood that is not about the person."""
 
 
+LOGITS = 1 << 27
+"""Logits (texts x tokens x vocabulary) that are in memory at once, beyond one text: 512 MiB in float32."""
+
+
 @torch.inference_mode()
-def token_logprobs(
+def text_logprobs(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_size: int = 16
 ) -> np.ndarray:
     """Sum of the log-probabilities of each text's tokens after its prompt, float64 ``[B]``; 0 for an empty text.
@@ -31,23 +37,20 @@ def token_logprobs(
     order = sorted(
         (at for at in range(len(texts)) if len(texts[at])), key=lambda at: -len(prompts[at]) - len(texts[at])
     )
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = max(len(prompts[at]) + len(texts[at]) for at in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long, device=model.device)
+    longest = max((len(text) for text in texts), default=0)
+    size = max(1, min(batch_size, LOGITS // max(1, longest * model.config.get_text_config().vocab_size)))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        left, right = max(len(prompts[at]) for at in rows), max(len(texts[at]) for at in rows)
+        ids = torch.zeros(len(rows), left + right, dtype=torch.long, device=model.device)
         mask = torch.zeros_like(ids)
         for row, at in enumerate(rows):
-            whole = [*prompts[at], *texts[at]]
-            ids[row, : len(whole)] = torch.tensor(whole)
-            mask[row, : len(whole)] = 1
-        hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-        head = model.get_output_embeddings()
-        for row, at in enumerate(rows):
-            before, length = len(prompts[at]), len(texts[at])
-            # Logits of the text alone: those of whole prompts would be the largest tensor of all.
-            logits = head(hidden[row, before - 1 : before - 1 + length]).float()
-            told = torch.tensor(list(texts[at]), device=model.device)
-            out[at] = torch.log_softmax(logits, dim=-1).gather(1, told[:, None]).double().sum().item()
+            where = slice(left - len(prompts[at]), left + len(texts[at]))
+            ids[row, where] = torch.tensor([*prompts[at], *texts[at]], device=model.device)
+            mask[row, where] = 1
+        found = token_logprobs(model, ids, mask, right, 1.0)[0].double()
+        # Under the padding after a text there may be infinite values, which a product would make NaN.
+        out[rows] = found.masked_fill(mask[:, left:] == 0, 0.0).sum(1).cpu().numpy()
     return out
 
 
@@ -87,8 +90,8 @@ class Reader:
             cache = copy.deepcopy(first)
             cache.batch_repeat_interleave(len(part))
             # Padding stands at the end, where no token of a text looks.
-            logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, :-1].float()
-            told = torch.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None])[:, :, 0].double().cpu()
+            logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, :-1]
+            told = chosen_logprobs(logits, ids[:, 1:])[0].double().cpu()
             for row, text in enumerate(part):
                 out[start + row] = told[row, : len(text)].sum().item()
         return out

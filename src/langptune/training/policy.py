@@ -138,7 +138,19 @@ def token_logprobs(
         logits_to_keep=last,
         use_cache=False,
     ).logits[:, :-1]
-    tokens = input_ids[:, -keep:]
+    return chosen_logprobs(logits, input_ids[:, -keep:], temperature)
+
+
+def chosen_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each token, and entropy where it stood, float32 ``[B, L]`` each.
+
+    Args:
+        logits: ``[B, L, V]``, as the model itself returns them (Gemma-2 caps them after its head).
+        tokens: ``[B, L]``.
+    """
+    keep = tokens.shape[1]
     rows, vocabulary = logits.shape[0] * keep, logits.shape[-1]
     flat, wanted = logits.reshape(rows, vocabulary), tokens.reshape(rows, 1)
     found, entropies = [], []
