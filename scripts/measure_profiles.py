@@ -36,6 +36,10 @@ class Spec(ProfileSpec):
     measures_out: str
     claims_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Wording first, then claims, then drift."""
@@ -123,7 +127,7 @@ def _prompts(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame) -> list[Any]:
 
     limit = spec.encoder.prompt_limit(spec.max_tokens)
     if spec.encoder_in is None:
-        from langptune.endpoint.client import rough_tokens
+        from langptune.endpoint.lengths import rough_tokens
 
         writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
     else:

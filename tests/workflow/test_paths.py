@@ -1,4 +1,4 @@
-"""Any path and any value of a YAML file is data: no shell runs a part of it, and a plain set of baselines needs no model."""
+"""Any path and any value of a YAML file is data, which no shell runs; a config of baselines alone needs no model."""
 
 from __future__ import annotations
 

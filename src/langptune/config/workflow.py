@@ -66,8 +66,8 @@ class Comparison(Strict):
     main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
     reference: str | None = Field(
         None,
-        description="the method every other one is tested against, paired by session; null: langptune-0 where it is run, "
-        "else the first method",
+        description="the method every other one is tested against, paired by session; null: langptune-0 where it is "
+        "run, else the first method",
     )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -293,7 +293,7 @@ class Workflow:
 
     @property
     def reader(self) -> str | None:
-        """The model that must tell the next item by the profile alone; None in a run without encoders that names none."""
+        """The model that must tell the next item by the profile alone; None where none is named or run."""
         local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
         return self.config.interpretability.reader or next(iter(local or self.config.encoders), None)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import queue
 import threading
@@ -26,21 +25,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langptune.config.models import ModelSource
+from langptune.endpoint.lengths import rough_tokens
 from langptune.errors import UserError
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; for estimates, where the server's tokenizer is not here."""
 _MESSAGE_TOKENS = 4
 """Of the chat format around a message, roughly."""
 _WINDOW = 60.0
-
-
-def rough_tokens(text: str) -> int:
-    """About how many tokens a text has: its characters over four, rounded up."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
 def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
