@@ -20,6 +20,10 @@ class Spec(stage.StageSpec):
     items_in: str
     vectors_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Load, embed, write."""

@@ -44,6 +44,10 @@ class Spec(stage.StageSpec):
     cache: str = Field(description="folder of answers")
     verdicts_out: str
 
+    def needs_gpu(self) -> bool:
+        """A model with files runs on one, behind a server of this job."""
+        return self.model.source.endpoint is None
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Draw sessions, build both orders of each pair, ask, read the verdicts."""

@@ -37,6 +37,10 @@ class Spec(ProfileSpec):
     measures_out: str
     claims_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Wording first, then claims, then drift."""
@@ -124,7 +128,7 @@ def _prompts(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame) -> list[Any]:
 
     limit = spec.encoder.prompt_limit(spec.max_tokens)
     if spec.encoder_in is None:
-        from langptune.endpoint.answers import rough_tokens
+        from langptune.endpoint.lengths import rough_tokens
 
         writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
     else:

@@ -35,6 +35,10 @@ class Spec(stage.StageSpec):
     profiles_in: str | None = Field(None, description="profiles.parquet, for the two profile sources")
     ranks_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Texts, vectors, ranks."""

@@ -26,6 +26,10 @@ class Spec(ProfileSpec):
     dtype: str = "auto"
     simulation_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Candidates by seed and session, scores by the reader."""

@@ -24,6 +24,10 @@ class Spec(ProfileSpec):
     tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
     steering_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """All texts through the decoder once, then edit by edit."""

@@ -50,6 +50,10 @@ class Spec(stage.StageSpec):
     decoder_out: str
     curve_out: str
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     """Read, train (or resume), keep the state that was best on validation."""

@@ -41,6 +41,10 @@ class TrainRecBoleSpec(StageSpec):
     ranks_out: str | None = Field(None, description="ranks.parquet of the test sessions (final)")
     curve_out: str | None = Field(None, description="curve.jsonl: epoch, loss, val_ndcg@10, seconds")
 
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
 
 def train(spec: TrainRecBoleSpec, record: Record, log: Log) -> None:
     """Run the mode's training and write its outputs."""

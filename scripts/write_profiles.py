@@ -14,6 +14,7 @@ from langptune import provenance, stage
 from langptune.config.models import EncoderEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts
+from langptune.endpoint import CLIENT
 from langptune.errors import UserError
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
@@ -53,6 +54,14 @@ class Spec(stage.StageSpec):
         None, description="most that this job may cost at an endpoint, in US dollars", strict=False
     )
     profiles_out: str
+
+    def unreached(self) -> tuple[str, ...]:
+        """A model with files is asked through no client."""
+        return CLIENT if self.encoder.source.endpoint is None else ()
+
+    def needs_gpu(self) -> bool:
+        """A model with files runs on one."""
+        return self.encoder.source.endpoint is None
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
@@ -150,8 +159,9 @@ def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
-    from langptune.endpoint.answers import Request, rough_tokens
+    from langptune.endpoint.answers import Request
     from langptune.endpoint.client import Client, paced
+    from langptune.endpoint.lengths import rough_tokens
     from langptune.prompts import MessageWriter, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:

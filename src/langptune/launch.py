@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from langptune import gpus
 from langptune.config.base import read_yaml
 from langptune.errors import EXIT_AGAIN, UserError
 
@@ -215,6 +216,8 @@ def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: li
     if wanted.cpu:
         os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # scripts set their own
+    else:
+        gpus.claim(wanted.per_machine, lambda line: print(line, file=sys.stderr, flush=True), str(file))
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

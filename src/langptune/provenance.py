@@ -59,10 +59,12 @@ def code_files(script: Path | str, without: tuple[str, ...] = ()) -> list[Path]:
 
 
 @cache
-def _imports(path: Path) -> tuple[Path, ...]:
+def _module(path: Path) -> tuple[tuple[Path, ...], str]:
+    """The files that a module imports, and the SHA-256 of what of it runs: its syntax tree without docstrings."""
     package = ROOT / "src"
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     found: list[Path] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -73,14 +75,29 @@ def _imports(path: Path) -> tuple[Path, ...]:
                 continue
             base = package / Path(*name.split("."))
             found += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
-    return tuple(found)
+        for block in ("body", "orelse", "finalbody"):
+            if isinstance(lines := getattr(node, block, None), list):
+                setattr(node, block, [line for line in lines if not _is_text(line)])
+    return tuple(found), hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(line: ast.AST) -> bool:
+    """Whether a statement is a bare string: a docstring, of a module, a function or an attribute."""
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def _imports(path: Path) -> tuple[Path, ...]:
+    return _module(path)[0]
 
 
 def code_hash(script: Path | str, without: tuple[str, ...] = ()) -> str:
-    """SHA-256 over ``code_files``; a param of every rule, so that editing what a rule runs reruns that rule."""
+    """SHA-256 over what runs of ``code_files``; a param of every rule, so that editing what it runs reruns that rule.
+
+    Comments, docstrings and the layout of the text do not count: syntax trees are compared.
+    """
     digest = hashlib.sha256()
     for path in code_files(script, without):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{_module(path)[1]}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -147,11 +164,11 @@ def versions(*names: str) -> dict[str, str | None]:
 class Record:
     """Collects what a manifest says about one execution of a script."""
 
-    def __init__(self, script: Path, spec: dict[str, Any]):
+    def __init__(self, script: Path, spec: dict[str, Any], without: tuple[str, ...] = ()):
         self.script, self.spec = script, spec
         self.started = time.time()
         # Taken now: what is edited while the job runs is not what made its output.
-        self.code, self.git = code_hash(script), git_state()
+        self.code, self.git = code_hash(script, without), git_state()
         self.notes: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import getpass
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -89,20 +88,6 @@ def queue(workdir: Path) -> list[Entry] | None:
         return None
     here = os.path.realpath(workdir)
     return [entry for entry in parse(done.stdout) if os.path.realpath(entry.workdir) == here]
-
-
-def preempted() -> bool:
-    """Whether this process runs in a job that SLURM is about to take the nodes from, to requeue it."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    try:
-        told = subprocess.run(
-            ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout
 
 
 _held: list[IO[str]] = []

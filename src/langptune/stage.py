@@ -12,8 +12,10 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -21,10 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from langptune import gpus
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
 from langptune.provenance import Record
-from langptune.slurm import preempted
 
 HOLD = 900.0
 """Seconds that a preempted job waits to be ended; more than any grace time."""
@@ -42,6 +44,14 @@ class StageSpec(Strict):
                 values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
                 out += [Path(path) for path in values if path is not None]
         return out
+
+    def needs_gpu(self) -> bool:
+        """Whether the job computes on a GPU where there is one."""
+        return False
+
+    def unreached(self) -> tuple[str, ...]:
+        """Modules that the script imports and this spec does not reach (``without`` of ``provenance.code_files``)."""
+        return ()
 
 
 S = TypeVar("S", bound=StageSpec)
@@ -99,8 +109,10 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         for source in spec.paths("_in"):
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
-        record = Record(path, spec.model_dump(mode="json"))
+        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
         with _sole_writer(outputs if first else []):
+            if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
+                gpus.claim(1, log, path.name)
             finish = work(spec, record, log)
             if first:
                 record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
@@ -126,6 +138,20 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if filed else ""))
         log(traceback.format_exc(), quiet=filed)
         sys.exit(1)
+
+
+def preempted() -> bool:
+    """Whether this process runs in a job that SLURM is about to take the nodes from, to requeue it."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    try:
+        told = subprocess.run(
+            ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout
 
 
 class _Stopped(KeyboardInterrupt):

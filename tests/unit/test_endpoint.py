@@ -17,8 +17,9 @@ from langptune.config.models import EncoderEntry, ModelSource
 from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.endpoint import client as client_module
-from langptune.endpoint.answers import Request, rough_tokens
+from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client
+from langptune.endpoint.lengths import rough_tokens
 from langptune.errors import UserError
 from tests.conftest import ROOT
 from tests.door import KEY, door

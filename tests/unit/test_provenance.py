@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from langptune import provenance
+from langptune.endpoint import CLIENT
 from tests.conftest import ROOT, entry, write_raw
 from tests.unit.test_data import ITEMS, ROWS
 
@@ -41,6 +43,54 @@ def test_code_hash_covers_what_a_script_imports_and_nothing_else():
     script = ROOT / "scripts/prepare_data.py"
     fewer = provenance.code_files(script, ("langptune.prompts", "langptune.models.load"))
     assert {p.name for p in set(provenance.code_files(script)) - set(fewer)} == {"prompts.py", "load.py"}
+
+
+LOCAL = dict.fromkeys(("train_encoder", "train_decoder", "train_recbole", "rank_texts", "measure_profiles"), ())
+LOCAL["write_profiles"] = CLIENT
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Edits files of a copy of the code; returns the scripts whose hash changed. Slow to read, so read once an edit."""
+    for folder in ("src", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+
+    def hashes() -> dict[str, str]:
+        provenance._module.cache_clear()
+        return {
+            name: provenance.code_hash(tmp_path / "scripts" / f"{name}.py", without) for name, without in LOCAL.items()
+        }
+
+    last = hashes()
+
+    def changed(*edits: tuple[str, str, str]) -> set[str]:
+        nonlocal last
+        for file, old, new in edits:
+            text = (tmp_path / file).read_text()
+            assert old in text
+            (tmp_path / file).write_text(text.replace(old, new, 1))
+        before, last = last, hashes()
+        return {name for name in LOCAL if before[name] != last[name]}
+
+    yield changed
+    provenance._module.cache_clear()
+
+
+def test_what_reruns_local_jobs(edited):
+    """Neither words of the queue nor the client, neither comments nor docstrings; code does."""
+    file = "src/langptune/training/contrastive.py"
+    unused = edited(
+        ("src/langptune/slurm.py", "SLURM does not answer; nothing", "The queue is silent; nothing"),
+        ("src/langptune/endpoint/client.py", "_MESSAGE_TOKENS = 4", "_MESSAGE_TOKENS = 5"),
+        ("src/langptune/judge/ask.py", "from langptune", "import os\nfrom langptune"),
+        (file, "from __future__", "# A comment.\n\nfrom __future__"),
+        (file, '"""', '"""Other words. '),
+        (file, "\ndef ", '\n"""What is below."""\n\n\ndef '),
+    )
+    assert unused == set()
+    assert edited((file, "\ndef ", "\nEDITED = 1\n\n\ndef ")) == {"train_decoder"}
+    assert edited(("src/langptune/errors.py", "EXIT_AGAIN = 75", "EXIT_AGAIN = 76")) == set(LOCAL)
 
 
 def test_rooms_form_a_tree():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from langptune import slurm
+from langptune import slurm, stage
 from langptune.errors import EXIT_AGAIN, UserError
 from langptune.slurm import Entry, Watch
 from tests.conftest import ROOT
@@ -163,9 +163,9 @@ def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert not slurm.preempted()
+    assert not stage.preempted()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert slurm.preempted() is expected
+    assert stage.preempted() is expected
 
 
 @pytest.mark.parametrize(

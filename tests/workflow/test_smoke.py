@@ -183,7 +183,7 @@ after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected):
     before = (repo / file).read_text()
     try:
-        (repo / file).write_text(before + "\n# edited\n")
+        (repo / file).write_text(before + "\nEDITED = 1\n")
         found = planned(repo)
     finally:
         (repo / file).write_text(before)

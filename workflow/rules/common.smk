@@ -26,9 +26,11 @@ from langptune.config.layout import Layout, decoder_of, encoder_of
 from langptune.config.phases import Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import Run, load
+from langptune.endpoint import CLIENT
 from langptune.errors import UserError
 from langptune.files import whole
 
+from langptune.gpus import visible
 from langptune.launch import shape as shape_of
 from langptune.plan import identity
 from langptune.provenance import code_hash
@@ -129,6 +131,13 @@ shell.prefix(PATHS.replace("{", "{{").replace("}", "}}"))
 RETRIES = 0 if workflow.remote_exec else CONFIG.training.retries
 # --jobs, which a profile for a cluster sets; or a job inside an allocation.
 ON_CLUSTER = workflow.resource_settings.nodes is not None or workflow.remote_exec
+# A local run shares out the GPUs of this machine, one to a job (langptune.gpus); on a cluster SLURM does.
+try:
+    LOCAL_GPUS = [] if ON_CLUSTER else visible()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+if LOCAL_GPUS and workflow.global_resources.get("gpu").value is None:
+    workflow.global_resources["gpu"] = len(LOCAL_GPUS)
 
 
 def cheap(w):
@@ -162,7 +171,8 @@ def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, lau
         )
 
     if not ON_CLUSTER:
-        return {"mem_mb": lambda w: math.ceil(demand(w).memory)}
+        held = lambda w: math.ceil(demand(w).memory)
+        return {"mem_mb": held, "gpu": lambda w: demand(w).gpus} if LOCAL_GPUS else {"mem_mb": held}
 
     def of(key):
         return lambda w, attempt: cluster_resources(CLUSTER, demand(w), attempt).get(key)
@@ -383,6 +393,11 @@ def answers_kept(encoder):
     """Where an endpoint's answers are kept; nothing for a model with files."""
     remote = MODELS[encoder].source.endpoint is not None
     return {"cache": ANSWERS, "max_usd": CONFIG.generation.max_usd} if remote else {}
+
+
+def unasked(encoder):
+    """What writing profiles imports but does not run: a model with files needs no client."""
+    return CLIENT if MODELS[encoder].source.endpoint is None else ()
 
 
 def training_profiles(w, split):

@@ -54,7 +54,7 @@ rule write_profiles:
                 profiles_out=output.profiles,
             )
         ),
-        code=code("write_profiles"),
+        code=lambda w: code("write_profiles", unasked(encoder_of(w.models))),
     shell:
         'python "$LANGPTUNE/scripts/write_profiles.py" --spec {params.spec:q} --log {log:q}'
 

@@ -11,13 +11,12 @@ field of its own or in the content, content as a list of parts, finish reasons o
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; for estimates, where the server's tokenizer is not here."""
+from langptune.endpoint.lengths import rough_tokens
+
 _MESSAGE_TOKENS = 4
 """Of the chat format around a message, roughly."""
 _LARGEST = 2**31 - 1
@@ -28,11 +27,6 @@ _FILTERED = {"content_filter", "safety", "blocklist", "prohibited_content", "rec
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
 _THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>\s*", re.S)
 _OPEN_THOUGHT = re.compile(r"^\s*<think>(.*)$", re.S)
-
-
-def rough_tokens(text: str) -> int:
-    """About how many tokens a text has: its characters over four, rounded up."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from trl.trainer import grpo_trainer, rloo_trainer
 
 from langptune.config.recipes import ReinforcementRecipe
 from langptune.errors import UserError
+from langptune.gpus import refuse_several
 from langptune.profiles.generate import Profile, end_tokens, generate_batch, plan_batches
 from langptune.randomness import stream_seed
 from langptune.training.checkpoints import (
@@ -124,6 +125,7 @@ class _Policy(Resumable):
 
         rows = recipe.sessions_per_batch * recipe.samples // recipe.minibatches
         config = self._arguments(recipe, checkpoints, rows, bf16, model.device.type == "cpu")
+        refuse_several(config.n_gpu)
         order = row_order(len(train.sessions), recipe.batches * recipe.sessions_per_batch, seed, phase).tolist()
         dataset = Dataset.from_dict({"prompt": [str(row) for row in order], "row": order})
         # TRL refuses LoRA on lm_head, because it multiplies by its weight directly; token_logprobs does not.

@@ -27,6 +27,7 @@ from transformers import Trainer, TrainingArguments
 
 from langptune.config.recipes import ContrastiveRecipe
 from langptune.errors import UserError
+from langptune.gpus import refuse_several
 from langptune.randomness import stream
 from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
 
@@ -137,6 +138,7 @@ class ContrastiveTrainer(Resumable, Trainer):
             per_device_train_batch_size=1,  # replaced below, once the number of processes is known
             use_cpu=model.device.type == "cpu",
         )
+        refuse_several(arguments.n_gpu)
         for key in ("batch_size", "uniform_negatives"):
             if getattr(recipe, key) % arguments.world_size:
                 value, processes = getattr(recipe, key), arguments.world_size

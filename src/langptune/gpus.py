@@ -1,0 +1,143 @@
+"""GPUs: how many there are, and which of them a job may use where no scheduler says so.
+
+A job that is one process uses one GPU: a trainer that sees several would spread its batch over them, and jobs side by
+side would all take the first one. SLURM gives each job its own; elsewhere ``claim`` picks one by a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+from langptune.errors import UserError
+
+COUNT = "LANGPTUNE_GPUS"
+"""Environment variable: how many GPUs the machine has, where that cannot be found out (or a test says so)."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible(env: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that a process may use, each as ``CUDA_VISIBLE_DEVICES`` names it; torch is not imported.
+
+    Raises:
+        UserError: ``LANGPTUNE_GPUS`` is no number.
+    """
+    there = [str(number) for number in range(_count(env.get(COUNT)))]
+    told = env.get(VISIBLE)
+    if told is None or not there:
+        return there
+    out = []
+    for name in (part.strip() for part in told.split(",")):
+        # CUDA takes the list up to the first entry that it does not know.
+        if not name or name == "-1" or (name.isdigit() and name not in there):
+            break
+        out.append(name)
+    return out
+
+
+def _count(told: str | None) -> int:
+    if told is None:
+        return _found()
+    if not told.isdigit():
+        raise UserError(f"{COUNT}: give the number of GPUs, such as 2, or unset it (found {told!r})")
+    return int(told)
+
+
+@cache
+def _found() -> int:
+    """GPUs of this machine or container that the installed torch can use."""
+    try:
+        if metadata.version("torch").endswith("+cpu"):
+            return 0
+    except metadata.PackageNotFoundError:
+        return 0
+    if devices := list(Path("/dev").glob("nvidia[0-9]*")):
+        return len(devices)
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())  # parts of a GPU (MIG) are indented
+
+
+_held: list[IO[str]] = []
+"""Open lock files of the GPUs that this process uses; the kernel frees the locks when it ends."""
+
+
+def claim(wanted: int, say: Callable[[str], None], what: str = "this job", every: float = 1.0) -> None:
+    """Let this process and its children see ``wanted`` GPUs that no other job uses, for as long as it lives.
+
+    Call before torch is imported. Only GPUs that are visible already are taken, so ``CUDA_VISIBLE_DEVICES`` of the user
+    or of SLURM holds. Waits while too few are free. Does nothing on a machine without GPUs where one is wanted, nor in
+    a SLURM job that sees no more than it needs.
+
+    Args:
+        what: who asks, for the message.
+        every: seconds between two tries.
+
+    Raises:
+        UserError: there are fewer GPUs than wanted.
+    """
+    there, job = visible(), os.environ.get("SLURM_JOB_ID")
+    if (job and len(there) <= wanted) or (not there and wanted == 1):
+        return
+    if len(there) < wanted:
+        raise UserError(
+            f"{what}: {wanted} GPUs are needed, one per process, and {len(there)} are visible on this machine; use a "
+            f"launch file with fewer processes, or look at {VISIBLE}"
+        )
+    # On a cluster two jobs of a node may each call their GPU 0.
+    folder = Path(tempfile.gettempdir()) / f"langptune-gpus-{os.getuid()}{f'-{job}' if job else ''}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    said = False
+    while len(free := _locked(folder, there, wanted)) < wanted:
+        if not said:
+            say(f"waiting for {wanted} of the GPUs {', '.join(there)}: other jobs use them")
+            said = True
+        time.sleep(every)
+    os.environ[VISIBLE] = ",".join(free)
+
+
+def _locked(folder: Path, names: list[str], wanted: int) -> list[str]:
+    """The first ``wanted`` of some GPUs that are free, locked; none is kept where they are fewer."""
+    taken: dict[str, IO[str]] = {}
+    for name in names:
+        lock = (folder / f"{name.replace('/', '_')}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        except OSError:
+            pass  # a file system without locks: the first ones, as without any of this
+        taken[name] = lock
+        if len(taken) == wanted:
+            _held.extend(taken.values())
+            return list(taken)
+    for lock in taken.values():
+        lock.close()
+    return []
+
+
+def refuse_several(seen: int) -> None:
+    """Refuse to train in one process on several GPUs.
+
+    Args:
+        seen: GPUs that the trainer would use (``TrainingArguments.n_gpu``).
+
+    Raises:
+        UserError: more than one: transformers would multiply the batch by their number.
+    """
+    if seen > 1:
+        raise UserError(
+            f"{VISIBLE}: one process of a training uses one GPU, and {seen} are visible; name one, or give the recipe "
+            f"a launch file with num_processes: {seen}"
+        )
