@@ -82,7 +82,8 @@ def test_what_reruns_local_jobs(edited):
     file = "src/langptune/training/contrastive.py"
     unused = edited(
         ("src/langptune/slurm.py", "SLURM does not answer; nothing", "The queue is silent; nothing"),
-        ("src/langptune/endpoint/client.py", "_MESSAGE_TOKENS = 4", "_MESSAGE_TOKENS = 5"),
+        ("src/langptune/endpoint/client.py", "TRIES = 3", "TRIES = 4"),
+        ("src/langptune/endpoint/answers.py", "_MESSAGE_TOKENS = 4", "_MESSAGE_TOKENS = 5"),
         ("src/langptune/judge/ask.py", "from langptune", "import os\nfrom langptune"),
         (file, "from __future__", "# A comment.\n\nfrom __future__"),
         (file, '"""', '"""Other words. '),
