@@ -151,7 +151,7 @@ class Tables(Strict):
     items: str = Field(description="file name of the items")
     user: str = Field(description="column of the user id, in the interactions")
     item: str = Field(description="column of the item id, in both files")
-    timestamp: str = Field(description="column of the time: integers (any unit), or ISO dates")
+    timestamp: str = Field(description="column of the time: numbers (any unit; fractions are kept), or ISO dates")
     rating: str | None = Field(None, description="column of the rating; null: there is none, and 1 stands for it")
     review: str | None = Field(None, description="column of the review's text; null: there is none")
 
