@@ -81,14 +81,14 @@ def _best(
     spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, vectors: ItemVectors
 ) -> tuple[pl.DataFrame, float]:
     """One profile per session, and the mean number of the sample that was kept."""
-    from langptune.profiles.choose import best_rows
+    from langptune.profiles.choose import best_samples
     from langptune.ranking.decoder import embed
 
     rows = chosen.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
-    scores = vectors.scores(embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors)
+    queries = embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors
     first = rows.filter(pl.col("sample") == 0)
-    blocks = list(scores.reshape(len(first), -1, scores.shape[1]))
-    kept = best_rows(blocks, first["history"].to_list(), first["seen"].to_list(), spec.history_items)
+    told = first["history"].to_list(), first["seen"].to_list()
+    kept = best_samples(queries, vectors.scores, *told, spec.history_items)
     wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
     return profiles.join(wanted, on=["session", "sample"], how="semi"), float(sum(kept) / len(kept))
 

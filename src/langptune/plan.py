@@ -195,7 +195,9 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
         return Work("interactions", sizes.interactions(spec["items_out"]))
     if script == "prefetch_model":
         weights = spec["model"]["parameters"]
-        return Work("weights", weights, identity(spec["model"]), weights, weights * FLOAT32)
+        # Weights alone: entries that use them in several ways share their files. The spec has the name.
+        name = spec.get("name") or identity(spec["model"])
+        return Work("weights", weights, name, weights, weights * FLOAT32)
     if script == "prefetch_data":
         return Work("downloads", 1)
     return Work("jobs", 1, disk=SMALL)
@@ -211,12 +213,19 @@ def _decoder(spec: dict[str, Any], texts: float | None, disk: float | None) -> W
     return Work("texts", texts, identity(entry), entry["parameters"], disk, accelerated=True)
 
 
+READ_BY_PEOPLE = ("title", "url", "licence", "sha256", "parameters")
+"""Keys of a model's entry that say nothing of how it is used, or follow from its files."""
+
+
 def identity(entry: dict[str, Any]) -> str:
-    """What tells a model from another in specs, which do not hold its name: where it comes from."""
-    source = entry["source"]
-    if "endpoint" in source:  # and not how it is reached and paid
-        source = {key: source[key] for key in ("endpoint", "model")}
-    return json.dumps(source, sort_keys=True)
+    """What tells a model from another in specs, which do not hold its name: where it comes from, and how it is used.
+
+    Keys that are empty, zero or null do not count, so that an entry stays the same when keys are added to its kind.
+    """
+    out = {key: value for key, value in entry.items() if value and key not in READ_BY_PEOPLE}
+    if "endpoint" in entry["source"]:  # and not how it is reached and paid
+        out["source"] = {key: entry["source"][key] for key in ("endpoint", "model")}
+    return json.dumps(out, sort_keys=True)
 
 
 def _validations(recipe: dict[str, Any]) -> int:

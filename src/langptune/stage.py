@@ -26,7 +26,7 @@ from typing import TypeVar
 from langptune import gpus
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
-from langptune.provenance import Record
+from langptune.provenance import Record, write_json
 
 HOLD = 900.0
 """Seconds that a preempted job waits to be ended; more than any grace time."""
@@ -111,9 +111,15 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
         record = Record(path, spec.model_dump(mode="json"), spec.unreached())
         with _sole_writer(outputs if first else []):
+            refusal = _Refusal(outputs, record) if first else None
             if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
                 gpus.claim(1, log, path.name)
-            finish = work(spec, record, log)
+            try:
+                finish = work(spec, record, log)
+            except UserError as error:
+                if refusal:
+                    refusal.keep(error)
+                raise
             if first:
                 record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
                 if finish:
@@ -138,6 +144,38 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if filed else ""))
         log(traceback.format_exc(), quiet=filed)
         sys.exit(1)
+
+
+class _Refusal:
+    """What the user must correct, kept for the later attempts of one run: they would fail of the same, only slower.
+
+    Snakemake tries a job again whatever its exit status. The run is known by ``LANGPTUNE_RUN``, which the driver sets
+    (workflow/rules/common.smk) and jobs inherit: another run tries anew, for the input may have been corrected.
+    Without it, as when a script runs alone, nothing is kept.
+    """
+
+    def __init__(self, outputs: list[Path], record: Record):
+        """Look for the refusal of an earlier attempt with the same spec and code.
+
+        Raises:
+            UserError: that refusal.
+        """
+        run = os.environ.get("LANGPTUNE_RUN")
+        self._path = outputs[0].with_name(f".{outputs[0].name}.refused") if outputs and run else None
+        self._key = json.dumps([run, record.code, record.spec], sort_keys=True)
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            told = json.loads(self._path.read_text(encoding="utf-8"))
+            if told["key"] == self._key:
+                raise UserError(told["line"])
+        self._path.unlink(missing_ok=True)
+
+    def keep(self, error: UserError) -> None:
+        """Remember a refusal."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # a full disk: the next attempt says the same by itself
+                write_json(self._path, {"key": self._key, "line": str(error)})
 
 
 def preempted() -> bool:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel, RootModel
 
 from langptune.config import document
 from langptune.config.base import read_yaml, retype
-from langptune.config.workflow import load
+from langptune.config.cluster import Cluster
+from langptune.config.datasets import DatasetEntry
+from langptune.config.judges import Judge
+from langptune.config.methods import Method
+from langptune.config.models import ModelEntry
+from langptune.config.prompts import Prompt
+from langptune.config.rates import Rates
+from langptune.config.recipes import RecipeEntry
+from langptune.config.workflow import Config, load
 from langptune.errors import UserError
 from tests.conftest import ROOT
 
@@ -28,6 +39,27 @@ def base() -> dict:
     }
 
 
+def test_the_reference_follows_the_methods():
+    assert load(base(), ROOT).reference == "langptune-0"
+    assert load({"datasets": ["ml-100k"], "methods": ["pop", "ease"]}, ROOT).reference == "pop"
+    assert load({**base(), "comparison": {"reference": "ease"}}, ROOT).reference == "ease"
+
+
+@pytest.mark.parametrize("keys", [{"decoders": ["minilm-l6"]}, {"encoders": ["smollm2-135m"]}, {}])
+def test_methods_without_their_models_are_named(keys):
+    with pytest.raises(UserError, match=r"^config: method 'langptune-0' needs encoders and decoders, but"):
+        load({"datasets": ["ml-100k"], "methods": ["pop", "langptune-0"], **keys}, ROOT)
+    alone = load({"datasets": ["ml-100k"], "methods": ["pop"], **keys}, ROOT)
+    assert alone.interpreters == [] and [run.method for run in alone.runs()] == ["pop"]
+
+
+@pytest.mark.parametrize("key", ["results", "models_dir", "raw_dir"])
+@pytest.mark.parametrize("value", ["", "a{b}", "a\nb"])
+def test_folders_that_snakemake_would_misread_are_refused(key, value):
+    with pytest.raises(UserError, match=rf"^config: key '{key}': name a folder without braces"):
+        load({**base(), key: value}, ROOT)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shipped_configs_are_valid(name):
     assert load(read_yaml(ROOT / "config" / name), ROOT, name).runs()
@@ -35,6 +67,49 @@ def test_shipped_configs_are_valid(name):
 
 def test_readme_is_in_step_with_the_models():
     assert document.README.read_text() == document.page(), "run `make docs`"
+
+
+ROOTS = {
+    "config.yaml": Config,
+    "datasets.yaml": DatasetEntry,
+    "models.yaml": ModelEntry,
+    "methods.yaml": Method,
+    "recipes.yaml": RecipeEntry,
+    "prompts.yaml": Prompt,
+    "judges.yaml": Judge,
+    "rates.yaml": Rates,
+    "cluster.yaml": Cluster,
+}
+"""What a file holds, or one entry of it."""
+
+
+def models_within(annotation, found: dict) -> dict:
+    """Every model that an annotation leads to, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation not in found:
+            found[annotation] = None
+            for field in annotation.model_fields.values():
+                models_within(field.annotation, found)
+        return found
+    for part in get_args(annotation):
+        models_within(part, found)
+    return found
+
+
+def test_readme_has_every_key_of_every_file():
+    """From the models themselves, not from the list of sections: each has a section with a row for each of its keys."""
+    page = document.README.read_text()
+    sections = [(text, re.findall(r"^\| `(\w+)` \|", text, re.M)) for text in re.split(r"^## ", page, flags=re.M)[1:]]
+    for file, root in ROOTS.items():
+        for model in models_within(root, {}):
+            if issubclass(model, RootModel):
+                continue  # its entries are the models within
+            about = inspect.cleandoc(model.__doc__)
+            found = [keys for text, keys in sections if text.partition("\n")[2].strip().startswith(about)]
+            assert found == [list(model.model_fields)], f"{file}: {model.__module__}.{model.__name__}"
+    files = [*(ROOT / "config").glob("*.yaml"), ROOT / "slurm" / "cluster.yaml", ROOT / "slurm" / "profile.yaml"]
+    for file in files:
+        assert re.search(rf"^\|.*`[./\w]*{file.name}`.*\|", page.partition("\n## ")[0], re.M), file.name
 
 
 MISTAKES = {

@@ -124,34 +124,3 @@ def test_one_process_of_a_training_does_not_spread_over_gpus():
     gpus.refuse_several(1)
     with pytest.raises(UserError, match=r"one process of a training uses one GPU, and 2 are visible"):
         gpus.refuse_several(2)
-
-
-ASKED = """
-import sys
-from pathlib import Path
-from snakemake.api import SnakemakeApi
-from snakemake.settings.enums import Quietness
-from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
-
-with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-    workflow = api.workflow(
-        resource_settings=ResourceSettings(cores=8),
-        config_settings=ConfigSettings(configfiles=[Path(sys.argv[1])]),
-        snakefile=Path("Snakefile"),
-    )
-    workflow.dag(DAGSettings()).printrulegraph()
-    workflow = workflow._workflow
-    asked = {job.rule.name: job.resources.get("gpu") for job in workflow.dag.jobs}
-    print("gpus:", workflow.global_resources["gpu"].value, asked["train_recbole"], asked["compare"])
-"""
-
-
-@pytest.mark.workflow
-def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(tmp_path):
-    """What `snakemake --cores all` goes by: GPUs in all, those of a training, those of a table."""
-    config = tmp_path / "config.yaml"
-    config.write_text("datasets: [ml-100k-small]\nmethods: [pop, sasrec]\nresults: results/none\n")
-    env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | {gpus.COUNT: "2"}
-    command = [sys.executable, "-c", ASKED, str(config)]
-    done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
-    assert "gpus: 2 1 0" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

@@ -19,8 +19,8 @@ from langptune.interpretability.subjects import catalogue_of, drawn
 from langptune.interpretability.tastes import Tastes, pattern, tastes_of
 from langptune.interpretability.wording import words
 from langptune.models.load import load_decoder, load_encoder, load_verifier
+from langptune.models.tiny import write_verifier
 from tests.conftest import ROOT
-from tests.tiny_models import write_verifier
 
 GENRES = ["Western", "Horror", "Musical", "Sci-Fi", "Romance", "War"]
 

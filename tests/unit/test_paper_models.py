@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from langptune.config.prompts import Prompt
 from langptune.config.recipes import ReinforcementRecipe
 from langptune.config.workflow import load
+from langptune.models import tiny as tm
 from langptune.models.load import load_adapter, load_decoder, load_encoder
 from langptune.models.materialise import materialise
 from langptune.profiles.generate import end_tokens, generate_batch
@@ -25,7 +29,6 @@ from langptune.training.algorithms import ALGORITHMS, Sessions
 from langptune.training.checkpoints import Checkpoints
 from langptune.training.policy import token_logprobs
 from langptune.training.reward import Reward
-from tests import tiny_models as tm
 from tests.conftest import ROOT
 from tests.unit.test_profiles import reviewed
 
@@ -297,3 +300,20 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
             token_logprobs(m, ids, torch.ones_like(ids), 5, 1.0)[0] for m in (trainer.model.eval(), again, plain)
         )
     assert torch.equal(trained, loaded) and not torch.equal(trained, start)
+
+
+def test_stand_ins_are_written_by_one_command(tmp_path, capsys):
+    folder = tmp_path / "a folder"
+    assert tm.main([str(folder)]) == 0
+    told = capsys.readouterr().out
+    home = shlex.split(told.splitlines()[0])[4].removeprefix("HF_HOME=")
+    assert len(list(Path(home).glob("hub/models--*/snapshots/*/config.json"))) == len(tm.WRITERS)
+    registries = yaml.safe_load(told.splitlines()[1].partition("config: ")[2])["registries"]
+    config = {
+        "datasets": ["movies-tv"],
+        "encoders": ["gemma-2b-it"],
+        "decoders": [tm.DECODER],
+        "registries": registries,
+    }
+    assert load({**config, "methods": ["langptune-0"]}, ROOT).models[tm.DECODER].dimensions == tm.HIDDEN
+    assert tm.main([str(folder)]) == 2 and "is there already" in capsys.readouterr().err

@@ -150,6 +150,19 @@ def test_a_job_with_several_outputs_is_one_job(tmp_path):
     assert (seen.jobs, seen.seconds, seen.amount, seen.disk) == (1, 10, 50, 2000)
 
 
+def test_models_of_the_same_files_are_told_apart_by_their_use():
+    entry = {"source": {"hub": "a/b"}, "role": "decoder", "padding": "right", "max_tokens": 512, "query_prefix": ""}
+    same = {**entry, "title": "T", "url": "u", "licence": "MIT", "sha256": {"a": "b"}, "parameters": 3, "new": None}
+    assert plan.identity(entry) == plan.identity(same)
+    others = [{**entry, "padding": "left"}, {**entry, "max_tokens": 128}, {**entry, "query_prefix": "query: "}]
+    assert len({plan.identity(one) for one in [entry, *others]}) == 4
+    server = {"source": {"endpoint": "https://e", "model": "m", "parallel": 4}, "role": "encoder"}
+    faster = {**server, "source": {**server["source"], "parallel": 8, "input_price": 2}}
+    assert plan.identity(server) == plan.identity(faster)
+    fetched = [plan.work("prefetch_model", {"name": "x", "model": {**ENCODER, **one}}, sizes()).model for one in others]
+    assert set(fetched) == {"x"}, "weights are the same for all"
+
+
 RATES = plan.stated(ROOT / "config" / "rates.yaml", [path.stem for path in (ROOT / "scripts").glob("*.py")])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,25 @@ def test_bad_data_is_one_line_on_the_command_line(tmp_path):
     done = run("prepare_data.py", "--spec", json.dumps(spec), "--log", str(tmp_path / "log"))
     assert done.returncode == 2 and "line 12: rating 99" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out" / "sessions.parquet").exists()
+
+
+def test_what_the_user_must_correct_is_tried_once_a_run(tmp_path):
+    """Snakemake's retries of one run meet the same line at once; the next run, or another spec, is tried anew."""
+    spec = prepare_spec(tmp_path)
+    write_raw(tmp_path / "raw", [*ROWS, ("u1", 7, 99, 1)], ITEMS)
+
+    def attempt(run_of: str, spec: dict):
+        env = os.environ | {"LANGPTUNE_RUN": run_of}
+        return run("prepare_data.py", "--spec", json.dumps(spec), env=env)
+
+    refused = attempt("first", spec)
+    assert refused.returncode == 2 and "line 12: rating 99" in refused.stderr
+    write_raw(tmp_path / "raw", ROWS, ITEMS)
+    again = attempt("first", spec)
+    assert (again.returncode, again.stderr) == (2, refused.stderr), "not even looked at"
+    assert attempt("first", {**spec, "name": "other"}).returncode == 0
+    assert attempt("second", spec).returncode == 0
+    assert not list((tmp_path / "out").glob(".*.refused"))
 
 
 def test_a_job_that_is_still_running_is_not_joined(tmp_path):

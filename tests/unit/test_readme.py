@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,17 @@ def test_reference_results_are_traceable_and_name_no_machine_path():
         assert told["git"]["commit"] and told["code"] and told["lock"]
         for file in folder.glob("*.json"):
             assert not re.search(r'"/(tmp|work|root|home)/', file.read_text()), file
+
+
+def test_adding_things_needs_no_tests():
+    """The environment of the demo has the library alone; what docs/extend.md names is there."""
+    page = (ROOT / "docs" / "extend.md").read_text()
+    assert "tests/" not in page
+    for module in re.findall(r"python -m (langptune[\w.]*)", page):
+        file = ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
+        assert not re.search(r"^(from|import) (tests|pytest)\b", file.read_text(), re.M), file
+    for file in re.findall(r"`((?:src|scripts|workflow|config)/[\w./-]+\.\w+)`", page):
+        assert (ROOT / file).is_file(), file
 
 
 def test_links_and_commands_exist():

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 import yaml
 
+from langptune.models.tiny import write_hub, write_registries
 from tests.amazon import write_amazon
 from tests.conftest import ROOT, snakemake
-from tests.tiny_models import write_hub, write_registries
 from tests.unit.test_readers import METADATA, REVIEWS, hub_cache
 
 pytestmark = pytest.mark.workflow

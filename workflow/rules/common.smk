@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -125,6 +126,9 @@ PATHS += 'export LANGPTUNE_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" HF_HUB_OFFLINE=1; 
 # Snakemake formats the prefix: braces in a path are doubled, so that they come out as they are.
 shell.prefix(PATHS.replace("{", "{{").replace("}", "}}"))
 
+
+# All jobs of this run know it by this name, wherever they run: what the user must correct is tried once a run (stage.py).
+os.environ.setdefault("LANGPTUNE_RUN", uuid.uuid4().hex)
 
 # A job's own retries happen inside its allocation, which has no more memory or time than the attempt that failed: there
 # the driver retries, with more of both.

@@ -68,7 +68,15 @@ rule rank_shuffled_profiles:
         **decodes(lambda w: w.decoder),
     params:
         **specified(
-            lambda w, input, output: rank_spec(w, input, output, "shuffled-profiles", input.profiles, seed=int(w.seed))
+            lambda w, input, output: rank_spec(
+                w,
+                input,
+                output,
+                "shuffled-profiles",
+                input.profiles,
+                history_items=METHODS[source_of(w.method)].history_items,
+                seed=int(w.seed),
+            )
         ),
         code=code("rank_texts"),
     shell:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import datasets, judges, methods, models, prompts, rates, recipes, sample, workflow
+from langptune.config import cluster, datasets, judges, methods, models, prompts, rates, recipes, sample, workflow
 
 HEAD = """# Configuration
 
@@ -21,9 +21,14 @@ nearest valid key.
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
+| `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
+| `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
+| `accelerate/*.yaml` | a training in several processes; keys are accelerate's ([README](accelerate/README.md)) |
+| `../slurm/cluster.yaml` | what a SLURM cluster is called and allows ([docs/cluster.md](../docs/cluster.md)) |
+| `../slurm/profile.yaml`, `../profiles/default/profile.yaml` | flags of Snakemake, in its own words |
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.
@@ -39,8 +44,13 @@ SECTIONS = [
     ("`interpretability`", workflow.Interpretability),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),
+    ("`expect` of a dataset", datasets.Counts),
+    ("`published` of a dataset: one step", datasets.PublishedCounts),
+    ("`tables` of a dataset", datasets.Tables),
     ("`protocol: {name: leave-one-out}`", datasets.LeaveOneOut),
     ("`protocol: {name: temporal}`", datasets.Temporal),
+    ("`protocol: {name: paper}`", datasets.Paper),
+    ("`limits` of the protocol `paper`", datasets.Limits),
     ("`models.yaml`: `role: encoder`", models.EncoderEntry),
     ("`models.yaml`: `role: decoder`", models.DecoderEntry),
     ("`models.yaml`: `role: verifier`", models.VerifierEntry),
@@ -60,6 +70,10 @@ SECTIONS = [
     ("`instruction` of a judge", judges.Instruction),
     ("`answers` of a judge", judges.Answers),
     ("`rates.yaml`: one script, or `other`", rates.Rate),
+    ("`slurm/cluster.yaml`", cluster.Cluster),
+    ("`partition`, `qos`, `constraint` of a cluster", cluster.Kinds),
+    ("`gpus` of a cluster", cluster.Gpus),
+    ("`limits` of a cluster", cluster.Limits),
 ]
 
 

@@ -182,7 +182,7 @@ class Config(Strict):
     def _folder(cls, value: str) -> str:
         if not value or any(letter in "{}" or not letter.isprintable() for letter in value):
             raise ValueError(
-                "name a folder, without braces, which Snakemake takes for wildcards, and without line breaks"
+                "name a folder without braces, which Snakemake takes for wildcards, and without line breaks"
             )
         return value
 

@@ -137,20 +137,18 @@ class Live:
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Of several profiles per session, the one that the benchmark keeps."""
-        from langptune.profiles.choose import best_rows
+        from langptune.profiles.choose import best_samples
 
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
         assert isinstance(entry, ProfileMethod)
-        # A method that only shuffles finds no history again by number; the scripts take their default of 10 there.
-        shown = entry.history_items if choice.kind == "profiles" else 10
         sessions = self.finished.data(choice.run.dataset).sessions
         rows = sessions.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
         first = rows.unique("session", keep="first").sort("session")
         with self._lock:
             decoder = self._decoder(choice)
-            scores = decoder.vectors.scores(embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors)
-        blocks = list(scores.reshape(len(first), -1, scores.shape[1]))
-        kept = best_rows(blocks, first["history"].to_list(), first["seen"].to_list(), shown)
+            queries = embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors
+        told = first["history"].to_list(), first["seen"].to_list()
+        kept = best_samples(queries, decoder.vectors.scores, *told, entry.history_items)
         wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
         return profiles.join(wanted, on=["session", "sample"], how="semi")
 

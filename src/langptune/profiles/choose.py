@@ -6,11 +6,12 @@ knows nothing but the history. (Choosing by the target would be an oracle.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from langptune.metrics import from_ranks
+from langptune.ranking.decoder import BLOCK
 
 
 def history_score(scores: np.ndarray, shown: Sequence[int], seen: Sequence[int]) -> float:
@@ -43,3 +44,31 @@ def best_rows(blocks: list[np.ndarray], histories: list[list[int]], seen: list[l
         int(np.argmax([history_score(row, history[-shown:], mask) for row in block]))
         for block, history, mask in zip(blocks, histories, seen, strict=True)
     ]
+
+
+def best_samples(
+    queries: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
+    histories: list[list[int]],
+    seen: list[list[int]],
+    shown: int,
+    block: int = BLOCK,
+) -> list[int]:
+    """``best_rows`` from vectors; at most ``block`` profiles (or those of one session) are scored at a time.
+
+    Args:
+        queries: float ``[S * n, D]``, the profiles' vectors, a session's ``n`` side by side.
+        score: vectors ``[b, D]`` -> scores ``[b, N]`` of every item.
+        histories: of ``S`` sessions, each oldest first.
+        seen: of ``S`` sessions.
+        shown: how many of the most recent items count.
+    """
+    each = len(queries) // max(len(histories), 1)
+    step = max(1, block // max(each, 1))
+    kept: list[int] = []
+    for start in range(0, len(histories), step):
+        part = slice(start, start + step)
+        scores = score(queries[start * each : (start + step) * each])
+        blocks = list(scores.reshape(len(histories[part]), each, -1))
+        kept += best_rows(blocks, histories[part], seen[part], shown)
+    return kept

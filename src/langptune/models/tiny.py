@@ -5,6 +5,8 @@ that everything from prefetching on runs as it would with the real ones (``HF_HO
 be the same is what the registry says of their size: ``write_registries`` copies ``config/`` with ``dimensions`` and
 ``parameters`` of the stand-ins; a config names that folder under ``registries``. Limits (``context``, ``max_tokens``)
 stay as they are.
+
+Both by ``python -m langptune.models.tiny FOLDER``, into ``FOLDER/hub-home`` and ``FOLDER/registries``.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import string
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,7 +45,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tests.conftest import ROOT
+from langptune.provenance import ROOT
 
 ENCODERS = ("gemma-2b-it", "llama-3-8b-instruct")
 DECODER = "mxbai-embed-large-v1"
@@ -280,7 +284,7 @@ def into_cache(folder: Path, cache: Path, repo: str, revision: str) -> Path:
 def write_registries(folder: Path) -> Path:
     """``config/*.yaml`` with the sizes of the stand-ins."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("datasets", "models", "methods", "recipes", "prompts"):
+    for name in ("datasets", "models", "methods", "recipes", "prompts", "judges"):
         shutil.copyfile(ROOT / "config" / f"{name}.yaml", folder / f"{name}.yaml")
     registry = yaml.safe_load((folder / "models.yaml").read_text())
     stood_in = {registry[name]["source"]["hub"] for name in WRITERS}
@@ -312,3 +316,22 @@ def _write_encoder(folder: Path, model: Any, bos: int, ends: int | list[int], pa
 def _write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=2), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Write hub cache and registries into the folder that is named, and say how they are used; 2 where it cannot be."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m langptune.models.tiny FOLDER", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    if (folder / "hub-home").exists():
+        print(f"error: {folder / 'hub-home'} is there already; name another folder, or remove it", file=sys.stderr)
+        return 2
+    home, registries = write_hub(folder / "hub-home"), write_registries(folder / "registries")
+    print(f"in the shell:  export HF_HOME={shlex.quote(str(home.resolve()))} HF_HUB_OFFLINE=1")
+    print(f"in the config: registries: {json.dumps(str(registries.resolve()))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

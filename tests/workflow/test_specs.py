@@ -1,0 +1,70 @@
+"""What a local run hands to its jobs: specs and GPUs, from the graph of jobs, without running any."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from langptune import gpus
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.workflow
+ASKED = """
+import json, os, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness
+from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    workflow = api.workflow(
+        resource_settings=ResourceSettings(cores=8),
+        config_settings=ConfigSettings(configfiles=[Path(sys.argv[1])]),
+        snakefile=Path("Snakefile"),
+    )
+    workflow.dag(DAGSettings()).printrulegraph()
+    workflow = workflow._workflow
+    jobs = {job.rule.name: [job.resources.get("gpu"), job.params.get("spec")] for job in workflow.dag.jobs}
+    told = {"gpus": workflow.global_resources["gpu"].value, "jobs": jobs, "run": os.environ["LANGPTUNE_RUN"]}
+    Path(sys.argv[2]).write_text(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("asked")
+    config = {
+        "datasets": ["ml-100k-small"],
+        "encoders": ["smollm2-135m"],
+        "decoders": ["minilm-l6"],
+        "methods": ["pop", "sasrec", "langptune-0", "shuffled-profiles"],
+        "overrides": {"langptune-0": {"history_items": 7}},
+        "results": "results/none",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    env = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "LANGPTUNE_RUN")}
+    command = [sys.executable, "-c", ASKED, str(folder / "config.yaml"), str(folder / "told.json")]
+    done = subprocess.run(command, cwd=ROOT, env=env | {gpus.COUNT: "2"}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads((folder / "told.json").read_text())
+
+
+def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(asked):
+    """What a plain `snakemake --cores all` goes by: GPUs in all, those of a training, those of a table."""
+    given = {rule: count for rule, (count, _) in asked["jobs"].items()}
+    assert asked["gpus"] == 2
+    assert given["train_recbole"] == given["write_profiles"] == given["embed_items"] == 1
+    assert given["compare"] == given["prepare_data"] == 0
+
+
+def test_shuffled_profiles_are_chosen_as_their_method_chooses(asked):
+    assert json.loads(asked["jobs"]["rank_shuffled_profiles"][1])["history_items"] == 7
+
+
+def test_jobs_know_their_run(asked):
+    assert len(asked["run"]) == 32
