@@ -63,6 +63,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
     from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
     from langptune.profiles.generate import generate_batch, plan_batches, profile_seed
+    from langptune.profiles.thinking import refuse_only_thoughts
     from langptune.prompts import PromptWriter, encode_sessions
 
     device = pick_device()
@@ -91,12 +92,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     drawn = [spec.max_tokens, spec.temperature, spec.seed, spec.number]
     identity = [*drawn, str(dtype), model_hash, adapter_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
-    parts = []
+    parts, thoughts, only = [], 0, 0
     for batch in mine:
         key = json.dumps([identity, [[rows[i], prompts[i].ids] for i in batch]])
         path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
+        aside = path.with_suffix(".json")  # what the table has no column for
         if path.is_file():
             parts.append(contracts.read(path, "profiles"))
+            counts = json.loads(aside.read_text(encoding="utf-8")) if aside.is_file() else {}
             kept += len(batch)
         else:
             source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
@@ -118,10 +121,19 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
                 },
                 schema=contracts.PROFILES,
             )
+            counts = {
+                "thoughts": sum(t.thought for t in texts),
+                "only_thoughts": sum(t.thought and not t.text for t in texts),
+            }
+            if counts["thoughts"]:
+                provenance.write_json(aside, counts)
             contracts.write(part, path, "profiles")
             parts.append(part)
             written += len(batch)
         done += len(batch)
+        thoughts += counts.get("thoughts", 0)
+        only += counts.get("only_thoughts", 0)
+        refuse_only_thoughts(only, done, total, spec.encoder.title, spec.max_tokens)
         rate = written / (time.monotonic() - start) if written else 0.0
         left = f"{(total - done) / rate / 60:.1f} min left" if rate else "from the journal"
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {rate:.2f} profiles/s, {left}")
@@ -137,7 +149,16 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         dtype=str(dtype).removeprefix("torch."),
         prompts_that_lost_items=sum(p.dropped_items > 0 for p in prompts),
         fields_cut=sum(p.cut_fields for p in prompts),
+        **_counted(thoughts, only, log),
     )
+
+
+def _counted(thoughts: int, only: int, log: stage.Log) -> dict[str, int]:
+    """Notes about reasoning, where there was any."""
+    if not thoughts:
+        return {}
+    log(f"{thoughts} profiles had reasoning, which was taken out; {only} were only reasoning, and are empty")
+    return {"reasoning_removed": thoughts, "only_reasoning": only}
 
 
 def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -150,6 +171,7 @@ def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
     from langptune.endpoint.client import Client, Request, paced, rough_tokens
+    from langptune.profiles.thinking import refuse_only_thoughts, without_thoughts
     from langptune.prompts import MessageWriter, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:
@@ -181,14 +203,17 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / seconds:.2f} profiles/s")
 
     answers = client.ask(requests, paced(progress))
+    told = [without_thoughts(answer.text) for answer in answers]
+    only = [thought and not text for text, thought in told]
+    refuse_only_thoughts(sum(only), len(told), len(told), spec.encoder.title, spec.max_tokens)
     profiles = pl.DataFrame(
         {
             "session": [session for session, _, _ in rows],
             "sample": [sample for _, sample, _ in rows],
-            "profile": [answer.text.strip() for answer in answers],
+            "profile": [text for text, _ in told],
             "prompt_tokens": [answer.prompt_tokens for answer in answers],
             "tokens": [answer.tokens for answer in answers],
-            "finished": [answer.finished for answer in answers],
+            "finished": [answer.finished and not lost for answer, lost in zip(answers, only, strict=True)],
             "logprob": [None] * len(rows),
         },
         schema=contracts.PROFILES,
@@ -203,7 +228,8 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         fields_cut=sum(prompt.cut_fields for _, prompt in mine),
         fields_with_special_tokens=writer.changed,
         tokens_by_characters=sum(not answer.counted for answer in answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        empty=sum(not text for text, _ in told),
+        **_counted(sum(thought for _, thought in told), sum(only), log),
         answered_by=sorted({answer.model for answer in answers}),
         asked=client.spent.requests,
         usd=round(client.spent.usd, 6),

@@ -113,6 +113,6 @@ def refuse_only_thoughts(only: int, done: int, total: int, model: str, max_token
         return
     raise UserError(
         f"{model}: {only} of {done} profiles are only reasoning, cut at max_tokens {max_tokens} before the answer; set "
-        "'chat_template_kwargs: {enable_thinking: false}' in the model's entry in models.yaml (or what its chat template "
-        "calls it), or a larger max_tokens in methods.yaml"
+        "'chat_template_kwargs: {enable_thinking: false}' in the model's entry in models.yaml (or what its chat "
+        "template calls it), or a larger max_tokens in methods.yaml"
     )
