@@ -70,7 +70,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     asked = [
         question
         for pair in pairs
-        for question in prompt.questions(pair, spec.judge_entry, spec.judge, spec.seed, spec.model.context)
+        for question in prompt.questions(
+            pair, spec.judge_entry, spec.judge, spec.seed, spec.model.context, spec.model.fold_system
+        )
     ]
 
     def progress(done: int, total: int, seconds: float) -> None:

@@ -23,7 +23,13 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Materialise, and note where it came from."""
     log(f"{spec.name}: materialising (once)")
-    record.note(**materialise(spec.model, spec.name, Path(spec.folder_out)))
+    facts = materialise(spec.model, spec.name, Path(spec.folder_out))
+    record.note(**facts)
+    if prompts := facts.get("prompts_not_used"):
+        log(
+            f"{spec.name}: the model's own config names prompts that its entry does not use: {prompts}; to use one, "
+            "write it as query_prefix (profiles, histories) or item_prefix (items) in models.yaml"
+        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from langptune.endpoint import CLIENT
 from langptune.errors import UserError
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
+from langptune.thinking import refuse_only_thoughts
 
 
 class Spec(stage.StageSpec):
@@ -101,12 +102,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     drawn = [spec.max_tokens, spec.temperature, spec.seed, spec.number]
     identity = [*drawn, str(dtype), model_hash, adapter_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
-    parts = []
+    parts, thoughts, only = [], 0, 0
     for batch in mine:
         key = json.dumps([identity, [[rows[i], prompts[i].ids] for i in batch]])
         path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
+        aside = path.with_suffix(".json")  # what the table has no column for
         if path.is_file():
             parts.append(contracts.read(path, "profiles"))
+            counts = json.loads(aside.read_text(encoding="utf-8")) if aside.is_file() else {}
             kept += len(batch)
         else:
             source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
@@ -128,10 +131,19 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
                 },
                 schema=contracts.PROFILES,
             )
+            counts = {
+                "thoughts": sum(t.thought for t in texts),
+                "only_thoughts": sum(t.thought and not t.text for t in texts),
+            }
+            if counts["thoughts"]:
+                provenance.write_json(aside, counts)
             contracts.write(part, path, "profiles")
             parts.append(part)
             written += len(batch)
         done += len(batch)
+        thoughts += counts.get("thoughts", 0)
+        only += counts.get("only_thoughts", 0)
+        refuse_only_thoughts(only, done, total, spec.encoder.title, spec.max_tokens)
         rate = written / (time.monotonic() - start) if written else 0.0
         left = f"{(total - done) / rate / 60:.1f} min left" if rate else "from the journal"
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {rate:.2f} profiles/s, {left}")
@@ -147,7 +159,16 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         dtype=str(dtype).removeprefix("torch."),
         prompts_that_lost_items=sum(p.dropped_items > 0 for p in prompts),
         fields_cut=sum(p.cut_fields for p in prompts),
+        **_counted(thoughts, only, log),
     )
+
+
+def _counted(thoughts: int, only: int, log: stage.Log) -> dict[str, int]:
+    """Notes about reasoning, where there was any."""
+    if not thoughts:
+        return {}
+    log(f"{thoughts} profiles had reasoning, which was taken out; {only} were only reasoning, and are empty")
+    return {"reasoning_removed": thoughts, "only_reasoning": only}
 
 
 def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:

@@ -36,6 +36,16 @@ def without_special(text: str) -> str:
     return _LOOKS_SPECIAL.sub(r"(\1)", text.replace("<", "\u2039").replace(">", "\u203a"))
 
 
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Stop where a model cannot be prompted.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(f"{where}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A prompt as token ids, and what had to be left out to make it fit: whole items, and ends of fields."""
@@ -145,6 +155,7 @@ class PromptWriter(_Writer):
         """``limit`` is the longest prompt in tokens, the chat format included."""
         super().__init__(prompt, name, limit)
         self._tokenizer = tokenizer
+        require_chat_template(tokenizer, str(tokenizer.name_or_path))
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,9 @@ ENDPOINT_TERMS = (
 ENDPOINT_ONLY = ("endpoint", "model", "limit_key", "omit", *ENDPOINT_TERMS)
 OMISSIBLE = ("seed", "temperature", "stop")
 """Settings of a request that some servers refuse."""
+
+CHAT_TERMS = ("chat_template_kwargs", "date", "fold_system")
+"""Keys of an encoder that change its chat format."""
 
 
 class ModelSource(Strict):
@@ -157,6 +161,32 @@ class EncoderEntry(_Model):
     max_prompt_tokens: Annotated[int, Field(gt=0)] = Field(
         1024, description="longer prompts lose their oldest history items, counted in the manifest"
     )
+    chat_template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], bool | int | float | str] = (
+        Field({}, description="arguments of the chat template, such as `enable_thinking: false` of a thinking model")
+    )
+    date: datetime.date | None = Field(
+        None, description="the day that a chat template prints in place of today's, such as 2026-01-01"
+    )
+    fold_system: bool = Field(
+        False,
+        description="an endpoint whose chat format has no system role (Gemma): a judge's system text is put before the "
+        "user's; models with files are tried when they are fetched",
+    )
+
+    @model_validator(mode="after")
+    def _own_template(self) -> EncoderEntry:
+        if self.source.endpoint is not None and (self.chat_template_kwargs or self.date):
+            key = "chat_template_kwargs" if self.chat_template_kwargs else "date"
+            raise ValueError(f"'{key}' changes the chat template of a model with files; set it where the server starts")
+        if self.source.endpoint is None and self.fold_system:
+            raise ValueError("'fold_system' goes with an endpoint; leave it out: the model's chat template is tried")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An entry that changes no chat format does not name these keys: its specs and manifests stay the same."""
+        told = handler(self)
+        return {key: value for key, value in told.items() if value or key not in CHAT_TERMS}
 
     def prompt_limit(self, max_tokens: int) -> int:
         """The longest prompt, in tokens, that leaves room for a profile of ``max_tokens``."""

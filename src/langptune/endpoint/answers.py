@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langptune.endpoint.lengths import rough_tokens
+from langptune.thinking import without_thoughts
 
 _MESSAGE_TOKENS = 4
 """Of the chat format around a message, roughly."""
@@ -25,8 +26,6 @@ _ENDED = {"stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "compl
 _CUT = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"}
 _FILTERED = {"content_filter", "safety", "blocklist", "prohibited_content", "recitation", "spii", "refusal"}
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
-_THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>\s*", re.S)
-_OPEN_THOUGHT = re.compile(r"^\s*<think>(.*)$", re.S)
 
 
 @dataclass(frozen=True)
@@ -180,10 +179,9 @@ def _checked(
     request: Request, told: dict[str, Any], text: str, reasoning: str, reason: Any, fault: str, why: str
 ) -> Answer:
     """The checks that all answers go through, new and kept."""
-    said, inside = without_thoughts(unicode(text))
-    thought = bool(inside.strip())
+    said, thought = without_thoughts(unicode(text))
     if request.stop is not None and request.stop in said:  # the server was not sent it, or leaves it in
-        said = said.lstrip().split(request.stop)[0]
+        said = said.split(request.stop)[0]
     prompt, tokens = _counts(told.get("usage"))
     counted = bool(prompt) and tokens is not None and not (tokens == 0 and text)
     if not counted:
@@ -197,26 +195,14 @@ def _checked(
         fault, why = "filtered", "filtered by the server"
     elif reason and reason not in _ENDED | _CUT:
         fault, why = "aborted", f"ended by the server with finish reason '{reason[:50]}'"
-    elif not said.strip() and (thought or reasoning.strip()):
+    elif not said and (thought or reasoning.strip()):
         fault, why = "reasoning", "only reasoning came, no answer"
-    elif not said.strip() and not (ended and request.stop is not None):  # the stop text may well come first
+    elif not said and not (ended and request.stop is not None):  # the stop text may well come first
         fault, why = "empty", "an empty text" + ("" if ended else ", cut at the limit")
     model = unicode(told["model"]) if isinstance(told.get("model"), str) and told["model"] else "unknown"
     if fault:
         return Answer("", False, reason, prompt, tokens, counted, model, thought, fault, unicode(why))
     return Answer(said, ended, reason, prompt, tokens, counted, model, thought)
-
-
-def without_thoughts(content: str) -> tuple[str, str]:
-    """A content as (what is said, the reasoning before it): ``<think>...</think>`` at its start, or one left open.
-
-    A chat template may have sent the opening tag itself, so that the content holds the closing one alone.
-    """
-    if found := _THOUGHTS.match(content):
-        return content[found.end() :], found[1]
-    if found := _OPEN_THOUGHT.match(content):
-        return "", found[1]
-    return content, ""
 
 
 def _content(content: Any) -> tuple[str, str, str]:

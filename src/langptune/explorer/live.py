@@ -294,6 +294,8 @@ class Live:
             (kept,) = best_rows([scores], [history], [history], entry.history_items)
         profile = done[kept]
         ended = "ended by itself" if profile.finished else "cut at the limit"
+        if profile.thought:
+            ended += ", reasoning taken out" if profile.text else ": only reasoning"
         left_out = f"; {encoded.dropped_items} oldest titles did not fit" if encoded.dropped_items else ""
         return profile.text, f"{self.finished.writer(choice)}; {profile.tokens} tokens, {ended}{left_out}"
 

@@ -98,12 +98,15 @@ def block(name: str, text: str, mark: str) -> str:
     return f"== begin {name} {mark} ==\n{body}\n== end {name} {mark} =="
 
 
-def questions(pair: Pair, judge: Judge, name: str, seed: int, context: int) -> list[Question]:
+def questions(
+    pair: Pair, judge: Judge, name: str, seed: int, context: int, fold_system: bool = False
+) -> list[Question]:
     """A pair in both orders: the method's profile first, then the reference's.
 
     Args:
         name: the judge's, for errors.
         context: of its model, in tokens; the oldest items are left out until the question fits, by its characters.
+        fold_system: the model takes no system message: its text goes before the user's.
 
     Raises:
         UserError: a template that fails, or a question that does not fit even with one item.
@@ -132,6 +135,8 @@ def questions(pair: Pair, judge: Judge, name: str, seed: int, context: int) -> l
                 answers=judge.answers,
             )
             messages = (*start, ("user", message.strip()))
+            if fold_system:
+                messages = (("user", "\n\n".join(text for _, text in messages)),)
             # A verdict in one word is one line: nothing after it is waited for.
             stop = "\n" if judge.answer == "word" else None
             request = Request(messages, judge.max_tokens, judge.temperature, seed, stop)

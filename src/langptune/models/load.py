@@ -12,6 +12,7 @@ import transformers
 
 from langptune.config.models import DecoderEntry, VerifierEntry
 from langptune.errors import UserError
+from langptune.prompts import require_chat_template
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -70,8 +71,7 @@ def load_encoder(
 
     tokenizer = load_tokenizer(folder)
     tokenizer.split_special_tokens = False  # prompts say for each text how it is taken (langptune.prompts)
-    if not tokenizer.chat_template:
-        raise UserError(f"{folder}: the tokenizer has no chat template; profile encoders are instruction-tuned models")
+    require_chat_template(tokenizer, str(folder))
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -128,7 +128,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> SentenceTransformer:
     """A sentence-transformers model with normalised output, whose tokenizer takes special-token strings as plain text.
 
-    Loaded in float32: ranks of near-equal items should not hang on rounding, and embedders are small.
+    Loaded in float32: ranks of near-equal items should not hang on rounding, and embedders are small. The prefixes of
+    the registry entry alone decide what is put before a text: the model's own ``default_prompt_name`` is switched off,
+    also in a decoder that is trained and saved from here.
 
     Raises:
         UserError: a missing, truncated or foreign model folder.
@@ -145,6 +147,8 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
             model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
     except Exception as error:
         raise _broken(folder, error) from None
+    # ``encode`` would put this prompt before every text, and nothing else would.
+    model.default_prompt_name = None
     model.max_seq_length = entry.max_tokens
     model.tokenizer.split_special_tokens = True
     model.tokenizer.padding_side = entry.padding

@@ -9,22 +9,25 @@ import os
 import shutil
 from pathlib import Path
 
-from langptune.config.models import DecoderEntry, EncoderEntry, ModelSource
+from langptune.config.models import ModelEntry, ModelSource
 from langptune.errors import UserError
+from langptune.models.check import check_files
 from langptune.provenance import ROOT, file_hash, installed, write_json
 
 # What a hub snapshot is asked for: weights as safetensors only, never pickles, never remote code.
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*", "2_Normalize/*"]
 
 
-def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> dict[str, object]:
+def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]:
     """Make ``target`` a complete model folder, whole or not at all.
 
     Returns:
         Facts for the manifest: source, revision or package version, hashes of the source files, licence.
+        ``prompts_not_used``, where there are any: prompts of a decoder's own config that its entry does not name.
 
     Raises:
-        UserError: one line: package not installed, not downloaded and offline, gated, wrong hash, no safetensors.
+        UserError: one line: package not installed, not downloaded and offline, gated, wrong hash, no safetensors, or
+            files that do not fit the entry or are not supported (``langptune.models.check``).
     """
     target = Path(target)
     part = target.with_name(f".{target.name}.part")
@@ -47,8 +50,7 @@ def materialise(entry: EncoderEntry | DecoderEntry, name: str, target: Path) -> 
             _mirror(source, part, shutil.copyfile)
         if not any(part.glob("*.safetensors")):
             raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
-        if isinstance(entry, DecoderEntry):
-            _check_pooling(entry, part, name)
+        facts |= check_files(entry, part, name)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     finally:
@@ -113,7 +115,7 @@ def _snapshot(source: ModelSource, name: str) -> Path:
         ) from None
 
 
-def _check_hashes(entry: EncoderEntry | DecoderEntry, source: Path, name: str) -> None:
+def _check_hashes(entry: ModelEntry, source: Path, name: str) -> None:
     for file, wanted in entry.sha256.items():
         path = source if source.is_file() else source / file
         if not path.is_file():
@@ -148,28 +150,3 @@ def _mirror(source: Path, target: Path, put) -> None:
             continue
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
         put(file.resolve(), target / relative)
-
-
-def _check_pooling(entry: DecoderEntry, folder: Path, name: str) -> None:
-    """The registry's pooling must be what the model itself declares: a silent mismatch ruins every rank."""
-    import json
-
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return
-    declared = json.loads(path.read_text())
-    keys = {
-        "mean": "pooling_mode_mean_tokens",
-        "cls": "pooling_mode_cls_token",
-        "last": "pooling_mode_lasttoken",
-    }
-    if not declared.get(keys[entry.pooling], declared.get("pooling_mode") == entry.pooling):
-        raise UserError(
-            f"models.yaml: {name}: pooling '{entry.pooling}' contradicts the model's own {path.name}; "
-            "take over what the model declares"
-        )
-    if declared.get("word_embedding_dimension", entry.dimensions) != entry.dimensions:
-        raise UserError(
-            f"models.yaml: {name}: dimensions {entry.dimensions}, but the model has "
-            f"{declared['word_embedding_dimension']}"
-        )

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from langptune.randomness import torch_stream
+from langptune.thinking import opens_thought, read_reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,13 +28,15 @@ class Profile:
 
     ids: its token ids, the end token included.
     logprob: sum of the encoder's log-probabilities of its tokens (temperature 1), the end token included.
-    finished: the encoder ended it within the limit.
+    finished: the encoder ended it within the limit, and wrote more than reasoning.
+    thought: reasoning was taken out of ``text`` (``langptune.thinking``); it is among ``ids``.
     """
 
     text: str
     ids: list[int]
     finished: bool
     logprob: float
+    thought: bool = False
 
     @property
     def tokens(self) -> int:
@@ -129,9 +132,11 @@ def generate_batch(
         )
     finally:
         model.generation_config = shipped
+    opened = opens_thought(tokenizer)
     profiles = []
     for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), None)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-        profiles.append(Profile(text, row if end is None else row[: end + 1], end is not None, logprob))
+        reply = read_reply(tokenizer, row, ends, opened)
+        kept = row if end is None else row[: end + 1]
+        profiles.append(Profile(reply.text, kept, reply.finished, logprob, reply.thought))
     return profiles

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from langptune.files import whole
 from langptune.ranking.ranks import TOP, Ranked, full_ranks
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 BLOCK = 4096
@@ -67,25 +68,51 @@ class Embedded:
     cut: int
 
 
+def unit_vectors(
+    model: SentenceTransformer, texts: Sequence[str], forward: Callable[[Any], Any] | None = None
+) -> torch.Tensor:
+    """Unit vectors float32 ``[T, D]`` of texts, prefixes included, in one forward pass: the only place that embeds.
+
+    Items, queries, training and evaluation all come here. A text is embedded as it stands: no prompt of the model's own
+    config is added (``load_decoder``). A ``truncate_dim`` of that config is applied, as the model's ``encode`` does.
+    Gradients are kept unless the caller is in inference mode.
+
+    Args:
+        forward: ``model`` in the wrapper that trains it (DDP, FSDP); None: the model itself.
+    """
+    import torch
+
+    features = model.preprocess([str(text) for text in texts])
+    features = {key: value.to(model.device) if hasattr(value, "to") else value for key, value in features.items()}
+    vectors = (forward or model)(features)["sentence_embedding"]
+    if model.truncate_dim is not None:
+        vectors = vectors[..., : model.truncate_dim]
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
 def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", batch_size: int = 64) -> Embedded:
     """Embed texts; each distinct text once, sorted by text so that batches never depend on the order of sessions.
 
     An empty text is embedded as it is (the decoder's vector for nothing): a method that writes nothing is
-    ranked by nothing.
+    ranked by nothing. The model is in evaluation mode afterwards.
     """
+    import torch
+
     distinct = sorted(set(texts))
     prefixed = [prefix + text for text in distinct]
     lengths = [len(ids) for ids in model.tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
-    vectors = model.encode(
-        prefixed,
-        batch_size=batch_size,
-        normalize_embeddings=True,
-        convert_to_numpy=True,
-        show_progress_bar=False,
-    ).astype(np.float32)
+    model.eval()
+    # Texts of similar length share a batch, longest first.
+    order = np.argsort([-len(text) for text in prefixed])
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            parts.append(unit_vectors(model, [prefixed[row] for row in rows]).cpu().numpy())
+    vectors = np.concatenate(parts)[np.argsort(order)] if parts else np.zeros((0, 0), dtype=np.float32)
     place = {text: row for row, text in enumerate(distinct)}
     rows = np.array([place[text] for text in texts], dtype=np.int64)
-    cut = np.array([length > model.max_seq_length for length in lengths])
+    cut = np.array([length > model.max_seq_length for length in lengths], dtype=bool)
     return Embedded(vectors[rows], int(cut[rows].sum()))
 
 

@@ -47,6 +47,7 @@ from langptune.errors import UserError
 from langptune.gpus import refuse_several
 from langptune.profiles.generate import Profile, end_tokens, generate_batch, plan_batches
 from langptune.randomness import stream_seed
+from langptune.thinking import opens_thought, read_reply
 from langptune.training.checkpoints import (
     Checkpoints,
     Resumable,
@@ -113,7 +114,7 @@ class _Policy(Resumable):
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
         self._seed, self._phase, self._validation_batch = seed, phase, validation_batch
         self._max_tokens, self._limit = max_tokens, recipe.max_tokens or max_tokens
-        self._ends = end_tokens(model, tokenizer)
+        self._ends, self._opened = end_tokens(model, tokenizer), opens_thought(tokenizer)
         self._micro = recipe.micro_batch
         self._buffer: dict[str, torch.Tensor] | None = None
         self._buffer_batch = -1
@@ -256,9 +257,10 @@ class _Policy(Resumable):
     def _score(self, completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
         """TRL's reward function: of each completion, for the session in ``row``."""
         started = time.monotonic()
-        texts = [self._text(ids) for ids in completion_ids]
+        replies = [read_reply(self._tokenizer, ids, self._ends, self._opened) for ids in completion_ids]
+        texts = [reply.text for reply in replies]
         values = self._reward(texts, [self._train.targets[r] for r in row], [self._train.seen[r] for r in row])
-        finished = np.array([ids[-1] in self._ends for ids in completion_ids])
+        finished = np.array([reply.finished for reply in replies])
         if self._recipe.unfinished == "zero":
             values = np.where(finished, values, 0.0)
         self._told = {
@@ -268,10 +270,6 @@ class _Policy(Resumable):
         }
         self._clock["reward_seconds"] = time.monotonic() - started
         return values.tolist()
-
-    def _text(self, ids: list[int]) -> str:
-        """As profiles are stored: without the end token and other special tokens."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._rewards = super()._calculate_rewards(*args, **kwargs)

@@ -29,6 +29,7 @@ from langptune.config.recipes import ContrastiveRecipe
 from langptune.errors import UserError
 from langptune.gpus import refuse_several
 from langptune.randomness import stream
+from langptune.ranking.decoder import unit_vectors
 from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
 
 GROUP = 64
@@ -265,11 +266,9 @@ class ContrastiveTrainer(Resumable, Trainer):
         parts = []
         # The texts come sorted by length; forward passes of a few dozen leave little padding.
         for start in range(0, len(texts), GROUP):
-            features = plain.preprocess([str(text) for text in texts[start : start + GROUP]])
-            features = {k: v.to(self.accelerator.device) if hasattr(v, "to") else v for k, v in features.items()}
             with self.compute_loss_context_manager():
-                parts.append(model(features)["sentence_embedding"].float())
-        return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+                parts.append(unit_vectors(plain, texts[start : start + GROUP], forward=model))
+        return torch.cat(parts)
 
     def divisible(self) -> None:
         """As for every trainer; a layer that takes no part in the embedding (BERT's pooler) is no longer trained.

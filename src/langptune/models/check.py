@@ -1,0 +1,151 @@
+"""Holds a model's own files against its registry entry when it is fetched, before anything is computed with it.
+
+A mismatch that loads without an error ruins every rank, and a model that cannot be loaded is better refused here than
+in a job. The files read are those of sentence-transformers (``modules.json``, the ``config.json`` of each module,
+``config_sentence_transformers.json``) and of transformers (``config.json``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry, VerifierEntry
+from langptune.errors import UserError
+
+SUPPORTED = ("Transformer", "Pooling", "Dense", "Dropout", "LayerNorm", "Normalize")
+"""Modules of sentence-transformers that a decoder may have."""
+WITH_WEIGHTS = ("Dense", "LayerNorm")
+"""Those that keep weights in a folder of their own."""
+_LEGACY_POOLING = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_SHIFTED = ("roberta", "camembert", "xlm", "mpnet", "xmod", "longformer", "data2vec-text", "ibert", "luke", "mega")
+"""Beginnings of model types that number positions from ``pad_token_id + 1``: so many fewer tokens fit."""
+
+
+def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]:
+    """Facts for the manifest about a materialised model whose files fit its registry entry.
+
+    An encoder's chat template is changed where its entry asks for it (``settle_chat_template``).
+
+    Raises:
+        UserError: one line: remote code, unsupported modules, weights that are no safetensors, pooling, dimensions or
+            ``max_tokens`` that contradict the model, a chat template that is missing or changes with the day.
+    """
+    config = _json(folder / "config.json", name)
+    _check_code(config, name)
+    if isinstance(entry, DecoderEntry | VerifierEntry):
+        _check_positions(entry, config, name)
+    if isinstance(entry, EncoderEntry):
+        from langptune.models.chat import settle_chat_template
+
+        return settle_chat_template(entry, folder, name)
+    return _check_decoder(entry, config, folder, name) if isinstance(entry, DecoderEntry) else {}
+
+
+def _check_code(config: dict[str, Any], name: str) -> None:
+    if not config.get("auto_map"):
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"model '{name}': unsupported: model type '{kind}' needs code from the model's repository ('auto_map' in "
+            "config.json), which is never run; choose a model that transformers has itself"
+        )
+
+
+def _check_positions(entry: DecoderEntry | VerifierEntry, config: dict[str, Any], name: str) -> None:
+    text = config.get("text_config", config)
+    limit = next((text[key] for key in ("max_position_embeddings", "n_positions") if key in text), None)
+    relative = "relative_attention_num_buckets" in text or not text.get("position_biased_input", True)  # T5, DeBERTa
+    if relative or not isinstance(limit, int) or limit <= 0:
+        return
+    if str(text.get("model_type", "")).startswith(_SHIFTED):
+        limit -= int(text.get("pad_token_id") or 0) + 1
+    if entry.max_tokens > limit:
+        raise UserError(
+            f"models.yaml: {name}: max_tokens {entry.max_tokens}, but the model has positions for {limit} tokens; "
+            f"write at most {limit}"
+        )
+
+
+def _check_decoder(entry: DecoderEntry, config: dict[str, Any], folder: Path, name: str) -> dict[str, object]:
+    listed = folder / "modules.json"
+    text = config.get("text_config", config)
+    dimensions = next((text[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in text), None)
+    if not listed.is_file():
+        _check_dimensions(entry, dimensions, name)
+        return {}
+    for module in _json(listed, name):
+        kind = module["type"].rpartition(".")[2]
+        if not module["type"].startswith("sentence_transformers."):
+            raise UserError(
+                f"model '{name}': unsupported: module '{module['type']}' in modules.json is code from the model's "
+                "repository, which is never run; choose another model"
+            )
+        if kind not in SUPPORTED:
+            raise UserError(
+                f"model '{name}': unsupported: module '{kind}' in modules.json; a decoder may have "
+                f"{', '.join(SUPPORTED)}; choose another model"
+            )
+        own = folder / module["path"]
+        if kind in WITH_WEIGHTS and not (own / "model.safetensors").is_file():
+            raise UserError(
+                f"model '{name}': unsupported: module '{kind}' keeps no {module['path']}/model.safetensors; other "
+                "weight formats are refused; choose a revision that has it, or convert it in a folder of your own"
+            )
+        if kind == "Pooling":
+            dimensions = _check_pooling(entry, _json(own / "config.json", name), module["path"], name)
+        elif kind == "Dense":
+            dimensions = _json(own / "config.json", name).get("out_features", dimensions)
+    told = _json(folder / "config_sentence_transformers.json", name)
+    if (cut := told.get("truncate_dim")) is not None and dimensions is not None:
+        dimensions = min(dimensions, cut)
+    _check_dimensions(entry, dimensions, name)
+    ours = (entry.query_prefix, entry.item_prefix)
+    prompts = {key: text for key, text in (told.get("prompts") or {}).items() if text and text not in ours}
+    return {"prompts_not_used": prompts} if prompts else {}
+
+
+def _check_pooling(entry: DecoderEntry, declared: dict[str, Any], path: str, name: str) -> int | None:
+    """The dimensions after pooling, which must be what the registry says: a silent mismatch ruins every rank."""
+    modes = declared.get("pooling_mode") or [mode for key, mode in _LEGACY_POOLING.items() if declared.get(key)]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if modes != [{"last": "lasttoken"}.get(entry.pooling, entry.pooling)]:
+        raise UserError(
+            f"models.yaml: {name}: pooling '{entry.pooling}' contradicts the model's own {path}/config.json, which has "
+            f"'{' and '.join(modes)}'; take over what the model declares, or choose another model"
+        )
+    if not declared.get("include_prompt", True) and (entry.query_prefix or entry.item_prefix):
+        raise UserError(
+            f"models.yaml: {name}: unsupported: {path}/config.json leaves the prompt out of pooling ('include_prompt: "
+            "false'), and prefixes here are part of the text; leave out query_prefix and item_prefix, or choose "
+            "another model"
+        )
+    return declared.get("embedding_dimension", declared.get("word_embedding_dimension"))
+
+
+def _check_dimensions(entry: DecoderEntry, found: int | None, name: str) -> None:
+    if found is not None and found != entry.dimensions:
+        raise UserError(
+            f"models.yaml: {name}: dimensions {entry.dimensions}, but the model has {found}; write what it has"
+        )
+
+
+def _json(path: Path, name: str) -> Any:
+    """What a JSON file of a model holds; nothing where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(
+            f"model '{name}': {path.name} is no JSON ({error}); the file is damaged; fetch it again"
+        ) from None

@@ -1,0 +1,118 @@
+"""Reasoning that a model writes before its answer: taken out of profiles, and counted.
+
+A thinking model writes ``<think>...</think>`` and then what it was asked for. Only the latter is a profile. Chat
+templates differ: some put ``<think>`` into the prompt, so that the answer has ``</think>`` alone; an answer that is cut
+at its limit may have the start alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langptune.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NAMES = "think|thinking|thought|thoughts|reasoning|seed:think"
+_OPEN = rf"<(?:{_NAMES})>|\[THINK\]"
+_CLOSE = rf"</(?:{_NAMES})>|\[/THINK\]"
+_MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
+_OPENED = re.compile(rf"(?:{_OPEN})\s*$", re.IGNORECASE)
+JUDGED = 64
+"""Profiles after which a run is judged; a shorter run is judged at its end."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote, without its reasoning.
+
+    finished: the model ended it, and wrote more than reasoning.
+    thought: reasoning was taken out.
+    """
+
+    text: str
+    finished: bool
+    thought: bool
+
+    @property
+    def only_thoughts(self) -> bool:
+        """Whether there was reasoning and nothing else."""
+        return self.thought and not self.text
+
+
+def without_thoughts(text: str, opened: bool = False) -> tuple[str, bool]:
+    """A text without reasoning and without white space around it, and whether there was any reasoning.
+
+    An end without a start takes away all that stands before it, a start without an end all that follows.
+
+    Args:
+        opened: the prompt ends within reasoning (``opens_thought``): without an end, all is reasoning.
+    """
+    kept, start, inside, found = [], 0, opened, opened
+    for mark in _MARK.finditer(text):
+        found = True
+        if mark["close"]:
+            if not inside:
+                kept.clear()
+        elif not inside:
+            kept.append(text[start : mark.start()])
+        inside, start = not mark["close"], mark.end()
+    if not inside:
+        kept.append(text[start:])
+    return "".join(kept).strip(), found
+
+
+def opens_thought(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template itself begins the reasoning, at the end of the prompt."""
+    turn = [{"role": "user", "content": "?"}]
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return _OPENED.search(prompt) is not None
+
+
+def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Collection[int], opened: bool) -> Reply:
+    """What generated token ids say: without the end token, other special tokens and reasoning.
+
+    Args:
+        ids: token ids, padding after the end token allowed.
+        ends: ids that end a turn (``end_tokens``).
+        opened: see ``opens_thought``.
+    """
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    ids = list(ids[:end])
+    # Where the marks are special tokens, decoding would drop them and leave the reasoning.
+    special = {at: str(token) for at, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = [at for at, token in enumerate(ids) if token in special and _MARK.fullmatch(special[token])]
+    if marks:
+        parts = []
+        for begin, stop in zip([0, *(at + 1 for at in marks)], [*marks, len(ids)], strict=True):
+            parts.append(tokenizer.decode(ids[begin:stop], skip_special_tokens=True))
+            if stop < len(ids):
+                parts.append(special[ids[stop]])
+        written = "".join(parts)
+    else:
+        written = tokenizer.decode(ids, skip_special_tokens=True)
+    text, thought = without_thoughts(written, opened)
+    return Reply(text, end is not None and not (thought and not text), thought)
+
+
+def refuse_only_thoughts(only: int, done: int, total: int, model: str, max_tokens: int) -> None:
+    """Stop a run most of whose profiles are only reasoning; single ones are empty profiles, counted as unfinished.
+
+    Args:
+        only: profiles so far that are only reasoning.
+        done, total: profiles so far, and in all.
+
+    Raises:
+        UserError: more than half of the profiles, once there are enough to judge by.
+    """
+    if done < min(JUDGED, total) or 2 * only <= done:
+        return
+    raise UserError(
+        f"{model}: {only} of {done} profiles are only reasoning, cut at max_tokens {max_tokens} before the answer; set "
+        "'chat_template_kwargs: {enable_thinking: false}' in the model's entry in models.yaml (or what its chat "
+        "template calls it), or a larger max_tokens in methods.yaml"
+    )
