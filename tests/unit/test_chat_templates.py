@@ -21,12 +21,12 @@ from langptune.config.prompts import Prompt
 from langptune.errors import UserError
 from langptune.models.check import check_files
 from langptune.models.load import load_tokenizer
+from langptune.models.tiny import GEMMA_TEMPLATE
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter
 from langptune.thinking import opens_thought, read_reply, refuse_only_thoughts, without_thoughts
 from langptune.training.algorithms import Rebel
 from tests.conftest import ROOT
-from tests.tiny_models import GEMMA_TEMPLATE
 from tests.unit.test_models import encoder_entry
 
 pytestmark = pytest.mark.models
