@@ -84,8 +84,6 @@ def serve(path: str, owner: int) -> tuple:
     listener.bind(path)
     listener.listen(128)
     Path(f"{path}.pid").write_text(str(os.getpid()))
-    os.write(3, b"+")
-    os.close(3)
     wait = selectors.DefaultSelector()
     wait.register(listener, selectors.EVENT_READ, "client")
     wait.register(os.pidfd_open(owner), selectors.EVENT_READ, "owner")
