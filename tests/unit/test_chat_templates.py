@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import re
+import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -18,12 +20,14 @@ from transformers.utils import chat_template_utils
 
 from langptune.config.models import EncoderEntry
 from langptune.config.prompts import Prompt
+from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.models.check import check_files
 from langptune.models.load import load_tokenizer
 from langptune.models.tiny import GEMMA_TEMPLATE
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter
+from langptune.provenance import Record
 from langptune.thinking import opens_thought, read_reply, refuse_only_thoughts, without_thoughts
 from langptune.training.algorithms import Rebel
 from tests.conftest import ROOT
@@ -292,3 +296,76 @@ def test_the_example_of_the_documentation_is_valid():
     (entry,) = yaml.safe_load(re.search(r"```yaml\n(my-thinking-encoder:\n.*?)```", text, re.DOTALL)[1]).values()
     told = EncoderEntry.model_validate(entry)
     assert told.chat_template_kwargs == {"enable_thinking": False} and told.date == datetime.date(2026, 1, 1)
+
+
+WRITE = runpy.run_path(str(ROOT / "scripts" / "write_profiles.py"))
+
+
+def thinker(folder: Path, chance: float) -> None:
+    """A model in a folder with a tokenizer, whose every token is ``</think>`` with this chance, else any other."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["</think>"])
+    tokenizer.save_pretrained(folder)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=len(tokenizer), **shape, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(float("norm" in name or "embed" in name))
+        odds = chance / (1 - chance) * (len(tokenizer) - 1)
+        model.lm_head.weight[-1] = float(np.log(odds)) / 8
+    model.save_pretrained(folder)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_counts_reasoning_and_stops_where_there_is_little_else(folder_with, tmp_path):
+    folder, data, sessions = folder_with(TURNS + OPENED), tmp_path / "data", range(6)
+    thinker(folder, 0.1)
+    data.mkdir()
+    columns = {"user_id": "u", "split": "test", "history": [0], "ratings": [4.0], "reviews": None, "seen": [0]}
+    rows = [{"session": session, **columns, "target": 1, "target_time": 5} for session in sessions]
+    items = [{"item": i, "item_id": str(i), "title": f"T{i}", "text": "t", "first_seen": 0} for i in range(2)]
+    tables = {
+        "sessions": pl.DataFrame(rows, schema=contracts.SESSIONS),
+        "items": pl.DataFrame(items),
+        "users": pl.DataFrame({"user_id": ["u"]}),
+        "evaluation": pl.DataFrame([{"session": session, "split": "test"} for session in sessions]),
+    }
+    for kind, table in tables.items():
+        schema = contracts.CONTRACTS[kind]
+        known = table.with_columns(pl.col(c).cast(schema[c]) for c in table.columns if c in schema)
+        contracts.write(known, data / f"{kind}.parquet", kind)
+    spec = {
+        "encoder": encoder_entry({"folder": "x"}).model_dump(mode="json"),
+        "encoder_in": str(folder),
+        "prompt": "p",
+        "prompt_entry": {"template": "{{ history[0].title }}"},
+        "history_items": 1,
+        "max_tokens": 16,
+        "temperature": 1.0,
+        "samples": 2,
+        "batch_size": 4,
+        "dtype": "float32",
+        "threads": 1,
+        **{f"{kind}_in": str(data / f"{kind}.parquet") for kind in tables},
+        "journal": str(tmp_path / "journal"),
+        "profiles_out": str(tmp_path / "profiles.parquet"),
+    }
+
+    def write(**changes) -> Record:
+        record = Record(ROOT / "scripts" / "write_profiles.py", {})
+        WRITE["work"](WRITE["Spec"].model_validate({**spec, **changes}), record, lambda line: None)
+        return record
+
+    first = write().notes
+    profiles = contracts.read(tmp_path / "profiles.parquet", "profiles")
+    empty = int((profiles["profile"] == "").sum())
+    assert 0 < empty <= 6 and not profiles["profile"].str.contains("think").any()
+    assert (first["reasoning_removed"], first["only_reasoning"], first["resumed"]) == (12, empty, 0)
+    again = write().notes
+    assert (again["reasoning_removed"], again["only_reasoning"], again["resumed"]) == (12, empty, 12)
+    assert contracts.read(tmp_path / "profiles.parquet", "profiles").equals(profiles)
+    # Greedily it says the end of its reasoning, and nothing else.
+    with pytest.raises(UserError, match=r"E: 12 of 12 profiles are only reasoning.*max_tokens 16"):
+        write(temperature=0.0, profiles_out=str(tmp_path / "greedy.parquet"))
+    assert not (tmp_path / "greedy.parquet").exists()

@@ -26,7 +26,7 @@ _LEGACY_POOLING = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_SHIFTED = ("roberta", "camembert", "xlm", "mpnet", "xmod", "longformer", "data2vec-text", "ibert", "luke", "mega")
+_SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "xmod", "longformer", "data2vec-text", "ibert", "luke")
 """Beginnings of model types that number positions from ``pad_token_id + 1``: so many fewer tokens fit."""
 
 
