@@ -114,7 +114,7 @@ doctor: env
 
 # One process waits for the cluster while the other computes; which tests stay together, tests/conftest.py says.
 test: env-dev check
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slurm: env-dev
 	@$(BIN)/python -m pytest -m slurm tests/slurm

@@ -11,8 +11,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from langptune.config.datasets import DatasetEntry
 from tests import preload
@@ -47,21 +49,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order of the tests, and which of them stay in one process (``pytest -n 2 --dist loadgroup``).
+    """The cluster's tests first, the slow ones of the others last, where the time may run out on them.
 
-    Tests on the cluster mostly wait for its queue: they come first and stay together, so that one process waits while
-    the other computes. Of the others the slow ones come last, where the time may run out on them. Each file stays in
-    one process, for it shares fixtures; the slow tests of a file are a group of their own.
+    Tests on the cluster mostly wait for its queue: one process waits while the other computes.
     """
-
     places = {}
     for item in items:
         slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
-        file = item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group("cluster" if slurm else f"{file} slow" if slow else file))
         # Faults take longest of what the cluster does.
         places[item] = not slurm, slow, slurm and item.path.name == "test_faults.py"
     items.sort(key=places.__getitem__)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Which tests stay in one process: those of a file, for they share fixtures, and all that need the cluster."""
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    """As ``--dist loadfile``, but for the cluster's files, which share one cluster.
+
+    ``--dist loadgroup`` would need no class, but does nothing with pytest 9.2: xdist 3.8 writes the group where pytest no
+    longer reads it.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "cluster" if file.startswith("tests/slurm/") else file
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
