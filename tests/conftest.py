@@ -69,8 +69,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 class ByFile(LoadScopeScheduling):
     """As ``--dist loadfile``, but for the cluster's files, which share one cluster.
 
-    ``--dist loadgroup`` would need no class, but does nothing with pytest 9.2: xdist 3.8 writes the group where pytest no
-    longer reads it.
+    ``--dist loadgroup`` would need no class, but does nothing with pytest 9.2: xdist 3.8 writes the group where pytest
+    no longer reads it.
     """
 
     def _split_scope(self, nodeid: str) -> str:
