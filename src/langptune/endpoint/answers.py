@@ -84,13 +84,13 @@ class Answer:
 
 def read(body: bytes, request: Request) -> Answer:
     """The answer in a response with HTTP status 200; one that makes no sense has a ``fault``. Never raises."""
-    told = _json(body)
-    choices = told.get("choices")
+    data = _json(body)
+    choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):
-        said = _text_of(told.get("detail") or told.get("message") or "")[:200]
-        return _checked(request, told, "", "", None, "foreign", f"no choice with a message{said and f': {said}'}")
+        said = _text_of(data.get("detail") or data.get("message") or "")[:200]
+        return _checked(request, data, "", "", None, "foreign", f"no choice with a message{said and f': {said}'}")
     text, reasoning, refused = _content(message.get("content"))
     for key in ("reasoning_content", "reasoning"):
         if isinstance(message.get(key), str):
@@ -98,35 +98,35 @@ def read(body: bytes, request: Request) -> Answer:
     if isinstance(message.get("refusal"), str):
         refused += message["refusal"]
     fault = why = ""
-    if error := choice.get("error") or told.get("error"):
+    if error := choice.get("error") or data.get("error"):
         said = _text_of(error.get("message") if isinstance(error, dict) else error)
         fault, why = "aborted", f"broken off by the server: {said[:200]}"
     elif refused.strip():
         fault, why = "filtered", f"refused: {unicode(refused).strip()[:200]}"
-    return _checked(request, told, text, reasoning, choice.get("finish_reason"), fault, why)
+    return _checked(request, data, text, reasoning, choice.get("finish_reason"), fault, why)
 
 
 def kept(content: bytes, request: Request) -> Answer | None:
     """The answer in a file of the cache; None where it does not read, or would not be kept today: it is asked again."""
-    told = _json(content).get("answer")
-    if not isinstance(told, dict) or not isinstance(told.get("text"), str) or not isinstance(told.get("counted"), bool):
+    data = _json(content).get("answer")
+    if not isinstance(data, dict) or not isinstance(data.get("text"), str) or not isinstance(data.get("counted"), bool):
         return None
-    counts = {"prompt_tokens": told.get("prompt_tokens"), "completion_tokens": told.get("tokens")}
+    counts = {"prompt_tokens": data.get("prompt_tokens"), "completion_tokens": data.get("tokens")}
     prompt, tokens = _counts(counts)
     if prompt is None or tokens is None:
         return None
-    reason = None if told.get("reason") == "None" else told.get("reason")  # as null was once written
-    found = _checked(request, {"model": told.get("model"), "usage": counts}, told["text"], "", reason, "", "")
+    reason = None if data.get("reason") == "None" else data.get("reason")  # as null was once written
+    found = _checked(request, {"model": data.get("model"), "usage": counts}, data["text"], "", reason, "", "")
     if found.fault:
         return None
-    thought = found.thought or told.get("thought") is True
-    return Answer(found.text, found.finished, found.reason, prompt, tokens, told["counted"], found.model, thought)
+    thought = found.thought or data.get("thought") is True
+    return Answer(found.text, found.finished, found.reason, prompt, tokens, data["counted"], found.model, thought)
 
 
 def paid(line: bytes | str) -> tuple[int, int]:
     """Tokens of prompt and answer in one line of the account of answers that could not be used; 0 where unreadable."""
-    told = _json(line.encode() if isinstance(line, str) else line)
-    prompt, tokens = _counts({"prompt_tokens": told.get("prompt_tokens"), "completion_tokens": told.get("tokens")})
+    data = _json(line.encode() if isinstance(line, str) else line)
+    prompt, tokens = _counts({"prompt_tokens": data.get("prompt_tokens"), "completion_tokens": data.get("tokens")})
     return prompt or 0, tokens or 0
 
 
@@ -136,9 +136,9 @@ def error_status(body: bytes) -> int | None:
     OpenRouter sends ``{"error": {"code": 429, "message": ...}}``, others ``{"object": "error", ...}``. A code that is
     no status counts as 500: such a request is tried again, and the server's words are shown if that does not help.
     """
-    told = _json(body)
-    error = told if told.get("object") == "error" else told.get("error")
-    if not error or told.get("choices"):
+    data = _json(body)
+    error = data if data.get("object") == "error" else data.get("error")
+    if not error or data.get("choices"):
         return None
     for code in (error.get("code"), error.get("status")) if isinstance(error, dict) else ():
         found = _count(int(code) if isinstance(code, str) and re.fullmatch(r"\d{3}", code) else code)
@@ -176,13 +176,13 @@ def unicode(text: str) -> str:
 
 
 def _checked(
-    request: Request, told: dict[str, Any], text: str, reasoning: str, reason: Any, fault: str, why: str
+    request: Request, data: dict[str, Any], text: str, reasoning: str, reason: Any, fault: str, why: str
 ) -> Answer:
     """The checks that all answers go through, new and kept."""
     said, thought = without_thoughts(unicode(text))
     if request.stop is not None and request.stop in said:  # the server was not sent it, or leaves it in
         said = said.split(request.stop)[0]
-    prompt, tokens = _counts(told.get("usage"))
+    prompt, tokens = _counts(data.get("usage"))
     counted = bool(prompt) and tokens is not None and not (tokens == 0 and text)
     if not counted:
         prompt, tokens = prompt or request.tokens, tokens or rough_tokens(text + reasoning)
@@ -199,7 +199,7 @@ def _checked(
         fault, why = "reasoning", "only reasoning came, no answer"
     elif not said and not (ended and request.stop is not None):  # the stop text may well come first
         fault, why = "empty", "an empty text" + ("" if ended else ", cut at the limit")
-    model = unicode(told["model"]) if isinstance(told.get("model"), str) and told["model"] else "unknown"
+    model = unicode(data["model"]) if isinstance(data.get("model"), str) and data["model"] else "unknown"
     if fault:
         return Answer("", False, reason, prompt, tokens, counted, model, thought, fault, unicode(why))
     return Answer(said, ended, reason, prompt, tokens, counted, model, thought)
@@ -229,8 +229,8 @@ def _text_of(value: Any) -> str:
 
 def _counts(usage: Any) -> tuple[int | None, int | None]:
     """Tokens of prompt and answer in a ``usage``, each None where it is no count."""
-    told = usage if isinstance(usage, dict) else {}
-    return _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+    data = usage if isinstance(usage, dict) else {}
+    return _count(data.get("prompt_tokens")), _count(data.get("completion_tokens"))
 
 
 def _count(value: Any) -> int | None:
@@ -242,7 +242,7 @@ def _count(value: Any) -> int | None:
 def _json(content: bytes) -> dict[str, Any]:
     """A JSON object; empty where there is none. Bytes that are no UTF-8 cost a character, not the answer."""
     try:
-        told = json.loads(content.decode("utf-8-sig", "replace"))
+        data = json.loads(content.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return data if isinstance(data, dict) else {}
