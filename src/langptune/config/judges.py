@@ -69,7 +69,7 @@ class Judge(Strict):
     instruction: Instruction
     answer: Literal["word", "line", "json"] = Field(
         "line",
-        description="how the verdict is given: word, the answer is the verdict and nothing else; line, its last line is "
+        description="form of the verdict: word, the answer is the verdict and nothing else; line, its last line is "
         '`VERDICT: A`; json, it ends with {"verdict": "A"}, with or without other keys. Markdown and brackets around '
         "it are allowed. All else, and two different verdicts, is unparsed, never guessed",
     )
