@@ -170,9 +170,8 @@ def test_training_shows_each_phase_once_and_seeds_as_a_band():
 def test_rows_with_one_label_stay_two_rows():
     same = [figures.Bar(key, "Same", "profiles", mean, 0.0, 0.1) for key, mean in (("a", 0.02), ("b", 0.05))]
     (axis,) = figures.bars({"NDCG@10": same}).axes
-    assert sorted((patch.get_y() + 0.33, patch.get_width()) for patch in axis.patches) == pytest.approx(
-        [(0, 0.02), (1, 0.05)]
-    )
+    drawn = sorted((patch.get_y() + 0.33, patch.get_width()) for patch in axis.patches)
+    assert np.array(drawn) == pytest.approx(np.array([(0, 0.02), (1, 0.05)]))
     (axis,) = figures.intervals({"add": same}, "change").axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Same", "Same"]
     drawn = figures.tradeoff(same, {"Faithful": same}, "NDCG@10")
