@@ -97,7 +97,7 @@ def local(smoke_run, tmp_path_factory) -> Path:
     """The results of the same on this machine: those of ``smoke_run``, compared without its second seed."""
     repo = copy_of_run(smoke_run, tmp_path_factory.mktemp("local") / "repo")
     planned = jobs_of(snakemake(*RUN, "-n", cwd=repo).stdout)
-    assert set(planned) <= {"compare", "plot", "study", "cost", "all"}, planned
+    assert set(planned) <= {"compare", "plot", "show_profiles", "study", "cost", "all"}, planned
     done = snakemake(*RUN, cwd=repo)
     assert done.returncode == 0, done.stdout[-5000:]
     return repo / "results" / "smoke"

@@ -15,7 +15,7 @@ import pytest
 from langptune import slurm, stage
 from langptune.errors import EXIT_AGAIN, UserError
 from langptune.slurm import Entry, Watch
-from tests.conftest import ROOT
+from tests.conftest import PLAIN_PYTHON, ROOT
 
 
 def entry(id: str = "1", state: str = "RUNNING", reason: str = "None", elapsed: str = "1:00", rule: str = "evaluate"):
@@ -137,9 +137,10 @@ def catches_term(pid: int) -> bool:
 
 def test_sigterm_ends_any_script_with_one_line_and_run_again(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
-    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "--spec", "-"]
+    # The shared interpreter's client catches the signal before the script does (tests/preload.py).
+    command = [PLAIN_PYTHON, str(ROOT / "scripts" / "evaluate.py"), "--spec", "-"]
     waiting = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(2400):
         if catches_term(waiting.pid):
             break
         time.sleep(0.05)

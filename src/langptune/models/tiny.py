@@ -46,6 +46,7 @@ from transformers import (
 )
 
 from langptune.provenance import ROOT
+from langptune.randomness import seed_torch
 
 ENCODERS = ("gemma-2b-it", "llama-3-8b-instruct")
 DECODER = "mxbai-embed-large-v1"
@@ -113,7 +114,7 @@ def write_gemma(folder: Path, seed: int = 0) -> Path:
         "tokenizer_class": "GemmaTokenizer",
     }
     _write_tokenizer(folder, words, config, special)
-    torch.manual_seed(seed)
+    seed_torch(seed)
     model = GemmaForCausalLM(
         GemmaConfig(
             vocab_size=len(vocab),
@@ -161,7 +162,7 @@ def write_llama(folder: Path, seed: int = 0) -> Path:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     _write_tokenizer(folder, words, config, special)
-    torch.manual_seed(seed)
+    seed_torch(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=words.get_vocab_size(),
@@ -181,7 +182,7 @@ def write_llama(folder: Path, seed: int = 0) -> Path:
 def write_mxbai(folder: Path, seed: int = 0) -> Path:
     """A ``BertModel`` with WordPiece and CLS pooling, as sentence-transformers saves it."""
     size = _write_wordpiece(folder)
-    torch.manual_seed(seed)
+    seed_torch(seed)
     config = BertConfig(
         vocab_size=size,
         hidden_size=HIDDEN,
@@ -208,7 +209,7 @@ def write_mxbai(folder: Path, seed: int = 0) -> Path:
 def write_verifier(folder: Path, labels: tuple[str, ...], seed: int = 0) -> Path:
     """A ``DebertaV2ForSequenceClassification`` whose outputs are called ``labels``, as verifiers on the hub are."""
     size = _write_wordpiece(folder)
-    torch.manual_seed(seed)
+    seed_torch(seed)
     config = DebertaV2Config(
         vocab_size=size,
         hidden_size=HIDDEN,
