@@ -112,7 +112,7 @@ plan: env
 doctor: env
 	@$(BIN)/python scripts/doctor.py --config $(call quoted,CONFIG)
 
-# One process waits for the cluster while the other computes; which tests stay together, tests/conftest.py says.
+# Which tests stay in one of the two processes, and in which order they run, tests/conftest.py says.
 test: env-dev check
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 

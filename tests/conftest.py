@@ -49,15 +49,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cluster's tests first, then units, then whole workflows; slow ones last, where the time may run out on them.
-
-    Tests on the cluster mostly wait for its queue: one process waits while the other computes.
-    """
+    """Units, then whole workflows, then what is slow, and the cluster last: the time may run out on these two."""
     places = {}
     for item in items:
         slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
         # Faults take longest of what the cluster does.
-        places[item] = not slurm, slow, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
+        places[item] = slow, slurm, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
     items.sort(key=places.__getitem__)
 
 

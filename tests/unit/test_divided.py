@@ -13,6 +13,8 @@ import yaml
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 RECORDED = yaml.safe_load((Path(__file__).parent / "trajectories.yaml").read_text())
 WORKER = """
 import json, os, sys, torch
