@@ -523,7 +523,6 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         for name in names:
             if name not in known:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
-    _check_titles(workflow, where)
     for dataset in config.datasets:
         _check_limits(workflow, dataset)
     studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
@@ -562,6 +561,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                     )
     # After the check that methods have their models: what is measured of profiles is read by these.
     _check_interpretability(workflow, where)
+    _check_titles(workflow, where)
     comparison = config.comparison
     if workflow.reference not in config.methods:
         raise UserError(
