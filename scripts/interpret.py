@@ -74,15 +74,15 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")
     measures = [main, *MEASURES]
     tables = {one.key: {name: values[name][one.key] for name in rows} for one in MEASURES} | {main.key: accuracy}
-    told = estimates(measures, tables, references, spec.bootstrap, spec.confidence, spec.seed)
+    estimated = estimates(measures, tables, references, spec.bootstrap, spec.confidence, spec.seed)
     judged = _judged(rows, spec)
-    _write_csv(spec.table_csv_out, measures, rows, told)
+    _write_csv(spec.table_csv_out, measures, rows, estimated)
     _write_judges(spec.judges_out, judged)
-    text = _markdown(spec, measures, rows, told, judged, len(sessions))
+    text = _markdown(spec, measures, rows, estimated, judged, len(sessions))
     for path, content in ((spec.table_md_out, text), (spec.table_html_out, to_html(text, spec.title))):
         with whole(path) as part:
             part.write_text(content, encoding="utf-8")
-    _draw(spec, main, rows, told)
+    _draw(spec, main, rows, estimated)
     record.note(methods=list(rows), sessions=len(sessions))
     log(f"{len(rows)} methods, {len(sessions)} sessions, {len(judged)} pairs of judge and method")
 
@@ -129,14 +129,14 @@ def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]
             for run in runs
             for verdicts in run.verdicts
         ]
-        told = summary(pl.concat(tables, how="vertical_relaxed"), spec.bootstrap, spec.confidence, spec.seed)
-        for judge, line in told["judges"].items():
-            out.append({"method": names[name], "judge": titles[judge], **line, "agreement": told["agreement"]})
+        verdicts = summary(pl.concat(tables, how="vertical_relaxed"), spec.bootstrap, spec.confidence, spec.seed)
+        for judge, line in verdicts["judges"].items():
+            out.append({"method": names[name], "judge": titles[judge], **line, "agreement": verdicts["agreement"]})
     return out
 
 
 def _write_csv(
-    path: str, measures: list[Measure], rows: dict[str, list[RunEntry]], told: dict[str, dict[str, Estimate]]
+    path: str, measures: list[Measure], rows: dict[str, list[RunEntry]], estimated: dict[str, dict[str, Estimate]]
 ) -> None:
     lines = [
         {
@@ -144,7 +144,7 @@ def _write_csv(
             "models": runs[0].models,
             "seeds": len(runs),
             "measure": measure.key,
-            "mean": (one := told[measure.key][name]).mean,
+            "mean": (one := estimated[measure.key][name]).mean,
             "low": one.low,
             "high": one.high,
             "difference": one.difference,
@@ -178,7 +178,7 @@ def _markdown(
     spec: Spec,
     measures: list[Measure],
     rows: dict[str, list[RunEntry]],
-    told: dict[str, dict[str, Estimate]],
+    estimated: dict[str, dict[str, Estimate]],
     judged: list[dict[str, Any]],
     sessions: int,
 ) -> str:
@@ -186,7 +186,7 @@ def _markdown(
     names = _titles(rows)
     blocks = {measure.block: [one for one in measures if one.block == measure.block] for measure in measures}
     tests = {
-        block: sum(not np.isnan(one.p) for measure in own for one in told[measure.key].values())
+        block: sum(not np.isnan(one.p) for measure in own for one in estimated[measure.key].values())
         for block, own in blocks.items()
     }
     reference = markdown(next(runs[0].title for runs in rows.values() if runs[0].method == spec.reference))
@@ -205,7 +205,7 @@ def _markdown(
         heads = [measure.title + {1: " ↑", -1: " ↓", 0: ""}[measure.better] for measure in own]
         parts += [f"## {block}", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(own)]
         for name in rows:
-            cells = [_cell(told[measure.key][name], measure.digits, spec.confidence) for measure in own]
+            cells = [_cell(estimated[measure.key][name], measure.digits, spec.confidence) for measure in own]
             parts.append(f"| {markdown(names[name])} | " + " | ".join(cells) + " |")
         parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
     if judged:
@@ -240,11 +240,13 @@ def _judge_block(reference: str, judged: list[dict[str, Any]], percent: str) -> 
     return [*parts, ""]
 
 
-def _draw(spec: Spec, main: Measure, rows: dict[str, list[RunEntry]], told: dict[str, dict[str, Estimate]]) -> None:
+def _draw(
+    spec: Spec, main: Measure, rows: dict[str, list[RunEntry]], estimated: dict[str, dict[str, Estimate]]
+) -> None:
     names = _titles(rows)
     bar = lambda key: [  # noqa: E731
         figures.Bar(name, names[name], rows[name][0].group, one.mean, one.low, one.high)
-        for name, one in told[key].items()
+        for name, one in estimated[key].items()
         if not np.isnan(one.mean)
     ]
     metric = figures.metric_title(main.key)

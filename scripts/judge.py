@@ -78,7 +78,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     def progress(done: int, total: int, seconds: float) -> None:
         log(f"{spec.judge}: {done}/{total} answers, {(total - done) * seconds / done / 60:.1f} min left")
 
-    told, client = ask.answers(
+    replies, client = ask.answers(
         spec.model,
         spec.model_in,
         [question.request for question in asked],
@@ -90,7 +90,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         paced(progress),
         log,
     )
-    verdicts = ask.table(asked, told, spec.judge_entry)
+    verdicts = ask.table(asked, replies, spec.judge_entry)
     contracts.write_parquet(verdicts, spec.verdicts_out)
     counts = {key: verdicts.filter(pl.col("outcome") == key)["session"].n_unique() for key in ("win", "tie", "loss")}
     unparsed = int((verdicts["verdict"] == "unparsed").sum())
@@ -102,18 +102,18 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         profiles_cut=sum(profiles for profiles, _ in cut),
         items_cut=sum(items for _, items in cut),
         prompts_that_lost_items=sum(question.dropped > 0 for question in asked if not question.swapped),
-        without_answer=sum(bool(answer.fault) for answer in told),
-        reasoning_removed=sum(answer.thought for answer in told),
+        without_answer=sum(bool(answer.fault) for answer in replies),
+        reasoning_removed=sum(answer.thought for answer in replies),
         asked=client.spent.requests,
         cached=client.spent.cached,
         prompt_tokens=client.spent.prompt_tokens,
         tokens=client.spent.tokens,
         usd=round(client.spent.usd, 6),
-        answered_by=sorted({answer.model for answer in told}),
+        answered_by=sorted({answer.model for answer in replies}),
     )
     log(
         f"{spec.judge}: {spec.method} against {spec.reference}, {len(chosen)} sessions: {counts['win']} better, "
-        f"{counts['tie']} equal, {counts['loss']} worse; {unparsed} of {len(told)} answers unparsed; "
+        f"{counts['tie']} equal, {counts['loss']} worse; {unparsed} of {len(replies)} answers unparsed; "
         f"{client.spent.line}"
     )
 

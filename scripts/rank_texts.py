@@ -87,8 +87,8 @@ def _best(
     rows = chosen.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
     queries = embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors
     first = rows.filter(pl.col("sample") == 0)
-    told = first["history"].to_list(), first["seen"].to_list()
-    kept = best_samples(queries, vectors.scores, *told, spec.history_items)
+    histories, seen = first["history"].to_list(), first["seen"].to_list()
+    kept = best_samples(queries, vectors.scores, histories, seen, spec.history_items)
     wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
     return profiles.join(wanted, on=["session", "sample"], how="semi"), float(sum(kept) / len(kept))
 

@@ -147,8 +147,8 @@ class Live:
         with self._lock:
             decoder = self._decoder(choice)
             queries = embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors
-        told = first["history"].to_list(), first["seen"].to_list()
-        kept = best_samples(queries, decoder.vectors.scores, *told, entry.history_items)
+        histories, seen = first["history"].to_list(), first["seen"].to_list()
+        kept = best_samples(queries, decoder.vectors.scores, histories, seen, entry.history_items)
         wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
         return profiles.join(wanted, on=["session", "sample"], how="semi")
 
