@@ -142,7 +142,7 @@ def warm_start(model: LlamaForCausalLM, data: Planted, words: PreTrainedTokenize
 
 
 def sessions_of(data: Planted, split: str, words: PreTrainedTokenizerFast):
-    from langptune.training.algorithms import Sessions
+    from langptune.training.reward import Sessions
 
     size = len(data.target[split])
     return Sessions(list(range(size)), prompt_ids(data, split, words), data.target[split], data.history[split])
@@ -193,16 +193,18 @@ def policy_trainer(
 ):
     """A trainer of the tiny encoder on planted data, rewarded by the tiny decoder."""
     from langptune.ranking.decoder import embed_items
-    from langptune.training.algorithms import ALGORITHMS
     from langptune.training.checkpoints import Checkpoints
+    from langptune.training.loop import PolicyTrainer
     from langptune.training.reward import Reward
 
     data, words = data or planted(train=40, val=10), tokenizer()
     if reward is None:
         decoder = decoder or tiny_decoder()
-        reward = Reward(decoder, embed_items(decoder, data.items)[0], metric=recipe.reward)
+        reward = Reward(
+            decoder, embed_items(decoder, data.items)[0], metric=recipe.reward, unfinished=recipe.unfinished
+        )
     log, model = log or (lambda line: None), model or tiny_encoder()
-    return ALGORITHMS[recipe.algorithm](
+    return PolicyTrainer(
         model=model,
         tokenizer=words,
         train=sessions_of(data, "train", words),
