@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import transformers
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -203,37 +202,6 @@ def test_logprobs_ignore_padding_and_batch(temperature):
     assert (entropy >= 0).all()
 
 
-LLAMA_SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 2,
-    "initializer_range": 0.3,
-}
-SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
-KINDS = {
-    "llama": (transformers.LlamaConfig, {}),
-    "gemma-2": (transformers.Gemma2Config, {**SLIDING, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
-    "qwen-2": (transformers.Qwen2Config, {}),
-    "qwen-3, sliding": (transformers.Qwen3Config, {**SLIDING, "use_sliding_window": True, "max_window_layers": 0}),
-    "mistral": (transformers.MistralConfig, {"sliding_window": 4}),
-}
-
-
-def model_of(kind: str, seed: int = 0, **changes):
-    """A random model of three layers, with windows shorter than a row; Gemma-2 caps both kinds of logits."""
-    config, fields = KINDS[kind]
-    torch.manual_seed(seed)
-    attention = "eager" if kind == "gemma-2" else "sdpa"
-    made = config(**{**LLAMA_SHAPE, **fields, **changes}, attn_implementation=attention)
-    return transformers.AutoModelForCausalLM.from_config(made, attn_implementation=attention).float().eval()
-
-
 GROUPS = [
     ([3, 9, 10, 11, 12, 5, 4], [[6, 7, 2], [8, 20, 21, 22, 23, 2], [2]]),
     ([3, 12, 4], [[13, 14, 15, 16], [17, 2]]),
@@ -241,10 +209,10 @@ GROUPS = [
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", p.KINDS)
 def test_profiles_side_by_side_are_computed_as_if_alone(kind, temperature):
     """Values and gradients, of rows of unequal length, with windows shorter than they are."""
-    model = model_of(kind)
+    model = p.model_of(kind)
     rows, first = [], 0
     for prompt, profiles in GROUPS:
         rows.append(Row(prompt, profiles, list(range(first, first + len(profiles)))))
@@ -293,9 +261,8 @@ def test_rebel_loss_by_hand():
     mean = sum(rewards) / 4
     spread = (sum((r - mean) ** 2 for r in rewards) / 4) ** 0.5
     scaled = [(r - mean) / spread for r in rewards]
-    change = [
-        (alone(new, a, b).double() - alone(old, a, b).double()).item() for a, b in zip(PROMPTS, COMPLETIONS, strict=True)
-    ]
+    pairs = list(zip(PROMPTS, COMPLETIONS, strict=True))
+    change = [(alone(new, *pair).double() - alone(old, *pair).double()).item() for pair in pairs]
 
     def pair(i, j):
         return ((change[i] - change[j]) - eta * (scaled[i] - scaled[j])) ** 2
@@ -401,21 +368,14 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
     batch = Batch(prompts, [own for group in profiles for own in group], weights.flatten())
     best = batch.best()
     assert [best.profiles[0], best.profiles[2]] == [[7, 8, 2], [10, 11, 12, 2]] and best.samples == 1
-    model = p.tiny_encoder()
+    model, pairs = p.tiny_encoder(), list(zip(prompts, best.profiles, strict=True))
     with torch.no_grad():
-        found = row_logprobs(
-            model, [Row(*pair, [0]) for pair in zip(prompts, [[x] for x in best.profiles], strict=True)], 1.0
-        )
-        ids = [prompt + own for prompt, own in zip(prompts, best.profiles, strict=True)]
+        found, _ = row_logprobs(model, [Row(prompt, [own], [0]) for prompt, own in pairs], 1.0)
         chosen = [
-            float(
-                model(
-                    input_ids=torch.tensor([row]), labels=torch.tensor([[-100] * len(prompt) + row[len(prompt) :]])
-                ).loss
-            )
-            for row, prompt in zip(ids, prompts, strict=True)
+            float(model(torch.tensor([prompt + own]), labels=torch.tensor([[-100] * len(prompt) + own])).loss)
+            for prompt, own in pairs
         ]
-    loss = algorithms.likelihood_loss(*padded_parts(found[0]), best.weights, 1, 1.0)
+    loss = algorithms.likelihood_loss(*padded_parts(found), best.weights, 1, 1.0)
     assert float(loss) == pytest.approx((3 * chosen[0] + 4 * chosen[2]) / 7, rel=1e-5), "mean over the chosen tokens"
     assert (algorithms.best_weights(rewards, ~torch.ones_like(finished), tokens) == 0).all()
 
