@@ -62,17 +62,17 @@ class Spec(stage.StageSpec):
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     """Read, train (or resume), keep the state that was best on validation."""
     stage.set_threads(spec.threads)
-    # TRL and transformers warn of each other's deprecated names.
+    # PEFT uses names that transformers calls deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     import torch
 
     from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype
     from langptune.prompts import PromptWriter, encode_sessions
     from langptune.ranking.decoder import ItemVectors
-    from langptune.training.algorithms import ALGORITHMS, Sessions
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
-    from langptune.training.reward import Reward
+    from langptune.training.loop import PolicyTrainer
+    from langptune.training.reward import Reward, Sessions
 
     device = pick_device()
     dtype = pick_dtype(spec.recipe.precision, device)
@@ -97,7 +97,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     train, val = prompted("train", spec.train_fraction), prompted("val", 1.0)
     decoder = load_decoder(Path(spec.decoder_in), spec.decoder, device)
-    reward = Reward(decoder, ItemVectors.load(Path(spec.vectors_in)), spec.decoder.query_prefix, spec.recipe.reward)
+    vectors = ItemVectors.load(Path(spec.vectors_in))
+    reward = Reward(decoder, vectors, spec.decoder.query_prefix, spec.recipe.reward, spec.recipe.unfinished)
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "batch_size"]
@@ -113,7 +114,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} "
         f"validation sessions, {device}, {dtype}"
     )
-    trainer = ALGORITHMS[spec.recipe.algorithm](
+    trainer = PolicyTrainer(
         model=model,
         tokenizer=tokenizer,
         train=train,

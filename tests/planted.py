@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -110,6 +111,37 @@ def tiny_decoder(seed: int = 0):
     return model.eval()
 
 
+LLAMA_SHAPE = {
+    "vocab_size": 5 + len(WORDS),
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "initializer_range": 0.3,
+}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
+KINDS = {
+    "llama": (transformers.LlamaConfig, {}),
+    "gemma-2": (transformers.Gemma2Config, {**SLIDING, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "qwen-2": (transformers.Qwen2Config, {}),
+    "qwen-3, sliding": (transformers.Qwen3Config, {**SLIDING, "use_sliding_window": True, "max_window_layers": 0}),
+    "mistral": (transformers.MistralConfig, {"sliding_window": 4}),
+}
+
+
+def model_of(kind: str, seed: int = 0, **changes):
+    """A random model of three layers, with windows shorter than a row; Gemma-2 caps both kinds of logits."""
+    config, fields = KINDS[kind]
+    torch.manual_seed(seed)
+    attention = "eager" if kind == "gemma-2" else "sdpa"
+    made = config(**{**LLAMA_SHAPE, **fields, **changes}, attn_implementation=attention)
+    return transformers.AutoModelForCausalLM.from_config(made, attn_implementation=attention).float().eval()
+
+
 def prompt_ids(data: Planted, split: str, words: PreTrainedTokenizerFast) -> list[list[int]]:
     texts = [" ".join(data.items[item] for item in shown) for shown in data.history[split]]
     return [words(f"<user> watched {text} <end> <bot>").input_ids for text in texts]
@@ -142,7 +174,7 @@ def warm_start(model: LlamaForCausalLM, data: Planted, words: PreTrainedTokenize
 
 
 def sessions_of(data: Planted, split: str, words: PreTrainedTokenizerFast):
-    from langptune.training.algorithms import Sessions
+    from langptune.training.reward import Sessions
 
     size = len(data.target[split])
     return Sessions(list(range(size)), prompt_ids(data, split, words), data.target[split], data.history[split])
@@ -193,16 +225,18 @@ def policy_trainer(
 ):
     """A trainer of the tiny encoder on planted data, rewarded by the tiny decoder."""
     from langptune.ranking.decoder import embed_items
-    from langptune.training.algorithms import ALGORITHMS
     from langptune.training.checkpoints import Checkpoints
+    from langptune.training.loop import PolicyTrainer
     from langptune.training.reward import Reward
 
     data, words = data or planted(train=40, val=10), tokenizer()
     if reward is None:
         decoder = decoder or tiny_decoder()
-        reward = Reward(decoder, embed_items(decoder, data.items)[0], metric=recipe.reward)
+        reward = Reward(
+            decoder, embed_items(decoder, data.items)[0], metric=recipe.reward, unfinished=recipe.unfinished
+        )
     log, model = log or (lambda line: None), model or tiny_encoder()
-    return ALGORITHMS[recipe.algorithm](
+    return PolicyTrainer(
         model=model,
         tokenizer=words,
         train=sessions_of(data, "train", words),

@@ -6,8 +6,8 @@ import datetime
 import re
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -25,11 +25,10 @@ from langptune.errors import UserError
 from langptune.models.check import check_files
 from langptune.models.load import load_tokenizer
 from langptune.models.tiny import GEMMA_TEMPLATE
-from langptune.profiles.generate import end_tokens, generate_batch
+from langptune.profiles.generate import Reader, generate_batch
 from langptune.prompts import PromptWriter
 from langptune.provenance import Record
 from langptune.thinking import opens_thought, read_reply, refuse_only_thoughts, without_thoughts
-from langptune.training.algorithms import Rebel
 from tests.conftest import ROOT
 from tests.unit.test_models import encoder_entry
 
@@ -243,7 +242,7 @@ def test_reasoning_is_found_where_its_marks_are_special_tokens(real_models, star
 
 
 @pytest.mark.parametrize(("template", "opened"), [(TURNS + OPENED, True), (TURNS, False), (TURNS + SWITCHED, False)])
-def test_profiles_rewards_and_validation_read_alike(folder_with, template, opened):
+def test_what_is_cut_before_the_end_of_its_reasoning_is_an_empty_profile(folder_with, template, opened):
     """A template that begins the reasoning itself: what is cut before its end is an empty, unfinished profile."""
     tokenizer = load_tokenizer(folder_with(template))
     tokenizer.padding_side = "left"
@@ -265,19 +264,9 @@ def test_profiles_rewards_and_validation_read_alike(folder_with, template, opene
     assert all(not profile.text and not profile.finished for profile in written) or not opened
     assert all(profile.tokens for profile in written)
 
-    seen = []
-    trainer = SimpleNamespace(
-        _tokenizer=tokenizer,
-        _ends=end_tokens(model, tokenizer),
-        _opened=opens_thought(tokenizer),
-        _recipe=SimpleNamespace(unfinished="zero"),
-        _train=SimpleNamespace(targets=[0, 0], seen=[[], []]),
-        _clock={},
-        _reward=lambda texts, targets, seen_items: seen.extend(texts) or np.ones(len(texts)),
-    )
-    values = Rebel._score(trainer, [profile.ids for profile in written], [0, 1])
-    assert seen == [profile.text for profile in written]
-    assert values == [float(profile.finished) for profile in written]
+    # What vLLM wrote is read by the same reader.
+    read = Reader(model, tokenizer)
+    assert [replace(read(profile.ids), logprob=profile.logprob) for profile in written] == written
 
 
 def test_one_profile_of_reasoning_stops_no_run_and_most_do():

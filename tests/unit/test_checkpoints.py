@@ -35,6 +35,20 @@ KINDS = {
     "rlso": lambda folder, log: p.policy_trainer(
         folder, p.reinforcement(batches=4, minibatches=2, checkpoint_every=1, validate_every=2, kl=0.1), log=log
     ),
+    # Log pi_t and the states of the frozen layer come from the first of three passes.
+    "groups": lambda folder, log: p.policy_trainer(
+        folder,
+        p.reinforcement(
+            batches=4,
+            samples=4,
+            sessions_per_batch=4,
+            epochs=3,
+            checkpoint_every=1,
+            validate_every=2,
+            train={"lora_rank": 8, "last_layers": 1},
+        ),
+        log=log,
+    ),
     "cl": lambda folder, log: p.decoder_trainer(
         folder, p.contrastive(batches=12, checkpoint_every=1, validate_every=4), log=log
     ),

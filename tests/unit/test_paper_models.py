@@ -25,10 +25,10 @@ from langptune.models.materialise import materialise
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter, encode_sessions
 from langptune.ranking.decoder import embed, embed_items
-from langptune.training.algorithms import ALGORITHMS, Sessions
 from langptune.training.checkpoints import Checkpoints
+from langptune.training.loop import PolicyTrainer
 from langptune.training.policy import token_logprobs
-from langptune.training.reward import Reward
+from langptune.training.reward import Reward, Sessions
 from tests.conftest import ROOT
 from tests.unit.test_profiles import reviewed
 
@@ -265,12 +265,12 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
     recipe = scaled_down(paper, "rlso-paper", name).model_copy(update={"select": "last"})
     prompts = prompts_of(tokenizer, 6)
     trained_on = Sessions(list(range(6)), prompts, [5, 9, 13, 20, 33, 40], [[0], [1], [2], [3], [4], [0]])
-    trainer = ALGORITHMS[recipe.algorithm](
+    trainer = PolicyTrainer(
         model=model,
         tokenizer=tokenizer,
         train=trained_on,
         validation=trained_on,
-        reward=Reward(decoder, embed_items(decoder, ITEMS)[0]),
+        reward=Reward(decoder, embed_items(decoder, ITEMS)[0], unfinished=recipe.unfinished),
         recipe=recipe,
         checkpoints=Checkpoints(tmp_path, {"test": name}, print),
         max_tokens=6,

@@ -11,10 +11,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from langptune.config.base import read_yaml
 from langptune.config.prompts import MAX_FIELD, Prompt
 from langptune.errors import UserError
-from langptune.profiles.generate import generate_batch, plan_batches
+from langptune.profiles import generate
+from langptune.profiles.generate import choose, generate_batch, plan_batches
 from langptune.profiles.shuffle import deal
 from langptune.prompts import PromptWriter, encode_sessions
 from langptune.randomness import profile_seed
+from tests import planted as p
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.models
@@ -233,6 +235,68 @@ def test_sampling_draws_from_the_softmax(tiny, tokenizer):
         share = np.mean([text == tokenizer.decode([token]).strip() for text in texts])
         sigma = np.sqrt(probabilities[token] * (1 - probabilities[token]) / draws)
         assert abs(share - probabilities[token]) < 4 * sigma + 1e-3
+
+
+def test_a_token_is_where_the_running_sum_passes_the_number():
+    logits = torch.tensor([[0.1, 0.0, 0.4, 0.5, 0.0]]).log()
+    numbers = torch.tensor([0.0, 0.09, 0.11, 0.49, 0.51, 1 - 2**-24])
+    tokens, logprobs = choose(logits.expand(6, -1).contiguous(), numbers, 1.0)
+    assert tokens.tolist() == [0, 0, 2, 2, 3, 3], "nothing of probability 0, at neither end"
+    assert torch.allclose(logprobs.exp(), torch.tensor([0.1, 0.1, 0.4, 0.4, 0.5, 0.5]))
+    hot, told = choose(logits, torch.tensor([0.15]), 2.0)  # probabilities go with their square roots
+    assert hot.tolist() == [0] and float(told.exp()) == pytest.approx(0.1), "told at temperature 1"
+    assert choose(logits, numbers[:1], 0.0)[0].tolist() == [3]
+
+
+LONG = [[5 + at % 30 for at in range(20)] + rest for rest in ([6], [7, 8, 9, 10], [11, 12])]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("kind", p.KINDS)
+def test_profiles_of_a_batch_are_those_written_alone(kind, temperature, packed, monkeypatch):
+    """Prompts that begin alike, unequal numbers of profiles, of which most end early; windows shorter than prompts."""
+    model, words = p.model_of(kind), p.tokenizer()
+    if not packed:
+        monkeypatch.setattr(generate, "packs", lambda _: False)
+    with torch.no_grad():  # an end token likely enough that rows and whole prompts drop out
+        model.get_output_embeddings().weight[2] = model.get_output_embeddings().weight[[6, 7, 8]].mean(0) * 2
+    prompts = [LONG[at] for at in (0, 1, 0, 2, 0, 1)]
+    seeds = [profile_seed(3, at, 0) for at in range(len(prompts))]
+    together = generate_batch(model, words, prompts, seeds, 12, temperature)
+    for profile, prompt, seed in zip(together, prompts, seeds, strict=True):
+        (alone,) = generate_batch(model, words, [prompt], [seed], 12, temperature)
+        assert alone.ids == profile.ids and alone.logprob == pytest.approx(profile.logprob, abs=1e-4)
+        with torch.no_grad():  # by hand: a forward pass over the whole text
+            logits = model(input_ids=torch.tensor([prompt + profile.ids])).logits[0, len(prompt) - 1 : -1]
+        tokens = torch.tensor(profile.ids)
+        assert temperature or torch.equal(tokens, logits.argmax(-1))
+        found = logits.log_softmax(-1).gather(1, tokens[:, None]).sum()
+        assert profile.logprob == pytest.approx(found.item(), abs=1e-4)
+    assert not temperature or len({profile.tokens for profile in together}) > 2
+
+
+def test_each_prompt_is_computed_once(tiny, tokenizer):
+    """What the model reads: the common beginning once, the rest of each prompt once, then a token a profile."""
+    read = []
+    hook = tiny.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    try:
+        prompts = [prompt for prompt in LONG[:2] for _ in range(4)]
+        generate_batch(tiny, tokenizer, prompts, list(range(8)), 3, 1.0)
+    finally:
+        hook.remove()
+    assert read == [(1, 20), (2, 4), (2, 4), (2, 4)]
+
+
+def test_a_text_begins_with_the_start_that_its_prompt_ends_with(tiny, tokenizer):
+    starts = "This user enjoys"
+    prompt = [10, 11, *tokenizer(starts, add_special_tokens=False).input_ids]
+    (plain,) = generate_batch(tiny, tokenizer, [prompt], [0], 5, 1.0)
+    (told,) = generate_batch(tiny, tokenizer, [prompt], [0], 5, 1.0, starts)
+    assert told.text.startswith(starts) and (told.ids, told.logprob) == (plain.ids, plain.logprob)
+    assert told.text == (starts + tokenizer.decode(plain.ids, skip_special_tokens=True)).strip()
 
 
 def test_logprob_and_finished_by_hand(tiny, tokenizer):

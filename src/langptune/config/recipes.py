@@ -115,8 +115,9 @@ class ReinforcementRecipe(_Recipe):
     """RLSO: the encoder learns to write profiles by which the decoder ranks the target high (PAPER: Training)."""
 
     kind: Literal["reinforcement"]
-    algorithm: Literal["rebel", "rloo", "grpo"] = Field(
-        description="entry of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's"
+    algorithm: Literal["rebel", "rloo", "grpo", "sft"] = Field(
+        description="entry of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's losses, sft "
+        "is maximum likelihood of each session's best profile"
     )
     reward: Literal["ndcg", "mrr"] = Field("ndcg", description="of the target over the full catalogue, no cut-off")
     sessions_per_batch: Count
@@ -126,7 +127,11 @@ class ReinforcementRecipe(_Recipe):
     temperature: Rate = Field(1.0, description="of sampling, and of the log-probabilities; no top-k, no top-p")
     eta: Rate = Field(1.0, description="rebel: scale of the reward difference")
     kl: Share = Field(0.0, description="weight of log pi - log pi_0 (whole sequence), taken off the reward")
-    standardise: bool = Field(True, description="rebel: rewards to mean 0, variance 1 over all profiles of a batch")
+    standardise: Literal["batch", "session", "none"] = Field(
+        "batch",
+        description="rewards to mean 0, variance 1: over all profiles of a batch (as published), of each session, or "
+        "not at all",
+    )
     unfinished: Literal["zero", "score"] = Field(
         "zero", description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns"
     )
@@ -138,9 +143,7 @@ class ReinforcementRecipe(_Recipe):
     vllm: bool = Field(False, description="write profiles with vLLM in the training process (extra `vllm`, GPU only)")
 
     @model_validator(mode="after")
-    def _pairs(self) -> ReinforcementRecipe:
-        if self.algorithm == "rebel" and self.samples != 2:
-            raise ValueError("rebel compares two profiles per session: samples must be 2")
+    def _minibatches(self) -> ReinforcementRecipe:
         if self.sessions_per_batch % self.minibatches:
             raise ValueError("sessions_per_batch must be a multiple of minibatches")
         return self

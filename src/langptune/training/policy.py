@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,14 @@ from safetensors.torch import load_file
 
 from langptune.config.recipes import Trained
 from langptune.errors import UserError
+from langptune.models.packed import NOBODY, as_mask, only_at, packs, visible
 from langptune.provenance import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK = 1 << 25
-"""Logits (positions x vocabulary) whose log-softmax is taken at a time, in float32: 128 MiB."""
+CHUNK = 1 << 23
+"""Logits (positions x vocabulary) whose softmax is taken at a time, in float32: 32 MiB."""
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -118,6 +120,95 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
     (Path(folder) / "README.md").unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Row:
+    """A prompt and profiles of it that are computed side by side (``langptune.models.packed``).
+
+    prompt: token ids.
+    profiles: token ids ``[k][*]``, none empty.
+    numbers: which profile of the batch each one is.
+    """
+
+    prompt: list[int]
+    profiles: list[list[int]]
+    numbers: list[int]
+
+    @property
+    def width(self) -> int:
+        """Tokens that the model reads: a profile's last one predicts nothing."""
+        return len(self.prompt) + sum(len(profile) - 1 for profile in self.profiles)
+
+
+def rows_of(model: PreTrainedModel, prompt: list[int], profiles: list[list[int]], first: int) -> list[Row]:
+    """A session's prompt and profiles in the rows that cost least; one a profile where the model does not pack.
+
+    Per layer a row of L tokens costs about ``12 H^2 L + 2 H L^2`` products (H the hidden size): side by side, profiles
+    share the prompt, and pay for looking at one another behind the mask. So short profiles stand in one row, and of
+    long ones fewer.
+
+    Args:
+        first: the number of the session's first profile.
+    """
+    hidden = model.config.get_text_config().hidden_size
+
+    def split(size: int) -> list[Row]:
+        starts = range(0, len(profiles), size)
+        return [
+            Row(prompt, profiles[at : at + size], list(range(first + at, first + min(at + size, len(profiles)))))
+            for at in starts
+        ]
+
+    if not packs(model):
+        return split(1)
+    sizes = {-(-len(profiles) // parts) for parts in range(1, len(profiles) + 1)}
+    return min((split(size) for size in sorted(sizes, reverse=True)), key=lambda rows: _cost(rows, hidden))
+
+
+def _cost(rows: list[Row], hidden: int) -> int:
+    return sum(6 * hidden * row.width + row.width**2 for row in rows)
+
+
+def row_logprobs(
+    model: PreTrainedModel, rows: Sequence[Row], temperature: float, forward: Any = None, entropy: bool = False
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Log-probability of each token of each profile, float32 ``[T]`` a profile in the order of the rows.
+
+    Args:
+        model: the causal language model, without adapter's or processes' wrapping.
+        temperature: logits are divided by it.
+        forward: what is called in its place, where gradients travel between processes; None: the model itself.
+        entropy: whether the second value is computed.
+
+    Returns:
+        The log-probabilities, and the sum of the entropies over all tokens (0 where it is not computed).
+    """
+    device, width = model.device, max(row.width for row in rows)
+    ids, segments, positions, index, wanted = [], [], [], [], []
+    for number, row in enumerate(rows):
+        size = len(row.prompt)
+        own, owner, at = list(row.prompt), [0] * size, list(range(size))
+        for segment, profile in enumerate(row.profiles, 1):
+            base = number * width
+            index += [base + size - 1, *range(base + len(own), base + len(own) + len(profile) - 1)]
+            wanted += profile
+            own += profile[:-1]
+            owner += [segment] * (len(profile) - 1)
+            at += range(size, size + len(profile) - 1)
+        pad = width - len(own)
+        ids.append(own + [0] * pad)
+        segments.append(owner + [NOBODY] * pad)
+        positions.append(at + [0] * pad)
+    ids, segments, positions = (torch.tensor(value, device=device) for value in (ids, segments, positions))
+    if all(len(row.profiles) == 1 for row in rows):
+        mask = (segments != NOBODY).long()
+    else:
+        mask = as_mask(model, visible(segments, positions, segments, positions), positions, positions)
+    with only_at(model, torch.tensor(index, device=device)):
+        out = (forward or model)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    found, spread = _Chosen.apply(out.logits[0], torch.tensor(wanted, device=device), temperature, entropy)
+    return list(found.split([len(profile) for row in rows for profile in row.profiles])), spread.sum()
+
+
 def token_logprobs(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,17 +241,49 @@ def chosen_logprobs(
         logits: ``[B, L, V]``, as the model itself returns them (Gemma-2 caps them after its head).
         tokens: ``[B, L]``.
     """
-    keep = tokens.shape[1]
-    rows, vocabulary = logits.shape[0] * keep, logits.shape[-1]
-    flat, wanted = logits.reshape(rows, vocabulary), tokens.reshape(rows, 1)
-    found, entropies = [], []
-    for start in range(0, rows, max(1, CHUNK // vocabulary)):
-        end = start + max(1, CHUNK // vocabulary)
-        logs = torch.log_softmax(flat[start:end].float() / temperature, dim=-1)
-        found.append(logs.gather(1, wanted[start:end])[:, 0])
-        with torch.no_grad():
-            entropies.append(-(logs.exp() * logs).sum(-1))
-    return torch.cat(found).view(-1, keep), torch.cat(entropies).view(-1, keep)
+    found, entropies = _Chosen.apply(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1), temperature, True)
+    return found.view(tokens.shape), entropies.view(tokens.shape)
+
+
+class _Chosen(torch.autograd.Function):
+    """Log-probabilities of chosen tokens ``[M]`` from logits ``[M, V]``, and entropies, which have no gradient.
+
+    The softmax is taken in float32, a chunk at a time, and computed again for the gradient: what autograd would keep
+    of it is several times the logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, tokens: torch.Tensor, temperature: float, entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.empty(len(logits), device=logits.device)
+        total, entropies = torch.empty_like(found), torch.zeros_like(found)
+        for part in _chunks(logits):
+            scaled = logits[part].float() / temperature
+            total[part] = scaled.logsumexp(-1)
+            found[part] = scaled.gather(1, tokens[part, None])[:, 0] - total[part]
+            if entropy:
+                mean = (scaled.sub(total[part, None]).exp_() * scaled).sum(-1)
+                entropies[part] = total[part] - mean
+        ctx.save_for_backward(logits, tokens, total)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return found, entropies
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None, None]:
+        logits, tokens, total = ctx.saved_tensors
+        out = torch.empty_like(logits)
+        for part in _chunks(logits):
+            scale = gradient[part, None] / ctx.temperature
+            each = (logits[part].float() / ctx.temperature).sub_(total[part, None]).exp_().mul_(-scale)
+            out[part] = each.scatter_add_(1, tokens[part, None], scale)
+        return out, None, None, None
+
+
+def _chunks(logits: torch.Tensor) -> list[slice]:
+    size = max(1, CHUNK // logits.shape[-1])
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
 class FrozenTrunk:

@@ -1,0 +1,471 @@
+"""The loop of RLSO: write profiles, score them, pass over them, step.
+
+A batch is ``sessions_per_batch`` train sessions with ``samples`` profiles each, divided over the processes. The policy
+as it is (pi_t) writes the profiles, they are scored once, and then come ``epochs`` passes of ``minibatches`` optimiser
+steps each. The algorithms differ in two functions only (``langptune.training.algorithms``).
+
+Each session's prompt is computed once in a pass, its profiles side by side behind it (``rows_of``), and the frozen
+lower layers once in a batch (``FrozenTrunk``). The log-probabilities of pi_t are those of the first pass where that
+pass is made by pi_t itself: without a KL term and with one optimiser step a pass. Else a pass without gradients is made
+for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from langptune.config.recipes import ReinforcementRecipe
+from langptune.errors import UserError
+from langptune.gpus import refuse_several
+from langptune.profiles.generate import Profile, Reader, generate_batch, plan_batches
+from langptune.randomness import seed_torch, stream_seed
+from langptune.training.algorithms import ALGORITHMS, standardised
+from langptune.training.checkpoints import (
+    Checkpoints,
+    Resumable,
+    Watch,
+    halved,
+    is_out_of_memory,
+    row_order,
+    training_arguments,
+)
+from langptune.training.policy import (
+    FrozenTrunk,
+    Row,
+    adapter_config,
+    first_trained_layer,
+    row_logprobs,
+    rows_of,
+    save_adapter,
+    start_from,
+)
+from langptune.training.reward import Reward, Sessions, validation_metrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROLLOUTS = "rollouts-{process}.safetensors"
+"""The profiles of a batch that a checkpoint interrupts, one file per process."""
+
+
+@dataclass
+class Batch:
+    """The profiles of this process in one batch, a session's side by side.
+
+    prompts: token ids ``[S][*]``.
+    profiles: token ids ``[S * k][*]``, k of each session.
+    weights: float32 ``[S * k]``, what the algorithm made of the rewards.
+    old: by profile, log pi_t of each of its tokens, float32 ``[T]``; of those that are known.
+    states: by row, what enters the first trained layer, ``[width, H]``; of those that are known.
+    """
+
+    prompts: list[list[int]]
+    profiles: list[list[int]]
+    weights: torch.Tensor
+    old: dict[int, torch.Tensor] = field(default_factory=dict)
+    states: dict[int, torch.Tensor] = field(default_factory=dict)
+    rows: list[list[Row]] = field(default_factory=list)
+    """Of each session; made by ``arrange``."""
+
+    @property
+    def samples(self) -> int:
+        """Profiles per session."""
+        return len(self.profiles) // len(self.prompts)
+
+    def arrange(self, model: PreTrainedModel) -> Batch:
+        """Lay the profiles out in rows; the same for the same profiles and model."""
+        k = self.samples
+        for session, prompt in enumerate(self.prompts):
+            profiles = self.profiles[session * k : (session + 1) * k]
+            self.rows.append(rows_of(model, prompt, profiles, session * k))
+        return self
+
+    def best(self) -> Batch:
+        """Of each session the profile of the largest weight."""
+        chosen = self.weights.view(len(self.prompts), -1).argmax(1) + torch.arange(len(self.prompts)) * self.samples
+        return Batch(self.prompts, [self.profiles[at] for at in chosen.tolist()], self.weights[chosen])
+
+    def save(self, path: Path) -> None:
+        """Write everything but the rows into one file."""
+        told = {"weights": self.weights}
+        for name, parts in (("prompts", self.prompts), ("profiles", self.profiles)):
+            told[name] = torch.tensor([token for part in parts for token in part])
+            told[f"{name}_lengths"] = torch.tensor([len(part) for part in parts])
+        for name, known in (("old", self.old), ("states", self.states)):
+            if known:
+                told[name] = torch.cat(list(known.values()))
+                told[f"{name}_lengths"] = torch.tensor([len(part) for part in known.values()])
+                told[f"{name}_numbers"] = torch.tensor(list(known))
+        save_file({key: value.contiguous().cpu() for key, value in told.items()}, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Batch:
+        """Read what ``save`` wrote."""
+        told = load_file(path)
+
+        def parts(name: str) -> list[torch.Tensor]:
+            return list(told[name].split(told[f"{name}_lengths"].tolist()))
+
+        batch = cls(*([part.tolist() for part in parts(name)] for name in ("prompts", "profiles")), told["weights"])
+        for name in ("old", "states"):
+            if name in told:
+                numbers = told[f"{name}_numbers"].tolist()
+                setattr(batch, name, dict(zip(numbers, (part.to(device) for part in parts(name)), strict=True)))
+        return batch
+
+
+class PolicyTrainer(Resumable, Trainer):
+    """Trains a causal language model on ``Sessions`` by a reinforcement recipe."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Sessions,
+        validation: Sessions,
+        reward: Reward,
+        recipe: ReinforcementRecipe,
+        checkpoints: Checkpoints,
+        max_tokens: int,
+        seed: int,
+        phase: str,
+        bf16: bool,
+        log: Callable[[str], None],
+        start: Path | None = None,
+        validation_batch: int = 32,
+        starts: str = "",
+    ):
+        """Make what trains an adapter of ``model``, the initial encoder.
+
+        Args:
+            max_tokens: longest profile in validation, and in training where the recipe names no other.
+            seed, phase: (``Phase.stream``) name the random streams.
+            bf16: matrix products in bfloat16.
+            start: the adapter of an earlier phase to go on with.
+            validation_batch: profiles per generation batch in validation.
+            starts: the beginning of the reply that every prompt's token ids end with.
+
+        Raises:
+            UserError: a recipe that does not fit the model or the number of processes.
+        """
+        self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
+        self._seed, self._phase, self._validation_batch, self._starts = seed, phase, validation_batch, starts
+        self._tokenizer, self._max_tokens, self._limit = tokenizer, max_tokens, recipe.max_tokens or max_tokens
+        self._algorithm, self._micro, self.group = ALGORITHMS[recipe.algorithm], recipe.micro_batch, recipe.samples
+        self._steps = recipe.epochs * recipe.minibatches
+        self._batch: tuple[int, Batch] | None = None
+        self.checkpoints = checkpoints
+
+        arguments = TrainingArguments(
+            **training_arguments(recipe, checkpoints, recipe.batches * self._steps, bf16, seed, phase),
+            per_device_train_batch_size=1,  # a step's number; the sessions follow from it
+            ignore_data_skip=True,
+            use_cpu=model.device.type == "cpu",
+        )
+        refuse_several(arguments.n_gpu)
+        if (each := recipe.sessions_per_batch // recipe.minibatches) % arguments.world_size:
+            raise UserError(
+                f"{recipe.title}: {each} sessions per optimiser step do not divide over {arguments.world_size} "
+                "processes; change sessions_per_batch or minibatches"
+            )
+        cut = first_trained_layer(recipe.train, model)
+        self._read = Reader(model, tokenizer, starts)
+        seed_torch(arguments.seed)  # LoRA starts from torch's own generator
+        policy = get_peft_model(model, adapter_config(model, recipe.train), autocast_adapter_dtype=False)
+        start_from(policy, start)
+        for module in policy.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # pi_t and pi_theta would differ by it
+        super().__init__(
+            model=policy,
+            args=arguments,
+            train_dataset=list(range(recipe.batches * self._steps * arguments.world_size)),
+            data_collator=lambda steps: {"step": torch.tensor(steps)},
+        )
+        needed = recipe.batches * recipe.sessions_per_batch
+        self._order = row_order(len(train.sessions), needed, seed, phase).tolist()
+        self._trunk = FrozenTrunk(self.model.get_base_model(), cut) if cut and recipe.cache_frozen else None
+        self._vllm = self._engine() if recipe.vllm else None
+        main = self.accelerator.is_main_process
+        self.watch = Watch(recipe, self._steps, checkpoints, self.validate, self._save_best, log, main)
+        self.add_callback(self.watch)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return inputs
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: a step's inputs are its number."""
+        return 0
+
+    # One optimiser step
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The gradients of one optimiser step; before a batch's first one its profiles are written and scored.
+
+        Raises:
+            UserError: resumed within a batch whose profiles are lost.
+        """
+        model.eval()  # no dropout of any kind
+        number, step = divmod(self.state.global_step, self._steps)
+        told: dict[str, float] = {}
+        if self._batch is None or self._batch[0] != number:
+            if step:
+                raise UserError(f"{self.args.output_dir}: the checkpoint lacks its profiles; delete it to go on")
+            batch, told = self._write_and_score(number)
+            self._batch = number, batch
+        batch = self._batch[1]
+        if not batch.rows:
+            batch.arrange(self._plain)
+        started = time.monotonic()
+        each = len(batch.prompts) // self._recipe.minibatches
+        first = step % self._recipe.minibatches * each
+        loss, entropy = self.fitting(lambda: self._pass(batch, range(first, first + each), model, entropy=step == 0))
+        told = {"loss": float(loss)} | told | {"update_seconds": time.monotonic() - started}
+        if step == 0:
+            told.setdefault("entropy", entropy)
+        # Every process has equally many sessions, so the mean of their means is that of the batch.
+        values = torch.tensor(list(told.values()), dtype=torch.float64, device=self.accelerator.device)
+        shared = self.accelerator.gather(values[None]).mean(0).tolist()
+        self.watch.record(**dict(zip(told, shared, strict=True)))
+        return loss
+
+    def _write_and_score(self, number: int) -> tuple[Batch, dict[str, float]]:
+        """This process's part of a batch, and the means over all of it."""
+        recipe, clock = self._recipe, [time.monotonic()]
+        drawn = self._order[number * recipe.sessions_per_batch :][: recipe.sessions_per_batch]
+        share = len(drawn) // self.accelerator.num_processes
+        here = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
+        prompts = [self._train.prompts[row] for row in drawn[here]]
+        every = slice(here.start * recipe.samples, here.stop * recipe.samples)
+        written = self._written(prompts, self._seeds(number, drawn)[every])
+        clock.append(time.monotonic())
+
+        columns, distinct = self._measured(written, [row for row in drawn[here] for _ in range(recipe.samples)])
+        rewards = torch.tensor(self._reward.combine(columns, recipe.samples)).view(-1, recipe.samples)
+        told = {name: float(values.mean()) for name, values in columns.items()} | {"distinct": distinct}
+        clock.append(time.monotonic())
+
+        batch = Batch(prompts, [profile.ids for profile in written], torch.empty(0)).arrange(self._plain)
+        if recipe.kl or (self._algorithm.ratio and recipe.minibatches > 1):
+            _, told["entropy"] = self.fitting(lambda: self._pass(batch, range(share), entropy=True))
+        if recipe.kl:
+            kl = self._kl(batch)
+            told["kl"] = float(kl.mean())
+            rewards = rewards - recipe.kl * kl.view(rewards.shape)
+        rewards = standardised(rewards, recipe.standardise)
+        finished, tokens = (torch.tensor(columns[name]).view(rewards.shape) for name in ("finished", "tokens"))
+        weights = self._algorithm.weigh(rewards, finished > 0, tokens)
+        batch.weights = weights.flatten()[every].float()
+        clock.append(time.monotonic())
+        parts = ("generate_seconds", "reward_seconds", "score_seconds")
+        told |= {name: float(spent) for name, spent in zip(parts, np.diff(clock), strict=True)}
+        return (batch.best().arrange(self._plain) if self._algorithm.best else batch), told
+
+    def _measured(self, written: list[Profile], rows: list[int]) -> tuple[dict[str, np.ndarray], float]:
+        """The columns of the whole batch (reward, its terms, finished, tokens), and the share of distinct profiles."""
+        texts, finished = [profile.text for profile in written], np.array([profile.finished for profile in written])
+        columns = self._reward.columns(texts, self._train, rows, finished)
+        columns |= {"finished": finished.astype(float), "tokens": np.array([float(p.tokens) for p in written])}
+        values = torch.tensor(np.stack(list(columns.values()), 1), device=self.accelerator.device)
+        gathered = self.accelerator.gather(values).cpu().numpy()
+        everywhere = gather_object(texts)
+        return dict(zip(columns, gathered.T, strict=True)), len(set(everywhere)) / len(everywhere)
+
+    def _kl(self, batch: Batch) -> torch.Tensor:
+        """log pi_t - log pi_0 of each profile of the whole batch, float64 ``[B]``."""
+        initial = Batch(batch.prompts, batch.profiles, batch.weights, states=batch.states, rows=batch.rows)
+        with self.accelerator.unwrap_model(self.model).disable_adapter():
+            self.fitting(lambda: self._pass(initial, range(len(batch.prompts))))
+        kl = [float((batch.old[at] - initial.old[at]).sum()) for at in range(len(batch.profiles))]
+        return self.accelerator.gather(torch.tensor(kl, device=self.accelerator.device)).double().cpu()
+
+    def _pass(
+        self, batch: Batch, sessions: Sequence[int], model: Any = None, entropy: bool = False
+    ) -> tuple[torch.Tensor, float]:
+        """Go over sessions in micro-batches; the loss, carried into the gradients of ``model``, and the mean entropy.
+
+        Without ``model`` log-probabilities are computed and nothing else. What a pass finds out about pi_t and about
+        the frozen layers, it leaves in ``batch``, once it is through: a pass that does not fit is repeated.
+        """
+        learn, algorithm = model is not None, self._algorithm
+        order = sorted(sessions, key=lambda at: sum(row.width for row in batch.rows[at]))
+        size = max(1, self._micro // batch.samples)
+        chunks = [order[at : at + size] for at in range(0, len(order), size)]
+        loss, spread, tokens = torch.zeros((), device=self.accelerator.device), 0.0, 0
+        old, states = {}, {}
+        for chunk in chunks:
+            with self.synchronised(model, chunk is chunks[-1]) if learn else torch.no_grad():
+                found, total, kept = self._logprobs(batch, chunk, model, entropy)
+                states |= kept
+                numbers = [at * batch.samples + k for at in chunk for k in range(batch.samples)]
+                spread, tokens = spread + float(total), tokens + sum(len(found[at]) for at in numbers)
+                if learn:
+                    change = [found[at] for at in numbers]
+                    if algorithm.ratio:
+                        change = [found[at] - batch.old.get(at, found[at].detach()) for at in numbers]
+                    change = pad_sequence(change, batch_first=True)
+                    mask = pad_sequence([torch.ones(len(found[at])) for at in numbers], batch_first=True)
+                    weights = batch.weights[numbers].to(change.device)
+                    value = algorithm.loss(change, mask.to(change), weights, batch.samples, self._recipe.eta)
+                    part = value * (len(chunk) / len(order))
+                    self.accelerator.backward(part)
+                    loss += part.detach()
+                if algorithm.ratio or not learn:
+                    old |= {at: found[at].detach() for at in numbers if at not in batch.old}
+        batch.old |= old
+        batch.states |= states
+        return loss, spread / max(1, tokens)
+
+    def _logprobs(
+        self, batch: Batch, chunk: Sequence[int], model: Any, entropy: bool
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor, dict[int, torch.Tensor]]:
+        """Of the profiles of these sessions; the sum of the entropies; what the frozen layers computed, if new."""
+        first = np.cumsum([0, *map(len, batch.rows)]).tolist()
+        rows = [row for at in chunk for row in batch.rows[at]]
+        numbers = [first[at] + k for at in chunk for k in range(len(batch.rows[at]))]
+        kept: list[torch.Tensor] = []
+        context = contextlib.nullcontext()
+        if self._trunk and numbers[0] in batch.states:
+            context = self._trunk.replaying(
+                pad_sequence([batch.states[number] for number in numbers], batch_first=True)
+            )
+        elif self._trunk and (self._recipe.epochs > 1 or model is None):
+            context = self._trunk.recording(kept)
+        # Gradients travel between processes by the wrapped model's hooks. Where there is one process, the model
+        # itself is called: accelerate's wrapping would copy the logits into float32.
+        wrapped = self.model_wrapped if self.accelerator.num_processes > 1 else None
+        with context, self.accelerator.autocast():
+            found, total = row_logprobs(self._plain, rows, self._recipe.temperature, wrapped, entropy)
+        states = {}
+        if kept:
+            states = {number: kept[0][at, : rows[at].width].clone() for at, number in enumerate(numbers)}
+        return dict(zip([at for row in rows for at in row.numbers], found, strict=True)), total, states
+
+    @property
+    def _plain(self) -> PreTrainedModel:
+        """The language model itself, its adapter within."""
+        return self.accelerator.unwrap_model(self.model).get_base_model()
+
+    # Writing
+
+    def _seeds(self, number: int, drawn: Sequence[int]) -> list[int]:
+        """Of all profiles of a batch.
+
+        A profile is told apart by how many of its session come before it in the whole batch: a session that the batch
+        holds twice has twice as many different profiles.
+        """
+        before: Counter[int] = Counter()
+        seeds = []
+        for row in [row for row in drawn for _ in range(self._recipe.samples)]:
+            seeds.append(
+                stream_seed(self._seed, self._phase, "profiles", number, self._train.sessions[row], before[row])
+            )
+            before[row] += 1
+        return seeds
+
+    def _written(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Profile]:
+        """``samples`` profiles of each prompt, side by side."""
+        repeated = [prompt for prompt in prompts for _ in range(self._recipe.samples)]
+        if self._vllm is None:
+            return self._write(repeated, seeds, self._limit, self._recipe.temperature, len(repeated))
+        self._vllm.sync_weights()
+        _, ids, _, _ = self._vllm.generate(repeated, images=None, num_generations=self._recipe.samples)
+        return [self._read(tokens) for tokens in ids]
+
+    def _engine(self) -> Any:
+        """vLLM in this process, which takes the policy's weights over before each batch (TRL's colocate mode)."""
+        from trl.generation.vllm_generation import VLLMGeneration
+
+        return VLLMGeneration(
+            model=self.model,
+            accelerator=self.accelerator,
+            processing_class=self._tokenizer,
+            mode="colocate",
+            gpu_memory_utilization=0.3,  # the rest is for training
+            max_num_seqs=self._recipe.sessions_per_batch * self._recipe.samples // self.accelerator.num_processes,
+            temperature=self._recipe.temperature,
+            max_completion_length=self._limit,
+            logprobs=None,
+            # vLLM by itself knows the generation config's end tokens only.
+            generation_kwargs={"stop_token_ids": sorted(self._read.ends)},
+        )
+
+    def _write(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], limit: int, temperature: float, size: int
+    ) -> list[Profile]:
+        """Profiles in the order of the prompts; a batch that does not fit is repeated in halves."""
+        out: list[Profile | None] = [None] * len(prompts)
+        with self.whole() as policy:
+            policy.eval()
+            model = policy.get_base_model()
+            todo = plan_batches([len(prompt) for prompt in prompts], size)
+            while todo:
+                rows = todo.pop(0)
+                part, own = [prompts[row] for row in rows], [seeds[row] for row in rows]
+                try:
+                    with self.accelerator.autocast():
+                        batch = generate_batch(model, self._tokenizer, part, own, limit, temperature, self._starts)
+                except Exception as error:
+                    if not is_out_of_memory(error) or len(rows) == 1:
+                        raise
+                    half = halved(len(rows), 1, self.watch.log)
+                    todo[:0] = [rows[start : start + half] for start in range(0, len(rows), half)]
+                    continue
+                for row, profile in zip(rows, batch, strict=True):
+                    out[row] = profile
+        return out
+
+    # Validation and saving
+
+    def validate(self) -> dict[str, float]:
+        """Rank the validation sessions by greedy profiles of the policy as it is."""
+        chosen = range(self.accelerator.process_index, len(self._validation.sessions), self.accelerator.num_processes)
+        prompts = [self._validation.prompts[row] for row in chosen]
+        written = self._write(prompts, [0] * len(prompts), self._max_tokens, 0.0, self._validation_batch)
+        ranks = self._reward.ranks(
+            [profile.text for profile in written],
+            [self._validation.targets[row] for row in chosen],
+            [self._validation.seen[row] for row in chosen],
+        )
+        told = gather_object(
+            [(int(rank), profile.tokens, profile.finished) for rank, profile in zip(ranks, written, strict=True)]
+        )
+        return {
+            **validation_metrics(np.array([rank for rank, _, _ in told])),
+            "tokens": float(np.mean([tokens for _, tokens, _ in told])),
+            "finished": float(np.mean([finished for _, _, finished in told])),
+        }
+
+    def _save_best(self, folder: Path) -> None:
+        with self.whole() as model:
+            if self.accelerator.is_main_process:
+                save_adapter(model, folder)
+
+    def save_extra(self, folder: Path) -> None:
+        """The profiles of a batch that is not through with all its passes."""
+        if self.state.global_step % self._steps:
+            self._batch[1].save(folder / ROLLOUTS.format(process=self.accelerator.process_index))
+
+    def resume_extra(self, folder: Path, step: int) -> None:
+        """The batch that was interrupted."""
+        path = folder / ROLLOUTS.format(process=self.accelerator.process_index)
+        if path.is_file():
+            self._batch = step // self._steps, Batch.load(path, self.accelerator.device)
