@@ -270,10 +270,15 @@ def test_profiles_rewards_and_validation_read_alike(folder_with, template, opene
         _tokenizer=tokenizer,
         _ends=end_tokens(model, tokenizer),
         _opened=opens_thought(tokenizer),
-        _recipe=SimpleNamespace(unfinished="zero"),
-        _train=SimpleNamespace(targets=[0, 0], seen=[[], []]),
+        _recipe=SimpleNamespace(samples=2, epochs=1, minibatches=1, standardise="none"),
+        _train=SimpleNamespace(sessions=[0, 1]),
         _clock={},
-        _reward=lambda texts, targets, seen_items: seen.extend(texts) or np.ones(len(texts)),
+        _step=0,
+        accelerator=SimpleNamespace(process_index=0),
+        _reward=SimpleNamespace(
+            columns=lambda texts, sessions, rows, finished: seen.extend(texts) or {"reward": finished.astype(float)},
+            combine=lambda columns, sessions, batch: columns["reward"],
+        ),
     )
     values = Rebel._score(trainer, [profile.ids for profile in written], [0, 1])
     assert seen == [profile.text for profile in written]

@@ -24,11 +24,12 @@ from langptune.models.load import load_adapter, load_decoder, load_encoder
 from langptune.models.materialise import materialise
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter, encode_sessions
-from langptune.ranking.decoder import embed, embed_items
-from langptune.training.algorithms import ALGORITHMS, Sessions
+from langptune.ranking.decoder import embed
+from langptune.training.algorithms import ALGORITHMS
 from langptune.training.checkpoints import Checkpoints
 from langptune.training.policy import token_logprobs
-from langptune.training.reward import Reward
+from langptune.training.reward import Reward, Sessions
+from tests import planted
 from tests.conftest import ROOT
 from tests.unit.test_profiles import reviewed
 
@@ -264,13 +265,14 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
     model, tokenizer = load_encoder(folders[name], CPU, dtype)
     recipe = scaled_down(paper, "rlso-paper", name).model_copy(update={"select": "last"})
     prompts = prompts_of(tokenizer, 6)
-    trained_on = Sessions(list(range(6)), prompts, [5, 9, 13, 20, 33, 40], [[0], [1], [2], [3], [4], [0]])
+    targets, shown = [5, 9, 13, 20, 33, 40], [[0], [1], [2], [3], [4], [0]]
+    trained_on = Sessions(list(range(6)), prompts, targets, shown, [[item] for item in targets], shown)
     trainer = ALGORITHMS[recipe.algorithm](
         model=model,
         tokenizer=tokenizer,
         train=trained_on,
         validation=trained_on,
-        reward=Reward(decoder, embed_items(decoder, ITEMS)[0]),
+        reward=Reward(decoder, planted.scoring(decoder, ITEMS), recipe=recipe),
         recipe=recipe,
         checkpoints=Checkpoints(tmp_path, {"test": name}, print),
         max_tokens=6,

@@ -12,14 +12,11 @@ import torch
 from trl import GRPOTrainer, RLOOTrainer
 
 from langptune.errors import UserError
-from langptune.metrics import from_ranks
 from langptune.models.load import load_adapter
 from langptune.profiles.choose import best_rows, history_score
-from langptune.ranking.decoder import decoder_blocks, embed, embed_items
-from langptune.ranking.ranks import full_ranks
 from langptune.training import algorithms, contrastive
 from langptune.training.policy import FrozenTrunk, adapter_config, token_logprobs
-from langptune.training.reward import Reward
+from langptune.training.reward import standardised
 from tests import planted as p
 from tests.conftest import ROOT
 
@@ -220,7 +217,9 @@ def test_rebel_loss_by_hand(tmp_path):
     expected = 0.5 * sum(((change[i] - change[i + 1]) - eta * (scaled[i] - scaled[i + 1])) ** 2 for i in (0, 2))
     ids, mask, keep = padded(PROMPTS, COMPLETIONS)
     sums = [(token_logprobs(m, ids, mask, keep, 1.0)[0] * mask[:, -keep:]).sum(1) for m in (new, old)]
-    found = algorithms.rebel_loss(sums[0] - sums[1], algorithms.standardised(torch.tensor(rewards)), eta)
+    found = algorithms.rebel_loss(
+        sums[0] - sums[1], torch.tensor(standardised(np.array(rewards), 2, "batch")).float(), eta
+    )
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
     trainer = p.policy_trainer(tmp_path, p.reinforcement(eta=eta, cache_frozen=False), model=old)
@@ -237,34 +236,19 @@ def test_rebel_loss_by_hand(tmp_path):
         "completion_ids": ids[:, left:],
         "completion_mask": mask[:, left:],
         "old_logps": sums[1].detach(),
-        "advantages": algorithms.standardised(torch.tensor(rewards)),
+        "advantages": torch.tensor(standardised(np.array(rewards), 2, "batch")).float(),
     }
     assert float(trainer._compute_loss(trainer.model, rows).detach()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_standardised_rewards():
-    found = algorithms.standardised(torch.tensor([1.0, 2.0, 4.0, 5.0]))
-    assert float(found.mean()) == pytest.approx(0, abs=1e-7) and float(found.pow(2).mean()) == pytest.approx(1)
-    assert (algorithms.standardised(torch.full((4,), 0.3)) == 0).all()
-
-
-def test_reward_is_the_metric_of_the_written_ranks():
-    data, decoder = p.planted(train=5, val=30), p.tiny_decoder()
-    vectors, _ = embed_items(decoder, data.items)
-    texts = [" ".join(data.items[item] for item in shown[:2]) for shown in data.history["val"]]
-    targets, seen = data.target["val"], data.history["val"]
-    scores = np.concatenate(list(decoder_blocks(embed(decoder, texts).vectors, vectors)))
-    ranks = full_ranks(scores, targets, seen).rank
-    for metric in ("ndcg", "mrr"):
-        assert np.array_equal(Reward(decoder, vectors, metric=metric)(texts, targets, seen), from_ranks(metric, ranks))
-
-
-def test_no_reward_for_a_profile_that_did_not_end(tmp_path):
-    trainer = p.policy_trainer(tmp_path, p.reinforcement())
-    ended, cut = trainer._score([[6, 7, 2], [6, 7, 8, 9, 10, 11]], [0, 0])
-    assert ended > 0 and cut == 0
-    kept = p.policy_trainer(tmp_path, p.reinforcement(unfinished="score"))
-    assert min(kept._score([[6, 7, 2], [6, 7, 8, 9, 10, 11]], [0, 0])) > 0
+    values = np.array([1.0, 2.0, 4.0, 5.0])
+    found = standardised(values, 2, "batch")
+    assert found.mean() == pytest.approx(0) and (found**2).mean() == pytest.approx(1)
+    assert standardised(values, 2, "session") == pytest.approx([-1, 1, -1, 1])
+    assert standardised(values, 2, "none") is values
+    for over in ("batch", "session"):
+        assert (standardised(np.full(4, 0.3), 2, over) == 0).all()
 
 
 def test_kl_is_zero_at_the_start_and_enters_the_reward(tmp_path):

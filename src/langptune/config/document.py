@@ -64,6 +64,7 @@ SECTIONS = [
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
     ("`train` of a reinforcement recipe", recipes.Trained),
+    ("`guard` of a reinforcement recipe", recipes.GuardLimits),
     ("`recipes.yaml`: `kind: per-encoder`", recipes.PerEncoder),
     ("`prompts.yaml`: one entry", prompts.Prompt),
     ("`judges.yaml`: one entry", judges.Judge),

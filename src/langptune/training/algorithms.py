@@ -29,7 +29,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -57,6 +56,7 @@ from langptune.training.checkpoints import (
     row_order,
     training_arguments,
 )
+from langptune.training.guard import Guard, examined
 from langptune.training.policy import (
     FrozenTrunk,
     adapter_config,
@@ -65,26 +65,13 @@ from langptune.training.policy import (
     start_from,
     token_logprobs,
 )
-from langptune.training.reward import Reward, validation_metrics
+from langptune.training.reward import Reward, Sessions, standardised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROLLOUTS = "rollouts-{process}.safetensors"
 """The profiles of a batch that a checkpoint interrupts, one file per process."""
-
-
-@dataclass(frozen=True)
-class Sessions:
-    """What the policy reads and is rewarded by.
-
-    prompts: token ids ``[S][*]``.
-    """
-
-    sessions: list[int]
-    prompts: list[list[int]]
-    targets: list[int]
-    seen: list[list[int]]
 
 
 class _Policy(Resumable):
@@ -147,7 +134,7 @@ class _Policy(Resumable):
             self._trunk = FrozenTrunk(self.model.get_base_model(), cut)
         steps = recipe.epochs * recipe.minibatches
         main = self.accelerator.is_main_process
-        self.watch = Watch(recipe, steps, checkpoints, self.validate, self._save_best, log, main)
+        self.watch = Watch(recipe, steps, checkpoints, self.validate, self._save_best, log, main, Guard(recipe.guard))
         self.add_callback(self.watch)
 
     _config: type
@@ -259,13 +246,22 @@ class _Policy(Resumable):
         started = time.monotonic()
         replies = [read_reply(self._tokenizer, ids, self._ends, self._opened) for ids in completion_ids]
         texts = [reply.text for reply in replies]
-        values = self._reward(texts, [self._train.targets[r] for r in row], [self._train.seen[r] for r in row])
         finished = np.array([reply.finished for reply in replies])
-        if self._recipe.unfinished == "zero":
-            values = np.where(finished, values, 0.0)
+        columns = self._reward.columns(texts, self._train, row, finished)
+        told = gather_object([{name: value[at] for name, value in columns.items()} for at in range(len(texts))])
+        whole = {name: np.array([one[name] for one in told]) for name in columns}
+        samples = self._recipe.samples
+        sessions = [self._train.sessions[row] for row in gather_object(list(row))]
+        steps = self._recipe.epochs * self._recipe.minibatches
+        values = self._reward.combine(whole, sessions, self._step // steps)
+        if not isinstance(self, Rebel):  # which takes its KL term off first
+            values = standardised(values, samples, self._recipe.standardise)
+        here = self.accelerator.process_index * len(texts)
+        values = values[here : here + len(texts)]
         self._told = {
-            "reward": float(values.mean()),
+            **{name: float(value.mean()) for name, value in columns.items()},
             "finished": float(finished.mean()),
+            "distinct": len(set(texts)) / len(texts),
             "tokens": float(np.mean([len(ids) for ids in completion_ids])),
         }
         self._clock["reward_seconds"] = time.monotonic() - started
@@ -392,24 +388,12 @@ class _Policy(Resumable):
 
     # Validation and saving
 
-    def validate(self) -> dict[str, float]:
-        """Rank the validation sessions by greedy profiles of the policy as it is."""
+    def validate(self) -> dict[str, Any]:
+        """Measure greedy profiles of the policy as it is, on the validation sessions."""
         chosen = range(self.accelerator.process_index, len(self._validation.sessions), self.accelerator.num_processes)
         prompts = [self._validation.prompts[row] for row in chosen]
         written = self._write(prompts, [0] * len(prompts), self._max_tokens, 0.0, self._validation_batch)
-        ranks = self._reward.ranks(
-            [profile.text for profile in written],
-            [self._validation.targets[row] for row in chosen],
-            [self._validation.seen[row] for row in chosen],
-        )
-        told = gather_object(
-            [(int(rank), profile.tokens, profile.finished) for rank, profile in zip(ranks, written, strict=True)]
-        )
-        return {
-            **validation_metrics(np.array([rank for rank, _, _ in told])),
-            "tokens": float(np.mean([tokens for _, tokens, _ in told])),
-            "finished": float(np.mean([finished for _, _, finished in told])),
-        }
+        return examined(self._reward, self._validation, list(chosen), written, gather_object)
 
     def _save_best(self, folder: Path) -> None:
         with self.whole() as model:
@@ -455,8 +439,8 @@ class Rebel(_Policy, RLOOTrainer):
             kl = self.accelerator.gather(kl)
             self._told["kl"] = float(kl.mean())
             rewards = rewards - self._recipe.kl * kl
-        if self._recipe.standardise:
-            rewards = standardised(rewards)
+        scaled = standardised(rewards.double().cpu().numpy(), self._recipe.samples, self._recipe.standardise)
+        rewards = torch.as_tensor(scaled, dtype=rewards.dtype, device=rewards.device)
         here = self.accelerator.process_index * len(out["prompt_ids"])
         return {**out, "advantages": rewards[here : here + len(out["prompt_ids"])]}
 
@@ -496,10 +480,3 @@ def rebel_loss(change: torch.Tensor, rewards: torch.Tensor, eta: float) -> torch
         rewards: ``[2 P]``.
     """
     return ((change[0::2] - change[1::2] - eta * (rewards[0::2] - rewards[1::2])) ** 2).mean()
-
-
-def standardised(rewards: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and variance 1 over the whole batch (PAPER: Training); zeros where all rewards are equal."""
-    centred = rewards - rewards.mean()
-    spread = centred.pow(2).mean().sqrt()
-    return centred / spread if spread > 0 else centred
