@@ -14,7 +14,7 @@ from langptune.training.terms import TERMS
 
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
 """Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
-LATER = {"negatives": "batch"}
+LATER = {"negatives": "batch", "targets": 1, "shuffle_rewards": False}
 """Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
 Rate = Annotated[float, Field(gt=0, strict=False)]

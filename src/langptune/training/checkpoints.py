@@ -202,9 +202,11 @@ class Watch(TrainerCallback):
                 if self.recipe.patience and self.state["bad"] >= self.recipe.patience:
                     self.log(f"no better validation NDCG in {self.state['bad']} validations: stopping early")
                     control.should_training_stop = True
-                if self._guard and (reason := agreed(self._guard(self.state["curve"]), args.device)):
-                    self.state["collapsed"] = f"batch {batch}: {reason}"
-                    self.log(f"collapsed at {self.state['collapsed']}; stopping, the best state before is kept")
+                if self.state["collapsed"]:
+                    self.log(
+                        f"collapsed at batch {batch}: {self.state['collapsed']}; stopping, the best state before, of "
+                        f"batch {self.state['best_step']}, is kept"
+                    )
                     control.should_training_stop = True
         self.state["done"] = step == state.max_steps or control.should_training_stop
         last = self.recipe.select == "last" and not self.state["collapsed"]
@@ -247,7 +249,9 @@ class Watch(TrainerCallback):
         if batch == 0:
             self.state["curve"].append({"batch": 0, "seconds": self.snapshot()["seconds"]})
         self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
-        if self.state["best"] is None or value > self.state["best"]:
+        # A collapsed state is not selected, though its NDCG may be high: one text may suit many.
+        self.state["collapsed"] = self._guard(self.state["curve"]) if self._guard and batch else None
+        if self.state["best"] is None or (value > self.state["best"] and not self.state["collapsed"]):
             self.state.update(best=value, best_step=batch, bad=0)
             self._keep()
         else:
