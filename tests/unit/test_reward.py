@@ -203,7 +203,16 @@ ITEMS = pl.DataFrame(
     {
         "item": range(8),
         "item_id": list("abcdefgh"),
-        "title": ["Star Wars", "Kingpin", "Jaws", "Men in Black", "Twelve Monkeys", "Heat", "The Big Night", "Alien"],
+        "title": [
+            "Star Wars",
+            "Kingpin",
+            "Jaws",
+            "Men in Black",
+            "Twelve Monkeys",
+            "Heat",
+            "The Big Night",
+            "Alien (Octavo)",
+        ],
         "text": list("abcdefgh"),
         "first_seen": [0] * 8,
         "year": ["1977", "1996", "1975", "1997", "1995", "1995", "1996", "1979"],
@@ -271,6 +280,7 @@ CLAIMS = {
     "Enjoys comedy (1996).": (0, "a genre of the history with a year of it"),
     "Enjoys comedy (1999).": (1 / 2, "with another year"),
     "Enjoys The Dust Collector (1996).": (1, "an invented title"),
+    "Enjoys Alien (1979).": (1, "right without its second title, but not in the history"),
     "Enjoys films of 1996.": (0, "a year of the history"),
     "Enjoys films of 2004.": (1, "a year outside it"),
     "Enjoys films of the 1990s.": (0, "an era, no year"),
@@ -282,6 +292,11 @@ CLAIMS = {
 def test_false_claims(text, facts):
     share, why = CLAIMS[text]
     assert term("false_claims", text, facts) == pytest.approx(share), why
+
+
+def test_a_title_is_known_without_its_second_one(facts):
+    assert term("false_claims", "Enjoys Alien (1979).", facts, history=[7]) == 0
+    assert term("false_claims", "Enjoys Alien (1980).", facts, history=[7]) == 1
 
 
 def test_ratings_speak_against_a_liking(facts):

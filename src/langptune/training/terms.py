@@ -24,6 +24,7 @@ PROSE = 0.1
 SOFT = 0.2
 """Share of the longest profile, at its end, in which length is punished more and more (DAPO's 4,096 of 20,480)."""
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?![\d'’s])")
+BRACKETS = re.compile(r"\s*\([^()]*\)$")
 BEFORE = re.compile(r"((?:[\w'’.:&-]+ )*[\w'’.:&-]+)\s*\($")
 """The words before a year in brackets."""
 
@@ -34,12 +35,14 @@ class Facts:
 
     titles: ``[N]``.
     year: int ``[N]``, 0 where unknown.
+    keys: title keys of each item ``[N]``: its title's, and that without another title in brackets at its end.
     years: title key -> the years of the items that bear the title.
     known: the titles, to be found in prose.
     """
 
     titles: list[str]
     year: np.ndarray
+    keys: list[set[str]]
     years: dict[str, set[int]]
     catalogue: Catalogue
     known: Titles
@@ -59,9 +62,11 @@ def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
     if "year" in items.columns:
         year = items["year"].cast(pl.String).str.extract(r"^([0-9]{4})", 1).cast(pl.Int64).fill_null(0).to_numpy()
     years: dict[str, set[int]] = {}
-    for key, at in zip(catalogue.keys, year.tolist(), strict=True):
-        years.setdefault(key, set()).add(at)
-    return Facts(titles, year, years, catalogue, Titles(titles))
+    keys = [{title_key(title), title_key(BRACKETS.sub("", title))} - {""} for title in titles]
+    for own, at in zip(keys, year.tolist(), strict=True):
+        for key in own:
+            years.setdefault(key, set()).add(at)
+    return Facts(titles, year, keys, years, catalogue, Titles(titles))
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ def _named_year(name: str, year: int, history: list[int], shown: set[int], facts
     for start in range(len(told)):
         key = title_key(" ".join(told[start:]))
         if key in facts.years:
-            return any(facts.catalogue.keys[item] == key and facts.year[item] == year for item in history)
+            return any(key in facts.keys[item] and facts.year[item] == year for item in history)
     if facts.catalogue.tastes.in_text(told[-1]):
         return year in shown
     return not told[-1][0].isupper() and year in shown
