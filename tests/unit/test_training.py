@@ -16,7 +16,6 @@ from langptune.models.load import load_adapter
 from langptune.profiles.choose import best_rows, history_score
 from langptune.training import algorithms, contrastive
 from langptune.training.policy import FrozenTrunk, adapter_config, token_logprobs
-from langptune.training.reward import standardised
 from tests import planted as p
 from tests.conftest import ROOT
 
@@ -218,7 +217,7 @@ def test_rebel_loss_by_hand(tmp_path):
     ids, mask, keep = padded(PROMPTS, COMPLETIONS)
     sums = [(token_logprobs(m, ids, mask, keep, 1.0)[0] * mask[:, -keep:]).sum(1) for m in (new, old)]
     found = algorithms.rebel_loss(
-        sums[0] - sums[1], torch.tensor(standardised(np.array(rewards), 2, "batch")).float(), eta
+        sums[0] - sums[1], algorithms.standardised(torch.tensor(rewards).view(2, 2), "batch").flatten(), eta
     )
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
@@ -236,19 +235,19 @@ def test_rebel_loss_by_hand(tmp_path):
         "completion_ids": ids[:, left:],
         "completion_mask": mask[:, left:],
         "old_logps": sums[1].detach(),
-        "advantages": torch.tensor(standardised(np.array(rewards), 2, "batch")).float(),
+        "advantages": algorithms.standardised(torch.tensor(rewards).view(2, 2), "batch").flatten(),
     }
     assert float(trainer._compute_loss(trainer.model, rows).detach()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_standardised_rewards():
-    values = np.array([1.0, 2.0, 4.0, 5.0])
-    found = standardised(values, 2, "batch")
-    assert found.mean() == pytest.approx(0) and (found**2).mean() == pytest.approx(1)
-    assert standardised(values, 2, "session") == pytest.approx([-1, 1, -1, 1])
-    assert standardised(values, 2, "none") is values
+    values = torch.tensor([[1.0, 2.0], [4.0, 5.0]])
+    found = algorithms.standardised(values, "batch")
+    assert float(found.mean()) == pytest.approx(0, abs=1e-7) and float(found.pow(2).mean()) == pytest.approx(1)
+    assert algorithms.standardised(values, "session").tolist() == [[-1, 1], [-1, 1]]
+    assert algorithms.standardised(values, "none") is values
     for over in ("batch", "session"):
-        assert (standardised(np.full(4, 0.3), 2, over) == 0).all()
+        assert (algorithms.standardised(torch.full((2, 2), 0.3), over) == 0).all()
 
 
 def test_kl_is_zero_at_the_start_and_enters_the_reward(tmp_path):

@@ -65,7 +65,7 @@ from langptune.training.policy import (
     start_from,
     token_logprobs,
 )
-from langptune.training.reward import Reward, Sessions, standardised
+from langptune.training.reward import Reward, Sessions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -251,11 +251,11 @@ class _Policy(Resumable):
         told = gather_object([{name: value[at] for name, value in columns.items()} for at in range(len(texts))])
         whole = {name: np.array([one[name] for one in told]) for name in columns}
         samples = self._recipe.samples
-        sessions = [self._train.sessions[row] for row in gather_object(list(row))]
+        sessions = gather_object(list(row))[::samples]
         steps = self._recipe.epochs * self._recipe.minibatches
         values = self._reward.combine(whole, sessions, self._step // steps)
         if not isinstance(self, Rebel):  # which takes its KL term off first
-            values = standardised(values, samples, self._recipe.standardise)
+            values = standardised(torch.tensor(values).view(-1, samples), self._recipe.standardise).flatten().numpy()
         here = self.accelerator.process_index * len(texts)
         values = values[here : here + len(texts)]
         self._told = {
@@ -439,8 +439,7 @@ class Rebel(_Policy, RLOOTrainer):
             kl = self.accelerator.gather(kl)
             self._told["kl"] = float(kl.mean())
             rewards = rewards - self._recipe.kl * kl
-        scaled = standardised(rewards.double().cpu().numpy(), self._recipe.samples, self._recipe.standardise)
-        rewards = torch.as_tensor(scaled, dtype=rewards.dtype, device=rewards.device)
+        rewards = standardised(rewards.view(-1, self._recipe.samples), self._recipe.standardise).flatten()
         here = self.accelerator.process_index * len(out["prompt_ids"])
         return {**out, "advantages": rewards[here : here + len(out["prompt_ids"])]}
 
@@ -480,3 +479,20 @@ def rebel_loss(change: torch.Tensor, rewards: torch.Tensor, eta: float) -> torch
         rewards: ``[2 P]``.
     """
     return ((change[0::2] - change[1::2] - eta * (rewards[0::2] - rewards[1::2])) ** 2).mean()
+
+
+def standardised(rewards: torch.Tensor, over: str) -> torch.Tensor:
+    """Mean 0 and variance 1 (no Bessel correction); zeros where all rewards are equal.
+
+    Args:
+        rewards: ``[S, K]``.
+        over: ``batch``: all profiles of a batch together (PAPER: Training); ``session``: each session's; ``none``.
+    """
+    if over == "none":
+        return rewards
+    parts = rewards.reshape(1, -1) if over == "batch" else rewards
+    centred = parts - parts.mean(1, keepdim=True)
+    spread = centred.pow(2).mean(1, keepdim=True).sqrt()
+    return torch.where(spread > 0, centred / spread.where(spread > 0, torch.ones_like(spread)), centred).view_as(
+        rewards
+    )

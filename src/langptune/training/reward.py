@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -184,8 +184,8 @@ class Reward:
         With ``shuffle_rewards`` the columns are dealt first, each session getting those of another one.
 
         Args:
-            columns: of all processes; further ones are ignored.
-            sessions: the session of each profile; profiles of one session stand side by side, equally many of each.
+            columns: of all processes, the profiles of a session side by side; further columns are ignored.
+            sessions: the sessions of the batch in that order, by any number that tells them apart ``[S]``.
             batch: which batch of the phase, for ``shuffle_rewards``.
         """
         reward = columns["reward"]
@@ -234,15 +234,19 @@ def _allowed(seen: Sequence[Sequence[int]], shape: tuple[int, ...]) -> np.ndarra
 
 
 def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[B]``: whose reward each profile gets, when every session gets those of another one of the batch.
+    """int64 ``[S * samples]``: whose reward each profile gets, when every session gets those of another one.
 
     The k-th profile of a session gets what the k-th of the other one earned, so that the rewards of each group, and
     with them their distribution, stay as they are.
 
+    Args:
+        sessions: of the groups ``[S]``; one may stand there more than once.
+        samples: profiles per group, side by side.
+
     Raises:
         UserError: one session is half of the batch or more, so that no other one has rewards to give.
     """
-    groups = np.asarray(sessions)[::samples]
+    groups = np.asarray(sessions)
     names, counts = np.unique(groups, return_counts=True)
     if 2 * counts.max() > len(groups):
         raise UserError("shuffle_rewards: one session is more than half of a batch; raise sessions_per_batch")
@@ -253,22 +257,6 @@ def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np
     giver = np.empty(len(groups), dtype=np.int64)
     giver[order] = np.roll(order, -int(counts.max()))
     return (giver[:, None] * samples + np.arange(samples)).ravel()
-
-
-def standardised(values: np.ndarray, samples: int, over: Literal["batch", "session", "none"]) -> np.ndarray:
-    """Rewards to mean 0 and variance 1, float64 ``[B]``; zeros where all are equal.
-
-    Args:
-        values: ``[B]``, the profiles of a session side by side.
-        samples: profiles per session.
-        over: the whole batch (PAPER: Training), or each session by itself (as GRPO does); ``none``: as they are.
-    """
-    if over == "none":
-        return values
-    groups = values.reshape(1, -1) if over == "batch" else values.reshape(-1, samples)
-    centred = groups - groups.mean(1, keepdims=True)
-    spread = np.sqrt((centred**2).mean(1, keepdims=True))
-    return np.divide(centred, spread, out=centred, where=spread > 0).ravel()
 
 
 def validation_metrics(ranks: np.ndarray) -> dict[str, float]:
