@@ -38,8 +38,8 @@ def setting(args: argparse.Namespace) -> dict:
     from langptune.config.workflow import load
     from langptune.models.load import load_decoder
     from langptune.ranking.decoder import embed_items
-    from langptune.training.algorithms import Sessions
-    from langptune.training.reward import Reward
+    from langptune.ranking.scoring import Scoring
+    from langptune.training.reward import Reward, Sessions
 
     entry = DatasetEntry.model_validate(yaml.safe_load((ROOT / "config/datasets.yaml").read_text())["ml-100k"])
     done = protocols.prepare(readers.read(entry, "ml-100k"), entry, "ml-100k")
@@ -54,12 +54,21 @@ def setting(args: argparse.Namespace) -> dict:
     recipe = registry.recipes["rlso"].model_copy(
         update={"sessions_per_batch": args.sessions, "epochs": args.epochs, "batches": 1, "kl": 0.1, "micro_batch": 2}
     )
+    recipe = ReinforcementRecipe.model_validate(recipe.model_dump())
+    vectors, _ = embed_items(decoder, done.items["text"].to_list())
     return {
         "model": model,
         "tokenizer": tokenizer,
-        "sessions": Sessions(rows["session"].to_list(), prompts, rows["target"].to_list(), rows["seen"].to_list()),
-        "reward": Reward(decoder, embed_items(decoder, done.items["text"].to_list())[0]),
-        "recipe": ReinforcementRecipe.model_validate(recipe.model_dump()),
+        "sessions": Sessions(
+            sessions=rows["session"].to_list(),
+            prompts=prompts,
+            targets=rows["target"].to_list(),
+            seen=rows["seen"].to_list(),
+            futures=[[target] for target in rows["target"].to_list()],
+            histories=rows["history"].to_list(),
+        ),
+        "reward": Reward(decoder, Scoring(vectors, np.zeros(len(done.items), dtype=np.float32)), recipe=recipe),
+        "recipe": recipe,
         "bf16": dtype == torch.bfloat16,
         "tokens": args.tokens,
     }

@@ -1,4 +1,4 @@
-"""One study: a metric over the values of one key, or over pairs of encoder and decoder; a table and a figure."""
+"""One study: a metric over the values of one key, over variants of a recipe, or over pairs of models."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ class StudyRun(RunEntry):
 
     of: str = Field(description="the method that it is a variant of")
     label: str = Field(description="that method's title")
-    value: float | None = Field(None, description="the key's value; null where models vary")
+    value: float | None = Field(None, description="the key's value; null where models or a recipe vary")
+    setting: dict[str, str] = Field({}, description="of a variant of a recipe: `variant`, its name, and varied keys")
 
 
 class StudySpec(StageSpec):
     """Metrics of all runs of a study in, a table and a figure out."""
 
     title: str
-    key: str = Field(description="what varies; `models`: encoder and decoder")
+    key: str = Field(description="what varies; `models`: encoder and decoder; `recipe`: keys of one")
     runs: Annotated[list[StudyRun], Field(min_length=1)]
     metric: str = "ndcg@10"
     bootstrap: int = 2000
     confidence: float = 0.95
     seed: int = 0
-    table_out: str = Field(description="CSV: method, models, value, mean, low, high")
+    table_out: str = Field(description="CSV: method, models, value or variant, mean, low, high")
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
 
 
@@ -46,6 +47,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     plain = [RunEntry.model_validate(entry.model_dump(include=set(RunEntry.model_fields))) for entry in spec.runs]
     rows = {(row.method, row.models): row for row in grid.collect(plain, [spec.metric]).rows}
     draws = bootstrap.replicates({row.key: row.values for row in rows.values()}, spec.bootstrap, spec.seed)
+    named = list(dict.fromkeys(name for entry in spec.runs for name in entry.setting))
     table = []
     for key, row in rows.items():
         entry = next(entry for entry in spec.runs if (entry.method, entry.models) == key)
@@ -57,6 +59,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
                 "group": entry.group,
                 "models": entry.models,
                 "value": entry.value,
+                **{name: entry.setting.get(name, "") for name in named},
                 "seeds": len(row.seeds),
                 "n": len(row.values),
                 "mean": float(row.values.mean()),
@@ -68,7 +71,10 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     with whole(spec.table_out) as part:
         frame.write_csv(part)
     title = figures.metric_title(spec.metric)
-    figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
+    if spec.key == "recipe":
+        figure = _variants(table, named, title)
+    else:
+        figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
     for path in spec.figure_out:
         figures.save(figure, path)
     record.note(read={entry.metrics_path: file_hash(entry.metrics_path) for entry in spec.runs})
@@ -87,6 +93,24 @@ def _lines(table: list[dict], key: str, metric: str) -> figures.Figure:
         lines.append(figures.StudyLine(label, points[0]["group"], *columns))
     values = [row["value"] for row in table]
     return figures.study(lines, key.replace("_", " "), metric, logarithmic=max(values) / min(values) > 5)
+
+
+def _variants(table: list[dict], named: list[str], metric: str) -> figures.Figure:
+    """Variants one below the other, one panel for each value of the last varied key."""
+    several = len({(row["method"], row["models"]) for row in table if row["variant"]}) > 1
+    panels: dict[str, list[figures.Bar]] = {}
+    lines = {}
+    for row in table:
+        where = f"{row['label']} {row['models']}"
+        if not row["variant"]:
+            lines[where if several else row["label"]] = row["mean"]
+            continue
+        label = f"{row['variant']}\n{where}" if several else row["variant"]
+        title = f"{named[-1]} {row[named[-1]]}" if len(named) > 2 else ""
+        panels.setdefault(title, []).append(
+            figures.Bar(label, label, row["group"], row["mean"], row["low"], row["high"])
+        )
+    return figures.variants(panels, lines, metric)
 
 
 def _grid(table: list[dict], metric: str) -> figures.Figure:

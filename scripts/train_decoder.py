@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -62,6 +63,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     from langptune.models.load import load_decoder, pick_device, pick_dtype
     from langptune.ranking.decoder import embed_items
+    from langptune.ranking.scoring import Scoring
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
@@ -85,11 +87,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         [spec.decoder.item_prefix + text for text in item_texts],
     )
 
+    no_popularity = np.zeros(len(item_texts), dtype=np.float32)
+
     def validate(model: SentenceTransformer) -> dict[str, float]:
         training = model.training
         model.eval()
         vectors, _ = embed_items(model, item_texts, spec.decoder.item_prefix)
-        ranks = Reward(model, vectors, prefix).ranks(
+        ranks = Reward(model, Scoring(vectors, no_popularity), prefix).ranks(
             val["text"].to_list(), val["target"].to_list(), val["seen"].to_list()
         )
         model.train(training)

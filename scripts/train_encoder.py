@@ -6,7 +6,9 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -46,6 +48,7 @@ class Spec(stage.StageSpec):
     sessions_in: str
     users_in: str
     training_in: str = Field(description="training.parquet: the sampled train and val sessions")
+    taste_field: str | None = Field(None, description="item field of genres, for the term `false_claims`")
     base: str = Field(description="for the model card: name of the untrained encoder")
     licence: str = Field("", description="for the model card: of the untrained encoder")
     phase: str = Field(description="for the model card: the phase's name")
@@ -69,10 +72,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype
     from langptune.prompts import PromptWriter, encode_sessions
     from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.scoring import Scoring
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.loop import PolicyTrainer
-    from langptune.training.reward import Reward, Sessions
+    from langptune.training.reward import Reward, Sessions, futures
+    from langptune.training.terms import TERMS, facts_of
 
     device = pick_device()
     dtype = pick_dtype(spec.recipe.precision, device)
@@ -91,17 +96,44 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         if rows.is_empty():
             raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
         prompts = encode_sessions(writer, rows, items, users, spec.history_items)
+        dropped = [prompt.dropped_items for prompt in prompts]
+        shown, ratings = (
+            [own[-spec.history_items :][cut:] for own, cut in zip(rows[key].to_list(), dropped, strict=True)]
+            for key in ("history", "ratings")
+        )
+        targets = rows["target"].to_list()
+        own = [[target] for target in targets]
+        if split == "train":
+            own = futures(sessions, rows["session"].to_list(), spec.recipe.targets)
         return Sessions(
-            rows["session"].to_list(), [p.ids for p in prompts], rows["target"].to_list(), rows["seen"].to_list()
+            sessions=rows["session"].to_list(),
+            prompts=[prompt.ids for prompt in prompts],
+            targets=targets,
+            seen=rows["seen"].to_list(),
+            futures=own,
+            histories=shown,
+            ratings=ratings,
+            users=rows["user_id"].to_list(),
         )
 
     train, val = prompted("train", spec.train_fraction), prompted("val", 1.0)
-    decoder = load_decoder(Path(spec.decoder_in), spec.decoder, device)
     vectors = ItemVectors.load(Path(spec.vectors_in))
-    reward = Reward(decoder, vectors, spec.decoder.query_prefix, spec.recipe.reward, spec.recipe.unfinished)
+    reward = Reward(
+        load_decoder(Path(spec.decoder_in), spec.decoder, device),
+        Scoring(vectors, np.zeros(len(items), dtype=np.float32)),
+        spec.decoder.query_prefix,
+        spec.recipe,
+        facts=facts_of(items, spec.taste_field) if any(TERMS[name].items for name in spec.recipe.terms) else None,
+        length=lambda text: len(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids),
+        limit=spec.recipe.max_tokens or spec.max_tokens,
+        reader=_reader(spec, items["title"].to_list(), device, dtype),
+        seed=spec.seed,
+        phase=spec.stream,
+    )
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "batch_size"]
+    what += ["taste_field"]
     what += ["seed", "stream"]
     identity = {
         **spec.model_dump(mode="json", include=set(what)),
@@ -156,11 +188,24 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         dtype=str(dtype).removeprefix("torch."),
         best_batch=state["best_step"],
         best_ndcg=state["best"],
+        collapsed=state["collapsed"],
         resumed=state["resumed"],
         train_seconds=state["seconds"],
         recipe=json.loads(spec.recipe.model_dump_json()),
     )
     return checkpoints.clear
+
+
+def _reader(spec: Spec, titles: list[str], device: Any, dtype: Any) -> Any:
+    """The initial encoder as a reader of profiles, where a reward asks for one: a copy that never trains."""
+    from langptune.interpretability.likelihood import Reader
+    from langptune.models.load import load_encoder
+    from langptune.training.rewards import parse
+
+    if not any(parse(name)[0].reads == "reader" for name in spec.recipe.rewards):
+        return None
+    reader = Reader(*load_encoder(Path(spec.encoder_in), device, dtype))
+    return lambda profiles, targets: reader.per_token(profiles, [titles[item] for item in targets])
 
 
 if __name__ == "__main__":

@@ -176,8 +176,19 @@ def warm_start(model: LlamaForCausalLM, data: Planted, words: PreTrainedTokenize
 def sessions_of(data: Planted, split: str, words: PreTrainedTokenizerFast):
     from langptune.training.reward import Sessions
 
-    size = len(data.target[split])
-    return Sessions(list(range(size)), prompt_ids(data, split, words), data.target[split], data.history[split])
+    target, history = data.target[split], data.history[split]
+    size = len(target)
+    return Sessions(
+        list(range(size)), prompt_ids(data, split, words), target, history, [[item] for item in target], history
+    )
+
+
+def scoring(decoder, items: list[str], weight: float = 0.0):
+    """Items as a decoder scores them, by the text alone."""
+    from langptune.ranking.decoder import embed_items
+    from langptune.ranking.scoring import Scoring
+
+    return Scoring(embed_items(decoder, items)[0], np.zeros(len(items), dtype=np.float32), weight)
 
 
 def reinforcement(**changes):
@@ -196,6 +207,8 @@ def reinforcement(**changes):
         "validate_every": 100,
         "checkpoint_every": 1000,
         "precision": "float32",
+        "unfinished": "zero",
+        "terms": {},
         "train": {"lora_rank": 8, "lora_alpha": 16},
     }
     return ReinforcementRecipe.model_validate({**fields, **changes})
@@ -224,7 +237,6 @@ def policy_trainer(
     folder, recipe, data=None, model=None, decoder=None, reward=None, log=None, phase="reinforcement-1", **extra
 ):
     """A trainer of the tiny encoder on planted data, rewarded by the tiny decoder."""
-    from langptune.ranking.decoder import embed_items
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.loop import PolicyTrainer
     from langptune.training.reward import Reward
@@ -232,9 +244,7 @@ def policy_trainer(
     data, words = data or planted(train=40, val=10), tokenizer()
     if reward is None:
         decoder = decoder or tiny_decoder()
-        reward = Reward(
-            decoder, embed_items(decoder, data.items)[0], metric=recipe.reward, unfinished=recipe.unfinished
-        )
+        reward = Reward(decoder, scoring(decoder, data.items), recipe=recipe)
     log, model = log or (lambda line: None), model or tiny_encoder()
     return PolicyTrainer(
         model=model,
@@ -255,7 +265,6 @@ def policy_trainer(
 
 def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0, phase="contrastive-1"):
     """A trainer of the tiny decoder on planted histories."""
-    from langptune.ranking.decoder import embed_items
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
     from langptune.training.reward import Reward, validation_metrics
@@ -269,7 +278,7 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
     def validate(model):
         training = model.training
         model.eval()
-        reward = Reward(model, embed_items(model, data.items)[0])
+        reward = Reward(model, scoring(model, data.items))
         told = validation_metrics(reward.ranks(texts["val"], data.target["val"], data.history["val"]))
         model.train(training)
         return told

@@ -101,7 +101,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Training:
-    """The curve of one trained phase: rows with ``batch`` and keys of ``TRAINING_PANELS``.
+    """The curve of one trained phase: rows with ``batch``, ``val_ndcg``, its noise, and keys of ``TRAINING_PANELS``.
 
     key: curves with the same one are seeds of one phase.
     title: what the figure calls the phase.
@@ -371,14 +371,21 @@ def learning_curves(curves: list[Curve], metric: str) -> Figure:
 
 
 TRAINING_PANELS = {
-    "val_ndcg": "validation NDCG",
     "loss": "loss",
     "reward": "reward",
+    "entropy": "entropy, nats a token",
     "kl": "KL to the start",
-    "tokens": "tokens",
-    "finished": "share finished",
+    "val_gain": "gain in log rank",
+    "val_own": "own over shuffled",
+    "val_finished": "share finished",
+    "val_distinct": "share distinct",
+    "val_repetition": "repetition",
+    "val_tokens": "tokens",
 }
-"""Keys of a phase's ``curve.jsonl`` that are drawn, and what the panels are called."""
+"""Keys of a phase's ``curve.jsonl`` that are drawn beside validation NDCG, and what the panels are called."""
+TRAINING_BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
+"""Panels with a line at 0 and, of a single seed, an interval of two standard errors."""
+TRAINING_COLUMNS = 5
 
 
 def metric_title(metric: str) -> str:
@@ -428,7 +435,11 @@ def funnel(steps: pl.DataFrame, title: str) -> Figure:
 
 
 def training(phases: list[Training]) -> Figure:
-    """How training went: a row of panels per phase, seeds as a band from the lowest to the highest around their mean.
+    """How training went, a block per phase: validation NDCG large, the other measures in small panels beside it.
+
+    The grey band around NDCG at the start is the noise of validation: two standard errors of the paired difference to
+    the start. What stays within it is no progress. Seeds are drawn as a band from the lowest to the highest around
+    their mean; a single seed's gain and advantage have intervals of two standard errors.
 
     Args:
         phases: curves with the same key are seeds of one phase.
@@ -439,20 +450,55 @@ def training(phases: list[Training]) -> Figure:
             by_key.setdefault(phase.key, []).append(phase)
         if not by_key:
             return _empty("No method of this comparison is trained by LangPTune.")
-        keys = [key for key in TRAINING_PANELS if any(key in row for phase in phases for row in phase.rows)]
-        figure = _figure(1.45 * len(keys) + 0.3, 0.5 + 1.5 * len(by_key))
-        axes = figure.subplots(len(by_key), len(keys), squeeze=False)
-        for row, seeds in enumerate(by_key.values()):
-            for column, key in enumerate(keys):
-                _band(axes[row, column], [_points(phase.rows, key) for phase in seeds])
-                if (
-                    not any(axis.get_title(loc="left") for axis in axes[:row, column])
-                    and axes[row, column].get_visible()
-                ):
-                    axes[row, column].set_title(TRAINING_PANELS[key], fontsize=8)
-            axes[row, 0].set_ylabel(textwrap.fill(seeds[0].title, 26), fontsize=7)
-        figure.supxlabel("batch", fontsize=8)
+        shown = [
+            [key for key in TRAINING_PANELS if any(row.get(key) is not None for one in seeds for row in one.rows)]
+            for seeds in by_key.values()
+        ]
+        lines = [max(1, -(-len(keys) // TRAINING_COLUMNS)) for keys in shown]
+        heights = [0.5 + max(1.7, 1.15 * count) for count in lines]
+        figure = _figure(9.6, sum(heights))
+        blocks = np.atleast_1d(figure.subfigures(len(by_key), 1, height_ratios=heights))
+        for block, seeds, keys, count in zip(blocks, by_key.values(), shown, lines, strict=True):
+            block.suptitle(textwrap.shorten(seeds[0].title, 110, placeholder=" ..."), x=0.01, ha="left", fontsize=9)
+            cells = block.add_gridspec(count, TRAINING_COLUMNS + 2)
+            large = block.add_subplot(cells[:, :2])
+            _band(large, [_points(phase.rows, "val_ndcg") for phase in seeds])
+            large.set_title("validation NDCG", fontsize=8)
+            large.set_xlabel("batch", fontsize=7)
+            _noise(large, [phase.rows for phase in seeds])
+            for at, key in enumerate(keys):
+                axis = block.add_subplot(cells[at // TRAINING_COLUMNS, 2 + at % TRAINING_COLUMNS])
+                _band(axis, [_points(phase.rows, key) for phase in seeds])
+                axis.set_title(TRAINING_PANELS[key], fontsize=7)
+                if key in TRAINING_BANDS:
+                    axis.axhline(0, color="black", linewidth=0.6)
+                    if len(seeds) == 1:
+                        _interval(axis, seeds[0].rows, key, TRAINING_BANDS[key])
         return figure
+
+
+def _noise(axis: Axes, seeds: list[list[dict]]) -> None:
+    """The band in which a difference to the start's NDCG is noise, by batch, mean over seeds."""
+    errors = [_points(rows, "val_ndcg_gain_se") for rows in seeds]
+    at = sorted({batch for seed in errors for batch in seed})
+    starts = [rows[0]["val_ndcg"] for rows in seeds if rows and rows[0].get("val_ndcg") is not None]
+    if not at or not starts:
+        return
+    start = float(np.mean(starts))
+    error = np.array([0.0, *(np.mean([seed[batch] for seed in errors if batch in seed]) for batch in at)])
+    axis.fill_between(
+        [0, *at], start - 2 * error, start + 2 * error, color="#bbbbbb", alpha=0.5, linewidth=0, zorder=0.5
+    )
+    axis.axhline(start, color="#666666", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.6)
+    axis.annotate("noise", (at[-1], start - 2 * error[-1]), fontsize=6, color="#444444", ha="right", va="bottom")
+
+
+def _interval(axis: Axes, rows: list[dict], key: str, error: str) -> None:
+    """Two standard errors around one seed's line."""
+    told = [row for row in rows if row.get(key) is not None and row.get(error) is not None]
+    mean, spread = (np.array([row[name] for row in told]) for name in (key, error))
+    at = [row["batch"] for row in told]
+    axis.fill_between(at, mean - 2 * spread, mean + 2 * spread, color=COLOURS["profiles"], alpha=0.2, linewidth=0)
 
 
 def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> Figure:
@@ -479,6 +525,40 @@ def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> F
         axis.set_ylim(bottom=0)
         axis.grid(color="#e5e5e5", linewidth=0.6)
         figure.legend(loc="outside upper center", fontsize=8)
+        return figure
+
+
+def variants(panels: dict[str, list[Bar]], lines: dict[str, float], metric: str) -> Figure:
+    """Means of variants as points with their intervals, a panel for each value of one varied key.
+
+    Args:
+        panels: what the panel is called -> its variants, in the order to be drawn from the top.
+        lines: label -> mean of a method that is not varied, drawn through all panels.
+        metric: the metric's title.
+    """
+    with styled():
+        rows = {bar.key: bar.label for members in panels.values() for bar in members}
+        labels, place = list(rows.values()), {key: at for at, key in enumerate(rows)}
+        height = 1.1 + _row_height(labels) * len(labels) + 0.16 * len(lines)
+        figure = _figure(2.2 + 2.1 * len(panels), height)
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for turn, (label, value) in enumerate(lines.items()):
+                style = {"color": "#444444", "linestyle": _DASHES[(turn + 1) % len(_DASHES)], "linewidth": 1.0}
+                axis.axvline(value, label=label if axis is axes[0] else None, **style)
+            for bar in members:
+                at, colour = place[bar.key], COLOURS.get(bar.group, OTHER)
+                axis.plot([bar.low, bar.high], [at, at], color=colour, linewidth=1.4)
+                axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
+            axis.set_title(title)
+            axis.locator_params(axis="x", nbins=4)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+            axis.set_ylim(len(labels) - 0.4, -0.6)
+        axes[0].set_yticks(range(len(labels)), labels)
+        figure.supxlabel(metric, fontsize=8, color="#444444")
+        if lines:
+            figure.legend(loc="outside upper right", fontsize=8)
         return figure
 
 
@@ -582,7 +662,8 @@ def _band(axis: Axes, seeds: list[dict[float, float]]) -> None:
         axis.set_visible(False)
         return
     columns = [[seed[batch] for seed in seeds if batch in seed] for batch in at]
-    axis.plot(at, [np.mean(c) for c in columns], color=COLOURS["profiles"], linewidth=1.2, marker="o", markersize=2)
+    marker = "o" if len(at) <= 30 else None  # more would hide the line
+    axis.plot(at, [np.mean(c) for c in columns], color=COLOURS["profiles"], linewidth=1.2, marker=marker, markersize=2)
     if len(seeds) > 1:
         low, high = [min(c) for c in columns], [max(c) for c in columns]
         axis.fill_between(at, low, high, color=COLOURS["profiles"], alpha=0.2, linewidth=0)

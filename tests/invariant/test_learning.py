@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from langptune.metrics import from_ranks
 from langptune.models.load import load_decoder
-from langptune.ranking.decoder import embed_items
 from langptune.training.reward import Reward
 from tests import planted as p
 from tests.unit.test_models import decoder_entry
@@ -26,7 +26,7 @@ def world(real_models):
     encoder = p.tiny_encoder()
     p.warm_start(encoder, data, p.tokenizer())
     decoder = load_decoder(real_models / "minilm-l6", decoder_entry({"folder": "x"}), torch.device("cpu"))
-    yield data, encoder, decoder, embed_items(decoder, data.items)[0]
+    yield data, encoder, decoder, p.scoring(decoder, data.items)
     torch.set_num_threads(before)
 
 
@@ -42,31 +42,26 @@ def greedy_ndcg(trainer, data, reward) -> np.ndarray:
     """NDCG of each validation session by greedy profiles of the policy."""
     words = p.sessions_of(data, "val", p.tokenizer())
     written = trainer._write(words.prompts, [0] * len(words.prompts), 6, 0.0, 300)
-    return reward([profile.text for profile in written], words.targets, words.seen)
+    return ndcg_of(reward, [profile.text for profile in written], words.targets, words.seen)
+
+
+def ndcg_of(reward, texts, targets, seen) -> np.ndarray:
+    return from_ranks("ndcg", reward.ranks(texts, targets, seen))
 
 
 def trained(tmp_path, world, shuffled=False):
-    data, encoder, decoder, vectors = world
-    reward = Reward(decoder, vectors)
-    used = reward
-    if shuffled:
-        rng = np.random.default_rng(0)
-
-        class Shuffled(Reward):
-            def __call__(self, texts, targets, seen):
-                order = rng.permutation(len(texts))
-                return super().__call__(texts, [targets[i] for i in order], [seen[i] for i in order])
-
-        used = Shuffled(decoder, vectors)
+    data, encoder, decoder, scoring = world
     recipe = p.reinforcement(
         batches=25,
         sessions_per_batch=64,
         micro_batch=128,
         validate_every=100,
         select="last",
+        shuffle_rewards=shuffled,
         train={"lora_rank": 32, "lora_alpha": 64},
     )
-    trainer = p.policy_trainer(tmp_path, recipe, data=data, model=copy.deepcopy(encoder), reward=used)
+    reward = Reward(decoder, scoring, recipe=recipe)
+    trainer = p.policy_trainer(tmp_path, recipe, data=data, model=copy.deepcopy(encoder), reward=reward)
     before = greedy_ndcg(trainer, data, reward)
     trainer.run()
     return before, greedy_ndcg(trainer, data, reward), data.best
@@ -97,8 +92,8 @@ def test_cl_finds_the_planted_signal(tmp_path):
     decoder = p.tiny_decoder()
 
     def ndcg():
-        reward = Reward(decoder.eval(), embed_items(decoder, data.items)[0])
-        return reward(texts["val"], data.target["val"], data.history["val"])
+        reward = Reward(decoder.eval(), p.scoring(decoder, data.items))
+        return ndcg_of(reward, texts["val"], data.target["val"], data.history["val"])
 
     before = ndcg()
     recipe = p.contrastive(batches=60, batch_size=64, micro_batch=512, uniform_negatives=32, learning_rate=3e-3)

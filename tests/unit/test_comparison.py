@@ -573,3 +573,51 @@ def test_the_script_gives_the_same_bytes_twice(runs, tmp_path):
     assert seen[0] == seen[1]
     manifest = json.loads((tmp_path / "a" / "table_csv.manifest.json").read_text())
     assert set(manifest["notes"]["runs"]) == {run.metrics_path for run in runs[0]}
+
+
+def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
+    rng = np.random.default_rng(0)
+    runs = []
+    cells = [("", {}), ("a", {"variant": "a", "reward": "ndcg", "algorithm": "rebel"})]
+    cells += [("b", {"variant": "b", "reward": "mrr", "algorithm": "rebel"})]
+    cells += [("c", {"variant": "a", "reward": "ndcg", "algorithm": "rloo"})]
+    for name, setting in cells:
+        for seed in (0, 1) if name else (0,):
+            path = tmp_path / f"{name or 'plain'}-{seed}.parquet"
+            values = rng.random(20) * (2 if name == "b" else 1)
+            ranks = rng.integers(1, 9, 20).astype("int32")
+            pl.DataFrame(
+                {"session": pl.Series(range(20), dtype=pl.Int32), "rank": ranks, "ndcg@10": values}
+            ).write_parquet(path)
+            runs.append(
+                {
+                    "method": f"m.{name}" if name else "plain",
+                    "models": "e+d",
+                    "seed": seed,
+                    "title": name,
+                    "group": "profiles",
+                    "metrics_path": str(path),
+                    "of": "m" if name else "plain",
+                    "label": "M" if name else "Plain",
+                    "setting": setting,
+                }
+            )
+    out = [str(tmp_path / f"study.{end}") for end in ("png", "pdf")]
+    spec = {"title": "R", "key": "recipe", "runs": runs, "bootstrap": 200, "figure_out": out}
+    spec["table_out"] = str(tmp_path / "s.csv")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "study.py"), "--spec", json.dumps(spec)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    table = pl.read_csv(tmp_path / "s.csv").with_columns(pl.col(pl.String).fill_null(""))
+    assert table.select("variant", "reward", "algorithm", "seeds").rows() == [
+        ("", "", "", 1),
+        ("a", "ndcg", "rebel", 2),
+        ("b", "mrr", "rebel", 2),
+        ("a", "ndcg", "rloo", 2),
+    ]
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    assert (tmp_path / "study.png").stat().st_size > 5000

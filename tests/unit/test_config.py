@@ -371,6 +371,70 @@ def test_training_mistakes_are_told_before_any_job(change, message):
         load(config | change, ROOT)
 
 
+REWARDS = {
+    "title": "R",
+    "key": "recipe",
+    "recipe": "rlso",
+    "methods": ["langptune-cl", "langptune"],
+    "grid": {"reward": ["ndcg", "log-rank"], "algorithm": ["rebel", "rloo"]},
+    "variants": {"a price on copying": {"reward": "log-rank", "terms": {"copied": -1}}},
+}
+
+
+def test_a_study_of_a_recipe_derives_recipes_and_methods():
+    workflow = load(base() | {"studies": {"r": REWARDS}}, ROOT)
+    told = {one.name: one.setting for one in workflow.variants("r")}
+    assert list(told.values()) == [
+        {},
+        {"variant": "ndcg", "reward": "ndcg", "algorithm": "rebel"},
+        {"variant": "ndcg", "reward": "ndcg", "algorithm": "rloo"},
+        {"variant": "log-rank", "reward": "log-rank", "algorithm": "rebel"},
+        {"variant": "log-rank", "reward": "log-rank", "algorithm": "rloo"},
+        {"variant": "a price on copying", "reward": "log-rank", "algorithm": "rebel"},
+    ]
+    base_recipe = workflow.recipes["rlso"]
+    method = workflow.methods["langptune.reward-log-rank.algorithm-rloo"]
+    assert method.phases == ["cl", "rlso.reward-log-rank.algorithm-rloo"] and "log-rank" in method.title
+    recipe = workflow.recipes[method.phases[1]]
+    same = base_recipe.model_copy(update={"reward": "log-rank", "algorithm": "rloo", "title": recipe.title})
+    assert recipe == same
+    priced = workflow.recipes["rlso.a-price-on-copying"]
+    assert priced.terms == {**base_recipe.terms, "copied": -1.0} and priced.algorithm == "rebel"
+    phases = {workflow.phase_of("ml-100k", name, MODELS).id for name in told if told[name]}
+    assert len(phases) == 5, "each is trained by itself"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": None}, "needs 'recipe' and 'grid' or 'variants'"),
+        ({"grid": {}, "variants": {}}, "needs 'recipe' and 'grid' or 'variants'"),
+        ({"values": [1]}, "'models' and 'recipe' take none"),
+        ({"key": "models"}, "other keys take none of them"),
+        ({"recipe": "rlsoo"}, "recipe: unknown recipe 'rlsoo'; did you mean 'rlso'"),
+        ({"recipe": "rlso-paper"}, "goes by the encoder; name one of rlso-paper-gemma, rlso-paper-llama"),
+        ({"methods": ["langptune-cl"]}, "none of its methods has 'rlso' among its phases"),
+        ({"grid": {"rewad": ["ndcg"]}}, "did you mean 'reward'"),
+        ({"grid": {"reward": ["ndgc"]}}, "unknown reward 'ndgc'"),
+        ({"grid": {"reward": ["ndcg", "ndcg"]}}, "two variants are called 'reward-ndcg'"),
+        (
+            {"variants": {"more": {"samples": 4, "algorithm": "rloo"}}},
+            "'langptune.reward-ndcg.algorithm-rebel' writes at most",
+        ),
+    ],
+)
+def test_mistakes_in_a_study_of_a_recipe_are_told_before_any_job(change, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(base() | {"studies": {"r": {**REWARDS, **change}}}, ROOT)
+
+
+def test_two_studies_may_share_variants_but_not_names():
+    other = {**REWARDS, "variants": {"a price on copying": {"terms": {"copied": -2}}}}
+    assert len(load(base() | {"studies": {"r": REWARDS, "q": REWARDS}}, ROOT).variants("q")) == 6
+    with pytest.raises(UserError, match="another variant of 'rlso' elsewhere; rename one of them"):
+        load(base() | {"studies": {"r": REWARDS, "q": other}}, ROOT)
+
+
 def test_a_study_derives_methods():
     studies = {"s": {"title": "s", "key": "train_fraction", "values": [0.1, 1.0], "methods": ["history-cl"]}}
     workflow = load(base() | {"studies": studies}, ROOT)
@@ -423,7 +487,7 @@ def test_the_phases_of_a_shuffled_method_are_checked_too():
         load(config, ROOT)
 
 
-NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-8934238d", "cl-paper-e7b64d18"]
+NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-241808f6", "cl-paper-e7b64d18"]
 
 
 def test_names_of_phases_stay_when_keys_are_added():

@@ -150,14 +150,13 @@ def test_what_is_saved_of_divided_weights_is_the_whole_model(told):
     from sentence_transformers import SentenceTransformer
 
     from langptune.models.load import load_adapter
-    from langptune.ranking.decoder import embed_items
     from langptune.training.reward import Reward, validation_metrics
     from tests import planted as p
 
     data = p.planted(train=40, val=10)
     model = SentenceTransformer(told[0]["cl"]["kept"], device="cpu")
     texts = [" ".join(data.items[item] for item in shown) for shown in data.history["val"]]
-    reward = Reward(model, embed_items(model, data.items)[0])
+    reward = Reward(model, p.scoring(model, data.items))
     found = validation_metrics(reward.ranks(texts, data.target["val"], data.history["val"]))
     assert found["ndcg"] == pytest.approx(told[0]["cl"]["val_ndcg"][-1], abs=1e-6) and "best-4" in told[0]["cl"]["kept"]
 

@@ -50,7 +50,9 @@ def curves():
 
 def phases():
     rows = [
-        {"batch": b, "val_ndcg": 0.1 + 0.01 * b, "loss": 2 - 0.1 * b, "reward": 0.1, "tokens": 20} for b in range(5)
+        {"batch": b, "val_ndcg": 0.1 + 0.01 * b, "loss": 2 - 0.1 * b, "reward": 0.1, "val_own": 0.2, "val_own_se": 0.1}
+        | ({"val_ndcg_gain_se": 0.004, "val_gain": 0.1 * b, "val_gain_se": 0.05} if b else {})
+        for b in range(5)
     ]
     shifted = [{key: value + (key != "batch") * 0.02 for key, value in row.items()} for row in rows]
     return [
@@ -84,6 +86,7 @@ DRAW = {
     "training": lambda: figures.training(phases()),
     "no training": lambda: figures.training([]),
     "study": lambda: figures.study(study_lines(), "max tokens", "NDCG@10", logarithmic=True),
+    "variants": lambda: figures.variants({"rebel": bars()["NDCG@10"]}, {"CL": 0.03}, "NDCG@10"),
     "models": lambda: figures.models_grid(pairs(), "NDCG@10"),
     "bars": lambda: figures.bars(bars()),
     "gains": lambda: figures.gains(gains(), "Ref", "NDCG@10"),
@@ -160,11 +163,34 @@ def test_rank_curves_are_the_share_at_or_above():
 
 
 def test_training_shows_each_phase_once_and_seeds_as_a_band():
-    figure = figures.training(phases())
-    shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert len(figure.axes) == 2 * 4 and len(shown) == 2 + 4, "CL has no reward and no tokens"
-    bands = [axis for axis in shown if axis.collections]
-    assert len(bands) == 4
+    cl, rlso = figures.training(phases()).subfigs
+    titles = [[axis.get_title(loc="left") for axis in block.axes] for block in (cl, rlso)]
+    assert titles[0] == ["validation NDCG", "loss"], "CL has no reward"
+    assert titles[1] == ["validation NDCG", "loss", "reward", "gain in log rank", "own over shuffled"]
+    assert not any(axis.collections for axis in cl.axes) and all(axis.collections for axis in rlso.axes)
+
+
+def test_training_shows_the_noise_of_validation():
+    (cl, *seeds) = phases()
+    alone = figures.training([cl, seeds[0]]).subfigs[1]
+    axes = {axis.get_title(loc="left"): axis for axis in alone.axes}
+    (noise,) = axes["validation NDCG"].collections
+    edges = noise.get_paths()[0].vertices
+    assert {0.092, 0.1, 0.108} == set(edges[:, 1].round(6).tolist()), "two standard errors around the start"
+    (own,) = axes["own over shuffled"].collections
+    assert set(own.get_paths()[0].vertices[:, 1].round(6).tolist()) == {0.0, 0.4}, "of a single seed, its own interval"
+    assert not axes["reward"].collections
+
+
+def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
+    bars = {name: figures.Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
+    figure = figures.variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    dots = [[line for line in axis.lines if line.get_marker() == "o"] for axis in (left, right)]
+    assert [[float(np.ravel(dot.get_xdata())[0]) for dot in panel] for panel in dots] == [[0.02], [0.02, 0.05]]
+    assert all(any(set(np.ravel(line.get_xdata())) == {0.03} for line in axis.lines) for axis in (left, right))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CL"]
 
 
 def test_rows_with_one_label_stay_two_rows():
@@ -184,7 +210,8 @@ def test_rows_with_one_label_stay_two_rows():
     assert [len(axis.lines) for axis in panels] == [4, 2], "a line and a dot for each seed"
     rows = [{"batch": at, "loss": at / 9} for at in range(3)]
     drawn = figures.training([figures.Training(key, "Same", rows) for key in ("a", "b")])
-    assert len(drawn.axes) == 2 and not any(axis.collections for axis in drawn.axes), "two phases, no band of seeds"
+    seen = [axis for axis in drawn.axes if axis.get_visible()]
+    assert len(seen) == 2 and not any(axis.collections for axis in seen), "two phases, no band of seeds"
 
 
 def test_lines_of_a_group_can_be_told_apart():

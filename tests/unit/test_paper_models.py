@@ -24,11 +24,12 @@ from langptune.models.load import load_adapter, load_decoder, load_encoder
 from langptune.models.materialise import materialise
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter, encode_sessions
-from langptune.ranking.decoder import embed, embed_items
+from langptune.ranking.decoder import embed
 from langptune.training.checkpoints import Checkpoints
 from langptune.training.loop import PolicyTrainer
 from langptune.training.policy import token_logprobs
 from langptune.training.reward import Reward, Sessions
+from tests import planted
 from tests.conftest import ROOT
 from tests.unit.test_profiles import reviewed
 
@@ -270,7 +271,7 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
         tokenizer=tokenizer,
         train=trained_on,
         validation=trained_on,
-        reward=Reward(decoder, embed_items(decoder, ITEMS)[0], unfinished=recipe.unfinished),
+        reward=Reward(decoder, planted.scoring(decoder, ITEMS), recipe=recipe),
         recipe=recipe,
         checkpoints=Checkpoints(tmp_path, {"test": name}, print),
         max_tokens=6,

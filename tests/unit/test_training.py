@@ -10,15 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from langptune.errors import UserError
-from langptune.metrics import from_ranks
 from langptune.models.load import load_adapter
 from langptune.profiles.choose import best_rows, history_score
-from langptune.ranking.decoder import decoder_blocks, embed, embed_items
-from langptune.ranking.ranks import full_ranks
 from langptune.training import algorithms, contrastive, loop
 from langptune.training.loop import Batch
 from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of, token_logprobs
-from langptune.training.reward import Reward
 from tests import planted as p
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -378,30 +374,6 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
     loss = algorithms.likelihood_loss(*padded_parts(found), best.weights, 1, 1.0)
     assert float(loss) == pytest.approx((3 * chosen[0] + 4 * chosen[2]) / 7, rel=1e-5), "mean over the chosen tokens"
     assert (algorithms.best_weights(rewards, ~torch.ones_like(finished), tokens) == 0).all()
-
-
-def test_reward_is_the_metric_of_the_written_ranks():
-    data, decoder = p.planted(train=5, val=30), p.tiny_decoder()
-    vectors, _ = embed_items(decoder, data.items)
-    texts = [" ".join(data.items[item] for item in shown[:2]) for shown in data.history["val"]]
-    targets, seen = data.target["val"], data.history["val"]
-    scores = np.concatenate(list(decoder_blocks(embed(decoder, texts).vectors, vectors)))
-    ranks = full_ranks(scores, targets, seen).rank
-    for metric in ("ndcg", "mrr"):
-        assert np.array_equal(Reward(decoder, vectors, metric=metric)(texts, targets, seen), from_ranks(metric, ranks))
-
-
-def test_no_reward_for_a_profile_that_did_not_end():
-    data, decoder = p.planted(train=5, val=5), p.tiny_decoder()
-    vectors, sessions = embed_items(decoder, data.items)[0], p.sessions_of(data, "train", p.tokenizer())
-    finished = np.array([True, False])
-    zero, kept = (
-        Reward(decoder, vectors, unfinished=how).columns(["likes war", "likes war"], sessions, [0, 0], finished)[
-            "reward"
-        ]
-        for how in ("zero", "score")
-    )
-    assert zero[0] > 0 == zero[1] and kept[0] == kept[1] == zero[0]
 
 
 @pytest.mark.parametrize("algorithm", ["rebel", "grpo"])

@@ -619,16 +619,17 @@ def profile_columns(dataset):
 def study_spec(dataset, study, output):
     """The spec of study.py."""
     told = CONFIG.studies[study]
-    by_name = {name: (method, value) for method, value, name in WORKFLOW.variants(study)}
+    by_name = {one.name: one for one in WORKFLOW.variants(study)}
     return spec(
         title=told.title,
         key=told.key,
         runs=[
             {
                 **run_entry(run),
-                "of": by_name[run.method][0],
-                "label": METHODS[by_name[run.method][0]].title,
-                "value": by_name[run.method][1],
+                "of": by_name[run.method].of,
+                "label": METHODS[by_name[run.method].of].title,
+                "value": by_name[run.method].value,
+                "setting": by_name[run.method].setting,
             }
             for run in WORKFLOW.runs(dataset, study)
         ],

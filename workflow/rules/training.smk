@@ -145,6 +145,7 @@ rule train_encoder:
                 sessions_in=input.sessions_file,
                 users_in=input.users_file,
                 training_in=input.training_file,
+                taste_field=taste_field(w.dataset),
                 checkpoints=str(Path(output.encoder).parent / ".checkpoints"),
                 encoder_out=output.encoder,
                 curve_out=output.curve,

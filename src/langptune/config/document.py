@@ -23,6 +23,7 @@ nearest valid key.
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
+| `reward-study.yaml` | rewards x algorithms of RLSO at equal generated tokens |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
@@ -64,6 +65,7 @@ SECTIONS = [
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
     ("`train` of a reinforcement recipe", recipes.Trained),
+    ("`guard` of a reinforcement recipe", recipes.GuardLimits),
     ("`recipes.yaml`: `kind: per-encoder`", recipes.PerEncoder),
     ("`prompts.yaml`: one entry", prompts.Prompt),
     ("`judges.yaml`: one entry", judges.Judge),

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from langptune.config.base import Strict
+from langptune.config.base import Strict, nearest
+from langptune.errors import UserError
+from langptune.training.rewards import parse
+from langptune.training.terms import TERMS
 
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
 """Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
-LATER = {"negatives": "batch"}
+LATER = {"negatives": "batch", "targets": 1, "shuffle_rewards": False}
 """Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
 Rate = Annotated[float, Field(gt=0, strict=False)]
 Share = Annotated[float, Field(ge=0, strict=False)]
 Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1, strict=False)]
+Weight = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 
 
 class _Recipe(Strict):
@@ -111,6 +117,24 @@ class Trained(Strict):
         return self
 
 
+class GuardLimits(Strict):
+    """When a run has collapsed: it is stopped at that validation, and its best state before is kept.
+
+    Each limit is a share; 0 switches its rule off.
+    """
+
+    distinct: Fraction = Field(0.1, description="of the start's share of distinct profiles")
+    finished: Fraction = Field(0.5, description="of the start's share of profiles that end by themselves")
+    own: Fraction = Field(
+        0.25,
+        description="of the start's advantage of own profiles over another user's (mean log rank), where that is more "
+        "than two standard errors above 0; the advantage now counts with two standard errors on top",
+    )
+    entropy: Share = Field(
+        0.02, description="nats per token of the sampled profiles, while validation NDCG is below the start's"
+    )
+
+
 class ReinforcementRecipe(_Recipe):
     """RLSO: the encoder learns to write profiles by which the decoder ranks the target high (PAPER: Training)."""
 
@@ -119,7 +143,22 @@ class ReinforcementRecipe(_Recipe):
         description="entry of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's losses, sft "
         "is maximum likelihood of each session's best profile"
     )
-    reward: Literal["ndcg", "mrr"] = Field("ndcg", description="of the target over the full catalogue, no cut-off")
+    reward: str | dict[str, Weight] = Field(
+        "ndcg",
+        description="entry of langptune.training.rewards (`ndcg`, `mrr`, either with `@K`, `log-rank`, `piecewise`, "
+        "`softmax`, `probability`, `contrast`, `title`), or a mapping of entries to weights, whose sum it is",
+    )
+    targets: Count = Field(
+        1, description="the reward is the mean over the user's next so many targets of the train part, its own first"
+    )
+    terms: dict[str, Weight] = Field(
+        {"unfinished": -1.0, "repetition": -2.0},
+        description="entries of langptune.training.terms (`unfinished`, `repetition`, `list`, `length`, `copied`, "
+        "`false_claims`) -> weight in standard deviations of the batch's reward; 0: only shown in the curve",
+    )
+    shuffle_rewards: bool = Field(
+        False, description="a control: the rewards of a batch are dealt to other sessions, so that none says anything"
+    )
     sessions_per_batch: Count
     samples: Annotated[int, Field(ge=2)] = Field(2, description="profiles per session")
     epochs: Count = Field(4, description="passes over the profiles of a batch")
@@ -135,12 +174,55 @@ class ReinforcementRecipe(_Recipe):
     unfinished: Literal["zero", "score"] = Field(
         "zero", description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns"
     )
+    unfinished: Literal["zero", "score"] = Field(
+        "score",
+        description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns (and the "
+        "term `unfinished`)",
+    )
+    guard: GuardLimits = GuardLimits()
     max_tokens: Count | None = Field(None, description="longest profile while training; null: the method's max_tokens")
     train: Trained = Trained()
     cache_frozen: bool = Field(
         True, description="keep what the frozen lower layers compute for the passes over a batch; changes no result"
     )
     vllm: bool = Field(False, description="write profiles with vLLM in the training process (extra `vllm`, GPU only)")
+
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        told = {value: 1.0} if isinstance(value, str) else value
+        if not told or not all(map(math.isfinite, told.values())) or not any(told.values()):
+            raise ValueError("give each reward a finite weight, and one of them a weight other than 0")
+        for name in told:
+            try:
+                parse(name)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("terms")
+    @classmethod
+    def _known_terms(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in TERMS:
+                raise ValueError(f"unknown term '{name}'{nearest(name, list(TERMS))}")
+        return value
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """The rewards of which this recipe's is the sum, with their weights."""
+        return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
+
+    @model_validator(mode="after")
+    def _no_prize(self) -> ReinforcementRecipe:
+        if self.unfinished == "zero":
+            for name, weight in self.rewards.items():
+                if weight and (parse(name)[0].negative or weight < 0):
+                    raise ValueError(
+                        f"unfinished: 'zero' would be the best reward there is, because '{name}' is below 0; take "
+                        "'score', and a negative weight for the term 'unfinished'"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _minibatches(self) -> ReinforcementRecipe:

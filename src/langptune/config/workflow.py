@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, RootModel, ValidationInfo, field_validator
+from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from langptune import metrics
 from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
@@ -30,6 +32,8 @@ from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry, Reinforcem
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
+RECIPE_MAPPINGS = ("train", "terms", "guard")
+"""Keys of recipes whose mappings a config changes key by key."""
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
 
 
@@ -124,13 +128,26 @@ class Interpretability(Strict):
 
 
 class Study(Strict):
-    """One key of some methods over several values; a figure of its own, beside the comparison."""
+    """One key of some methods over several values, or keys of a recipe; a figure of its own, beside the comparison.
+
+    A study of a recipe trains each method by the recipe with every combination of ``grid``, and once for each of
+    ``variants``. Reinforcement recipes must then write equally many tokens. Methods without the recipe are run as they
+    are, to be read beside.
+    """
 
     title: str
-    key: Literal["train_fraction", "max_tokens", "history_items", "models"] = Field(
-        description="the methods' key that varies; models: the run's encoders and decoders, as a grid"
+    key: Literal["train_fraction", "max_tokens", "history_items", "models", "recipe"] = Field(
+        description="the methods' key that varies; models: the run's encoders and decoders, as a grid; recipe: keys of "
+        "the recipe that `recipe` names"
     )
-    values: list[int | float] = Field([], description="of the key; none for models", validate_default=True)
+    values: list[int | float] = Field([], description="of the key; none for models and recipe", validate_default=True)
+    recipe: str | None = Field(None, description="key recipe: the entry of recipes.yaml that varies")
+    grid: dict[str, Annotated[list[str | int | float | bool | None], Field(min_length=1)]] = Field(
+        {}, description="key recipe: keys of that entry -> values, each combination a recipe of its own"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="key recipe: name -> keys that it changes; `train`, `terms` and `guard` merge by key"
+    )
     methods: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] | None = Field(
         None, description="null: those of the run"
@@ -139,9 +156,38 @@ class Study(Strict):
     @field_validator("values")
     @classmethod
     def _several(cls, value: list, info: ValidationInfo) -> list:
-        if (info.data.get("key") == "models") == bool(value):
-            raise ValueError("list the values of the key; 'models' takes none")
+        if (info.data.get("key") in ("models", "recipe")) == bool(value):
+            raise ValueError("list the values of the key; 'models' and 'recipe' take none")
         return value
+
+    @model_validator(mode="after")
+    def _of_a_recipe(self) -> Study:
+        if (self.key == "recipe") != (self.recipe is not None and bool(self.grid or self.variants)):
+            raise ValueError("key 'recipe' needs 'recipe' and 'grid' or 'variants'; other keys take none of them")
+        return self
+
+    def changes(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Of a study of a recipe: name, title and changed keys of each variant.
+
+        Raises:
+            ValueError: two variants of one name.
+        """
+        out = []
+        for values in itertools.product(*self.grid.values()) if self.grid else ():
+            change = dict(zip(self.grid, values, strict=True))
+            name = ".".join(f"{key}-{_shown(value)}" for key, value in change.items())
+            out.append((name, ", ".join(f"{key} {_shown(value)}" for key, value in change.items()), change))
+        out += [(name, name, change) for name, change in self.variants.items()]
+        slugs = [re.sub("[^A-Za-z0-9._-]+", "-", name) for name, *_ in out]
+        for slug in slugs:
+            if slugs.count(slug) > 1:
+                raise ValueError(f"two variants are called '{slug}'; rename one, or list a value once")
+        return [(slug, title, change) for slug, (_, title, change) in zip(slugs, out, strict=True)]
+
+
+def _shown(value: Any) -> str:
+    """How names and titles write a value of a recipe's key."""
+    return "null" if value is None else f"{value:g}" if type(value) in (int, float) else str(value)
 
 
 class Config(Strict):
@@ -169,7 +215,8 @@ class Config(Strict):
     )
     recipe_overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="recipe -> keys of its entry in recipes.yaml that this run changes; `train` merges by key",
+        description="recipe -> keys of its entry in recipes.yaml that this run changes; `train`, `terms` and `guard` "
+        "merge by key",
     )
     studies: dict[str, Study] = Field({}, description="name -> one key of some methods over several values")
     generation: Generation = Generation()
@@ -212,6 +259,22 @@ class Run:
         return f"{self.dataset}/{self.method}/{self.models}/seed{self.seed}"
 
 
+class Variant(NamedTuple):
+    """One method of a study.
+
+    of: the method that it is a variant of.
+    value: the key's; None where models or a recipe vary.
+    name: the derived method; ``of`` itself where it is run as it is.
+    setting: of a study of a recipe, how tables and figures call the variant ("variant") and the grid's keys; empty
+        where the method is run as it is.
+    """
+
+    of: str
+    value: int | float | None
+    name: str
+    setting: dict[str, str] = {}
+
+
 class _Registry(RootModel[dict[str, dict[str, Any]]]):
     pass
 
@@ -247,7 +310,7 @@ class Workflow:
         Deterministic methods run one seed.
         """
         out = []
-        names = self.config.methods if study is None else [name for _, _, name in self.variants(study)]
+        names = self.config.methods if study is None else [one.name for one in self.variants(study)]
         asked = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
@@ -305,12 +368,26 @@ class Workflow:
         judges = [self.judges[judge].model for judge in self.config.interpretability.judges]
         return [name for name in (self.verifier, self.reader, *judges) if name is not None]
 
-    def variants(self, study: str) -> list[tuple[str, int | float | None, str]]:
-        """Of one study: (method, value, name of the derived method)."""
+    def variants(self, study: str) -> list[Variant]:
+        """The methods of one study."""
         told = self.config.studies[study]
         if told.key == "models":
-            return [(name, None, name) for name in told.methods]
-        return [(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values]
+            return [Variant(name, None, name) for name in told.methods]
+        if told.key != "recipe":
+            return [
+                Variant(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values
+            ]
+        out = []
+        for name in told.methods:
+            if told.recipe not in getattr(self.methods[name], "phases", []):
+                out.append(Variant(name, None, name))
+                continue
+            for slug, title, change in told.changes():
+                entry = self.recipes[f"{told.recipe}.{slug}"].model_dump()
+                cell = {key: _shown(entry[key]) for key in told.grid}
+                rest = ", ".join(list(cell.values())[:-1]) if change.keys() == told.grid.keys() else title
+                out.append(Variant(name, None, f"{name}.{slug}", {"variant": rest or title, **cell}))
+        return out
 
     def published_of(self, dataset: str) -> dict[tuple[str, str, str], Published]:
         """Published numbers beside the comparison's rows on a dataset: (method, models, metric) -> number.
@@ -365,8 +442,11 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         for name, entry in _registry(folder / "models.yaml").items()
     }
     methods = _with_overrides(_MethodBox, folder / "methods.yaml", settings.overrides, "method", "settings", where)
-    recipes = _with_overrides(_RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", "train", where)
+    recipes = _with_overrides(
+        _RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", RECIPE_MAPPINGS, where
+    )
     for study, told in settings.studies.items():
+        recipes |= _derived_recipes(study, told, recipes, where)
         methods |= _derived(study, told, methods, where)
     prompts = {
         name: validate(Prompt, entry, f"{folder / 'prompts.yaml'}: {name}")
@@ -417,7 +497,12 @@ def _registry(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _with_overrides(
-    model: type[Strict], path: Path, over: dict[str, dict[str, Any]], what: str, nested: str, where: str
+    model: type[Strict],
+    path: Path,
+    over: dict[str, dict[str, Any]],
+    what: str,
+    nested: str | tuple[str, ...],
+    where: str,
 ) -> dict[str, Any]:
     """The checked entries of a registry, with the keys that a config changes."""
     raw = _registry(path)
@@ -435,22 +520,76 @@ def _with_overrides(
     return out
 
 
-def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str = "settings") -> dict[str, Any]:
-    """An entry with some keys changed; the mapping under ``nested`` is merged key by key."""
+def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str, ...] = "settings") -> dict[str, Any]:
+    """An entry with some keys changed; the mappings under ``nested`` are merged key by key."""
     merged = {**entry, **over}
-    if isinstance(entry.get(nested), dict) and isinstance(over.get(nested), dict):
-        merged[nested] = {**entry[nested], **over[nested]}
+    for key in (nested,) if isinstance(nested, str) else nested:
+        if isinstance(entry.get(key), dict) and isinstance(over.get(key), dict):
+            merged[key] = {**entry[key], **over[key]}
     return merged
 
 
+def _derived_recipes(study: str, told: Study, recipes: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipes of a study of a recipe."""
+    if told.key != "recipe":
+        return {}
+    at = f"{where}: studies: {study}"
+    if told.recipe not in recipes:
+        raise UserError(f"{at}: recipe: unknown recipe '{told.recipe}'{nearest(str(told.recipe), list(recipes))}")
+    base = recipes[told.recipe]
+    if isinstance(base, PerEncoder):
+        raise UserError(
+            f"{at}: recipe: '{told.recipe}' goes by the encoder; name one of {', '.join(base.recipes.values())}"
+        )
+    try:
+        changes = told.changes()
+    except ValueError as error:
+        raise UserError(f"{at}: {error}") from None
+    out = {}
+    for slug, title, change in changes:
+        entry = {**_merge(base.model_dump(), change, RECIPE_MAPPINGS), "title": f"{base.title}, {title}"}
+        name = f"{told.recipe}.{slug}"
+        out[name] = validate(_RecipeBox, {"entry": entry}, f"{at}: {title}").entry
+        if recipes.get(name, out[name]) != out[name]:
+            raise UserError(f"{at}: '{title}' is another variant of '{told.recipe}' elsewhere; rename one of them")
+    return out
+
+
+def _check_tokens(workflow: Workflow, study: str, where: str) -> None:
+    """Variants of a reinforcement recipe write at most equally many tokens, else they are no comparison of the rest."""
+    told = workflow.config.studies[study]
+    for method in told.methods if told.key == "recipe" else ():
+        written: dict[int, str] = {}
+        for one in workflow.variants(study):
+            entry = workflow.methods[one.name]
+            recipe = workflow.recipes.get(f"{told.recipe}{one.name.removeprefix(one.of)}")
+            if one.of != method or not one.setting or not isinstance(recipe, ReinforcementRecipe):
+                continue
+            longest = recipe.max_tokens or entry.max_tokens
+            written.setdefault(recipe.batches * recipe.sessions_per_batch * recipe.samples * longest, one.name)
+        if len(written) > 1:
+            (first, name), (second, other) = list(written.items())[:2]
+            raise UserError(
+                f"{where}: studies: {study}: '{name}' writes at most {first:,} tokens and '{other}' {second:,}; make "
+                "batches x sessions_per_batch x samples x max_tokens the same for all"
+            )
+
+
 def _derived(study: str, told: Study, methods: dict[str, Method], where: str) -> dict[str, Method]:
-    """The methods of one study, each with its key changed."""
+    """The methods of one study, each with its key or its recipe changed."""
     out = {}
     for name in told.methods:
         at = f"{where}: studies: {study}"
         if name not in methods:
             raise UserError(f"{at}: unknown method '{name}'{nearest(name, list(methods))}")
         if told.key == "models":
+            continue
+        if told.key == "recipe":
+            phases = getattr(methods[name], "phases", [])
+            for slug, title, _ in told.changes() if told.recipe in phases else ():
+                chain = [f"{told.recipe}.{slug}" if phase == told.recipe else phase for phase in phases]
+                entry = {**methods[name].model_dump(), "phases": chain, "title": f"{methods[name].title}, {title}"}
+                out[f"{name}.{slug}"] = validate(_MethodBox, {"entry": entry}, f"{at}: {title}").entry
             continue
         if told.key not in type(methods[name]).model_fields:
             raise UserError(f"{at}: method '{name}' has no key '{told.key}'; leave it out of this study")
@@ -459,13 +598,15 @@ def _derived(study: str, told: Study, methods: dict[str, Method], where: str) ->
             label = f"{methods[name].title}, {told.key.replace('_', ' ')} {value:g}"
             changed = validate(_MethodBox, {"entry": {**entry, "title": label}}, f"{at}: {told.key}: {value}").entry
             out[variant(name, told.key, value)] = changed
+    if told.key == "recipe" and not out:
+        raise UserError(f"{where}: studies: {study}: none of its methods has '{told.recipe}' among its phases")
     return out
 
 
 def _check_titles(workflow: Workflow, where: str) -> None:
     """No two methods, models or judges of a run have one title: tables, figures and pages would show them as one."""
     config = workflow.config
-    studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
+    studied = [one.name for study in config.studies for one in workflow.variants(study)]
     for what, key, names, entries in (
         ("methods", "overrides", [*config.methods, *studied], workflow.methods),
         ("models", "models.yaml", [*config.encoders, *config.decoders], workflow.models),
@@ -525,7 +666,9 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                 raise UserError(f"{where}: {key}: unknown entry '{name}'{nearest(name, known)}")
     for dataset in config.datasets:
         _check_limits(workflow, dataset)
-    studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
+    studied = [one.name for study in config.studies for one in workflow.variants(study)]
+    for study in config.studies:
+        _check_tokens(workflow, study, where)
     for name in [*config.methods, *studied]:
         method = workflow.methods[name]
         if not workflow.models_of(name):

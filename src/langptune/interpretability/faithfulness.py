@@ -88,14 +88,15 @@ def check(
     for claim in claims:
         held = np.zeros(len(histories), dtype=bool)
         if claim.kind in ("genre", "era", "title"):
-            held |= [_looked_up(claim, items, rated, catalogue) for items, rated in histories]
+            held |= [looked_up(claim, items, rated, catalogue) for items, rated in histories]
         if (asked := statement(claim, catalogue)) is not None and (claim.liked or claim.kind != "title"):
             held |= verify(asked, claim.liked, histories)
         out.append(Checked(claim, bool(held[0]), float(held[1:].mean()) if strangers else None))
     return out
 
 
-def _looked_up(claim: Claim, shown: Sequence[int], ratings: Sequence[float], catalogue: Catalogue) -> bool:
+def looked_up(claim: Claim, shown: Sequence[int], ratings: Sequence[float], catalogue: Catalogue) -> bool:
+    """Whether the catalogue says that a history supports a claim of a genre, an era or a title."""
     items = np.asarray(shown, dtype=np.int64)
     least = ENOUGH
     if claim.kind == "title":

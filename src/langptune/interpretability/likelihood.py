@@ -71,6 +71,12 @@ class Reader:
         self._alone |= dict(zip(new, self._logprobs(NOTHING, new), strict=True))
         return self._logprobs(profile, items) - np.array([self._alone[text] for text in items])
 
+    def per_token(self, profiles: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Mean log-probability per token of each text after its profile, float64 ``[B]``; 0 for an empty text."""
+        ids = [self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids for text in texts]
+        found = text_logprobs(self._model, [self._question(profile) for profile in profiles], ids)
+        return found / np.maximum(1, [len(own) for own in ids])
+
     @torch.inference_mode()
     def _logprobs(self, profile: str, items: Sequence[str]) -> np.ndarray:
         if not items:

@@ -66,8 +66,11 @@ def copied(told: Sequence[str], titles: Sequence[str]) -> float:
     A run counts if a word of it is more than a common one. A title of one word counts from five letters on: shorter
     ones (``Heat``, ``Big``) are words of the language as well.
     """
-    if not told:
-        return 0.0
+    return float(copied_words(told, titles).mean()) if told else 0.0
+
+
+def copied_words(told: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+    """bool ``[n]``: which words ``copied`` counts."""
     taken = np.zeros(len(told), dtype=bool)
     places: dict[str, list[int]] = {}
     for at, word in enumerate(told):
@@ -86,7 +89,7 @@ def copied(told: Sequence[str], titles: Sequence[str]) -> float:
                     length += 1
                 if length >= least and not COMMON.issuperset(told[at : at + length]):
                     taken[at : at + length] = True
-    return float(taken.mean())
+    return taken
 
 
 def sameness(profiles: Sequence[str]) -> np.ndarray:

@@ -56,7 +56,7 @@ def card(
     }
     settings = recipe.model_dump(mode="json", exclude={"title", "launch"})
     first, best = (next(row for row in state["curve"] if row["batch"] == batch) for batch in (0, state["best_step"]))
-    names = [key for key in first if key.startswith("val_")]
+    names = [key for key in first if key.startswith("val_") and not key.endswith("_se")]
     rows = [f"| {key.removeprefix('val_')} | {first[key]:.4f} | {best[key]:.4f} |" for key in names if key in best]
     what = "profile encoder, a PEFT adapter" if role == "encoder" else "recommender decoder"
     method = "reinforcement learning (RLSO)" if isinstance(recipe, ReinforcementRecipe) else "contrastive learning (CL)"

@@ -32,6 +32,7 @@ from langptune.errors import Interrupted, UserError
 from langptune.files import write_lines
 from langptune.provenance import file_hash, write_json
 from langptune.randomness import stream, stream_seed
+from langptune.training.guard import gains
 
 T = TypeVar("T")
 SEAL = "seal.json"
@@ -106,13 +107,20 @@ class Watch(TrainerCallback):
         recipe: Recipe,
         steps_per_batch: int,
         checkpoints: Checkpoints,
-        validate: Callable[[], dict[str, float]],
+        validate: Callable[[], dict[str, Any]],
         save_model: Callable[[Path], None],
         log: Callable[[str], None],
         main: bool = True,
+        guard: Callable[[list[dict[str, Any]]], str | None] | None = None,
     ):
-        """``validate`` returns at least ``ndcg``; ``save_model`` writes the trained model into a folder."""
-        self.recipe, self.checkpoints, self.log, self.main = recipe, checkpoints, log, main
+        """``validate`` returns at least ``ndcg``; ``save_model`` writes the trained model into a folder.
+
+        Args:
+            validate: may return ``ranks`` too, int ``[S]``, the same sessions every time: the curve then has the
+                paired gain over the start (``langptune.training.guard.gains``).
+            guard: why a run must stop, from its curve; None to go on.
+        """
+        self.recipe, self.checkpoints, self.log, self.main, self._guard = recipe, checkpoints, log, main, guard
         self._steps_per_batch, self._validate, self._save_model = steps_per_batch, validate, save_model
         self.state: dict[str, Any] = {
             "curve": [],
@@ -123,6 +131,8 @@ class Watch(TrainerCallback):
             "seconds": 0.0,
             "resumed": 0,
             "pending": [],
+            "start_ranks": None,
+            "collapsed": None,
         }
         self.interrupted = False
         self._previous: Any = None
@@ -192,8 +202,15 @@ class Watch(TrainerCallback):
                 if self.recipe.patience and self.state["bad"] >= self.recipe.patience:
                     self.log(f"no better validation NDCG in {self.state['bad']} validations: stopping early")
                     control.should_training_stop = True
+                if self.state["collapsed"]:
+                    self.log(
+                        f"collapsed at batch {batch}: {self.state['collapsed']}; stopping, the best state before, of "
+                        f"batch {self.state['best_step']}, is kept"
+                    )
+                    control.should_training_stop = True
         self.state["done"] = step == state.max_steps or control.should_training_stop
-        if self.state["done"] and self.recipe.select == "last" and self.state["best_step"] != batch:
+        last = self.recipe.select == "last" and not self.state["collapsed"]
+        if self.state["done"] and last and self.state["best_step"] != batch:
             # Before the seal that says done: the rerun of a job that is killed after that seal trains no more.
             self.state["best_step"] = batch
             self._keep()
@@ -223,16 +240,27 @@ class Watch(TrainerCallback):
     def _judge(self, batch: int, device: torch.device) -> None:
         # Rounding differs between processes: were each to decide by its own values, one might stop and the others wait.
         values = agreed(self._validate(), device)
+        ranks = values.pop("ranks", None)
+        if batch == 0:
+            self.state["start_ranks"] = ranks
+        elif ranks is not None:
+            values |= gains(self.state["start_ranks"], ranks)
         value = values["ndcg"]
         if batch == 0:
             self.state["curve"].append({"batch": 0, "seconds": self.snapshot()["seconds"]})
         self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
-        if self.state["best"] is None or value > self.state["best"]:
+        # A collapsed state is not selected, though its NDCG may be high: one text may suit many.
+        self.state["collapsed"] = self._guard(self.state["curve"]) if self._guard and batch else None
+        if self.state["best"] is None or (value > self.state["best"] and not self.state["collapsed"]):
             self.state.update(best=value, best_step=batch, bad=0)
             self._keep()
         else:
             self.state["bad"] += 1
-        shown = ", ".join(f"{key} {told:.4f}" for key, told in values.items())
+        shown = ", ".join(
+            f"{key} {told:.4f}" + (f" ± {values[f'{key}_se']:.4f}" if f"{key}_se" in values else "")
+            for key, told in values.items()
+            if not key.endswith("_se")
+        )
         self.log(
             f"{self.recipe.title} batch {batch}: validation {shown} (best NDCG at batch {self.state['best_step']})"
         )

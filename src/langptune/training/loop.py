@@ -44,6 +44,7 @@ from langptune.training.checkpoints import (
     row_order,
     training_arguments,
 )
+from langptune.training.guard import Guard, examined
 from langptune.training.policy import (
     FrozenTrunk,
     Row,
@@ -54,7 +55,7 @@ from langptune.training.policy import (
     save_adapter,
     start_from,
 )
-from langptune.training.reward import Reward, Sessions, validation_metrics
+from langptune.training.reward import Reward, Sessions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -202,7 +203,8 @@ class PolicyTrainer(Resumable, Trainer):
         self._trunk = FrozenTrunk(self.model.get_base_model(), cut) if cut and recipe.cache_frozen else None
         self._vllm = self._engine() if recipe.vllm else None
         main = self.accelerator.is_main_process
-        self.watch = Watch(recipe, self._steps, checkpoints, self.validate, self._save_best, log, main)
+        guard = Guard(recipe.guard)
+        self.watch = Watch(recipe, self._steps, checkpoints, self.validate, self._save_best, log, main, guard)
         self.add_callback(self.watch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -259,7 +261,8 @@ class PolicyTrainer(Resumable, Trainer):
         clock.append(time.monotonic())
 
         columns, distinct = self._measured(written, [row for row in drawn[here] for _ in range(recipe.samples)])
-        rewards = torch.tensor(self._reward.combine(columns, recipe.samples)).view(-1, recipe.samples)
+        combined = self._reward.combine(columns, [self._train.sessions[row] for row in drawn], number)
+        rewards = torch.tensor(combined).view(-1, recipe.samples)
         told = {name: float(values.mean()) for name, values in columns.items()} | {"distinct": distinct}
         clock.append(time.monotonic())
 
@@ -435,24 +438,12 @@ class PolicyTrainer(Resumable, Trainer):
 
     # Validation and saving
 
-    def validate(self) -> dict[str, float]:
-        """Rank the validation sessions by greedy profiles of the policy as it is."""
+    def validate(self) -> dict[str, Any]:
+        """Measure greedy profiles of the policy as it is, on the validation sessions."""
         chosen = range(self.accelerator.process_index, len(self._validation.sessions), self.accelerator.num_processes)
         prompts = [self._validation.prompts[row] for row in chosen]
         written = self._write(prompts, [0] * len(prompts), self._max_tokens, 0.0, self._validation_batch)
-        ranks = self._reward.ranks(
-            [profile.text for profile in written],
-            [self._validation.targets[row] for row in chosen],
-            [self._validation.seen[row] for row in chosen],
-        )
-        told = gather_object(
-            [(int(rank), profile.tokens, profile.finished) for rank, profile in zip(ranks, written, strict=True)]
-        )
-        return {
-            **validation_metrics(np.array([rank for rank, _, _ in told])),
-            "tokens": float(np.mean([tokens for _, tokens, _ in told])),
-            "finished": float(np.mean([finished for _, _, finished in told])),
-        }
+        return examined(self._reward, self._validation, list(chosen), written, gather_object)
 
     def _save_best(self, folder: Path) -> None:
         with self.whole() as model:

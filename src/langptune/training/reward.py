@@ -1,39 +1,90 @@
-"""The reward of RLSO: how high the frozen decoder ranks the target by a profile, over the full catalogue.
+"""The reward of RLSO: what a profile earns by the frozen decoder, terms of form, and what the algorithm maximises.
 
-``r = 1 / log2(1 + rank)`` (``ndcg``) or ``1 / rank`` (``mrr``), the rank as in every table of this benchmark: what the
-user has seen is left out, ties count half (PAPER: Training; formula of r).
+``Reward.columns`` measures profiles; every process does so for its own. ``Reward.combine`` makes one number of the
+columns of the whole batch::
+
+    R = r + sd(r) * sum over terms of (weight * term)
+
+``r`` is the recipe's reward (``langptune.training.rewards``; by default NDCG without cut-off, PAPER: Training), sd its
+standard deviation over the batch, and terms are those of ``langptune.training.terms``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+import polars as pl
 
+from langptune.errors import UserError
 from langptune.metrics import from_ranks
-from langptune.ranking.decoder import ItemVectors, embed
+from langptune.randomness import stream
+from langptune.ranking.decoder import embed
 from langptune.ranking.ranks import flat_masks, target_ranks
+from langptune.ranking.scoring import Scoring
+from langptune.training.rewards import Contest, Reader, parse
+from langptune.training.terms import TERMS, Facts, Written
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from langptune.config.recipes import ReinforcementRecipe
+
+BLOCK = 1 << 26
+"""Scores (profiles x items) that are in memory at once: 256 MiB in float32."""
+
 
 @dataclass(frozen=True)
 class Sessions:
-    """What the policy reads and is rewarded by.
+    """What the policy reads and is rewarded by, one entry a session.
 
     prompts: token ids ``[S][*]``.
+    targets: the items to be ranked high ``[S]``.
+    seen: the items that no rank counts ``[S][*]``.
+    futures: the user's next targets of the train part, the session's own first ``[S][1..m]``; of validation sessions
+        their target alone.
+    histories: the items that the prompt shows ``[S][*]``.
+    ratings: the user's, of these items; empty where unknown.
+    users: whose session it is; empty where every session is another user's.
     """
 
     sessions: list[int]
     prompts: list[list[int]]
     targets: list[int]
     seen: list[list[int]]
-    futures: list[list[int]] = field(default_factory=list)
-    histories: list[list[int]] = field(default_factory=list)
+    futures: list[list[int]]
+    histories: list[list[int]]
+    ratings: list[list[float]] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
+
+
+def futures(sessions: pl.DataFrame, chosen: Sequence[int], count: int) -> list[list[int]]:
+    """The next ``count`` train targets of each chosen session's user, from the session's own on ``[S][1..count]``.
+
+    Targets of validation and test never take part: rows of other splits are dropped first. Items that the session has
+    seen, and repeated ones, are left out.
+
+    Args:
+        sessions: contract ``sessions``; all train sessions take part, whether they are sampled for training or not.
+        chosen: train sessions.
+    """
+    train = sessions.filter(pl.col("split") == "train").sort("user_id", "target_time", "session")
+    place = {session: at for at, session in enumerate(train["session"].to_list())}
+    users, targets = train["user_id"].to_list(), train["target"].to_list()
+    seen = dict(train.filter(pl.col("session").is_in(list(chosen))).select("session", "seen").iter_rows())
+    out = []
+    for session in chosen:
+        at = start = place[session]
+        known, own = set(seen[session]), []
+        while at < len(users) and users[at] == users[start] and len(own) < count:
+            if targets[at] not in known:
+                own.append(targets[at])
+                known.add(targets[at])
+            at += 1
+        out.append(own)
+    return out
 
 
 class Reward:
@@ -42,49 +93,184 @@ class Reward:
     def __init__(
         self,
         decoder: SentenceTransformer,
-        items: ItemVectors,
+        scoring: Scoring,
         prefix: str = "",
-        metric: str = "ndcg",
-        unfinished: str = "zero",
+        recipe: ReinforcementRecipe | None = None,
+        facts: Facts | None = None,
+        length: Callable[[str], int] | None = None,
+        limit: int = 0,
+        reader: Reader | None = None,
+        seed: int = 0,
+        phase: str = "reinforcement-1",
     ):
-        """``items``: the catalogue as this decoder embeds it; ``prefix``: the decoder's query prefix."""
-        self._decoder, self._prefix, self.metric, self._unfinished = decoder, prefix, metric, unfinished
-        self._vectors = torch.as_tensor(items.vectors, device=decoder.device)
-        self._row_of_item = torch.as_tensor(items.row_of_item, device=decoder.device)
+        """Without a recipe only ``ranks`` is asked for.
 
-    @torch.inference_mode()
+        Args:
+            scoring: the catalogue as this decoder scores it.
+            prefix: the decoder's query prefix.
+            facts: of the catalogue, for terms that read it.
+            length: tokens of a profile and ``limit``, the most there may be: for the term ``length``.
+            reader: for rewards that ask a language model.
+            seed, phase: name the stream by which ``shuffle_rewards`` deals.
+
+        Raises:
+            UserError: the recipe's reward or terms need facts, length or reader, and there is none.
+        """
+        self._decoder, self._scoring, self._prefix, self._recipe = decoder, scoring, prefix, recipe
+        self._facts, self._length, self._limit, self._reader = facts, length, limit, reader
+        self._seed, self._phase = seed, phase
+        if recipe is None:
+            return
+        self._rewards = [(name, *parse(name), weight) for name, weight in recipe.rewards.items()]
+        missing = {
+            "the items": facts is None and any(TERMS[name].items for name in recipe.terms),
+            "the encoder's tokenizer": length is None and "length" in recipe.terms,
+            "the initial encoder": reader is None and any(kind.reads == "reader" for _, kind, *_ in self._rewards),
+        }
+        for what, lacks in missing.items():
+            if lacks:
+                raise UserError(f"{recipe.title}: its reward or terms need {what}, which this caller does not give")
+
     def ranks(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
         """int64 ``[B]``: the rank of each target by its text, the items of ``seen`` left out."""
-        device = self._vectors.device
-        queries = torch.as_tensor(embed(self._decoder, texts, self._prefix).vectors, device=device)
-        scores = (queries @ self._vectors.T)[:, self._row_of_item]
-        rows, cols = flat_masks(seen)
-        allowed = torch.ones_like(scores, dtype=torch.bool)
-        allowed[torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)] = False
-        wanted = torch.as_tensor(np.asarray(targets, dtype=np.int64), device=device)[:, None]
-        return target_ranks(scores, scores.gather(1, wanted)[:, 0], allowed).cpu().numpy()
-
-    def __call__(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
-        """float64 ``[B]`` in (0, 1]: the reward of each text."""
-        return from_ranks(self.metric, self.ranks(texts, targets, seen))
+        scores = self._scores(texts)
+        allowed = _allowed(seen, scores.shape)
+        wanted = np.asarray(targets, dtype=np.int64)
+        return target_ranks(scores, scores[np.arange(len(wanted)), wanted], allowed).astype(np.int64)
 
     def columns(
         self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int], finished: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """float64 ``[B]`` each: the reward of each text, 0 for an unfinished one where the recipe says so.
+        """What profiles earn and how they are written, float64 ``[B]`` each.
 
         Args:
-            rows: whose session each text is, as places in ``sessions``.
-            finished: bool ``[B]``.
-        """
-        values = self(texts, [sessions.targets[row] for row in rows], [sessions.seen[row] for row in rows])
-        return {"reward": np.where(finished, values, 0.0) if self._unfinished == "zero" else values}
+            texts: the profiles.
+            rows: which of the sessions each is about.
+            finished: bool ``[B]``, whether each ended by itself.
 
-    def combine(self, columns: dict[str, np.ndarray], samples: int) -> np.ndarray:
-        """float64 ``[B]``: what the algorithm maximises, from the columns of the whole batch."""
-        return columns["reward"]
+        Returns:
+            ``reward``; each part of a weighted sum by its name; each of the recipe's terms by its name, those of weight
+            0 included.
+        """
+        rewards = {name: np.zeros(len(texts)) for name, *_ in self._rewards}
+        step = max(1, BLOCK // len(self._scoring.items.row_of_item))
+        for start in range(0, len(texts), step):
+            part = slice(start, start + step)
+            for name, found in self._earned(texts[part], sessions, rows[part]).items():
+                rewards[name][part] = found
+        total = sum(weight * rewards[name] for name, *_, weight in self._rewards)
+        if self._recipe.unfinished == "zero":
+            total = np.where(finished, total, 0.0)
+        written = [
+            Written(
+                text,
+                bool(ended),
+                self._length(text) if self._length and "length" in self._recipe.terms else 0,
+                self._limit,
+                sessions.histories[row],
+                sessions.ratings[row] if sessions.ratings else (),
+            )
+            for text, row, ended in zip(texts, rows, finished, strict=True)
+        ]
+        terms = {
+            name: np.array([TERMS[name].value(one, self._facts) for one in written], dtype=np.float64)
+            for name in self._recipe.terms
+        }
+        return {"reward": total} | (rewards if len(rewards) > 1 else {}) | terms
+
+    def combine(self, columns: dict[str, np.ndarray], sessions: Sequence[int], batch: int = 0) -> np.ndarray:
+        """What the algorithm maximises, float64 ``[B]``, from the columns of the whole batch (the module's formula).
+
+        With ``shuffle_rewards`` the columns are dealt first, each session getting those of another one.
+
+        Args:
+            columns: of all processes, the profiles of a session side by side; further columns are ignored.
+            sessions: the sessions of the batch in that order, by any number that tells them apart ``[S]``.
+            batch: which batch of the phase, for ``shuffle_rewards``.
+        """
+        reward = columns["reward"]
+        out = reward.astype(np.float64)
+        spread = float(reward.std()) or 1.0  # all rewards equal: form alone tells profiles apart
+        for name, weight in self._recipe.terms.items():
+            if weight:
+                out = out + spread * weight * columns[name]
+        if self._recipe.shuffle_rewards:
+            out = out[dealt(sessions, self._recipe.samples, stream(self._seed, self._phase, "dealt rewards", batch))]
+        return out
+
+    def _scores(self, texts: Sequence[str]) -> np.ndarray:
+        return self._scoring.scores(embed(self._decoder, texts, self._prefix).vectors)
+
+    def _earned(self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Each reward of the recipe, the mean over the targets of each profile, float64 ``[B]``."""
+        futures = [sessions.futures[row][: self._recipe.targets] for row in rows]
+        scores = allowed = None
+        if any(kind.reads == "scores" for _, kind, *_ in self._rewards):
+            scores = self._scores(texts)
+            # A session's targets do not compete with one another.
+            allowed = _allowed(
+                [[*sessions.seen[row], *own] for row, own in zip(rows, futures, strict=True)], scores.shape
+            )
+        sums = {name: np.zeros(len(texts)) for name, *_ in self._rewards}
+        for turn in range(max(map(len, futures))):
+            here = np.array([at for at, own in enumerate(futures) if turn < len(own)])
+            target = np.array([futures[at][turn] for at in here], dtype=np.int64)
+            contest = Contest([texts[at] for at in here], target, reader=self._reader)
+            if scores is not None:
+                against = allowed[here]
+                against[np.arange(len(here)), target] = True
+                contest = Contest(contest.profiles, target, scores[here], against, self._reader)
+            for name, kind, k, _ in self._rewards:
+                sums[name][here] += kind.value(contest, k)
+        count = np.array([len(own) for own in futures])
+        return {name: total / count for name, total in sums.items()}
+
+
+def _allowed(seen: Sequence[Sequence[int]], shape: tuple[int, ...]) -> np.ndarray:
+    """bool ``[B, N]``, false at the items of each row."""
+    out = np.ones(shape, dtype=bool)
+    out[flat_masks(seen)] = False
+    return out
+
+
+def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 ``[S * samples]``: whose reward each profile gets, when every session gets those of another one.
+
+    The k-th profile of a session gets what the k-th of the other one earned, so that the rewards of each group, and
+    with them their distribution, stay as they are.
+
+    Args:
+        sessions: of the groups ``[S]``; one may stand there more than once.
+        samples: profiles per group, side by side.
+
+    Raises:
+        UserError: one session is half of the batch or more, so that no other one has rewards to give.
+    """
+    groups = np.asarray(sessions)
+    names, counts = np.unique(groups, return_counts=True)
+    if 2 * counts.max() > len(groups):
+        raise UserError("shuffle_rewards: one session is more than half of a batch; raise sessions_per_batch")
+    # Sorted by session in a random order, then rotated by the largest block: no session keeps its own.
+    place = dict(zip(names.tolist(), rng.permutation(len(names)).tolist(), strict=True))
+    shuffle = rng.permutation(len(groups))
+    order = shuffle[np.argsort([place[session] for session in groups[shuffle].tolist()], kind="stable")]
+    giver = np.empty(len(groups), dtype=np.int64)
+    giver[order] = np.roll(order, -int(counts.max()))
+    return (giver[:, None] * samples + np.arange(samples)).ravel()
 
 
 def validation_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """What is reported of validation ranks: ``ndcg`` without cut-off selects, NDCG@10 is for comparison."""
-    return {name: float(from_ranks(name, ranks).mean()) for name in ("ndcg", "ndcg@10")}
+    """What is reported of validation ranks, each with its standard error over sessions (``*_se``).
+
+    ``ndcg`` without cut-off selects; NDCG@10 and the mean of ln(rank) are for comparison.
+    """
+    told = {name: from_ranks(name, ranks) for name in ("ndcg", "ndcg@10")} | {"log_rank": np.log(ranks)}
+    out = {}
+    for name, values in told.items():
+        out |= {name: float(values.mean()), f"{name}_se": standard_error(values)}
+    return out
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of a mean over sessions; 0 of a single one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

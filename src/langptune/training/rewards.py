@@ -1,0 +1,141 @@
+"""What a profile can be rewarded by: a registry of functions of one target and what it competes with.
+
+A recipe names one of them (``reward: log-rank``), or several with weights (``reward: {ndcg@1000: 0.95, probability:
+0.05}``), whose weighted sum is the reward. A new one is a function here and its entry in ``REWARDS``. With several
+targets per session (a recipe's ``targets``) the reward is the mean over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from langptune.errors import UserError
+from langptune.metrics import from_ranks
+from langptune.ranking.ranks import target_ranks
+
+Reader = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+"""Profiles ``[B]`` and items ``[B]`` -> float64 ``[B]``: mean log-probability per token of each item's title."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One target of each profile, against every item that it competes with.
+
+    profiles: ``[B]``.
+    target: int64 ``[B]``.
+    scores: float32 ``[B, N]``; None where no reward of the recipe reads them.
+    allowed: bool ``[B, N]``, true at the target and at its competitors; None without scores.
+    reader: for rewards that ask a language model; None where none does.
+    """
+
+    profiles: Sequence[str]
+    target: np.ndarray
+    scores: np.ndarray | None = None
+    allowed: np.ndarray | None = None
+    reader: Reader | None = None
+
+    @cached_property
+    def own(self) -> np.ndarray:
+        """float32 ``[B]``: the score of each target."""
+        return self.scores[np.arange(len(self.target)), self.target]
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """int64 ``[B]``: the rank of each target, as in every table of this benchmark (ties count half)."""
+        return target_ranks(self.scores, self.own, self.allowed).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of reward.
+
+    value: contest and cut-off -> float64 ``[B]``.
+    negative: whether it can be below 0, so that a reward of 0 for an unfinished profile would be a prize.
+    cut: whether ``name@K`` is allowed.
+    reads: what of a contest it needs.
+    """
+
+    value: Callable[[Contest, int | None], np.ndarray]
+    negative: bool = False
+    cut: bool = False
+    reads: str = "scores"
+
+
+def _metric(name: str) -> Callable[[Contest, int | None], np.ndarray]:
+    return lambda contest, k: from_ranks(name if k is None else f"{name}@{k}", contest.rank)
+
+
+def _log_rank(contest: Contest, k: int | None) -> np.ndarray:
+    """-ln(rank): as large a step from rank 1000 to 500 as from 2 to 1, where NDCG is flat (0.1003, 0.1115)."""
+    return -np.log(contest.rank)
+
+
+def _piecewise(contest: Contest, k: int | None) -> np.ndarray:
+    """(19 - rank) / 9 up to rank 10, (100 - rank) / 90 up to rank 100, 0 below.
+
+    So the first ten ranks are worth 2 to 1, the next ninety 1 to 0 (ConvSearch-R1, arXiv 2505.15776: the rank-incentive
+    reward, constants as in its published code).
+    """
+    rank = contest.rank
+    return np.where(rank <= 10, (19 - rank) / 9, np.clip((100 - rank) / 90, 0.0, None))
+
+
+def _softmax(contest: Contest, k: int | None) -> np.ndarray:
+    """ln of the target's share of exp(score) over its competitors and itself; the scores' temperature is Scoring's."""
+    masked = np.where(contest.allowed, contest.scores, -np.inf).astype(np.float64)
+    top = masked.max(1)
+    return contest.own - (top + np.log(np.exp(masked - top[:, None]).sum(1)))
+
+
+def _probability(contest: Contest, k: int | None) -> np.ndarray:
+    """exp of ``softmax``: the second reward of R2ec (arXiv 2505.16994), which adds 0.05 of it to 0.95 NDCG@1000."""
+    return np.exp(_softmax(contest, k))
+
+
+def _contrast(contest: Contest, k: int | None) -> np.ndarray:
+    """The target's score less the mean of its competitors' (after BLUE, arXiv 2605.06981; there of drawn negatives)."""
+    others = contest.allowed.sum(1) - 1
+    total = np.where(contest.allowed, contest.scores, 0.0).sum(1, dtype=np.float64) - contest.own
+    return contest.own - total / np.maximum(1, others)
+
+
+def _title(contest: Contest, k: int | None) -> np.ndarray:
+    """Mean log-probability per token that the frozen initial encoder gives the target's title after the profile.
+
+    No decoder takes part (after BLUE's reward in text space, arXiv 2605.06981).
+    """
+    return contest.reader(contest.profiles, contest.target.tolist())
+
+
+REWARDS: dict[str, Kind] = {
+    "ndcg": Kind(_metric("ndcg"), cut=True),
+    "mrr": Kind(_metric("mrr"), cut=True),
+    "log-rank": Kind(_log_rank, negative=True),
+    "piecewise": Kind(_piecewise),
+    "softmax": Kind(_softmax, negative=True),
+    "probability": Kind(_probability),
+    "contrast": Kind(_contrast, negative=True),
+    "title": Kind(_title, negative=True, reads="reader"),
+}
+"""Values of a recipe's ``reward``; ``ndcg`` is the paper's (PAPER: Training)."""
+
+
+def parse(name: str) -> tuple[Kind, int | None]:
+    """A kind of reward and its cut-off: ``"ndcg@1000"``, ``"log-rank"``.
+
+    Raises:
+        UserError: an unknown name, or a cut-off where none is possible.
+    """
+    base, mark, digits = name.partition("@")
+    kind = REWARDS.get(base)
+    if kind is None:
+        raise UserError(f"unknown reward '{name}'; valid: {', '.join(REWARDS)}, ndcg@K, mrr@K")
+    if not mark:
+        return kind, None
+    if not kind.cut or not digits.isdigit() or int(digits) < 1:
+        raise UserError(f"reward '{name}': a cut-off is a positive integer, and of ndcg and mrr only")
+    return kind, int(digits)
