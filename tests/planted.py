@@ -193,6 +193,7 @@ def policy_trainer(
 ):
     """A trainer of the tiny encoder on planted data, rewarded by the tiny decoder."""
     from langptune.ranking.decoder import embed_items
+    from langptune.ranking.scoring import text_alone
     from langptune.training.algorithms import ALGORITHMS
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.reward import Reward
@@ -200,7 +201,7 @@ def policy_trainer(
     data, words = data or planted(train=40, val=10), tokenizer()
     if reward is None:
         decoder = decoder or tiny_decoder()
-        reward = Reward(decoder, embed_items(decoder, data.items)[0], metric=recipe.reward)
+        reward = Reward(decoder, text_alone(embed_items(decoder, data.items)[0]), metric=recipe.reward)
     log, model = log or (lambda line: None), model or tiny_encoder()
     return ALGORITHMS[recipe.algorithm](
         model=model,
@@ -222,6 +223,7 @@ def policy_trainer(
 def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0, phase="contrastive-1"):
     """A trainer of the tiny decoder on planted histories."""
     from langptune.ranking.decoder import embed_items
+    from langptune.ranking.scoring import text_alone
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
     from langptune.training.reward import Reward, validation_metrics
@@ -235,7 +237,7 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
     def validate(model):
         training = model.training
         model.eval()
-        reward = Reward(model, embed_items(model, data.items)[0])
+        reward = Reward(model, text_alone(embed_items(model, data.items)[0]))
         told = validation_metrics(reward.ranks(texts["val"], data.target["val"], data.history["val"]))
         model.train(training)
         return told

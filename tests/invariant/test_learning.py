@@ -10,6 +10,7 @@ import torch
 
 from langptune.models.load import load_decoder
 from langptune.ranking.decoder import embed_items
+from langptune.ranking.scoring import text_alone
 from langptune.training.reward import Reward
 from tests import planted as p
 from tests.unit.test_models import decoder_entry
@@ -26,7 +27,7 @@ def world(real_models):
     encoder = p.tiny_encoder()
     p.warm_start(encoder, data, p.tokenizer())
     decoder = load_decoder(real_models / "minilm-l6", decoder_entry({"folder": "x"}), torch.device("cpu"))
-    yield data, encoder, decoder, embed_items(decoder, data.items)[0]
+    yield data, encoder, decoder, text_alone(embed_items(decoder, data.items)[0])
     torch.set_num_threads(before)
 
 
@@ -46,8 +47,8 @@ def greedy_ndcg(trainer, data, reward) -> np.ndarray:
 
 
 def trained(tmp_path, world, shuffled=False):
-    data, encoder, decoder, vectors = world
-    reward = Reward(decoder, vectors)
+    data, encoder, decoder, scoring = world
+    reward = Reward(decoder, scoring)
     used = reward
     if shuffled:
         rng = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def trained(tmp_path, world, shuffled=False):
                 order = rng.permutation(len(texts))
                 return super().__call__(texts, [targets[i] for i in order], [seen[i] for i in order])
 
-        used = Shuffled(decoder, vectors)
+        used = Shuffled(decoder, scoring)
     recipe = p.reinforcement(
         batches=25,
         sessions_per_batch=64,
@@ -97,7 +98,7 @@ def test_cl_finds_the_planted_signal(tmp_path):
     decoder = p.tiny_decoder()
 
     def ndcg():
-        reward = Reward(decoder.eval(), embed_items(decoder, data.items)[0])
+        reward = Reward(decoder.eval(), text_alone(embed_items(decoder, data.items)[0]))
         return reward(texts["val"], data.target["val"], data.history["val"])
 
     before = ndcg()

@@ -15,8 +15,9 @@ from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.models.load import load_adapter
 from langptune.profiles.choose import best_rows, history_score
-from langptune.ranking.decoder import decoder_blocks, embed, embed_items
+from langptune.ranking.decoder import embed, embed_items
 from langptune.ranking.ranks import full_ranks
+from langptune.ranking.scoring import Scoring
 from langptune.training import algorithms, contrastive
 from langptune.training.policy import FrozenTrunk, adapter_config, token_logprobs
 from langptune.training.reward import Reward
@@ -253,10 +254,16 @@ def test_reward_is_the_metric_of_the_written_ranks():
     vectors, _ = embed_items(decoder, data.items)
     texts = [" ".join(data.items[item] for item in shown[:2]) for shown in data.history["val"]]
     targets, seen = data.target["val"], data.history["val"]
-    scores = np.concatenate(list(decoder_blocks(embed(decoder, texts).vectors, vectors)))
-    ranks = full_ranks(scores, targets, seen).rank
-    for metric in ("ndcg", "mrr"):
-        assert np.array_equal(Reward(decoder, vectors, metric=metric)(texts, targets, seen), from_ranks(metric, ranks))
+    popularity = np.random.default_rng(0).random(len(data.items), dtype=np.float32)
+    found = []
+    for weight in (0.0, 5.0):
+        scoring = Scoring(vectors, popularity, weight)
+        ranks = full_ranks(scoring.scores(embed(decoder, texts).vectors), targets, seen).rank
+        for metric in ("ndcg", "mrr"):
+            reward = Reward(decoder, scoring, metric=metric)
+            assert np.array_equal(reward(texts, targets, seen), from_ranks(metric, ranks))
+        found.append(ranks)
+    assert not np.array_equal(*found), "popularity is part of the reward"
 
 
 def test_no_reward_for_a_profile_that_did_not_end(tmp_path):

@@ -1,7 +1,8 @@
 """The reward of RLSO: how high the frozen decoder ranks the target by a profile, over the full catalogue.
 
 ``r = 1 / log2(1 + rank)`` (``ndcg``) or ``1 / rank`` (``mrr``), the rank as in every table of this benchmark: what the
-user has seen is left out, ties count half (PAPER: Training; formula of r).
+user has seen is left out, ties count half, popularity has the weight that it has in the table (PAPER: Training; formula
+of r).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 
 from langptune.metrics import from_ranks
-from langptune.ranking.decoder import ItemVectors, embed
+from langptune.ranking.decoder import embed
 from langptune.ranking.ranks import flat_masks, target_ranks
+from langptune.ranking.scoring import Scoring, score
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -23,18 +25,19 @@ if TYPE_CHECKING:
 class Reward:
     """Ranks targets by texts through a frozen decoder, and turns ranks into rewards."""
 
-    def __init__(self, decoder: SentenceTransformer, items: ItemVectors, prefix: str = "", metric: str = "ndcg"):
-        """``items``: the catalogue as this decoder embeds it; ``prefix``: the decoder's query prefix."""
-        self._decoder, self._prefix, self.metric = decoder, prefix, metric
-        self._vectors = torch.as_tensor(items.vectors, device=decoder.device)
-        self._row_of_item = torch.as_tensor(items.row_of_item, device=decoder.device)
+    def __init__(self, decoder: SentenceTransformer, scoring: Scoring, prefix: str = "", metric: str = "ndcg"):
+        """``scoring``: of the catalogue as this decoder embeds it; ``prefix``: the decoder's query prefix."""
+        self._decoder, self._prefix, self.metric, self._weight = decoder, prefix, metric, scoring.weight
+        self._vectors = torch.as_tensor(scoring.items.vectors, device=decoder.device)
+        self._row_of_item = torch.as_tensor(scoring.items.row_of_item, device=decoder.device)
+        self._popularity = torch.as_tensor(scoring.popularity, device=decoder.device)
 
     @torch.inference_mode()
     def ranks(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
         """int64 ``[B]``: the rank of each target by its text, the items of ``seen`` left out."""
         device = self._vectors.device
         queries = torch.as_tensor(embed(self._decoder, texts, self._prefix).vectors, device=device)
-        scores = (queries @ self._vectors.T)[:, self._row_of_item]
+        scores = score((queries @ self._vectors.T)[:, self._row_of_item], self._popularity, self._weight)
         rows, cols = flat_masks(seen)
         allowed = torch.ones_like(scores, dtype=torch.bool)
         allowed[torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)] = False
