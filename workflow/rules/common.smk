@@ -529,8 +529,17 @@ def run_entry(run):
         "group": method.group,
         "note": method.note,
         "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
+        **table_weight(run),
         "metrics_path": metrics_of(run),
     }
+
+
+def table_weight(run):
+    """What a table says of the weight of popularity in a run's scores; nothing where it ranks by no text."""
+    if not isinstance(METHODS[source_of(run.method)], LANGPTUNE):
+        return {}
+    told = LAYOUT.run_weight(run)
+    return {"weight_path": told} if isinstance(told, str) else {"weight": told}
 
 
 def facts(dataset):
