@@ -96,6 +96,7 @@ def measure(items: int, requests: int, models: Path, seed: int) -> dict:
             "datasets": ["ml-100k"],
             "decoders": [DECODER],
             "methods": ["history"],
+            "overrides": {"history": {"popularity": 0}},  # the alternative has no such term
             "models_dir": str(models),
             "registries": str(ROOT / "config"),
             "comparison": {"reference": "history"},
@@ -127,7 +128,7 @@ def measure(items: int, requests: int, models: Path, seed: int) -> dict:
             vector = decoder.vector(text)[0]
             marks.append(time.perf_counter() - clock)
             clock = time.perf_counter()
-            ranked = full_ranks(decoder.vectors.scores(vector[None]), [target], [seen], top=items)
+            ranked = full_ranks(decoder.scoring(0.0).scores(vector[None]), [target], [seen], top=items)
             marks.append(time.perf_counter() - clock)
             clock = time.perf_counter()
             order, place = alternative(vector, corpus, seen, target)

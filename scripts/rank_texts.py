@@ -17,7 +17,7 @@ from langptune.provenance import Record
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.scoring import Scoring
 
 
 class Spec(stage.StageSpec):
@@ -29,6 +29,10 @@ class Spec(stage.StageSpec):
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
     decoder_in: str = Field(description="its materialised folder")
     vectors_in: str = Field(description="the embedded catalogue")
+    weight: float = Field(
+        0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
+    )
+    popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
     items_in: str
     sessions_in: str
     evaluation_in: str
@@ -45,19 +49,21 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.baselines import text
     from langptune.models.load import load_decoder, pick_device
     from langptune.profiles.shuffle import deal
-    from langptune.ranking.decoder import ItemVectors, decoder_blocks, embed, rank_sessions
+    from langptune.ranking.decoder import ItemVectors, embed, rank_sessions
+    from langptune.ranking.scoring import read_weight, scoring_of
 
     items = contracts.read(spec.items_in, "items")
     sessions = contracts.read(spec.sessions_in, "sessions")
     chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
     chosen = chosen.select("session").join(sessions, on="session", how="left", maintain_order="left")
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
-    vectors = ItemVectors.load(Path(spec.vectors_in))
+    weight = read_weight(spec.weight, spec.popularity_in)
+    scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
     if spec.profiles_in is not None:
         profiles = contracts.read(spec.profiles_in, "profiles")
         samples = profiles["sample"].max() + 1
         if samples > 1:
-            profiles, kept = _best(spec, profiles, chosen, model, vectors)
+            profiles, kept = _best(spec, profiles, chosen, model, scoring)
             record.note(best_of=samples, kept_sample_mean=kept)
         if spec.source == "shuffled-profiles":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
@@ -71,14 +77,18 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         item_texts = items["text"].to_list()
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
     queries = embed(model, texts, spec.decoder.query_prefix)
-    ranks = rank_sessions(chosen, decoder_blocks(queries.vectors, vectors))
+    ranks = rank_sessions(chosen, scoring.blocks(queries.vectors))
     contracts.write(ranks, spec.ranks_out, "ranks")
-    record.note(sessions=len(ranks), texts_cut_at_limit=queries.cut, empty_texts=sum(not t for t in texts))
-    log(f"{spec.source}: ranked {len(ranks)} sessions, {queries.cut} texts cut at {spec.decoder.max_tokens} tokens")
+    empty = sum(not t for t in texts)
+    record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=empty)
+    log(
+        f"{spec.source}: ranked {len(ranks)} sessions, popularity weight {weight:g}, {queries.cut} texts cut at "
+        f"{spec.decoder.max_tokens} tokens"
+    )
 
 
 def _best(
-    spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, vectors: ItemVectors
+    spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, scoring: Scoring
 ) -> tuple[pl.DataFrame, float]:
     """One profile per session, and the mean number of the sample that was kept."""
     from langptune.profiles.choose import best_samples
@@ -88,7 +98,7 @@ def _best(
     queries = embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors
     first = rows.filter(pl.col("sample") == 0)
     histories, seen = first["history"].to_list(), first["seen"].to_list()
-    kept = best_samples(queries, vectors.scores, histories, seen, spec.history_items)
+    kept = best_samples(queries, scoring.scores, histories, seen, spec.history_items)
     wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
     return profiles.join(wanted, on=["session", "sample"], how="semi"), float(sum(kept) / len(kept))
 

@@ -21,6 +21,10 @@ class Spec(ProfileSpec):
     decoder: DecoderEntry
     decoder_in: str = Field(description="the run's decoder, trained or not")
     vectors_in: str = Field(description="the catalogue as it embeds it")
+    weight: float = Field(
+        0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
+    )
+    popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
     tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
     steering_out: str
 
@@ -36,6 +40,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.interpretability.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import ItemVectors, embed
+    from langptune.ranking.scoring import read_weight, scoring_of
 
     items, rows = subjects.load(spec)
     tastes = tastes_of(items, spec.taste_field)
@@ -44,7 +49,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in told]
     texts = sorted({row["profile"] for row in told} | {edit.text for edits in made for edit in edits})
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
-    catalogue = ItemVectors.load(Path(spec.vectors_in))
+    weight = read_weight(spec.weight, spec.popularity_in)
+    sessions = contracts.read(spec.sessions_in, "sessions")
+    scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
     embedded = embed(model, texts, spec.decoder.query_prefix)
     vectors = dict(zip(texts, embedded.vectors, strict=True))
     log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
@@ -52,8 +59,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     for row, edits in zip(told, made, strict=True):
         if not edits:
             continue
-        before = catalogue.scores(vectors[row["profile"]][None])[0]
-        after = catalogue.scores(np.stack([vectors[edit.text] for edit in edits]))
+        before = scoring.scores(vectors[row["profile"]][None])[0]
+        after = scoring.scores(np.stack([vectors[edit.text] for edit in edits]))
         for edit, scores in zip(edits, after, strict=True):
             auc, places = steering.effect(before, scores, tastes.has[:, edit.taste], row["seen"])
             out.append((row["session"], edit.edit, tastes.names[edit.taste], edit.text, auc, places))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+SELECTS = {"profiles": "profiles", "history": "history", "mixed": "profiles"}
+"""By which texts of the validation sessions a phase selects, of what it trains on."""
+
+
 class Spec(stage.StageSpec):
     """Texts of train sessions and their targets in, a trained sentence-transformers folder out.
 
@@ -31,10 +35,8 @@ class Spec(stage.StageSpec):
 
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
     decoder_in: str = Field(description="its materialised folder, or the decoder of an earlier phase")
-    recipe: ContrastiveRecipe
-    view: Literal["profiles", "history"] = Field(description="what the texts are")
-    history_items: int = Field(10, description="for `history`: most recent items")
-    train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
+    recipe: ContrastiveRecipe = Field(description="with its history_items where it reads histories")
+    train_fraction: float = Field(1.0, description="share of the train sessions", strict=False)
     seed: int = 0
     stream: str = Field("contrastive-1", description="name of the phase's random streams (Phase.stream)")
     threads: int = Field(2, description="CPU threads; part of the numerics")
@@ -63,7 +65,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     from langptune.models.load import load_decoder, pick_device, pick_dtype
     from langptune.ranking.decoder import embed_items
-    from langptune.ranking.scoring import Scoring
+    from langptune.ranking.scoring import text_alone
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.contrastive import ContrastiveTrainer, Pairs
@@ -74,46 +76,51 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     seed_torch(stream_seed(spec.seed, spec.stream, "libraries"))
     item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
     sessions = contracts.read(spec.sessions_in, "sessions")
-    train, val = (_texts(spec, split, sessions, item_texts) for split in ("train", "val"))
-    kept = sample.fraction(train["session"].to_list(), spec.train_fraction, spec.seed)
-    train = train.filter(pl.col("session").is_in(kept))
-    record.note(train_sessions=len(train), val_sessions=len(val), bf16=bf16)
+    prefix = spec.decoder.query_prefix
+    train = _train(spec, sessions, item_texts, prefix)
+    val = _validation(spec, sessions, item_texts)
+    counts = {kind: len(texts) for kind, (texts, _, _) in train.items()}
+    trained = len({session for _, _, ids in train.values() for session in ids})
+    val_sessions = len(next(iter(val.values())))
+    record.note(train_sessions=trained, rows=counts, val_sessions=val_sessions, bf16=bf16)
 
     model = load_decoder(Path(spec.decoder_in), spec.decoder, device)
-    prefix = spec.decoder.query_prefix
     pairs = Pairs(
-        [prefix + text for text in train["text"]],
-        train["target"].to_numpy().astype("int64"),
+        _Joined([texts for texts, _, _ in train.values()]),
+        np.concatenate([targets for _, targets, _ in train.values()]),
         [spec.decoder.item_prefix + text for text in item_texts],
+        counts["history"] if len(counts) > 1 else None,
     )
 
-    no_popularity = np.zeros(len(item_texts), dtype=np.float32)
-
     def validate(model: SentenceTransformer) -> dict[str, float]:
+        """By profiles where they are trained on; of mixed texts, by histories too, under names of their own."""
         training = model.training
         model.eval()
         vectors, _ = embed_items(model, item_texts, spec.decoder.item_prefix)
-        ranks = Reward(model, Scoring(vectors, no_popularity), prefix).ranks(
-            val["text"].to_list(), val["target"].to_list(), val["seen"].to_list()
-        )
+        reward = Reward(model, text_alone(vectors), prefix)
+        told: dict[str, float] = {}
+        for kind, rows in val.items():
+            ranks = reward.ranks(rows["text"].to_list(), rows["target"].to_list(), rows["seen"].to_list())
+            found = validation_metrics(ranks)
+            told |= {name if kind == SELECTS[spec.recipe.texts] else f"{kind}_{name}": v for name, v in found.items()}
         model.train(training)
-        return validation_metrics(ranks)
+        return told
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
-    what = spec.model_dump(
-        mode="json", include={"decoder", "view", "history_items", "train_fraction", "seed", "stream"}
-    )
+    what = spec.model_dump(mode="json", include={"decoder", "train_fraction", "seed", "stream"})
     identity = {**what, "recipe": spec.recipe.identity(), "inputs": inputs, "bf16": bf16}
     checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
-    log(f"{spec.recipe.title}: {len(train)} train and {len(val)} validation sessions, {device}, bfloat16 {bf16}")
+    rows = " and ".join(f"{count} rows of {kind}" for kind, count in counts.items())
+    log(
+        f"{spec.recipe.title}: {rows} of {trained} train sessions, {val_sessions} validation sessions, {device}, "
+        f"bfloat16 {bf16}"
+    )
     trainer = ContrastiveTrainer(model, pairs, spec.recipe, checkpoints, validate, spec.seed, spec.stream, bf16, log)
     trainer.run()
     if not trainer.accelerator.is_main_process:
         return lambda: None
     state = trainer.watch.snapshot()
-    facts = card(
-        spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "decoder", len(train)
-    )
+    facts = card(spec.base, spec.phase, spec.dataset, spec.licence, spec.recipe, state, spec.seed, "decoder", trained)
     whole_folder(trainer.watch.best, Path(spec.decoder_out), facts)
     write_lines(spec.curve_out, state["curve"])
     record.note(
@@ -122,25 +129,107 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     return checkpoints.clear
 
 
-def _texts(spec: Spec, split: str, sessions: pl.DataFrame, item_texts: list[str]) -> pl.DataFrame:
-    """Columns session, text, target, seen of the sampled sessions of a split, by session."""
-    from langptune.baselines import text
+class _Histories(Sequence[str]):
+    """The texts of histories, each made when it is read: of all train sessions they would not fit into memory."""
 
+    def __init__(self, histories: pl.Series, item_texts: list[str], shown: int, prefix: str):
+        """``histories``: items, oldest first; ``shown``: how many of the most recent stand in a text."""
+        self._histories, self._item_texts, self._shown, self._prefix = histories, item_texts, shown, prefix
+
+    def __len__(self) -> int:
+        return len(self._histories)
+
+    def __getitem__(self, row: int) -> str:
+        from langptune.baselines import text
+
+        return self._prefix + text.history_text(self._histories[int(row)].to_list(), self._item_texts, self._shown)
+
+
+class _Joined(Sequence[str]):
+    """Texts of several kinds, one kind after the other."""
+
+    def __init__(self, parts: list[Sequence[str]]):
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, row: int) -> str:
+        for part in self._parts:
+            if row < len(part):
+                return part[row]
+            row -= len(part)
+        raise IndexError(row)
+
+
+def _kinds(spec: Spec) -> Iterator[str]:
+    """The kinds of text that the recipe trains on, histories first."""
+    if spec.recipe.texts != "profiles":
+        if spec.recipe.history_items is None:
+            raise UserError(
+                "train_decoder.py --spec: key 'recipe.history_items' is missing; say how many items a history shows"
+            )
+        yield "history"
+    if spec.recipe.texts != "history":
+        yield "profiles"
+
+
+def _sampled(spec: Spec, split: str, sessions: pl.DataFrame) -> pl.DataFrame:
+    """The sampled sessions of a split, by session."""
     chosen = contracts.read(spec.training_in, "evaluation").filter(pl.col("split") == split)
-    rows = chosen.select("session").join(sessions, on="session").sort("session")
+    rows = sessions.join(chosen, on="session", how="semi").sort("session")
     if rows.is_empty():
         raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
-    if spec.view == "history":
-        texts = [text.history_text(history, item_texts, spec.history_items) for history in rows["history"].to_list()]
-    else:
-        path = spec.train_profiles_in if split == "train" else spec.val_profiles_in
-        if path is None:
-            raise UserError(f"train_decoder.py --spec: view profiles needs '{split}_profiles_in'")
-        told = contracts.read(path, "profiles").filter(pl.col("sample") == 0)
-        texts = rows.select("session").join(told, on="session", how="left", maintain_order="left")["profile"]
-        if missing := texts.null_count():
-            raise UserError(f"{path}: {missing} of {len(rows)} {split} sessions have no profile; rerun the profiles")
-    return rows.select("session", "target", "seen").with_columns(pl.Series("text", texts, dtype=pl.String))
+    return rows
+
+
+def _train(
+    spec: Spec, sessions: pl.DataFrame, item_texts: list[str], prefix: str
+) -> dict[str, tuple[Sequence[str], np.ndarray, list[int]]]:
+    """Of each kind of text, the texts with their prefix, targets int64 ``[R]`` and sessions of its rows."""
+    out: dict[str, tuple[Sequence[str], np.ndarray, list[int]]] = {}
+    for kind in _kinds(spec):
+        if kind == "history" and spec.recipe.sessions != "sample":
+            rows = sessions.filter(pl.col("split") == "train").sort("session")
+        else:
+            rows = _sampled(spec, "train", sessions)
+        kept = sample.fraction(rows["session"].to_list(), spec.train_fraction, spec.seed)
+        rows = rows.filter(pl.col("session").is_in(kept)) if len(kept) < len(rows) else rows
+        if kind == "history":
+            assert spec.recipe.history_items is not None
+            texts: Sequence[str] = _Histories(rows["history"], item_texts, spec.recipe.history_items, prefix)
+        else:
+            rows = _with_profiles(spec, "train", rows)
+            texts = [prefix + text for text in rows["profile"]]
+        out[kind] = texts, rows["target"].to_numpy().astype("int64"), rows["session"].to_list()
+    return out
+
+
+def _validation(spec: Spec, sessions: pl.DataFrame, item_texts: list[str]) -> dict[str, pl.DataFrame]:
+    """Of each kind of text that is trained on, columns target, seen, text of the sampled validation sessions."""
+    rows, out = _sampled(spec, "val", sessions), {}
+    for kind in _kinds(spec):
+        if kind == "history":
+            assert spec.recipe.history_items is not None
+            texts: Sequence[str] = list(_Histories(rows["history"], item_texts, spec.recipe.history_items, ""))
+            told = rows
+        else:
+            told = _with_profiles(spec, "val", rows)
+            texts = told["profile"].to_list()
+        out[kind] = told.select("target", "seen").with_columns(pl.Series("text", texts, dtype=pl.String))
+    return out
+
+
+def _with_profiles(spec: Spec, split: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a column profile, each once for every profile of its session."""
+    path = spec.train_profiles_in if split == "train" else spec.val_profiles_in
+    if path is None:
+        raise UserError(f"train_decoder.py --spec: texts '{spec.recipe.texts}' need '{split}_profiles_in'")
+    told = contracts.read(path, "profiles").select("session", "sample", "profile")
+    out = rows.join(told, on="session", how="left", maintain_order="left").sort("session", "sample")
+    if missing := out["profile"].null_count():
+        raise UserError(f"{path}: {missing} of {len(rows)} {split} sessions have no profile; rerun the profiles")
+    return out
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -34,12 +33,16 @@ class Spec(stage.StageSpec):
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
     decoder_in: str = Field(description="its folder: materialised, or trained by an earlier phase")
     vectors_in: str = Field(description="the catalogue as this decoder embeds it")
+    weight: float = Field(
+        0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
+    )
+    popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
     recipe: ReinforcementRecipe
     prompt: str = Field(description="name of the prompt")
     prompt_entry: Prompt = Field(description="its entry in prompts.yaml")
     history_items: int = Field(description="most recent items shown")
     max_tokens: int = Field(description="longest profile in tokens")
-    train_fraction: float = Field(1.0, description="share of the sampled train sessions", strict=False)
+    train_fraction: float = Field(1.0, description="share of the train sessions", strict=False)
     seed: int = 0
     stream: str = Field("reinforcement-1", description="name of the phase's random streams (Phase.stream)")
     threads: int = Field(2, description="CPU threads; part of the numerics")
@@ -72,7 +75,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype
     from langptune.prompts import PromptWriter, encode_sessions
     from langptune.ranking.decoder import ItemVectors
-    from langptune.ranking.scoring import Scoring
+    from langptune.ranking.scoring import read_weight, scoring_of
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
     from langptune.training.loop import PolicyTrainer
@@ -91,8 +94,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     chosen = contracts.read(spec.training_in, "evaluation")
 
     def prompted(split: str, share: float) -> Sessions:
-        rows = sessions.join(chosen.filter(pl.col("split") == split), on="session", how="semi").sort("session")
+        rows = sessions.filter(pl.col("split") == split).sort("session")
+        if split == "val" or spec.recipe.sessions == "sample":
+            rows = rows.join(chosen, on="session", how="semi", maintain_order="left")
         rows = rows.filter(pl.col("session").is_in(sample.fraction(rows["session"].to_list(), share, spec.seed)))
+        if split == "train" and spec.recipe.sessions == "all":
+            # The trainer goes once through what it is given; of all sessions, prompts are made for no more than that.
+            needed = spec.recipe.batches * spec.recipe.sessions_per_batch
+            rows = rows.filter(pl.col("session").is_in(sample.drawn(rows["session"], needed, spec.seed, spec.stream)))
         if rows.is_empty():
             raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
         prompts = encode_sessions(writer, rows, items, users, spec.history_items)
@@ -117,10 +126,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         )
 
     train, val = prompted("train", spec.train_fraction), prompted("val", 1.0)
-    vectors = ItemVectors.load(Path(spec.vectors_in))
+    weight = read_weight(spec.weight, spec.popularity_in)
     reward = Reward(
         load_decoder(Path(spec.decoder_in), spec.decoder, device),
-        Scoring(vectors, np.zeros(len(items), dtype=np.float32)),
+        scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight),
         spec.decoder.query_prefix,
         spec.recipe,
         facts=facts_of(items, spec.taste_field) if any(TERMS[name].items for name in spec.recipe.terms) else None,
@@ -133,8 +142,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "batch_size"]
-    what += ["taste_field"]
-    what += ["seed", "stream"]
+    what += ["taste_field", "seed", "stream", "weight"]
     identity = {
         **spec.model_dump(mode="json", include=set(what)),
         "recipe": spec.recipe.identity(),
@@ -144,7 +152,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
     log(
         f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} "
-        f"validation sessions, {device}, {dtype}"
+        f"validation sessions, popularity weight {weight:g}, {device}, {dtype}"
     )
     trainer = PolicyTrainer(
         model=model,
@@ -182,6 +190,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     whole_folder(trainer.watch.best, Path(spec.encoder_out), facts)
     write_lines(spec.curve_out, state["curve"])
     record.note(
+        weight=weight,
         train_sessions=len(train.sessions),
         val_sessions=len(val.sessions),
         trained_weights=trained,

@@ -163,8 +163,8 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
     * ``train_encoder``: profile tokens, each counted when it is written and for each pass over it, and those of
       validation.
     * ``train_decoder``: texts through the decoder; one that is trained on counts four times (two forward passes and a
-      backward one, GradCache); validation embeds the catalogue anew.
-    * ``embed_items``, ``rank_texts``: texts. ``train_recbole``: train sessions times epochs.
+      backward one, GradCache); validation embeds the catalogue anew, and a text of each session and kind.
+    * ``embed_items``, ``rank_texts``, ``choose_popularity``: texts. ``train_recbole``: train sessions times epochs.
     * ``prepare_data``: raw interactions. ``prefetch_model``: weights. ``prefetch_data``: downloads. All others: jobs.
     """
     if script == "write_profiles":
@@ -180,7 +180,8 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
     if script == "train_decoder":
         recipe = spec["recipe"]
         trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
-        validated = _sum(sizes.items(spec["items_in"]), sizes.sessions(spec["training_in"], "val"))
+        kinds = 2 if recipe.get("texts") == "mixed" else 1
+        validated = _sum(sizes.items(spec["items_in"]), _product(sizes.sessions(spec["training_in"], "val"), kinds))
         texts = _sum(trained, _product(validated, _validations(recipe)))
         return _decoder(spec, texts, spec["decoder"]["parameters"] * FLOAT32)
     if script == "embed_items":
@@ -188,6 +189,8 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
         return _decoder(spec, items, _product(items, spec["decoder"]["dimensions"], FLOAT32))
     if script == "rank_texts":
         return _decoder(spec, sizes.sessions(spec["evaluation_in"], "test"), SMALL)
+    if script == "choose_popularity":
+        return _decoder(spec, sizes.sessions(spec["training_in"], "val"), SMALL)
     if script == "train_recbole":
         sessions = sizes.sessions(spec["sessions_in"], "train", sampled=False)
         return Work("session epochs", _product(sessions, spec["epochs"]), spec["model"], disk=SMALL, accelerated=True)

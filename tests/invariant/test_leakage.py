@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines.simple import popularity, score_blocks
+from langptune.baselines.simple import score_blocks
 from langptune.baselines.text import query
 from langptune.config.sample import Sample
 from langptune.data import contracts, protocols, readers, sample
+from langptune.data.interactions import popularity
 from langptune.ranking.decoder import rank_sessions
 from tests.amazon import write_amazon
 from tests.conftest import entry, write_raw

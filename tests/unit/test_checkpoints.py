@@ -201,8 +201,9 @@ def spec_of(kind: str, data: Path, out: Path, **changes) -> dict:
         "curve_out": str(out / "curve.jsonl"),
     }
     if kind == "cl":
-        recipe = p.contrastive(**{"batches": 40, "checkpoint_every": 4, "validate_every": 10, **changes})
-        own = {"view": "history", "history_items": 5, "decoder_out": str(out / "model")}
+        texts = {"texts": "history", "history_items": 5}
+        recipe = p.contrastive(**{"batches": 40, "checkpoint_every": 4, "validate_every": 10, **texts, **changes})
+        own = {"decoder_out": str(out / "model")}
     else:
         recipe = p.reinforcement(**{"batches": 20, "checkpoint_every": 3, "validate_every": 5, **changes})
         own = {

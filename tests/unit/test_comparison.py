@@ -553,6 +553,30 @@ def test_published_numbers_stand_beside_ours_in_every_table(runs):
         made(entries, published=[PublishedValue(method="good", models="m", metric="mrr", value=0.1)])
 
 
+def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
+    (tmp_path / "popularity.json").write_text('{"weight": 1.5}')
+    weights = [{"weight": 0.0}, {"weight": 0}, *[{"weight_path": str(tmp_path / "popularity.json")}] * 2, {"weight": 2}]
+    entries = [run.model_copy(update=told) for run, told in zip(runs[0], weights, strict=False)] + runs[0][5:]
+    plain, found = made(runs[0]), made([*entries, runs[1]], allow_missing=True)
+    md, tex = tables.to_markdown(found, "D", []), tables.to_latex(found, "D", [], "d")
+    body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in body} == {6 + len(METRICS) + 2}
+    cells = {line.split("|")[1].split("<")[0].strip(): [c.strip() for c in line.split("|")] for line in body}
+    assert cells["Method"][6] == "w" and "w: weight of log(1 + train count)" in md
+    assert [cells[name][6] for name in ("Ref", "GOOD", "ORACLE", "Absent")] == ["0", "1.5, 1.5, 2", "", ""]
+    rows = [line for line in tex.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {6 + len(METRICS)}
+    assert rf"\multicolumn{{{6 + len(METRICS) + 1}}}" in tex
+    for text in (tables.wide_csv(found), tables.long_csv(found)):
+        told = {line["method"]: line["weight"] for line in csv.DictReader(io.StringIO(text))}
+        assert told == {"ref": "0", "good": "1.5, 1.5, 2", "oracle": "", "absent": ""}
+    for text in (tables.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
+        assert "weight" not in text
+    (tmp_path / "popularity.json").write_text("{}")
+    with pytest.raises(UserError, match=r"popularity\.json: no weight of popularity in it"):
+        made(entries)
+
+
 def test_the_script_gives_the_same_bytes_twice(runs, tmp_path):
     outs = ("table_csv", "table_long", "table_md", "table_html", "table_tex", "comparisons", "gains")
     seen = []

@@ -16,12 +16,13 @@ from langptune.config.base import read_yaml, retype
 from langptune.config.cluster import Cluster
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
+from langptune.config.layout import Layout
 from langptune.config.methods import Method
 from langptune.config.models import ModelEntry
 from langptune.config.prompts import Prompt
 from langptune.config.rates import Rates
 from langptune.config.recipes import RecipeEntry
-from langptune.config.workflow import Config, load
+from langptune.config.workflow import Config, Run, load
 from langptune.errors import UserError
 from tests.conftest import ROOT
 
@@ -324,6 +325,15 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"recipe_overrides": {"rlsoo": {}}}, "unknown recipe 'rlsoo'; did you mean 'rlso'"),
         ({"recipe_overrides": {"rlso": {"epoch": 2}}}, "unknown key 'epoch'; did you mean 'epochs'"),
         ({"recipe_overrides": {"rlso": {"samples": 1}}}, "samples"),
+        (
+            {"recipe_overrides": {"cl": {"sessions": "all"}}},
+            "method 'langptune': phases: 'cl': sessions: 'all' is about histories",
+        ),
+        ({"recipe_overrides": {"cl": {"profile_samples": 4}}}, "profile_samples needs a profile_temperature"),
+        ({"recipe_overrides": {"cl-mixed": {"profile_share": 1.0}}}, "less than 1"),
+        ({"overrides": {"langptune": {"popularity": "of"}}}, "key 'popularity"),
+        ({"overrides": {"langptune": {"popularity": -1}}}, "greater than or equal to 0"),
+        ({"training": {"popularity_weights": []}}, "key 'training.popularity_weights'"),
         ({"overrides": {"langptune": {"phases": ["cl", "rl"]}}}, "unknown recipe 'rl'"),
         ({"overrides": {"history-cl": {"phases": ["rlso"]}}}, "the method has none"),
         ({"overrides": {"langptune-0": {"best_of": 4}}}, "best_of needs a temperature"),
@@ -492,8 +502,9 @@ NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-241808f6", "cl-paper-e7b64d18
 
 def test_names_of_phases_stay_when_keys_are_added():
     """What was computed before a key existed is still found: at its default the key is no part of the name."""
-    methods = ["langptune-0", "langptune-cl", "langptune", "history-cl-paper"]
-    workflow = load(base() | {"methods": methods, "comparison": {"reference": "langptune-0"}}, ROOT)
+    methods = ["langptune-0", "langptune-cl", "langptune", "langptune-cl-paper"]
+    alone = {"overrides": {"langptune": {"popularity": 0}}}
+    workflow = load(base() | {"methods": methods, "comparison": {"reference": "langptune-0"}} | alone, ROOT)
     names = [workflow.phase_of("ml-100k", name, MODELS).id for name in methods]
     assert names == NAMES
     grouped = load(
@@ -502,11 +513,81 @@ def test_names_of_phases_stay_when_keys_are_added():
             "methods": methods,
             "comparison": {"reference": "langptune-0"},
             "recipe_overrides": {"cl": {"negatives": 32}, "cl-paper": {"negatives": "batch"}},
-        },
+        }
+        | alone,
         ROOT,
     )
     found = [grouped.phase_of("ml-100k", name, MODELS).id for name in methods]
     assert [a == b for a, b in zip(found, names, strict=True)] == [True, False, False, True]
+
+
+HISTORIES = {
+    "history-cl": {"history_items": 5},
+    "langptune-cl": {"phases": ["cl-history"], "history_items": 5, "max_tokens": 16, "prompt": "movies-sentence"},
+    "langptune": {"phases": ["cl-history", "rlso", "cl-mixed"], "history_items": 5, "max_tokens": 24},
+}
+"""Three methods that begin with one phase, though they differ in prompt and length."""
+
+
+def on_histories(**changes):
+    config = base() | {"methods": ["langptune-0", *HISTORIES], "comparison": {"reference": "langptune-0"}}
+    config["overrides"] = {name: entry | changes.get(name, {}) for name, entry in HISTORIES.items()}
+    return load(config | {"encoders": ["smollm2-135m", "qwen2.5-0.5b-instruct"]}, ROOT)
+
+
+def test_a_phase_on_histories_is_one_for_all_encoders_prompts_and_text_methods():
+    workflow = on_histories()
+    layout = Layout(workflow)
+    folders = set()
+    for name in HISTORIES:
+        for models in workflow.models_of(name):
+            first = workflow.phase_of("ml-100k", name, models).all()[1]
+            folders.add(layout.phase_folder("ml-100k", models, 0, first))
+    (folder,) = folders
+    assert folder.startswith("results/ml-100k/phases/minilm-l6/seed0/cl-history-")
+    run = Run("ml-100k", "langptune-cl", MODELS, 0)
+    assert layout.run_decoder(run) == f"{folder}/decoder" and layout.run_vectors(run) == f"{folder}/vectors.safetensors"
+    assert "/smollm2-135m/" in layout.run_profiles(run), "the untrained encoder still writes by the method's prompt"
+    longer = on_histories(langptune={"history_items": 7}).phase_of("ml-100k", "langptune", MODELS)
+    assert longer.all()[1].id not in folder, "texts of seven items are others"
+    named = on_histories(**{"langptune-cl": {"train_fraction": 0.5}}).phase_of("ml-100k", "langptune-cl", MODELS)
+    assert named.decoder.id not in folder
+
+
+def test_phases_in_any_order():
+    """What each phase of `cl-history, rlso, cl-mixed` starts from, reads and is rewarded by."""
+    workflow = on_histories()
+    layout = Layout(workflow)
+    last = workflow.phase_of("ml-100k", "langptune", MODELS)
+    _, first, rlso, mixed = last.all()
+    assert (first.draws(), rlso.draws()) == ([], [])
+    assert [draw.name for draw in mixed.draws()] == ["train-t0.8-2-n4", "val"]
+    assert mixed.encoder == rlso and rlso.encoder == rlso and rlso.decoder == first and mixed.parent == rlso
+    writes = layout.profiles_of("ml-100k", MODELS, 0, mixed, mixed.draws()[0])
+    assert writes.startswith(layout.phase_folder("ml-100k", MODELS, 0, rlso))
+    assert mixed.recipe.sessions == "all" and mixed.recipe.history_items == 5
+    assert layout.decoder_folder("ml-100k", MODELS, 0, mixed.parent).startswith("results/ml-100k/phases/minilm-l6/")
+
+
+def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
+    config = base() | {
+        "methods": ["langptune-0", "langptune-rlso", "langptune-cl", "langptune", "shuffled-profiles", "history"],
+        "comparison": {"reference": "langptune-0"},
+    }
+    layout = Layout(load(config, ROOT))
+    weight = {name: layout.run_weight(Run("ml-100k", name, MODELS, 1)) for name in config["methods"][:5]}
+    assert weight["langptune-0"] == weight["langptune-rlso"] == weight["shuffled-profiles"]
+    assert weight["langptune-cl"] == weight["langptune"] != weight["langptune-0"]
+    assert "/seed0/start-" in weight["langptune-0"] and "/seed1/cl-" in weight["langptune"]
+    assert layout.run_weight(Run("ml-100k", "history", "minilm-l6", 0)).endswith("/popularity-history.json")
+    after = load(config, ROOT).phase_of("ml-100k", "langptune", MODELS)
+    assert layout.reward_weight("ml-100k", MODELS, 1, after) == weight["langptune"]
+    # A number is no file, and what is trained by it is another encoder.
+    fixed = load(config | {"overrides": {"langptune": {"popularity": 1.5}}}, ROOT)
+    assert Layout(fixed).run_weight(Run("ml-100k", "langptune", MODELS, 1)) == 1.5
+    other = fixed.phase_of("ml-100k", "langptune", MODELS)
+    assert Layout(fixed).reward_weight("ml-100k", MODELS, 1, other) == 1.5
+    assert other.id != after.id and other.decoder == after.decoder
 
 
 def test_nmf_has_a_grid_of_components():

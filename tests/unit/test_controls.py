@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from langptune.baselines.simple import popularity, score_blocks
+from langptune.baselines.simple import score_blocks
 from langptune.baselines.text import history_text, last_item
 from langptune.data.contracts import SESSIONS
+from langptune.data.interactions import popularity
 from langptune.metrics import from_ranks
 from langptune.ranking.decoder import rank_sessions
 

@@ -61,6 +61,7 @@ WORK = {
         4 * 10 * (2 * 7 + 5) + 2 * (50 + 8),
     ),
     "embed_items": ({"decoder": DECODER, "items_in": "r/toy/data/items.parquet"}, "texts", 50),
+    "choose_popularity": ({"decoder": DECODER, "training_in": "r/toy/data/training.parquet"}, "texts", 8),
     "rank_texts": ({"decoder": DECODER, "evaluation_in": "r/toy/data/evaluation.parquet"}, "texts", 20),
     "train_recbole": (
         {"model": "SASRec", "epochs": 3, "sessions_in": "r/toy/data/sessions.parquet"},

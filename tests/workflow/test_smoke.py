@@ -163,6 +163,9 @@ after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
 """What follows from another decoder: its catalogue, and what RLSO learns from it (two seeds)."""
 
 
+ranked = {"rank_profiles": 5, "rank_history_text": 6}
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -172,7 +175,14 @@ after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
         ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
-        ("scripts/gather_profiles.py", {"gather_profiles": 5, "rank_profiles": 5, "train_decoder": 2, **after_cl}),
+        (
+            "scripts/gather_profiles.py",
+            {"gather_profiles": 5, "choose_popularity": 3, "rank_profiles": 5, "train_decoder": 2, **after_cl},
+        ),
+        (
+            "scripts/choose_popularity.py",
+            {"choose_popularity": 9, "train_encoder": 2, "write_profiles": 4, "gather_profiles": 2, **ranked},
+        ),
         (
             "scripts/train_encoder.py",
             {"train_encoder": 2, "write_profiles": 4, "gather_profiles": 2, "rank_profiles": 2},

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from langptune import gpus
-from tests.conftest import ROOT
+from tests.conftest import ROOT, jobs_of
 
 pytestmark = pytest.mark.workflow
 ASKED = """
@@ -68,3 +68,28 @@ def test_shuffled_profiles_are_chosen_as_their_method_chooses(asked):
 
 def test_jobs_know_their_run(asked):
     assert len(asked["run"]) == 32
+
+
+def test_a_decoder_on_histories_is_trained_once_for_all_that_begin_with_it(tmp_path):
+    """A text method, and profile methods of two encoders with prompts of their own: one job a seed."""
+    config = {
+        "datasets": ["ml-100k-small"],
+        "encoders": ["smollm2-135m", "qwen2.5-0.5b-instruct"],
+        "decoders": ["minilm-l6"],
+        "methods": ["history-cl", "langptune-cl", "langptune"],
+        "overrides": {
+            "langptune-cl": {"phases": ["cl-history"], "max_tokens": 16, "prompt": "movies-sentence"},
+            "langptune": {"phases": ["cl-history", "rlso"], "max_tokens": 32},
+        },
+        "seeds": [0, 1],
+        "comparison": {"reference": "history-cl"},
+        "results": "results/none",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "snakemake", "--nolock", "-n", "tables", "--configfile", tmp_path / "config.yaml"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    jobs = jobs_of(done.stdout)
+    assert jobs["train_decoder"] == jobs["embed_phase_items"] == 2
+    # By histories, and by the untrained profiles of two encoders and two prompts.
+    assert jobs["choose_popularity"] == 2 * (1 + 2 * 2) and jobs["train_encoder"] == 2 * 2

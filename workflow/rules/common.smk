@@ -24,7 +24,7 @@ from langptune.config.base import read_yaml, retype, validate
 from langptune.config.cluster import KEYS, Cluster, Demand
 from langptune.config.cluster import resources as cluster_resources
 from langptune.config.layout import Layout, decoder_of, encoder_of
-from langptune.config.phases import Phase, evaluation_draw
+from langptune.config.phases import VALIDATION, Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
@@ -66,6 +66,7 @@ model_folder, data_file = LAYOUT.model_folder, LAYOUT.data_file
 ranks_of, metrics_of, source_of = LAYOUT.ranks_of, LAYOUT.metrics_of, LAYOUT.source_of
 phase_folder, profiles_of, adapter_of = LAYOUT.phase_folder, LAYOUT.profiles_of, LAYOUT.adapter_of
 decoder_folder, vectors_of = LAYOUT.decoder_folder, LAYOUT.vectors_of
+reward_weight = LAYOUT.reward_weight
 # What each job took: Snakemake writes one line of JSON a job, scripts/cost.py gathers them.
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -89,9 +90,11 @@ for run in RUNS:
     # The profiles of a shuffled method are those of the method that it names.
     name = METHODS[run.method].of if isinstance(METHODS[run.method], kinds.ShuffledMethod) else run.method
     if isinstance(METHODS[name], LANGPTUNE):
-        for phase in WORKFLOW.phase_of(run.dataset, name, run.models).all():
+        last = WORKFLOW.phase_of(run.dataset, name, run.models)
+        # The weight of popularity is chosen in a state of its own wherever a method's texts differ.
+        for phase in (*last.all(), *(phase.weighed for phase in (last, *last.all()))):
             PHASES[phase.id] = phase
-            DRAWS |= {draw.name: draw for draw in phase.draws()}
+            DRAWS |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
         if isinstance(METHODS[name], kinds.ProfileMethod):
             draw = evaluation_draw(METHODS[name])
             DRAWS[draw.name] = draw
@@ -407,9 +410,7 @@ def unasked(encoder):
 def training_profiles(w, split):
     """The profiles of one split that a contrastive phase reads; nothing where it reads histories."""
     phase = PHASES[w.phase]
-    return [
-        profiles_of(w.dataset, w.models, w.seed, phase.parent, draw) for draw in phase.draws() if draw.split == split
-    ]
+    return [profiles_of(w.dataset, w.models, w.seed, phase, draw) for draw in phase.draws() if draw.split == split]
 
 
 def card_facts(w, role):
@@ -439,6 +440,7 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
         decoder=usage(w.decoder),
         decoder_in=input.decoder,
         vectors_in=input.vectors,
+        **weight_spec(LAYOUT.run_weight(run_in(w)), input),
         items_in=input.items_file,
         sessions_in=input.sessions_file,
         evaluation_in=input.evaluation_file,
@@ -454,7 +456,18 @@ def decoder_inputs():
         **data_files("items", "sessions", "evaluation"),
         "decoder": by_method(decoder_folder),
         "vectors": by_method(vectors_of),
+        "popularity": lambda w: weight_file(LAYOUT.run_weight(run_in(w))),
     }
+
+
+def weight_file(told):
+    """The file of a weight of popularity as an input; nothing where it is a number of the config."""
+    return told if isinstance(told, str) else []
+
+
+def weight_spec(told, input):
+    """The fields of a spec that say how much popularity weighs in scores."""
+    return {"popularity_in": input.popularity} if isinstance(told, str) else {"weight": told}
 
 
 def recbole_spec(w, input, output, mode, settings, seed, **extra):
@@ -516,8 +529,17 @@ def run_entry(run):
         "group": method.group,
         "note": method.note,
         "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
+        **table_weight(run),
         "metrics_path": metrics_of(run),
     }
+
+
+def table_weight(run):
+    """What a table says of the weight of popularity in a run's scores; nothing where it ranks by no text."""
+    if not isinstance(METHODS[source_of(run.method)], LANGPTUNE):
+        return {}
+    told = LAYOUT.run_weight(run)
+    return {"weight_path": told} if isinstance(told, str) else {"weight": told}
 
 
 def facts(dataset):
@@ -548,8 +570,8 @@ def training_facts(dataset):
         return []
     train, val = (f"{size} sampled" if size else "all" for size in (CONFIG.sample.train, CONFIG.sample.val))
     return [
-        f"LangPTune phases are trained on {train} train sessions and select by NDCG on {val} validation sessions; the "
-        "RecBole baselines see all of both."
+        f"Profiles are written for {train} train sessions, phases select by NDCG on {val} validation sessions; histories, "
+        "where recipes train on them, are those that the recipe says, and the RecBole baselines see all of both."
     ]
 
 
@@ -576,6 +598,9 @@ def comparison_spec(dataset, output, **extra):
     )
 
 
+TEXTS = {"profiles": "profiles", "history": "histories", "mixed": "histories and profiles"}
+
+
 def phase_curves(dataset):
     """The curve of every trained phase of the comparison: its key, the same for all seeds, and the figure's title."""
     out = {}
@@ -587,10 +612,13 @@ def phase_curves(dataset):
             # Five iterations of two recipes would fill the page with their names.
             title = ", then ".join(titles if len(titles) <= 4 else dict.fromkeys(titles))
             title += f", phase {len(titles)}" if len(titles) > 4 else ""
-            title += f" on {'histories' if phase.prompt is None else 'profiles'}"
-            title += f" ({run.models})" if len(CONFIG.encoders) * len(CONFIG.decoders) > 1 else ""
-            path = f"{phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl"
-            out[path] = {"key": f"{run.models}/{phase.id}", "title": title}
+            texts = getattr(phase.recipe, "texts", "profiles")
+            title += f" on {TEXTS[texts]}"
+            models = run.models if phase.prompt is not None else decoder_of(run.models)
+            several = len(CONFIG.decoders) * (1 if phase.prompt is None else len(CONFIG.encoders)) > 1
+            title += f" ({models})" if several else ""
+            path = f"{phase_folder(dataset, models, run.seed, phase)}/curve.jsonl"
+            out[path] = {"key": f"{models}/{phase.id}", "title": title}
     phases = {named["key"]: named["title"] for named in out.values()}
     for named in out.values():
         # Phases of the same recipes may differ in what their profiles are (length, history).

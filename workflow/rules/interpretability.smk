@@ -105,6 +105,7 @@ rule steer:
                 decoder=usage(w.decoder),
                 decoder_in=input.decoder,
                 vectors_in=input.vectors,
+                **weight_spec(LAYOUT.run_weight(run_in(w)), input),
                 tastes=CONFIG.interpretability.tastes,
                 steering_out=output.steering,
             )

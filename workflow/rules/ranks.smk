@@ -27,6 +27,48 @@ rule embed_items:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
+# Right after the phase that trained a decoder (or none did), on the texts that are ranked then; whatever ranks or rewards
+# by that decoder later, takes the same weight.
+rule choose_popularity:
+    input:
+        **data_files("items", "sessions", "training"),
+        decoder=by_phase(decoder_folder),
+        vectors=by_phase(vectors_of),
+        profiles=lambda w: (
+            profiles_of(w.dataset, w.models, w.seed, PHASES[w.phase], VALIDATION) if w.text == "profiles" else []
+        ),
+    output:
+        weight=f"{PHASE}/popularity-{{text}}.json",
+    log:
+        f"{LOGS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{text}}.log",
+    benchmark:
+        f"{BENCHMARKS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{text}}.jsonl"
+    wildcard_constraints:
+        text="profiles|history|last-item",
+    priority: 50
+    resources:
+        **decodes(lambda w: decoder_of(w.models)),
+    params:
+        **specified(
+            lambda w, input, output: spec(
+                text=w.text,
+                history_items=PHASES[w.phase].history_items,
+                weights=CONFIG.training.popularity_weights,
+                decoder=usage(decoder_of(w.models)),
+                decoder_in=input.decoder,
+                vectors_in=input.vectors,
+                items_in=input.items_file,
+                sessions_in=input.sessions_file,
+                training_in=input.training_file,
+                profiles_in=str(input.profiles) if input.profiles else None,
+                weight_out=output.weight,
+            )
+        ),
+        code=code("choose_popularity"),
+    shell:
+        'python "$LANGPTUNE/scripts/choose_popularity.py" --spec {params.spec:q} --log {log:q}'
+
+
 rule rank_profiles:
     input:
         **decoder_inputs(),

@@ -18,7 +18,7 @@ from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
 from langptune import metrics
-from langptune.baselines.simple import train_pairs
+from langptune.data.interactions import train_pairs
 from langptune.errors import UserError
 from langptune.ranking.decoder import rank_sessions
 from langptune.ranking.ranks import TOP

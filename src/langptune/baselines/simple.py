@@ -7,26 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from langptune.data.interactions import popularity
 from langptune.randomness import numbered
 
 BLOCK = 4096
-
-
-def train_pairs(sessions: pl.DataFrame) -> pl.DataFrame:
-    """Columns user_id, item: distinct, sorted pairs seen or targeted in the train sessions."""
-    train = sessions.filter(pl.col("split") == "train")
-    pairs = pl.concat(
-        [
-            train.select("user_id", pl.col("history").alias("item")).explode("item"),
-            train.select("user_id", pl.col("target").alias("item")),
-        ]
-    )
-    return pairs.unique().sort("user_id", "item")
-
-
-def popularity(sessions: pl.DataFrame, n_items: int) -> np.ndarray:
-    """Interactions per item, float64 ``[N]``, in the train sessions."""
-    return np.bincount(train_pairs(sessions)["item"].to_numpy(), minlength=n_items).astype(np.float64)
 
 
 def score_blocks(

@@ -14,6 +14,7 @@ from pydantic import Field
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.ranking.scoring import read_weight
 
 GROUPS = ("profiles", "text controls", "baselines", "bounds")
 """Blocks of a table from top to bottom (the groups of ``config/methods.yaml``)."""
@@ -29,6 +30,10 @@ class RunEntry(Strict):
     group: str
     note: str = ""
     trials: Annotated[int, Field(ge=0)] = Field(0, description="validation trials spent on tuning")
+    weight: float | None = Field(
+        None, description="of popularity in its scores; null: it ranks by no text", strict=False
+    )
+    weight_path: str | None = Field(None, description="the file of the weight that was chosen on validation")
     metrics_path: str = Field(description="metrics.parquet; may be absent only where missing runs are allowed")
 
 
@@ -48,6 +53,7 @@ class Row:
     seeds: seeds that have run; expected: seeds that should have.
     values: float64 ``[S, R, M]``, sessions x seeds that have run x metrics.
     ranks: int ``[S, R]``, 1-based.
+    weights: of popularity in the scores, of each seed that has run; empty where no text is ranked by.
     """
 
     method: str
@@ -60,6 +66,7 @@ class Row:
     expected: tuple[int, ...]
     values: np.ndarray
     ranks: np.ndarray
+    weights: tuple[float, ...] = ()
 
     @property
     def key(self) -> str:
@@ -170,7 +177,12 @@ def _row(cell: list[tuple[RunEntry, pl.DataFrame | None]], metrics: list[str], n
         expected=tuple(entry.seed for entry, _ in cell),
         values=values,
         ranks=ranks,
+        weights=tuple(weight for entry, _ in ran if (weight := _weight(entry)) is not None),
     )
+
+
+def _weight(entry: RunEntry) -> float | None:
+    return entry.weight if entry.weight_path is None else read_weight(0.0, entry.weight_path)
 
 
 def _read(path: str, metrics: list[str]) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from itertools import groupby
 from markdown_it import MarkdownIt
 
 from langptune.comparison.results import Line, Results
+from langptune.ranking.scoring import TEMPERATURE
 
 MISSING = "missing"
 _LATEX = {
@@ -53,12 +54,12 @@ def wide_csv(results: Results) -> str:
     """One line per row of the table; empty cells where there is no number.
 
     Columns: group, method, title, models, status (complete, partial or missing), seeds, seeds_expected,
-    sessions, trials; ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric, ``METRIC_published`` where such a
-    number is known for some row; and for the main metric difference (to the reference), difference_low,
-    difference_high, p, p_holm.
+    sessions, trials; weight (of popularity in the score) where some row has one; ``METRIC``, ``METRIC_low``,
+    ``METRIC_high`` for each metric, ``METRIC_published`` where such a number is known for some row; and for
+    the main metric difference (to the reference), difference_low, difference_high, p, p_holm.
     """
     metrics = results.grid.metrics
-    head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
+    head = _identity_heads(results)
     for m, name in enumerate(metrics):
         ends = ["", "_low", "_high", *(["_published"] if m in results.published_metrics else [])]
         head += [name + end for end in ends]
@@ -80,7 +81,7 @@ def wide_csv(results: Results) -> str:
 def long_csv(results: Results) -> str:
     """One line per row of the table and metric: the wide table's first columns, metric, mean, low, high; then
     published, where such a number is known for some row."""
-    head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
+    head = _identity_heads(results)
     head += ["metric", "mean", "low", "high", *(["published"] if results.published else [])]
     body = [
         [
@@ -154,6 +155,7 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
         "Seeds",
         "n",
         "Trials",
+        *(["w"] if _weighted(results) else []),
         *_metric_heads(results),
         _p_head(results),
     ]
@@ -168,6 +170,7 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
                 name += f" <sup>{footnotes[line.row.key]}</sup>"
             cells = [name, markdown(line.row.models), _seeds(line)]
             cells += ["", ""] if line.row.missing else [str(len(results.grid.sessions)), str(line.row.trials)]
+            cells += _weight(results, line)
             for m in range(len(metrics)):
                 if line.row.missing:
                     cells += [MISSING, *_told(results, line, m)]
@@ -207,13 +210,15 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
     behind ``tab:``.
     """
     metrics, footnotes = results.grid.metrics, _footnotes(results)
-    columns = 5 + len(metrics) + len(results.published_metrics) + 1
+    first = 5 + _weighted(results)
+    columns = first + len(metrics) + len(results.published_metrics) + 1
     head = [
         "Method",
         "Models",
         "Seeds",
         "$n$",
         "Trials",
+        *(["w"] if _weighted(results) else []),
         *_metric_heads(results),
         _p_head(results),
     ]
@@ -233,6 +238,7 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
                 name += rf"\textsuperscript{{{footnotes[line.row.key]}}}"
             cells = [name, latex(line.row.models), latex(_seeds(line))]
             cells += ["", ""] if line.row.missing else [str(len(results.grid.sessions)), str(line.row.trials)]
+            cells += _weight(results, line)
             ends = []
             for m in range(len(metrics)):
                 told = _told(results, line, m)
@@ -245,7 +251,7 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
                 ends += [rf"{{\scriptsize [{line.low[m]:.4f}, {line.high[m]:.4f}]}}", *[""] * len(told)]
             out.append(_amp([*cells, latex(_p(results, line))]))
             if ends:
-                out.append(_amp(["", "", "", "", "", *ends, ""]))
+                out.append(_amp([*[""] * first, *ends, ""]))
     out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     for note in explanations(results):
@@ -274,6 +280,11 @@ def explanations(results: Results) -> list[str]:
             "each metric."
         )
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
+    if _weighted(results):
+        out.append(
+            f"w: weight of log(1 + train count) in the score, beside the text's similarity / {TEMPERATURE:g}; chosen "
+            "on validation where the method does not set it; of each seed where they differ. 0 is the text alone."
+        )
     if results.published:
         out.append("Published: one number, as it was reported, without seeds, interval or test.")
     if len({len(line.row.expected) for line in results.lines}) > 1:
@@ -323,7 +334,24 @@ def _identity(results: Results, line: Line) -> list:
         len(row.expected),
         sessions,
         row.trials,
+        *_weight(results, line),
     ]
+
+
+def _identity_heads(results: Results) -> list[str]:
+    head = ["group", "method", "title", "models", "status", "seeds", "seeds_expected", "sessions", "trials"]
+    return [*head, *(["weight"] if _weighted(results) else [])]
+
+
+def _weighted(results: Results) -> bool:
+    """Whether some row ranks by a text, so that popularity may have a weight."""
+    return any(line.row.weights for line in results.lines)
+
+
+def _weight(results: Results, line: Line) -> list[str]:
+    """The cell of the weight of popularity, where the table has it: one number, or those of all seeds."""
+    told = [f"{weight:g}" for weight in line.row.weights]
+    return [", ".join(told if len(set(told)) > 1 else told[:1])] if _weighted(results) else []
 
 
 def _best(results: Results) -> set[tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langptune.config.methods import ProfileMethod, ShuffledMethod
+from langptune.config.methods import ProfileMethod, ShuffledMethod, TextMethod
 from langptune.config.phases import Draw, Phase, evaluation_draw
 from langptune.config.workflow import Run, Workflow
 
@@ -43,7 +43,11 @@ class Layout:
         return f"{self._config.results}/{run.folder}/metrics.parquet"
 
     def phase_folder(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """Where a phase's model, curve and profiles lie."""
+        """Where a phase's model, curve and profiles lie.
+
+        What has read histories alone lies under the decoder: it is one phase for all encoders, and for text methods.
+        """
+        models = models if phase.prompt is not None else decoder_of(models)
         return self.phase.format(dataset=dataset, models=models, seed=seed, phase=phase.id)
 
     def profiles_of(self, dataset: str, models: str, seed: int | str, phase: Phase, draw: Draw) -> str:
@@ -76,6 +80,18 @@ class Layout:
             return f"{self.phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
+    def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase, text: str) -> str:
+        """Where the weight of popularity stands that is chosen for the decoder of a phase.
+
+        Untrained models and greedy profiles are the same for all seeds.
+
+        Args:
+            text: what is ranked by: ``profiles``, or the view of a text method.
+        """
+        state = phase.weighed
+        seed = seed if state.chain else self._config.seeds[0]
+        return f"{self.phase_folder(dataset, models, seed, state)}/popularity-{text}.json"
+
     def source_of(self, method: str) -> str:
         """The method whose profiles a method is ranked by: its own, or those it shuffles."""
         entry = self._workflow.methods[method]
@@ -100,6 +116,21 @@ class Layout:
     def run_decoder(self, run: Run) -> str:
         """The folder of the decoder that a run is ranked by."""
         return self.decoder_folder(run.dataset, run.models, run.seed, self.run_phase(run))
+
+    def run_weight(self, run: Run) -> float | str:
+        """The weight of popularity in a run's scores: the method's number, or the file of the one that is chosen."""
+        entry = self._workflow.methods[self.source_of(run.method)]
+        assert isinstance(entry, ProfileMethod | TextMethod)
+        if entry.popularity != "auto":
+            return entry.popularity
+        text = entry.view if isinstance(entry, TextMethod) else "profiles"
+        return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run), text)
+
+    def reward_weight(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
+        """The same of the reward by which a phase trains an encoder."""
+        if phase.popularity is not None:
+            return phase.popularity
+        return self.weight_file(dataset, models, seed, phase, "profiles")
 
     def run_vectors(self, run: Run) -> str:
         """The catalogue as a run's decoder embeds it."""

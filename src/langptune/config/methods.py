@@ -26,7 +26,12 @@ class _TrainedMethod(_Method):
     phases: list[str] = Field([], description="entries of config/recipes.yaml, in the order of one iteration")
     iterations: Annotated[int, Field(ge=1)] = Field(1, description="how often the phases are gone through (PAPER: K)")
     train_fraction: Annotated[float, Field(gt=0, le=1, strict=False)] = Field(
-        1.0, description="share of the sampled train sessions that are trained on; smaller shares are part of larger"
+        1.0, description="share of the train sessions that are trained on; smaller shares are part of larger"
+    )
+    popularity: Literal["auto"] | Annotated[float, Field(ge=0, strict=False)] = Field(
+        "auto",
+        description="weight of log(1 + train count of the item) in the score, beside the text's similarity / 0.05; "
+        "auto: chosen on validation once the decoder is trained (training.popularity_weights); 0: the text alone",
     )
 
 

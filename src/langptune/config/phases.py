@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, replace
 
 from langptune.config.methods import ProfileMethod, TextMethod
-from langptune.config.recipes import ContrastiveRecipe, Recipe, ReinforcementRecipe
+from langptune.config.recipes import ContrastiveRecipe, Recipe
 
 LONGEST = 80
 """Characters of the recipes' names in a phase's; with dataset, models and draw, a log's name must stay below 255."""
@@ -38,12 +38,18 @@ class Draw:
         return f"{self.split}-t{self.temperature:g}-{self.number}" + (f"-n{self.samples}" if self.samples > 1 else "")
 
 
+VALIDATION = Draw("val")
+"""Greedy profiles of the sampled validation sessions."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One state of encoder and decoder: what the texts are, and the recipes gone through.
 
     prompt: template of the profiles; None where the texts are the histories themselves and there is no encoder.
+    history_items: most recent items in the prompt, or in the text of a history.
     max_tokens: longest profile; 0 without an encoder.
+    popularity: the method's weight of popularity, by which its encoder is rewarded; null: chosen on validation.
     """
 
     prompt: str | None
@@ -51,6 +57,7 @@ class Phase:
     max_tokens: int
     train_fraction: float = 1.0
     chain: tuple[tuple[str, Recipe], ...] = ()
+    popularity: float | None = None
 
     @property
     def id(self) -> str:
@@ -61,21 +68,18 @@ class Phase:
         chain = [[name, recipe.identity()] for name, recipe in self.chain]
         # Without a recipe nothing is trained, so the fraction says nothing.
         fraction = self.train_fraction if chain else 1.0
-        told = json.dumps([self.prompt, self.history_items, self.max_tokens, fraction, chain], sort_keys=True)
+        told = [self.prompt, self.history_items, self.max_tokens, fraction, chain]
+        if self._rewarded and self.popularity != 0:  # at 0 a name is what it was before there was a weight
+            told.append("auto" if self.popularity is None else self.popularity)
         label = "+".join(name for name, _ in self.chain) or "start"
         if len(label) > LONGEST:
             label = f"phase-{len(self.chain)}-{self.chain[-1][0]}"
-        return f"{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        return f"{label}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]}"
 
     @property
     def recipe(self) -> Recipe:
         """What this phase trains by."""
         return self.chain[-1][1]
-
-    @property
-    def parent(self) -> Phase:
-        """The phase it starts from."""
-        return replace(self, chain=self.chain[:-1])
 
     @property
     def iteration(self) -> int:
@@ -90,41 +94,84 @@ class Phase:
         """
         return f"{self.recipe.kind}-{self.iteration}"
 
-    def _last(self, kind: type) -> Phase:
-        """The shortest phase with the same model: the chain up to its last recipe of this kind."""
-        ends = [at + 1 for at, (_, recipe) in enumerate(self.chain) if isinstance(recipe, kind)]
-        return replace(self, chain=self.chain[: ends[-1] if ends else 0])
+    @property
+    def _rewarded(self) -> bool:
+        """Whether a recipe of the chain trains the encoder, by ranks in which popularity may have a weight."""
+        return not all(isinstance(recipe, ContrastiveRecipe) for _, recipe in self.chain)
+
+    @property
+    def reads_histories_alone(self) -> bool:
+        """Whether something is trained, and nothing of it reads a profile."""
+        kinds = [isinstance(recipe, ContrastiveRecipe) and recipe.texts == "history" for _, recipe in self.chain]
+        return bool(kinds) and all(kinds)
+
+    def _cut(self, end: int) -> Phase:
+        """The chain up to ``end``, as one phase of training for all methods that begin with it.
+
+        What has only read histories does not depend on a method's prompt, nor on an encoder; what has not rewarded an
+        encoder does not depend on the weight of popularity.
+        """
+        short = replace(self, chain=self.chain[:end])
+        if not short._rewarded:
+            short = replace(short, popularity=None)
+        return replace(short, prompt=None, history_items=0, max_tokens=0) if short.reads_histories_alone else short
+
+    def _ends(self, decoder: bool) -> int:
+        """Length of the chain up to its last recipe that trains the decoder, or the encoder; 0 where none does."""
+        ends = [at for at, (_, r) in enumerate(self.chain, 1) if isinstance(r, ContrastiveRecipe) == decoder]
+        return ends[-1] if ends else 0
+
+    @property
+    def parent(self) -> Phase:
+        """The phase it starts from."""
+        return self._cut(len(self.chain) - 1)
 
     @property
     def encoder(self) -> Phase:
         """The phase whose encoder this one uses; the start where none was trained."""
-        return self._last(ReinforcementRecipe)
+        return self._cut(self._ends(decoder=False))
 
     @property
     def decoder(self) -> Phase:
         """The phase whose decoder this one uses; the start where none was trained."""
-        return self._last(ContrastiveRecipe)
+        return self._cut(self._ends(decoder=True))
+
+    @property
+    def weighed(self) -> Phase:
+        """The state in which the weight of popularity is chosen: just after the decoder was trained.
+
+        It keeps the method's prompt, because the texts are those that the method ranks then. A phase that trains the
+        encoder alone keeps the weight; all methods with an untrained decoder and the same prompt share one.
+        """
+        return replace(self, chain=self.chain[: self._ends(decoder=True)])
 
     def draws(self) -> list[Draw]:
         """The profiles that training this phase reads; an encoder phase writes its own."""
         if self.prompt is None or not self.chain or not isinstance(self.recipe, ContrastiveRecipe):
             return []
+        if self.recipe.texts == "history":
+            return []
         temperature = self.recipe.profile_temperature
-        return [Draw("train", temperature, number=self.iteration if temperature else 0), Draw("val")]
+        number = self.iteration if temperature else 0
+        return [Draw("train", temperature, self.recipe.profile_samples, number), VALIDATION]
 
     def all(self) -> list[Phase]:
         """This phase and every one before it, the start first."""
-        return [replace(self, chain=self.chain[:end]) for end in range(len(self.chain) + 1)]
+        return [self._cut(end) for end in range(len(self.chain) + 1)]
 
 
 def final_phase(
     method: ProfileMethod | TextMethod, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]
 ) -> Phase:
     """The phase that a method is evaluated after; ``iteration``: names and recipes of its ``phases``."""
-    chain = iteration * method.iterations
-    if isinstance(method, TextMethod):
-        return Phase(None, method.history_items, 0, method.train_fraction, chain)
-    return Phase(prompt, method.history_items, method.max_tokens, method.train_fraction, chain)
+    text = isinstance(method, TextMethod)
+    chain = tuple(
+        (name, recipe.resolved(method.history_items, text) if isinstance(recipe, ContrastiveRecipe) else recipe)
+        for name, recipe in iteration * method.iterations
+    )
+    weight = None if method.popularity == "auto" else method.popularity
+    tokens = 0 if isinstance(method, TextMethod) else method.max_tokens
+    return Phase(None if text else prompt, method.history_items, tokens, method.train_fraction, chain, weight)
 
 
 def evaluation_draw(method: ProfileMethod) -> Draw:

@@ -14,7 +14,16 @@ from langptune.training.terms import TERMS
 
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
 """Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
-LATER = {"negatives": "batch", "targets": 1, "shuffle_rewards": False}
+LATER = {
+    "negatives": "batch",
+    "targets": 1,
+    "shuffle_rewards": False,
+    "texts": "profiles",
+    "sessions": "sample",
+    "history_items": None,
+    "profile_samples": 1,
+    "profile_share": 0.5,
+}
 """Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
 Rate = Annotated[float, Field(gt=0, strict=False)]
@@ -60,6 +69,19 @@ class ContrastiveRecipe(_Recipe):
     """CL: the decoder learns to put a session's text next to its target item (PAPER: Training; InfoNCE)."""
 
     kind: Literal["contrastive"]
+    texts: Literal["profiles", "history", "mixed"] = Field(
+        "profiles",
+        description="what is put next to targets: profiles; the texts of the history's items, which cost no "
+        "generation; or both. A text method always reads histories",
+    )
+    history_items: Count | None = Field(
+        None, description="most recent items in the text of a history; null: the method's history_items"
+    )
+    sessions: Literal["all", "sample"] | None = Field(
+        None,
+        description="whose histories are trained on: those of all train sessions, or of the sampled ones; null: all. "
+        "Profiles are written for the sampled sessions only",
+    )
     batch_size: Count = Field(description="pairs of text and target per batch, over all processes")
     temperature: Rate = Field(0.05, description="cosine similarities are divided by this")
     popularity_correction: bool = Field(
@@ -81,6 +103,18 @@ class ContrastiveRecipe(_Recipe):
         description="of the profiles that are trained on; 0: greedy, as at test time; 1: as published, drawn anew at "
         "each iteration",
     )
+    profile_samples: Count = Field(
+        1, description="profiles per sampled train session, each a row; more than one needs a profile_temperature"
+    )
+    profile_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="mixed: share of the rows of every batch that are profiles; the others are histories"
+    )
+
+    @model_validator(mode="after")
+    def _drawn(self) -> ContrastiveRecipe:
+        if self.profile_samples > 1 and self.profile_temperature == 0:
+            raise ValueError("profile_samples needs a profile_temperature: greedy profiles are all the same")
+        return self
 
     @field_validator("negatives", mode="before")
     @classmethod
@@ -92,6 +126,27 @@ class ContrastiveRecipe(_Recipe):
         if (size := info.data.get("batch_size", value)) % value:
             raise ValueError(f"batch_size {size} must be a multiple of it; change one of them")
         return value
+
+    def resolved(self, history_items: int, text_method: bool) -> ContrastiveRecipe:
+        """The recipe as a method uses it: what it leaves to the method is filled in, what it does not read is reset.
+
+        So two methods that train alike have equal recipes, whatever their entries say beyond that.
+
+        Args:
+            history_items: of the method.
+            text_method: it reads histories, whatever the recipe says.
+        """
+        texts = "history" if text_method else self.texts
+        told: dict[str, Any] = {"texts": texts}
+        if texts == "profiles":
+            told |= {"history_items": None, "sessions": "sample"}
+        else:
+            told |= {"history_items": self.history_items or history_items, "sessions": self.sessions or "all"}
+        if texts == "history":
+            told |= {"profile_temperature": 0.0, "profile_samples": 1}
+        if texts != "mixed":
+            told["profile_share"] = 0.5
+        return self.model_copy(update=told)
 
     @property
     def rivals(self) -> int:
@@ -160,6 +215,11 @@ class ReinforcementRecipe(_Recipe):
         False, description="a control: the rewards of a batch are dealt to other sessions, so that none says anything"
     )
     sessions_per_batch: Count
+    sessions: Literal["all", "sample"] = Field(
+        "sample",
+        description="which train sessions are drawn from: the sampled ones, or all; prompts are made for those that "
+        "the phase draws",
+    )
     samples: Annotated[int, Field(ge=2)] = Field(2, description="profiles per session")
     epochs: Count = Field(4, description="passes over the profiles of a batch")
     minibatches: Count = Field(1, description="optimiser steps per pass")

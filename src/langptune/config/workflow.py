@@ -28,7 +28,7 @@ from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
 from langptune.config.phases import Phase, final_phase
 from langptune.config.prompts import Prompt
 from langptune.config.published import Published, read_published
-from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry, ReinforcementRecipe
+from langptune.config.recipes import ContrastiveRecipe, PerEncoder, Recipe, RecipeEntry, ReinforcementRecipe
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
@@ -60,6 +60,11 @@ class Training(Strict):
     threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one training job")
     retries: Annotated[int, Field(ge=0)] = Field(
         2, description="how often a training job that failed or was stopped is started again, from its checkpoint"
+    )
+    popularity_weights: Annotated[list[Annotated[float, Field(ge=0, strict=False)]], Field(min_length=1)] = Field(
+        [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3],
+        description="weights of popularity in the score that methods with `popularity: auto` choose from, by NDCG "
+        "without cut-off on validation",
     )
 
 
@@ -756,6 +761,12 @@ def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMet
         if phase not in workflow.recipes:
             raise UserError(f"{at} unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}")
         recipe = workflow.recipes[phase]
+        told = (recipe.texts, recipe.sessions) if isinstance(recipe, ContrastiveRecipe) else None
+        if isinstance(method, ProfileMethod) and told == ("profiles", "all"):
+            raise UserError(
+                f"{at} '{phase}': sessions: 'all' is about histories, but it trains on profiles, which are written for "
+                "sampled sessions; raise sample.train, or set its texts to 'mixed'"
+            )
         if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe | PerEncoder):
             what = "goes by" if isinstance(recipe, PerEncoder) else "trains"
             raise UserError(f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe")

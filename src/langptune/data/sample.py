@@ -9,7 +9,7 @@ import polars as pl
 
 from langptune.config.sample import Sample
 from langptune.data.contracts import EVALUATION
-from langptune.randomness import numbered
+from langptune.randomness import numbered, stream
 
 
 def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("test",)) -> pl.DataFrame:
@@ -28,6 +28,12 @@ def pick(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
     if count >= len(ids):
         return ids
     return np.sort(numbered(seed).choice(ids, count, replace=False))
+
+
+def drawn(sessions: pl.Series, count: int, seed: int, phase: str) -> list[int]:
+    """``count`` of the sessions, without replacement, for one phase of training (``Phase.stream``); at most all."""
+    rng = stream(seed, phase, "choice of sessions")
+    return sessions.to_list() if count >= len(sessions) else rng.choice(sessions.to_numpy(), count, False).tolist()
 
 
 def fraction(ids: list[int], share: float, seed: int) -> list[int]:

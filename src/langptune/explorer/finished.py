@@ -20,6 +20,7 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.titles import Titles
 from langptune.randomness import numbered
+from langptune.ranking.scoring import log_popularity
 
 FIELD = 60
 """Characters; item fields whose values are longer than this as a rule are no facts to show beside a title."""
@@ -73,6 +74,7 @@ class Data:
     def __init__(self, items: pl.DataFrame, sessions: pl.DataFrame, evaluation: pl.DataFrame, lists: list[str]):
         """``lists``: item fields that hold several words, joined by commas."""
         self.items = items
+        self.popularity = log_popularity(sessions, len(items))
         self.titles: list[str] = items["title"].to_list()
         self.texts: list[str] = items["text"].to_list()
         self.sessions = evaluation.filter(pl.col("split") == "test").select("session")
@@ -237,6 +239,8 @@ class Finished:
         if not isinstance(entry, ProfileMethod | ShuffledMethod | TextMethod):
             return []
         needs = {"decoder": self.layout.run_decoder(run), "item vectors": self.layout.run_vectors(run)}
+        if isinstance(weight := self.layout.run_weight(run), str):
+            needs["weight of popularity"] = weight
         if not isinstance(entry, TextMethod):
             needs["profiles"] = self.layout.run_profiles(run)
         return [what for what, path in needs.items() if not self.path(path).exists()]

@@ -20,6 +20,7 @@ from langptune.explorer.finished import Choice, Finished
 from langptune.randomness import profile_seed
 from langptune.ranking.decoder import ItemVectors, embed
 from langptune.ranking.ranks import full_ranks
+from langptune.ranking.scoring import Scoring, read_weight
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -57,11 +58,12 @@ class Ranking:
 
 @dataclass
 class Decoder:
-    """A loaded decoder with the catalogue as it embeds it."""
+    """A loaded decoder with the catalogue as it embeds it, and the popularity of its items."""
 
     model: SentenceTransformer
     prefix: str
     vectors: ItemVectors
+    popularity: np.ndarray
     known: OrderedDict[str, tuple[np.ndarray, bool]] = field(default_factory=OrderedDict)
 
     def vector(self, text: str) -> tuple[np.ndarray, bool]:
@@ -74,14 +76,21 @@ class Decoder:
         self.known.move_to_end(text)
         return self.known[text]
 
-    def rank(self, text: str, seen: Sequence[int], target: int | None = None) -> Ranking:
-        """Rank the catalogue by a text, through the benchmark's own rank function.
+    def scoring(self, weight: float) -> Scoring:
+        """How a run scores in which popularity has this weight; several runs may share a decoder."""
+        return Scoring(self.vectors, self.popularity, weight)
+
+    def rank(self, text: str, seen: Sequence[int], target: int | None = None, weight: float = 0.0) -> Ranking:
+        """Rank the catalogue by a text, through the benchmark's own scores and ranks.
+
+        Args:
+            weight: of popularity in the score.
 
         Raises:
             UserError: everything was seen; scores that are not finite.
         """
         vector, cut = self.vector(text)
-        scores = self.vectors.scores(vector[None])
+        scores = self.scoring(weight).scores(vector[None])
         anchor = target
         if anchor is None:  # any unseen item; its rank is not looked at
             unseen = np.ones(scores.shape[1], dtype=bool)
@@ -133,7 +142,7 @@ class Live:
             UserError: the model or its vectors cannot be read, or do not belong to this catalogue.
         """
         with self._lock:
-            return self._decoder(choice).rank(text, seen, target)
+            return self._decoder(choice).rank(text, seen, target, self._weight(choice))
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Of several profiles per session, the one that the benchmark keeps."""
@@ -148,9 +157,15 @@ class Live:
             decoder = self._decoder(choice)
             queries = embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors
         histories, seen = first["history"].to_list(), first["seen"].to_list()
-        kept = best_samples(queries, decoder.vectors.scores, histories, seen, entry.history_items)
+        score = decoder.scoring(self._weight(choice)).scores
+        kept = best_samples(queries, score, histories, seen, entry.history_items)
         wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
         return profiles.join(wanted, on=["session", "sample"], how="semi")
+
+    def _weight(self, choice: Choice) -> float:
+        """The weight of popularity in a run's scores."""
+        told = self.finished.layout.run_weight(choice.run)
+        return read_weight(0.0, self.finished.path(told)) if isinstance(told, str) else told
 
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout
@@ -166,7 +181,8 @@ class Live:
             if len(vectors.row_of_item) != items:
                 raise UserError(f"{file}: {len(vectors.row_of_item)} items, but the catalogue has {items}; rerun it")
             model = load_decoder(folder, entry, pick_device())
-            return Decoder(model, entry.query_prefix, vectors), _bytes(model) + vectors.vectors.nbytes
+            popularity = self.finished.data(choice.run.dataset).popularity
+            return Decoder(model, entry.query_prefix, vectors, popularity), _bytes(model) + vectors.vectors.nbytes
 
         try:
             changed = file.stat().st_mtime_ns
@@ -290,7 +306,8 @@ class Live:
         if len(done) > 1:
             with self._lock:
                 decoder = self._decoder(choice)
-                scores = decoder.vectors.scores(embed(decoder.model, [p.text for p in done], decoder.prefix).vectors)
+                queries = embed(decoder.model, [p.text for p in done], decoder.prefix).vectors
+                scores = decoder.scoring(self._weight(choice)).scores(queries)
             (kept,) = best_rows([scores], [history], [history], entry.history_items)
         profile = done[kept]
         ended = "ended by itself" if profile.finished else "cut at the limit"

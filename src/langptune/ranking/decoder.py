@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 BLOCK = 4096
-"""Sessions scored at a time; bounds memory at BLOCK x items floats."""
+"""Texts scored at a time; bounds memory at BLOCK x items floats."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,3 @@ def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray], top: int
         },
         schema=RANKS,
     )
-
-
-def decoder_blocks(queries: np.ndarray, items: ItemVectors) -> Iterator[np.ndarray]:
-    """Score blocks for ``rank_sessions`` from query vectors ``[S, D]``."""
-    for start in range(0, len(queries), BLOCK):
-        yield items.scores(queries[start : start + BLOCK])

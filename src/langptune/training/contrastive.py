@@ -1,5 +1,7 @@
 """CL: contrastive training of the recommender decoder on pairs of a text (profile or history) and a target item.
 
+Popularity has no part in the scores of the loss: its weight beside the text is chosen later (``ranking.scoring``).
+
 Loss of row i, with s the cosine similarity, tau the temperature, and C the candidates (the targets of all rows of the
 batch over all processes, then uniformly drawn items)::
 
@@ -41,16 +43,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the decoder is trained on: one text and one target item per session.
+    """What the decoder is trained on: rows of one text and one target item.
 
-    texts: with the decoder's query prefix.
-    targets: int64 ``[S]``.
+    texts: with the decoder's query prefix; read one by one, so that they may be made when they are read.
+    targets: int64 ``[R]``.
     item_texts: of the whole catalogue, with the decoder's item prefix.
+    histories: how many of the rows, the first, are histories where the others are profiles and both have their share of
+        every batch (``profile_share``); None: all rows are alike.
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     targets: np.ndarray
     item_texts: list[str]
+    histories: int | None = None
 
 
 def info_nce(
@@ -90,23 +95,56 @@ def info_nce(
     return torch.nn.functional.cross_entropy(logits, positives)
 
 
-def log_frequency(targets: np.ndarray, n_items: int, rows: int, uniform_negatives: int) -> np.ndarray:
+def log_frequency(
+    targets: np.ndarray, n_items: int, rows: int, uniform_negatives: int, weights: np.ndarray | None = None
+) -> np.ndarray:
     """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a row.
 
     ``q(j) = rows * share of j among the targets + uniform_negatives / N`` (mixed negative sampling), ``rows`` being how
     many rows' targets are candidates. Without uniform negatives an item that is nobody's target is never a candidate:
     it gets the value of an item that is the target of one session, so that the logarithm is finite; no loss uses it.
+
+    Args:
+        targets: int ``[R]``, of the rows that are trained on.
+        weights: float ``[R]``, how often each row is drawn, with mean 1; None: all equally often.
     """
-    counts = np.bincount(targets, minlength=n_items)
+    counts = np.bincount(targets, weights, minlength=n_items)
     expected = rows * counts / len(targets) + uniform_negatives / n_items
     return np.log(np.where(expected > 0, expected, rows / len(targets)))
 
 
-class _Rows(Dataset):
-    """Row numbers for all batches (``row_order``)."""
+def mixed_order(pairs: Pairs, share: float, needed: int, seed: int, phase: str) -> np.ndarray:
+    """int64 ``[needed]``: rows for all batches, histories and profiles in turn by the share of the profiles.
 
-    def __init__(self, pairs: int, rows: int, seed: int, phase: str):
-        self._rows = row_order(pairs, rows, seed, phase)
+    Each kind is gone through as ``row_order`` does. The two are spread evenly, so that every batch, and every group of
+    rows in it, has its share to within a row.
+    """
+    assert pairs.histories is not None
+    ends = np.floor(np.arange(needed + 1) * share).astype(np.int64)
+    profile = np.diff(ends) == 1
+    out = np.empty(needed, dtype=np.int64)
+    for kind, first, rows, name in (
+        (~profile, 0, pairs.histories, "histories"),
+        (profile, pairs.histories, len(pairs.targets) - pairs.histories, "profiles"),
+    ):
+        if kind.any():
+            out[kind] = first + row_order(rows, int(kind.sum()), seed, f"{phase} {name}")
+    return out
+
+
+def row_weights(pairs: Pairs, share: float) -> np.ndarray:
+    """float64 ``[R]``: how often each row of mixed pairs is drawn, with mean 1."""
+    assert pairs.histories is not None
+    rows, profiles = len(pairs.targets), len(pairs.targets) - pairs.histories
+    each = [(1 - share) * rows / pairs.histories, share * rows / profiles]
+    return np.repeat(each, [pairs.histories, profiles])
+
+
+class _Rows(Dataset):
+    """Row numbers for all batches."""
+
+    def __init__(self, rows: np.ndarray):
+        self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,13 +190,19 @@ class ContrastiveTrainer(Resumable, Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=_Rows(len(pairs.texts), recipe.batches * recipe.batch_size, seed, phase),
+            train_dataset=_Rows(self._order(pairs, recipe, seed, phase)),
             data_collator=lambda rows: {"rows": torch.tensor(rows)},
         )
         self._pairs, self._recipe, self._seed, self._phase = pairs, recipe, seed, phase
         self._log_q = None
         if recipe.popularity_correction:
-            values = log_frequency(pairs.targets, len(pairs.item_texts), recipe.rivals, recipe.uniform_negatives)
+            values = log_frequency(
+                pairs.targets,
+                len(pairs.item_texts),
+                recipe.rivals,
+                recipe.uniform_negatives,
+                None if pairs.histories is None else row_weights(pairs, recipe.profile_share),
+            )
             self._log_q = torch.tensor(values, dtype=torch.float32)
         self._micro = recipe.micro_batch
         self.checkpoints = checkpoints
@@ -166,6 +210,13 @@ class ContrastiveTrainer(Resumable, Trainer):
         self._judge = validate
         self.watch = Watch(recipe, 1, checkpoints, self.validate, self._save_best, log, main)
         self.add_callback(self.watch)
+
+    @staticmethod
+    def _order(pairs: Pairs, recipe: ContrastiveRecipe, seed: int, phase: str) -> np.ndarray:
+        needed = recipe.batches * recipe.batch_size
+        if pairs.histories is None:
+            return row_order(len(pairs.targets), needed, seed, phase)
+        return mixed_order(pairs, recipe.profile_share, needed, seed, phase)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -277,7 +328,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         """
         super().divisible()
         if self.is_fsdp_enabled:
-            self._embed(self.model, self._pairs.texts[:1]).sum().backward()
+            self._embed(self.model, [self._pairs.texts[0]]).sum().backward()
             for parameter in self.model.parameters():
                 parameter.requires_grad_(parameter.grad is not None)
             self.model.zero_grad()

@@ -1,0 +1,94 @@
+"""Choose the weight of popularity beside a decoder's similarities, on validation sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import polars as pl
+from pydantic import Field
+
+from langptune import provenance, stage
+from langptune.config.models import DecoderEntry
+from langptune.data import contracts
+from langptune.errors import UserError
+from langptune.provenance import Record
+
+
+class Spec(stage.StageSpec):
+    """Validation texts and a decoder in; a JSON file with the weight, and what each weight of the grid gave, out.
+
+    The texts are those that methods rank by when the decoder has just been trained: greedy profiles, or histories.
+    """
+
+    text: Literal["profiles", "history", "last-item"] = Field(description="what is ranked by")
+    history_items: int = Field(10, description="for `history`: most recent items")
+    weights: Annotated[list[float], Field(min_length=1)] = Field(description="the grid")
+    decoder: DecoderEntry = Field(description="the decoder's registry entry")
+    decoder_in: str = Field(description="its folder: materialised, or trained")
+    vectors_in: str = Field(description="the catalogue as it embeds it")
+    sessions_in: str
+    items_in: str
+    training_in: str = Field(description="training.parquet: the sampled validation sessions")
+    profiles_in: str | None = Field(None, description="greedy profiles of those sessions, for `profiles`")
+    weight_out: str
+
+    def needs_gpu(self) -> bool:
+        """Models run on one."""
+        return True
+
+
+def work(spec: Spec, record: Record, log: stage.Log) -> None:
+    """Embed the texts once, rank by every weight, keep the best."""
+    from langptune.baselines import text
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.ranking.decoder import ItemVectors, embed
+    from langptune.ranking.scoring import Scoring, choose, log_popularity
+
+    sessions = contracts.read(spec.sessions_in, "sessions")
+    chosen = contracts.read(spec.training_in, "evaluation").filter(pl.col("split") == "val")
+    rows = sessions.join(chosen, on="session", how="semi").sort("session")
+    if rows.is_empty():
+        raise UserError(
+            f"{spec.training_in}: no val session to choose a weight of popularity on; raise sample.val, or give the "
+            "methods a number (`popularity: 0`)"
+        )
+    if spec.text == "profiles":
+        if spec.profiles_in is None:
+            raise UserError("choose_popularity.py --spec: text 'profiles' needs 'profiles_in'")
+        profiles = contracts.read(spec.profiles_in, "profiles").filter(pl.col("sample") == 0)
+        told = rows.select("session").join(profiles, on="session", how="left", maintain_order="left")["profile"]
+        if missing := told.null_count():
+            raise UserError(
+                f"{spec.profiles_in}: {missing} of {len(rows)} sessions have no profile; rerun the profiles"
+            )
+        texts = told.to_list()
+    else:
+        item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
+        texts = [text.query(spec.text, h, item_texts, spec.history_items) for h in rows["history"].to_list()]
+    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
+    items = ItemVectors.load(Path(spec.vectors_in))
+    queries = embed(model, texts, spec.decoder.query_prefix).vectors
+    scoring = Scoring(items, log_popularity(sessions, len(items.row_of_item)))
+    weight, grid = choose(rows.select("session", "target", "seen"), queries, scoring, spec.weights)
+    used = {name: getattr(spec, name) for name in ("decoder_in", "vectors_in", "profiles_in")}
+    provenance.write_json(
+        Path(spec.weight_out),
+        {
+            "weight": weight,
+            "text": spec.text,
+            "sessions": len(rows),
+            "grid": grid,
+            "inputs": {name: provenance.input_hash(Path(path)) for name, path in used.items() if path is not None},
+        },
+    )
+    record.note(sessions=len(rows), weight=weight)
+    for row in grid:
+        log(
+            f"weight {row['weight']:g}: NDCG {row['ndcg']:.4f}, NDCG@10 {row['ndcg@10']:.4f}, "
+            f"log rank {row['log_rank']:.3f}" + (" (chosen)" if row["weight"] == weight else "")
+        )
+
+
+if __name__ == "__main__":
+    stage.run(Spec, work, __file__)
