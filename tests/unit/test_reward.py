@@ -13,7 +13,7 @@ from langptune.config.recipes import ReinforcementRecipe
 from langptune.data import contracts
 from langptune.metrics import from_ranks
 from langptune.randomness import stream
-from langptune.ranking.decoder import decoder_blocks, embed
+from langptune.ranking.decoder import embed
 from langptune.ranking.ranks import full_ranks
 from langptune.training.reward import Reward, Sessions, dealt, futures
 from langptune.training.rewards import REWARDS, Contest, parse
@@ -77,7 +77,7 @@ def recipe(**changes):
 def test_a_reward_is_the_metric_of_the_written_ranks(name):
     data, used, decoder = reward(recipe(reward=name))
     texts, sessions = profiles(data), p.sessions_of(data, "val", p.tokenizer())
-    scores = np.concatenate(list(decoder_blocks(embed(decoder, texts).vectors, p.scoring(decoder, data.items).items)))
+    scores = p.scoring(decoder, data.items).scores(embed(decoder, texts).vectors)
     ranks = full_ranks(scores, sessions.targets, sessions.seen).rank
     assert np.array_equal(used.ranks(texts, sessions.targets, sessions.seen), ranks)
     found = used.columns(texts, sessions, range(30), np.ones(30, dtype=bool))
