@@ -276,7 +276,9 @@ def test_profiles_rewards_and_validation_read_alike(folder_with, template, opene
         _step=0,
         accelerator=SimpleNamespace(process_index=0),
         _reward=SimpleNamespace(
-            columns=lambda texts, sessions, rows, finished: seen.extend(texts) or {"reward": finished.astype(float)},
+            columns=lambda texts, sessions, rows, finished, tokens: (
+                seen.extend(texts) or {"reward": finished.astype(float)}
+            ),
             combine=lambda columns, sessions, batch: columns["reward"],
         ),
     )

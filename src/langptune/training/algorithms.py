@@ -247,7 +247,8 @@ class _Policy(Resumable):
         replies = [read_reply(self._tokenizer, ids, self._ends, self._opened) for ids in completion_ids]
         texts = [reply.text for reply in replies]
         finished = np.array([reply.finished for reply in replies])
-        columns = self._reward.columns(texts, self._train, row, finished)
+        tokens = [len(ids) for ids in completion_ids]
+        columns = self._reward.columns(texts, self._train, row, finished, tokens)
         told = gather_object([{name: value[at] for name, value in columns.items()} for at in range(len(texts))])
         whole = {name: np.array([one[name] for one in told]) for name in columns}
         samples = self._recipe.samples
@@ -262,7 +263,7 @@ class _Policy(Resumable):
             **{name: float(value.mean()) for name, value in columns.items()},
             "finished": float(finished.mean()),
             "distinct": len(set(texts)) / len(texts),
-            "tokens": float(np.mean([len(ids) for ids in completion_ids])),
+            "tokens": float(np.mean(tokens)),
         }
         self._clock["reward_seconds"] = time.monotonic() - started
         return values.tolist()
