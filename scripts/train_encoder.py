@@ -133,7 +133,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         spec.decoder.query_prefix,
         spec.recipe,
         facts=facts_of(items, spec.taste_field) if any(TERMS[name].items for name in spec.recipe.terms) else None,
-        length=lambda text: len(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids),
         limit=spec.recipe.max_tokens or spec.max_tokens,
         reader=_reader(spec, items["title"].to_list(), device, dtype),
         seed=spec.seed,

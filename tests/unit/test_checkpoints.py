@@ -345,6 +345,20 @@ def test_model_card_and_plain_adapter(tmp_path, data):
     assert [row["batch"] for row in curve] == [0, 1, 2, 3] and {"reward", "tokens", "finished", "loss"} <= set(curve[1])
 
 
+def test_the_script_gives_every_reward_and_term_what_it_needs(tmp_path, data):
+    terms = dict.fromkeys(("unfinished", "repetition", "list", "length", "copied", "false_claims"), -0.1)
+    changes = {"reward": {"log-rank": 1.0, "title": 0.1}, "targets": 3, "terms": terms, "unfinished": "score"}
+    spec = spec_of("rlso", data, tmp_path, batches=2, validate_every=1, **changes)
+    done = subprocess.run(command("rlso", spec), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    start, row, _ = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert {"reward", "log-rank", "title", *terms} <= row.keys() and {"val_own", "val_log_rank"} <= start.keys()
+    assert row["reward"] == pytest.approx(row["log-rank"] + 0.1 * row["title"]) and row["title"] < 0
+    assert 0 < row["copied"] < 1 and row["unfinished"] <= row["length"], "who is cut off is as long as can be"
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| log_rank |" in card and "_se |" not in card
+
+
 def test_bad_inputs_stop_before_training(tmp_path, data):
     empty = pl.read_parquet(data / "training.parquet").filter(pl.col("split") == "val")
     contracts.write(empty, tmp_path / "training.parquet", "evaluation")

@@ -323,12 +323,20 @@ def test_terms_count_in_deviations_of_the_reward(facts):
     assert same == pytest.approx(0.3 - found["unfinished"] - 0.5 * found["copied"]), "form alone tells them apart"
 
 
+def test_length_counts_the_tokens_that_were_written():
+    data, used, _ = reward(recipe(terms={"length": -1.0}), limit=10)
+    sessions, finished = p.sessions_of(data, "val", p.tokenizer()), np.arange(30) < 29
+    asked = (profiles(data), sessions, range(30), finished)
+    assert used.columns(*asked, tokens=[9] * 29 + [10])["length"].tolist() == [0.5] * 29 + [1]
+    assert used.columns(*asked)["length"].tolist() == [0.0] * 29 + [1], "unknown but for the last, which was cut off"
+
+
 def test_what_a_term_needs_is_asked_for_before_work():
     from langptune.errors import UserError
 
     for changes, what in (
         ({"terms": {"copied": -1}}, "the items"),
-        ({"terms": {"length": -1}}, "tokenizer"),
+        ({"terms": {"length": -1}}, "the longest profile"),
         ({"reward": "title"}, "the initial encoder"),
     ):
         with pytest.raises(UserError, match=what):

@@ -285,7 +285,7 @@ class PolicyTrainer(Resumable, Trainer):
     def _measured(self, written: list[Profile], rows: list[int]) -> tuple[dict[str, np.ndarray], float]:
         """The columns of the whole batch (reward, its terms, finished, tokens), and the share of distinct profiles."""
         texts, finished = [profile.text for profile in written], np.array([profile.finished for profile in written])
-        columns = self._reward.columns(texts, self._train, rows, finished)
+        columns = self._reward.columns(texts, self._train, rows, finished, [profile.tokens for profile in written])
         columns |= {"finished": finished.astype(float), "tokens": np.array([float(p.tokens) for p in written])}
         values = torch.tensor(np.stack(list(columns.values()), 1), device=self.accelerator.device)
         gathered = self.accelerator.gather(values).cpu().numpy()

@@ -11,7 +11,7 @@ standard deviation over the batch, and terms are those of ``langptune.training.t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,6 @@ class Reward:
         prefix: str = "",
         recipe: ReinforcementRecipe | None = None,
         facts: Facts | None = None,
-        length: Callable[[str], int] | None = None,
         limit: int = 0,
         reader: Reader | None = None,
         seed: int = 0,
@@ -109,22 +108,22 @@ class Reward:
             scoring: the catalogue as this decoder scores it.
             prefix: the decoder's query prefix.
             facts: of the catalogue, for terms that read it.
-            length: tokens of a profile and ``limit``, the most there may be: for the term ``length``.
+            limit: tokens of the longest profile, for the term ``length``.
             reader: for rewards that ask a language model.
             seed, phase: name the stream by which ``shuffle_rewards`` deals.
 
         Raises:
-            UserError: the recipe's reward or terms need facts, length or reader, and there is none.
+            UserError: the recipe's reward or terms need facts, limit or reader, and there is none.
         """
         self._decoder, self._scoring, self._prefix, self._recipe = decoder, scoring, prefix, recipe
-        self._facts, self._length, self._limit, self._reader = facts, length, limit, reader
+        self._facts, self._limit, self._reader = facts, limit, reader
         self._seed, self._phase = seed, phase
         if recipe is None:
             return
         self._rewards = [(name, *parse(name), weight) for name, weight in recipe.rewards.items()]
         missing = {
             "the items": facts is None and any(TERMS[name].items for name in recipe.terms),
-            "the encoder's tokenizer": length is None and "length" in recipe.terms,
+            "the longest profile": not limit and "length" in recipe.terms,
             "the initial encoder": reader is None and any(kind.reads == "reader" for _, kind, *_ in self._rewards),
         }
         for what, lacks in missing.items():
@@ -139,7 +138,12 @@ class Reward:
         return target_ranks(scores, scores[np.arange(len(wanted)), wanted], allowed).astype(np.int64)
 
     def columns(
-        self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int], finished: np.ndarray
+        self,
+        texts: Sequence[str],
+        sessions: Sessions,
+        rows: Sequence[int],
+        finished: np.ndarray,
+        tokens: Sequence[int] | None = None,
     ) -> dict[str, np.ndarray]:
         """What profiles earn and how they are written, float64 ``[B]`` each.
 
@@ -147,6 +151,8 @@ class Reward:
             texts: the profiles.
             rows: which of the sessions each is about.
             finished: bool ``[B]``, whether each ended by itself.
+            tokens: how many were written of each, for the term ``length``; None: that profiles that did not end are
+                as long as can be is all that is known.
 
         Returns:
             ``reward``; each part of a weighted sum by its name; each of the recipe's terms by its name, those of weight
@@ -165,12 +171,12 @@ class Reward:
             Written(
                 text,
                 bool(ended),
-                self._length(text) if self._length and "length" in self._recipe.terms else 0,
+                (0 if ended else self._limit) if tokens is None else tokens[at],
                 self._limit,
                 sessions.histories[row],
                 sessions.ratings[row] if sessions.ratings else (),
             )
-            for text, row, ended in zip(texts, rows, finished, strict=True)
+            for at, (text, row, ended) in enumerate(zip(texts, rows, finished, strict=True))
         ]
         terms = {
             name: np.array([TERMS[name].value(one, self._facts) for one in written], dtype=np.float64)

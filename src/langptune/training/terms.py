@@ -73,7 +73,7 @@ def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
 class Written:
     """One profile, and what its encoder saw.
 
-    tokens: its length in the encoder's tokens, and ``limit`` the longest it may be; both 0 where nothing asks for them.
+    tokens: its length in the encoder's tokens, and ``limit`` the longest it may be; read by the term ``length`` alone.
     history: the items shown.
     ratings: the user's, of these items; empty where unknown.
     """
