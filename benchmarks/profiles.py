@@ -1,7 +1,8 @@
 """Profile generation against a plain ``transformers`` loop on the same prompts, in one process.
 
     python benchmarks/profiles.py [--prompts 64] [--tokens 32] [--batch 16] [--float32]
-    python benchmarks/profiles.py --prompts 8 --samples 8 --temperature 0.8 --batch 64 --prompt movies-sentence --items 5
+    python benchmarks/profiles.py --prompts 8 --samples 8 --temperature 0.8 --batch 64 \\
+        --prompt movies-sentence --items 5
 
 With a temperature the procedure before prompts were shared (``former.py``) is timed too. Prints ratios (above 1: ours
 is faster) and writes benchmarks/out/profiles.json. Prompts are real MovieLens-100K histories, of 1 to 40 items unless

@@ -6,10 +6,10 @@
 
 Same model, sessions, limits, trained weights, and number of profiles; each side in a process of its own. The former
 side (``former.py``) writes every profile behind its own prompt with noise over the vocabulary, and computes one row a
-profile. The naive side pads prompts to the limit, writes every profile to the full length and cuts it afterwards, computes full
-logits of all positions in separate passes for policy and reference, and sorts the whole catalogue for the reward; as
-its cost is linear in the sessions, it may do some of them, and its seconds are multiplied. Prints the ratios (above 1:
-ours is better) and writes benchmarks/out/rlso_update.json. Needs `make prefetch`.
+profile. The naive side pads prompts to the limit, writes every profile to the full length and cuts it afterwards,
+computes full logits of all positions in separate passes for policy and reference, and sorts the whole catalogue for the
+reward; as its cost is linear in the sessions, it may do some of them, and its seconds are multiplied. Prints the ratios
+(above 1: ours is better) and writes benchmarks/out/rlso_update.json. Needs `make prefetch`.
 """
 
 from __future__ import annotations
