@@ -1,11 +1,15 @@
-"""One RLSO update against the naive procedure of the public implementation, as its description goes.
+"""One RLSO update against the procedure before prompts were shared, and against that of the public implementation.
 
-    python benchmarks/rlso_update.py [--sessions 4] [--prompt-tokens 1024] [--tokens 512] [--epochs 4]
+    python benchmarks/rlso_update.py [--sessions 4] [--samples 2] [--prompt-tokens 1024] [--tokens 512] [--epochs 4]
+    python benchmarks/rlso_update.py --sessions 8 --samples 8 --temperature 0.8 --tokens 32 --kl 0 --epochs 2 \\
+        --prompt movies-sentence --items 5 --micro 32 --naive-sessions 1
 
-Same model, sessions, limits, trained weights, and number of profiles; each side in a process of its own. The naive
-side pads prompts to the limit, writes every profile to the full length and cuts it afterwards, computes full logits of
-all positions in separate passes for policy and reference, and sorts the whole catalogue for the reward. Prints the
-ratios (above 1: ours is better) and writes benchmarks/out/rlso_update.json. Needs `make prefetch`.
+Same model, sessions, limits, trained weights, and number of profiles; each side in a process of its own. The former
+side (``former.py``) writes every profile behind its own prompt with noise over the vocabulary, and computes one row a
+profile. The naive side pads prompts to the limit, writes every profile to the full length and cuts it afterwards,
+computes full logits of all positions in separate passes for policy and reference, and sorts the whole catalogue for the
+reward; as its cost is linear in the sessions, it may do some of them, and its seconds are multiplied. Prints the ratios
+(above 1: ours is better) and writes benchmarks/out/rlso_update.json. Needs `make prefetch`.
 """
 
 from __future__ import annotations
@@ -48,11 +52,19 @@ def setting(args: argparse.Namespace) -> dict:
     dtype = pick_dtype("auto", device)
     model, tokenizer = load_encoder(ROOT / "results/models/smollm2-135m", device, dtype)
     decoder = load_decoder(ROOT / "results/models/minilm-l6", registry.models["minilm-l6"], device)
-    writer = PromptWriter(registry.prompts["movies"], "movies", tokenizer, args.prompt_tokens)
+    writer = PromptWriter(registry.prompts[args.prompt], args.prompt, tokenizer, args.prompt_tokens)
     rows = done.sessions.filter(pl.col("split") == "train").sample(args.sessions, seed=0).sort("session")
-    prompts = [prompt.ids for prompt in encode_sessions(writer, rows, done.items, done.users, 10)]
+    prompts = [prompt.ids for prompt in encode_sessions(writer, rows, done.items, done.users, args.items)]
     recipe = registry.recipes["rlso"].model_copy(
-        update={"sessions_per_batch": args.sessions, "epochs": args.epochs, "batches": 1, "kl": 0.1, "micro_batch": 2}
+        update={
+            "sessions_per_batch": args.sessions,
+            "samples": args.samples,
+            "temperature": args.temperature,
+            "epochs": args.epochs,
+            "batches": 1,
+            "kl": args.kl,
+            "micro_batch": args.micro,
+        }
     )
     recipe = ReinforcementRecipe.model_validate(recipe.model_dump())
     vectors, _ = embed_items(decoder, done.items["text"].to_list())
@@ -76,11 +88,11 @@ def setting(args: argparse.Namespace) -> dict:
 
 def ours(told: dict, args: argparse.Namespace) -> dict[str, float]:
     """The library's trainer: one batch, all its passes."""
-    from langptune.training.algorithms import ALGORITHMS
     from langptune.training.checkpoints import Checkpoints
+    from langptune.training.loop import PolicyTrainer
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ALGORITHMS["rebel"](
+        trainer = PolicyTrainer(
             model=told["model"],
             tokenizer=told["tokenizer"],
             train=told["sessions"],
@@ -109,6 +121,74 @@ def ours(told: dict, args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def before(told: dict, args: argparse.Namespace) -> dict[str, float]:
+    """The library's procedure before prompts were shared."""
+    from former import logprobs, write
+    from peft import get_peft_model
+
+    from langptune.profiles.generate import Reader
+    from langptune.training.algorithms import rebel_loss, standardised
+    from langptune.training.policy import FrozenTrunk, adapter_config, first_trained_layer, start_from
+
+    recipe, sessions, pad = told["recipe"], told["sessions"], told["tokenizer"].pad_token_id
+    read = Reader(told["model"], told["tokenizer"])
+    policy = get_peft_model(told["model"], adapter_config(told["model"], recipe.train), autocast_adapter_dtype=False)
+    start_from(policy, None)
+    model = policy.get_base_model().eval()
+    trunk = FrozenTrunk(model, first_trained_layer(recipe.train, model))
+    optimiser = torch.optim.AdamW(
+        [p for p in policy.parameters() if p.requires_grad], recipe.learning_rate, eps=recipe.adam_epsilon
+    )
+    autocast = torch.autocast(policy.device.type, torch.bfloat16, enabled=told["bf16"])
+    parts: dict[str, float] = {}
+    begun = mark = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal mark
+        now = time.perf_counter()
+        parts[name], mark = now - mark, now
+
+    prompts = [prompt for prompt in sessions.prompts for _ in range(args.samples)]
+    with autocast:
+        profiles = write(model, prompts, list(range(len(prompts))), args.tokens, recipe.temperature, read.ends, pad)
+    lap("generate")
+    written = [read(ids) for ids in profiles]
+    rows = [at for at in range(args.sessions) for _ in range(args.samples)]
+    finished = np.array([profile.finished for profile in written])
+    rewards = torch.tensor(told["reward"].columns([p.text for p in written], sessions, rows, finished)["reward"])
+    lap("reward")
+    chunks = [slice(at, at + args.micro) for at in range(0, len(prompts), args.micro)]
+
+    def found(chunk: slice) -> torch.Tensor:
+        with autocast:
+            return logprobs(model, prompts[chunk], profiles[chunk], recipe.temperature, pad)
+
+    states, old = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            with trunk.recording(states):
+                old.append(found(chunk))
+        if recipe.kl:
+            with policy.disable_adapter():
+                for number, chunk in enumerate(chunks):
+                    with trunk.replaying(states[number]):
+                        initial = found(chunk)
+                    rewards[chunk] -= recipe.kl * (old[number] - initial).double()
+    weights = standardised(rewards.view(-1, args.samples)).flatten().float()
+    lap("log-probs")
+    for _ in range(args.epochs):
+        for number, chunk in enumerate(chunks):
+            with trunk.replaying(states[number]):
+                change = (found(chunk) - old[number])[:, None]
+                loss = rebel_loss(change, torch.ones_like(change), weights[chunk], args.samples, recipe.eta)
+                (loss * len(change) / len(prompts)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    lap("update")
+    tokens = float(np.mean([len(ids) for ids in profiles]))
+    return {"seconds": time.perf_counter() - begun, **parts, "mean profile tokens": tokens}
+
+
 def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
     """The procedure of the public implementation, from its description."""
     from peft import get_peft_model
@@ -124,7 +204,7 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
     )
     autocast = torch.autocast(policy.device.type, torch.bfloat16, enabled=told["bf16"])
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    prompts = [prompt for prompt in sessions.prompts for _ in range(2)]
+    prompts = [prompt for prompt in sessions.prompts for _ in range(args.samples)]
     width = args.prompt_tokens
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
@@ -140,6 +220,7 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
     config = GenerationConfig(
         do_sample=True,
         top_k=0,
+        temperature=recipe.temperature,
         max_new_tokens=args.tokens,
         min_new_tokens=args.tokens,
         pad_token_id=pad,
@@ -154,16 +235,17 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
     full = torch.cat([mask, kept], 1)
     lap("generate")
 
-    def logps() -> torch.Tensor:
+    def logps(rows: slice = slice(None)) -> torch.Tensor:
         with autocast:
-            logits = policy(input_ids=out, attention_mask=full, use_cache=False).logits[:, :-1]
-        logs = torch.log_softmax(logits.float(), -1).gather(2, out[:, 1:, None])[:, :, 0]
-        return (logs[:, -args.tokens :] * kept).sum(1)
+            logits = policy(input_ids=out[rows], attention_mask=full[rows], use_cache=False).logits[:, :-1]
+        logs = torch.log_softmax(logits.float() / recipe.temperature, -1).gather(2, out[rows, 1:, None])[:, :, 0]
+        return (logs[:, -args.tokens :] * kept[rows]).sum(1)
 
+    groups = [slice(at, at + args.samples) for at in range(0, len(prompts), args.samples)]  # else memory runs out
     with torch.no_grad():
-        old = logps()
+        old = torch.cat([logps(rows) for rows in groups])
         with policy.disable_adapter():
-            reference = logps()
+            reference = torch.cat([logps(rows) for rows in groups])
     lap("log-probs")
     texts = [
         tokenizer.decode(row[: int(stop) + 1], skip_special_tokens=True).strip()
@@ -177,17 +259,17 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
             [text], normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
         )
         scores = (query @ vectors.T)[0][row_of_item]
-        scores[torch.tensor(sessions.seen[at // 2])] = -2.0
+        scores[torch.tensor(sessions.seen[at // args.samples])] = -2.0
         order = torch.argsort(scores, descending=True)
-        rank = int((order == sessions.targets[at // 2]).nonzero()) + 1
+        rank = int((order == sessions.targets[at // args.samples]).nonzero()) + 1
         values.append(1 / np.log2(1 + rank))
     values = torch.tensor(values) * ended.any(1).float() - recipe.kl * (old - reference)
     values = (values - values.mean()) / (values.std() + 1e-8)
     lap("reward")
     for _ in range(recipe.epochs):
-        change = logps() - old
-        loss = ((change[0::2] - change[1::2] - recipe.eta * (values[0::2] - values[1::2])) ** 2).mean()
-        loss.backward()
+        for rows in groups:
+            rest = logps(rows) - old[rows] - recipe.eta * values[rows]
+            (2 * rest.var() / len(groups)).backward()  # the mean over all pairs
         optimiser.step()
         optimiser.zero_grad()
     lap("update")
@@ -198,27 +280,43 @@ def main() -> None:
     """Run both sides and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--kl", type=float, default=0.1)
+    parser.add_argument("--micro", type=int, default=2, help="profiles in memory at once; the naive side: a session's")
+    parser.add_argument("--prompt", default="movies", help="entry of config/prompts.yaml")
+    parser.add_argument("--items", type=int, default=10, help="history items in a prompt")
+    parser.add_argument("--naive-sessions", type=int, help="how many sessions the naive side does; default: all")
+    parser.add_argument("--threads", type=int, help="default: torch's own number")
     parser.add_argument("--prompt-tokens", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--side", choices=["ours", "naive"], help="run one side and print its JSON")
+    parser.add_argument("--side", choices=["ours", "before", "naive"], help="run one side and print its JSON")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     if args.side:
-        found = {"ours": ours, "naive": naive}[args.side](setting(args), args)
+        times = 1.0
+        if args.side == "naive" and args.naive_sessions:
+            times, args.sessions = args.sessions / args.naive_sessions, args.naive_sessions
+        found = {"ours": ours, "before": before, "naive": naive}[args.side](setting(args), args)
+        found = {key: value if "token" in key else value * times for key, value in found.items()}
         found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print("RESULT " + json.dumps({key: round(value, 2) for key, value in found.items()}))
         return
     results = {}
-    for side in ("ours", "naive"):
+    for side in ("ours", "before", "naive"):
         done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side], capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
         line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
         results[side] = json.loads(line.removeprefix("RESULT "))
         print(f"{side:<6}", results[side], flush=True)
-    results["times faster"] = round(results["naive"]["seconds"] / results["ours"]["seconds"], 2)
-    results["times less memory"] = round(results["naive"]["peak_memory_mb"] / results["ours"]["peak_memory_mb"], 2)
-    print("times faster:", results["times faster"], " times less memory:", results["times less memory"])
+    for side in ("before", "naive"):
+        for key, what in (("seconds", "times faster"), ("peak_memory_mb", "times less memory")):
+            name = f"{what} than {side}"
+            results[name] = round(results[side][key] / results["ours"][key], 2)
+            print(f"{name}: {results[name]}")
     out = ROOT / "benchmarks" / "out" / "rlso_update.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"arguments": vars(args), **results}, indent=1) + "\n")
