@@ -164,6 +164,25 @@ def test_the_script_chooses_on_validation_alone(tmp_path, data):
         work("choose_popularity", choosing(data, tmp_path / "r", training_in=str(tmp_path / "training.parquet")))
 
 
+def test_test_targets_reach_no_weight(tmp_path, data):
+    """Nor do validation targets reach what is counted: they move the ranks alone."""
+    sessions = contracts.read(data / "sessions.parquet", "sessions")
+    held_out = sessions.filter(pl.col("split") == "val").with_columns(
+        pl.col("session") + len(sessions), split=pl.lit("test")
+    )
+    other, told = (pl.col("target") + 7) % 160, {}
+    moved = pl.when(~pl.col("seen").list.contains(other)).then(other).otherwise("target").cast(pl.Int32)
+    for name, split in (("plain", None), ("test", "test"), ("val", "val")):
+        table = pl.concat([sessions, held_out])
+        target = pl.when(pl.col("split") == split).then(moved).otherwise("target")
+        contracts.write(table.with_columns(target=target), tmp_path / f"{name}.parquet", "sessions")
+        counts = log_popularity(contracts.read(tmp_path / f"{name}.parquet", "sessions"), 160)
+        work("choose_popularity", choosing(data, tmp_path / name, sessions_in=str(tmp_path / f"{name}.parquet")))
+        told[name] = (counts.tolist(), (tmp_path / name / "popularity.json").read_text())
+    assert told["plain"] == told["test"]
+    assert told["plain"][0] == told["val"][0] and told["plain"][1] != told["val"][1]
+
+
 def test_ranks_and_rewards_take_the_weight(tmp_path, data):
     """rank_texts.py by a number and by a file; its ranks are those of ``Scoring``."""
     sessions = contracts.read(data / "sessions.parquet", "sessions")
