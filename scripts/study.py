@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures
+from langptune import figures, metrics
 from langptune.comparison import bootstrap, grid
 from langptune.comparison.grid import RunEntry
 from langptune.files import whole
@@ -67,7 +67,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         frame.write_csv(part)
-    title = figures.metric_title(spec.metric)
+    title = metrics.title(spec.metric)
     figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
     for path in spec.figure_out:
         figures.save(figure, path)

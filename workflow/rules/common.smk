@@ -486,11 +486,14 @@ TABLES = {
     "table_html": "table.html",
     "table_tex": "table.tex",
     "comparisons": "comparisons.csv",
+    "contrasts": "contrasts.csv",
     "gains": "gains.parquet",
 }
 FIGURES = ["means", "gains", "ranks", "curves", "training"]
 if any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets):
     FIGURES.append("published")
+if CONFIG.comparison.contrasts:
+    FIGURES.append("contrasts")
 
 
 def rules_of(kind):
@@ -565,6 +568,7 @@ def comparison_spec(dataset, output, **extra):
             for (method, models, metric), number in WORKFLOW.published_of(dataset).items()
         ],
         reference=WORKFLOW.reference,
+        contrasts=[{"name": name, **told.model_dump()} for name, told in CONFIG.comparison.contrasts.items()],
         metrics=CONFIG.comparison.metrics,
         main_metric=CONFIG.comparison.main_metric,
         sessions_in=data_file(dataset, "sessions"),

@@ -41,6 +41,7 @@ SECTIONS = [
     ("`training`", workflow.Training),
     ("`studies`: one entry", workflow.Study),
     ("`comparison`", workflow.Comparison),
+    ("`contrasts` of a comparison: one entry", workflow.Contrast),
     ("`interpretability`", workflow.Interpretability),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel, ValidationInfo, field_validator
+from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from langptune import metrics
 from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
@@ -59,6 +59,23 @@ class Training(Strict):
     )
 
 
+class Contrast(Strict):
+    """Two methods of the run that are tested against each other. `[langptune, pop]` is short for `of` and `against`."""
+
+    of: str = Field(description="method")
+    against: str = Field(description="method that it is set against: differences are `of` minus `against`")
+    title: str = Field("", description="the question that the pair answers, in a few words")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if len(value) != 2:
+                raise ValueError(f"a contrast is of two methods, found {len(value)}; write [of, against]")
+            return {"of": value[0], "against": value[1]}
+        return value
+
+
 class Comparison(Strict):
     """What the tables report."""
 
@@ -68,6 +85,11 @@ class Comparison(Strict):
         None,
         description="the method every other one is tested against, paired by session; of several models, each row "
         "against the run of its own; null: langptune-0 where it is run, else the first method",
+    )
+    contrasts: dict[str, Contrast] = Field(
+        {},
+        description="name -> two methods that are tested against each other, paired by session and seed, each with its "
+        "own models; Holm-corrected over all contrasts within each metric",
     )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -568,6 +590,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.reference: '{workflow.reference}' is not among this run's methods"
             + nearest(workflow.reference, config.methods)
         )
+    _check_contrasts(config, where)
     for dataset in config.datasets:
         expected = workflow.datasets[dataset].expect
         for metric in comparison.metrics:
@@ -582,6 +605,23 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
             + nearest(comparison.main_metric, comparison.metrics)
         )
+
+
+def _check_contrasts(config: Config, where: str) -> None:
+    """Contrasts are of two methods of the run, and no two of them are of the same two."""
+    pairs: dict[frozenset[str], str] = {}
+    for name, told in config.comparison.contrasts.items():
+        at = f"{where}: comparison.contrasts: '{name}'"
+        for key, method in (("of", told.of), ("against", told.against)):
+            if method not in config.methods:
+                raise UserError(
+                    f"{at}: {key}: '{method}' is not among this run's methods{nearest(method, config.methods)}"
+                )
+        if told.of == told.against:
+            raise UserError(f"{at}: '{told.of}' stands on both sides; name two methods")
+        other = pairs.setdefault(frozenset((told.of, told.against)), name)
+        if other != name:
+            raise UserError(f"{at}: the same two methods as '{other}'; keep one, or the correction would count both")
 
 
 def _check_limits(workflow: Workflow, dataset: str) -> None:
