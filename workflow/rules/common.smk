@@ -80,14 +80,19 @@ def methods_of(kind):
     return either(name for name, method in METHODS.items() if isinstance(method, kind))
 
 
+def ranked_by(kind):
+    """A regular expression of the methods of one kind that are run here, and of the controls that take their texts."""
+    named = [*CONFIG.methods, *(name for study in CONFIG.studies for _, _, name in WORKFLOW.variants(study))]
+    return either(name for name in dict.fromkeys(named) if isinstance(METHODS[source_of(name)], kind))
+
+
 # Every run that anything is computed for, and the phases behind them, by their folder names.
 RUNS = {run: None for run in WORKFLOW.runs()}
 RUNS |= {run: None for study in CONFIG.studies for run in WORKFLOW.runs(study=study)}
 LANGPTUNE = (kinds.ProfileMethod, kinds.TextMethod)
 PHASES, DRAWS = {}, {}
 for run in RUNS:
-    # The profiles of a shuffled method are those of the method that it names.
-    name = METHODS[run.method].of if isinstance(METHODS[run.method], kinds.ShuffledMethod) else run.method
+    name = source_of(run.method)
     if isinstance(METHODS[name], LANGPTUNE):
         for phase in WORKFLOW.phase_of(run.dataset, name, run.models).all():
             PHASES[phase.id] = phase
@@ -448,6 +453,19 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
     )
 
 
+def changed(w):
+    """What a control changes of the texts of the method that it names; nothing for other methods."""
+    method = METHODS[w.method]
+    if not isinstance(method, kinds.ControlMethod):
+        return {}
+    return {"change": method.change, **({"seed": int(w.seed)} if WORKFLOW.shuffled(w.method) else {})}
+
+
+def shuffle_of(w):
+    """The seed by which a method's profiles are dealt to other users; None where they are not."""
+    return int(w.seed) if WORKFLOW.shuffled(w.method) else None
+
+
 def decoder_inputs():
     """What every text is ranked with: the method's decoder, the catalogue as it embeds it, sessions and sample."""
     return {
@@ -670,15 +688,14 @@ INTERPRETED = {
 
 def profile_spec(w, input, **extra):
     """The fields that every spec over profiles shares; also the rules' inputs come by these names."""
-    told, method = CONFIG.interpretability, METHODS[w.method]
-    shuffled = isinstance(method, kinds.ShuffledMethod)
+    told = CONFIG.interpretability
     return spec(
         items_in=input.items_file,
         sessions_in=input.sessions_file,
         evaluation_in=input.evaluation_file,
         profiles_in=input.profiles,
         history_items=METHODS[source_of(w.method)].history_items,
-        shuffle=int(w.seed) if shuffled else None,
+        shuffle=shuffle_of(w),
         sessions=told.sessions,
         seed=told.seed,
         taste_field=taste_field(w.dataset),
@@ -705,8 +722,7 @@ def measures_of(run):
 
 def judged(run):
     """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
-    shuffled = isinstance(METHODS[run.method], kinds.ShuffledMethod)
-    if not shuffled and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(LAYOUT.reference_of(run)):
+    if not WORKFLOW.shuffled(run.method) and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(LAYOUT.reference_of(run)):
         return {}
     return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in CONFIG.interpretability.judges}
 

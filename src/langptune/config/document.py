@@ -57,7 +57,7 @@ SECTIONS = [
     ("`models.yaml`: `role: verifier`", models.VerifierEntry),
     ("`source` of a model", models.ModelSource),
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
-    ("`methods.yaml`: `kind: shuffled-profiles`", methods.ShuffledMethod),
+    ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: simple`", methods.SimpleMethod),
     ("`methods.yaml`: `kind: nmf`", methods.NMFMethod),

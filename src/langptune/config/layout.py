@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langptune.config.methods import ProfileMethod, ShuffledMethod
+from langptune.config.methods import ProfileMethod
 from langptune.config.phases import Draw, Phase, evaluation_draw
 from langptune.config.workflow import Run, Workflow
 
@@ -77,9 +77,8 @@ class Layout:
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
     def source_of(self, method: str) -> str:
-        """The method whose profiles a method is ranked by: its own, or those it shuffles."""
-        entry = self._workflow.methods[method]
-        return entry.of if isinstance(entry, ShuffledMethod) else method
+        """The method whose texts a method is ranked by: its own, or those of the method that a control names."""
+        return self._workflow.source_of(method)
 
     def reference_of(self, run: Run) -> Run:
         """The run that a run's profiles are set against: the reference's with the same dataset, models and seed."""
@@ -90,7 +89,7 @@ class Layout:
         return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)
 
     def run_profiles(self, run: Run) -> str:
-        """The test profiles that a run of a profile method, or of one that shuffles them, is ranked by."""
+        """The test profiles that a run of a profile method, or of a control of one, is ranked by."""
         name = self.source_of(run.method)
         entry = self._workflow.methods[name]
         assert isinstance(entry, ProfileMethod)

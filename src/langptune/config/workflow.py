@@ -14,11 +14,11 @@ from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge, read_judges
 from langptune.config.methods import (
+    ControlMethod,
     Method,
     NMFMethod,
     ProfileMethod,
     RecBoleMethod,
-    ShuffledMethod,
     SimpleMethod,
     TextMethod,
 )
@@ -117,7 +117,7 @@ class Interpretability(Strict):
 
     reference: str = Field("langptune-0", description="the profile method that every other one is set against")
     methods: list[str] = Field(
-        [], description="profile methods, and those that shuffle them; empty: all of the run that there are"
+        [], description="profile methods, and controls that shuffle them; empty: all of the run that there are"
     )
     sessions: Annotated[int, Field(ge=2)] = Field(100, description="test sessions that are measured, drawn at random")
     verifier: str | None = Field(
@@ -273,15 +273,29 @@ class Workflow:
         asked = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
-                method = self.methods[name]
-                seeds = self.config.seeds[:1] if method.deterministic else asked
+                seeds = self.config.seeds[:1] if self.deterministic(name) else asked
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
 
+    def source_of(self, name: str) -> str:
+        """The method whose texts, phases and models a method has: itself, or the one that a control names."""
+        method = self.methods[name]
+        return method.of if isinstance(method, ControlMethod) else name
+
+    def deterministic(self, name: str) -> bool:
+        """Whether a method draws nothing, so that one seed stands for all."""
+        source = self.methods[self.source_of(name)]
+        return source.deterministic and not self.shuffled(name)
+
+    def shuffled(self, name: str) -> bool:
+        """Whether a method ranks each session by another user's profile."""
+        method = self.methods[name]
+        return isinstance(method, ControlMethod) and method.change == "shuffled"
+
     def models_of(self, name: str) -> list[str]:
         """The ``{models}`` path segments that a method is run with."""
-        method = self.methods[name]
-        if isinstance(method, ProfileMethod | ShuffledMethod):
+        method = self.methods[self.source_of(name)]
+        if isinstance(method, ProfileMethod):
             return [f"{e}+{d}" for e in self.config.encoders for d in self.config.decoders]
         if isinstance(method, TextMethod):
             return list(self.config.decoders)
@@ -298,8 +312,9 @@ class Workflow:
 
     def _one_profile(self, name: str) -> bool:
         """Whether a method has one profile for each session: its own, or another user's."""
-        method = self.methods[name]
-        source = self.methods[method.of] if isinstance(method, ShuffledMethod) else method
+        if isinstance(self.methods[name], ControlMethod) and not self.shuffled(name):
+            return False  # its texts are those of its method, which are measured already
+        source = self.methods[self.source_of(name)]
         return isinstance(source, ProfileMethod) and source.best_of == 1
 
     @property
@@ -550,20 +565,15 @@ def _cross_check(workflow: Workflow, where: str) -> None:
     studied = [name for study in config.studies for _, _, name in workflow.variants(study)]
     for name in [*config.methods, *studied]:
         method = workflow.methods[name]
+        if isinstance(method, ControlMethod):
+            _check_control(workflow, name, method, where)
+        writer = workflow.methods[workflow.source_of(name)]
         if not workflow.models_of(name):
-            need = "decoders" if isinstance(method, TextMethod) else "encoders and decoders"
+            need = "decoders" if isinstance(writer, TextMethod) else "encoders and decoders"
             raise UserError(f"{where}: method '{name}' needs {need}, but the config lists none")
-        if isinstance(method, ShuffledMethod):
-            source = workflow.methods.get(method.of)
-            if not isinstance(source, ProfileMethod):
-                raise UserError(
-                    f"{where}: method '{name}': of: '{method.of}' is not a profile method"
-                    + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
-                )
         tune = getattr(method, "tune", {})
         if empty := [key for key, values in tune.items() if not values]:
             raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
-        writer = source if isinstance(method, ShuffledMethod) else method
         if isinstance(writer, ProfileMethod | TextMethod):
             _check_phases(workflow, name, writer, where)
         if isinstance(writer, ProfileMethod):
@@ -604,6 +614,19 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         raise UserError(
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
             + nearest(comparison.main_metric, comparison.metrics)
+        )
+
+
+def _check_control(workflow: Workflow, name: str, method: ControlMethod, where: str) -> None:
+    """What a control takes texts from has texts, and profiles where they go to other users."""
+    wanted, what = (ProfileMethod | TextMethod, "profile or text method")
+    if method.change == "shuffled":
+        wanted, what = ProfileMethod, "profile method"
+    if not isinstance(workflow.methods.get(method.of), wanted):
+        known = [other for other, entry in workflow.methods.items() if isinstance(entry, wanted)]
+        raise UserError(
+            f"{where}: method '{name}': of: '{method.of}' is not a {what}, which change '{method.change}' needs"
+            + nearest(method.of, known)
         )
 
 

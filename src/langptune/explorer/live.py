@@ -205,7 +205,7 @@ class Live:
             UserError: a run without an encoder; a model that cannot be read; a prompt that needs what is not known.
             Left: ``gone`` was set.
         """
-        entry = self.finished.workflow.methods[choice.run.method]
+        entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
         if choice.kind != "profiles" or not isinstance(entry, ProfileMethod):
             raise UserError(f"{choice.label} writes no profile; choose a method of the group 'profiles'")
         while not self._writing.acquire(timeout=0.25):
@@ -257,7 +257,7 @@ class Live:
         with self._lock:
             model, tokenizer = self.kept.get(("encoder", folder, adapter, adapter and _changed(adapter)), load)
         # As scripts/write_profiles.py has it.
-        prompt = workflow.prompt_of(run.dataset, run.method)
+        prompt = workflow.prompt_of(run.dataset, layout.source_of(run.method))
         limit = encoder.prompt_limit(entry.max_tokens)
         writer = PromptWriter(workflow.prompts[prompt], prompt, tokenizer, limit)
         items = self.finished.data(run.dataset).items
