@@ -450,7 +450,7 @@ def test_only_other_users_profiles_are_measured_beside_a_methods_own():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"shuffled-profiles": {"of": "langptun"}}, "'langptun' is not a profile method, which change 'shuffled' needs"),
+        ({"shuffled-profiles": {"of": "lang"}}, "of: 'lang' is not a profile method, which change 'shuffled' needs"),
         ({"shuffled-profiles": {"of": "history"}}, "of: 'history' is not a profile method"),
         ({"mean-langptune": {"of": "pop"}}, "of: 'pop' is not a profile or text method, which change 'mean-vector'"),
         ({"mean-langptune": {"of": "shuffled-profiles"}}, "of: 'shuffled-profiles' is not a profile or text method"),

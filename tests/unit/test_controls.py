@@ -98,6 +98,7 @@ FILMS = [
     "cowboys in the desert",
     "a jazz band",
 ]
+FILES = ("items", "sessions", "evaluation", "profiles")
 TESTS = [("a", 0, 1), ("b", 1, 2), ("c", 2, 3), ("d", 3, 0)]
 """User, the film of the profile, the target."""
 
@@ -134,7 +135,7 @@ def ranked(real_models, tmp_path_factory):
         spec = {
             "source": "profiles", "decoder": entry, "decoder_in": str(real_models / "minilm-l6"),
             "vectors_in": str(folder / "vectors.safetensors"), "ranks_out": str(out), **change,
-            **{f"{name}_in": str(folder / f"{name}.parquet") for name in ("items", "sessions", "evaluation", "profiles")},
+            **{f"{name}_in": str(folder / f"{name}.parquet") for name in FILES},
         }  # fmt: skip
         command = [sys.executable, str(ROOT / "scripts" / "rank_texts.py"), "--spec", json.dumps(spec)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
