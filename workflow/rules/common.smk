@@ -219,7 +219,8 @@ def settings(text):
     told = {key: value for key, value in json.loads(text).items() if key not in neutral}
     for entry in (told.get("encoder"), told.get("model")):
         if isinstance(entry, dict) and "endpoint" in entry.get("source", {}):
-            entry["source"] = {key: entry["source"][key] for key in ("endpoint", "model", "limit_key")}
+            kept = ("endpoint", "model", "limit_key", "prefill")
+            entry["source"] = {key: value for key, value in entry["source"].items() if key in kept}
     if "recipe" in told:
         told["recipe"] = {key: value for key, value in told["recipe"].items() if key not in NEUTRAL}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -584,6 +584,15 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                         f"{where}: method '{name}' on '{dataset}': unknown prompt '{prompt}'"
                         + nearest(prompt, list(workflow.prompts))
                     )
+                told = workflow.prompts[prompt]
+                for encoder in config.encoders if told.starts else []:
+                    source = workflow.models[encoder].source
+                    if source.endpoint is not None and source.prefill is None:
+                        raise UserError(
+                            f"{where}: method '{name}' on '{dataset}': prompt '{prompt}' has 'starts', but encoder "
+                            f"'{encoder}', an endpoint, has no 'prefill' in its source in models.yaml, which says how "
+                            "its server goes on from a given beginning; add it if the server can, or use another prompt"
+                        )
             for encoder in config.encoders:
                 entry = workflow.models[encoder]
                 if writer.max_tokens >= entry.context:

@@ -281,8 +281,9 @@ class Live:
         hook = model.register_forward_pre_hook(step)
         try:
             with torch.autocast(device.type, dtype, enabled=adapter is not None and dtype != torch.float32):
+                asked = [encoded.ids] * entry.best_of
                 done = generate_batch(
-                    model, tokenizer, [encoded.ids] * entry.best_of, seeds, entry.max_tokens, entry.temperature
+                    model, tokenizer, asked, seeds, entry.max_tokens, entry.temperature, writer.starts
                 )
         finally:
             hook.remove()

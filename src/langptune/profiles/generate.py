@@ -103,6 +103,7 @@ def generate_batch(
     seeds: Sequence[int],
     max_tokens: int,
     temperature: float,
+    starts: str = "",
 ) -> list[Profile]:
     """Profiles for a batch of prompts.
 
@@ -111,6 +112,7 @@ def generate_batch(
         seeds: one per row; unused when greedy.
         max_tokens: longest profile; generation stops as soon as every row has ended.
         temperature: 0 for greedy decoding.
+        starts: the beginning of the reply that the prompts' token ids end with. Each text begins with it.
     """
     device = model.device
     width = max(len(prompt) for prompt in prompts)
@@ -133,10 +135,11 @@ def generate_batch(
     finally:
         model.generation_config = shipped
     opened = opens_thought(tokenizer)
+    head = tokenizer(starts, add_special_tokens=False).input_ids if starts else []
     profiles = []
     for row, logprob in zip(out[:, width:].tolist(), chooser.logprob.tolist(), strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), None)
-        reply = read_reply(tokenizer, row, ends, opened)
+        reply = read_reply(tokenizer, [*head, *row], ends, opened)
         kept = row if end is None else row[: end + 1]
         profiles.append(Profile(reply.text, kept, reply.finished, logprob, reply.thought))
     return profiles

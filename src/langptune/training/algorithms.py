@@ -106,15 +106,17 @@ class _Policy(Resumable):
         log: Callable[[str], None],
         start: Path | None = None,
         validation_batch: int = 32,
+        starts: str = "",
     ):
         """``model`` is the initial encoder; ``start``, the adapter of an earlier phase to go on with.
 
         ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
         """
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
-        self._seed, self._phase, self._validation_batch = seed, phase, validation_batch
+        self._seed, self._phase, self._validation_batch, self._starts = seed, phase, validation_batch, starts
         self._max_tokens, self._limit = max_tokens, recipe.max_tokens or max_tokens
         self._ends, self._opened = end_tokens(model, tokenizer), opens_thought(tokenizer)
+        self._head = tokenizer(starts, add_special_tokens=False).input_ids if starts else []
         self._micro = recipe.micro_batch
         self._buffer: dict[str, torch.Tensor] | None = None
         self._buffer_batch = -1
@@ -242,6 +244,7 @@ class _Policy(Resumable):
                             [seeds[row] for row in rows],
                             limit,
                             temperature,
+                            self._starts,
                         )
                 except Exception as error:
                     if not is_out_of_memory(error) or len(rows) == 1:
@@ -257,7 +260,7 @@ class _Policy(Resumable):
     def _score(self, completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
         """TRL's reward function: of each completion, for the session in ``row``."""
         started = time.monotonic()
-        replies = [read_reply(self._tokenizer, ids, self._ends, self._opened) for ids in completion_ids]
+        replies = [read_reply(self._tokenizer, [*self._head, *ids], self._ends, self._opened) for ids in completion_ids]
         texts = [reply.text for reply in replies]
         values = self._reward(texts, [self._train.targets[r] for r in row], [self._train.seen[r] for r in row])
         finished = np.array([reply.finished for reply in replies])
