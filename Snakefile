@@ -97,7 +97,7 @@ rule zeroshot:
         [
             ranks_of(run)
             for run in WORKFLOW.runs()
-            if not getattr(METHODS[run.method], "phases", [])
+            if not getattr(METHODS[source_of(run.method)], "phases", [])
             and METHODS[run.method].group in ("profiles", "text controls")
         ],
 

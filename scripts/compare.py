@@ -1,4 +1,4 @@
-"""Compare all runs on a dataset: tables with intervals, paired tests against the reference, gains."""
+"""Compare all runs on a dataset: tables with intervals, paired tests against the reference, contrasts, gains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from langptune import metrics
 from langptune.comparison import grid, results, tables
-from langptune.comparison.grid import PublishedValue, RunEntry
+from langptune.comparison.grid import ContrastEntry, PublishedValue, RunEntry
 from langptune.data import contracts
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
@@ -29,6 +29,7 @@ class CompareSpec(StageSpec):
     sessions_in: str | None = Field(None, description="sessions.parquet, to say how many of all were compared")
     published: list[PublishedValue] = Field([], description="method, models, metric, value: numbers beside our rows")
     reference: str = Field(description="method that the others are tested against, each of the same models")
+    contrasts: list[ContrastEntry] = Field([], description="name, title, of, against: pairs that are tested, too")
     metrics: list[str] = Field(list(metrics.DEFAULT), description="columns of the table")
     main_metric: str = Field("ndcg@10", description="sorts the table; its p-values are shown")
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
@@ -40,6 +41,7 @@ class CompareSpec(StageSpec):
     table_html_out: str = Field(description="the Markdown table as a page")
     table_tex_out: str = Field(description="LaTeX table (booktabs)")
     comparisons_out: str = Field(description="tests and effect sizes (CSV)")
+    contrasts_out: str = Field(description="tests and effect sizes of the contrasts (CSV)")
     gains_out: str = Field(description="per-session values, differences and rank gains (Parquet)")
 
 
@@ -47,11 +49,19 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     """Collect the runs, compute the comparison, write every form of it.
 
     Raises:
-        UserError: a missing run (unless allowed), runs over different sessions, an unknown reference.
+        UserError: a missing run (unless allowed), runs over different sessions, an unknown reference
+            or method of a contrast.
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
     found = results.compare(
-        collected, spec.reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed, spec.published
+        collected,
+        spec.reference,
+        spec.main_metric,
+        spec.bootstrap,
+        spec.confidence,
+        spec.seed,
+        spec.published,
+        spec.contrasts,
     )
     facts = spec.facts
     if spec.sessions_in is not None:
@@ -65,6 +75,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
         (spec.table_html_out, tables.to_html(page, spec.title)),
         (spec.table_tex_out, tables.to_latex(found, spec.title, facts, spec.dataset)),
         (spec.comparisons_out, tables.comparisons_csv(found)),
+        (spec.contrasts_out, tables.contrasts_csv(found)),
     ):
         with whole(path) as part:
             part.write_text(text, encoding="utf-8")
@@ -80,7 +91,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     )
     log(
         f"{spec.dataset}: {len(spec.runs) - len(missing)} of {len(spec.runs)} runs compared on "
-        f"{len(collected.sessions)} sessions against {against}"
+        f"{len(collected.sessions)} sessions against {against}; {len(found.contrasts)} contrasts"
     )
 
 

@@ -21,7 +21,7 @@ class EvaluateSpec(StageSpec):
     evaluation_in: str = Field(description="evaluation.parquet: which sessions are compared")
     sessions_in: str = Field(description="sessions.parquet: users and targets, against which the ranks are checked")
     items_in: str = Field(description="items.parquet: the size of the catalogue")
-    metrics: list[str] = Field(list(metrics.DEFAULT), description="recall@K, ndcg@K, mrr@K, mrr")
+    metrics: list[str] = Field(list(metrics.DEFAULT), description="recall@K, ndcg@K, mrr@K, ndcg, mrr, log-rank")
     split: Literal["train", "val", "test"] = Field("test", description="split that is evaluated")
     metrics_out: str = Field(description="metrics.parquet")
 

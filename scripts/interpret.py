@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures, stage
+from langptune import figures, metrics, stage
 from langptune.comparison import grid
 from langptune.comparison.tables import markdown, to_html
 from langptune.config.base import Strict
@@ -71,7 +71,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     references = {name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()}
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
-    main = Measure(spec.main_metric, spec.main_metric, 1, "Truth", 4, "on all test sessions, as in the comparison")
+    better = metrics.direction(spec.main_metric)
+    main = Measure(spec.main_metric, spec.main_metric, better, "Truth", 4, "on all test sessions, as in the comparison")
     measures = [main, *MEASURES]
     tables = {one.key: {name: values[name][one.key] for name in rows} for one in MEASURES} | {main.key: accuracy}
     estimated = estimates(measures, tables, references, spec.bootstrap, spec.confidence, spec.seed)
@@ -249,14 +250,14 @@ def _draw(
         for name, one in estimated[key].items()
         if not np.isnan(one.mean)
     ]
-    metric = figures.metric_title(main.key)
+    metric = metrics.title(main.key)
     for path in spec.tradeoff_out:
         panels = {
             "Faithful: share of claims supported": bar("supported"),
             "Own history against strangers'": bar("advantage"),
             "Forward simulation": bar("told"),
         }
-        figures.save(figures.tradeoff(bar(main.key), panels, metric), path)
+        figures.save(figures.tradeoff(bar(main.key), panels, metric, main.better), path)
     for path in spec.steering_out:
         panels = {measure.title: bar(measure.key) for measure in MEASURES if measure.key.startswith("steer_")}
         figures.save(figures.intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)

@@ -148,7 +148,9 @@ def _drift(spec: Spec, profiles: list[str], prompts: list[Any], log: stage.Log) 
     device = pick_device()
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
     form = {"add_special_tokens": False, "split_special_tokens": True}
-    texts = [ids[: spec.max_tokens] for ids in tokenizer(profiles, **form).input_ids]
+    # How every profile begins was given, not written; the prompts end with it.
+    own = [profile.removeprefix(spec.prompt_entry.starts) for profile in profiles]
+    texts = [ids[: spec.max_tokens] for ids in tokenizer(own, **form).input_ids]
     logprobs = text_logprobs(model, [prompt.ids for prompt in prompts], texts)
     log(f"drift: {sum(map(len, texts))} tokens under {Path(spec.encoder_in).name}")
     return [float(-value / len(text)) if text else None for value, text in zip(logprobs, texts, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures
+from langptune import figures, metrics
 from langptune.comparison import grid
 from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
@@ -36,6 +36,7 @@ class PlotSpec(StageSpec):
 
     table_in: str = Field(description="table_long.csv of the comparison")
     gains_in: str = Field(description="gains.parquet of the comparison")
+    contrasts_in: str | None = Field(None, description="contrasts.csv of the comparison, for contrasts_out")
     items_in: str = Field(description="items.parquet: the size of the catalogue")
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
         description="as in the comparison; missing files skipped"
@@ -51,6 +52,8 @@ class PlotSpec(StageSpec):
     ranks_out: list[str] = Field(description="cumulative rank distributions")
     curves_out: list[str] = Field([], description="learning curves")
     training_out: list[str] = Field([], description="training curves of encoders and decoders")
+    contrasts_out: list[str] = Field([], description="differences of the named pairs; needs contrasts")
+    confidence: float = Field(0.95, description="1 - confidence is the level below which a contrast is filled")
     published_out: list[str] = Field([], description="published numbers beside ours, from the table's column")
 
 
@@ -75,11 +78,12 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         rows = table.filter(pl.col("metric") == metric)
         if rows.is_empty():
             raise UserError(f"{spec.table_in}: holds no metric '{metric}'; add it to comparison.metrics")
-        panels[figures.metric_title(metric)] = [
+        panels[metrics.title(metric)] = [
             figures.Bar(*_named(row, labels), row["group"], row["mean"], row["low"], row["high"])
             for row in rows.iter_rows(named=True)
         ]
-    _save(figures.bars(panels), spec.means_out)
+    better = metrics.direction(spec.main_metric)
+    _save(figures.bars(panels, better), spec.means_out)
 
     groups = {(entry.method, entry.models): entry.group for entry in spec.runs}
     titles = {(entry.method, entry.models): entry.title for entry in spec.runs}
@@ -88,11 +92,11 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         raise UserError(f"reference '{spec.reference}' is not among the runs")
     against = labels[bases[0]] if len(bases) == 1 else f"{titles[bases[0]]} of the same models"
     gains = [
-        figures.Gain(labels[key], groups[key], frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
+        figures.Gain(labels[key], groups[key], better * frame["difference"].to_numpy(), frame["rank_gain"].to_numpy())
         for key, frame in gained.group_by("method", "models", maintain_order=True)
         if key not in bases
     ]
-    _save(figures.gains(gains, against, figures.metric_title(spec.main_metric)), spec.gains_out)
+    _save(figures.gains(gains, against, metrics.title(spec.main_metric)), spec.gains_out)
 
     collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)
     ranks = [
@@ -106,9 +110,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     curves = [_curve(entry, spec.curve_metric) for entry in spec.curves if Path(entry.path).exists()]
     # A closed-form model has no epochs: one point says nothing about when it stopped.
     curves = [curve for curve in curves if curve.epochs.max() > 0]
-    _save(
-        figures.learning_curves(curves, figures.metric_title(spec.curve_metric.removeprefix("val_"))), spec.curves_out
-    )
+    _save(figures.learning_curves(curves, metrics.title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
 
     phases = [
         figures.Training(entry.key, entry.title, _rows(entry.path))
@@ -116,6 +118,11 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         if Path(entry.path).exists()
     ]
     _save(figures.training(phases), spec.training_out)
+
+    if spec.contrasts_out:
+        if spec.contrasts_in is None:
+            raise UserError("contrasts_out: needs contrasts_in, the contrasts.csv of the comparison")
+        _save(figures.contrasts(_differences(spec)), spec.contrasts_out)
 
     if spec.published_out:
         _save(figures.published(_pairs(table, labels)), spec.published_out)
@@ -145,7 +152,33 @@ def _pairs(table: pl.DataFrame, labels: dict[tuple[str, str], str]) -> dict[str,
         for row in table.filter(pl.col("published").is_not_null()).iter_rows(named=True):
             numbers = (row[key] for key in ("published", "mean", "low", "high"))
             pair = figures.Pair(*_named(row, labels), row["group"], *numbers)
-            panels.setdefault(figures.metric_title(row["metric"]), []).append(pair)
+            panels.setdefault(metrics.title(row["metric"]), []).append(pair)
+    return panels
+
+
+def _differences(spec: PlotSpec) -> dict[str, list[figures.Difference]]:
+    """Title of the main metric, and of the log rank where it is compared -> the contrasts that have run."""
+    table = contracts.read_csv(spec.contrasts_in, infer_schema_length=None)
+    names = dict.fromkeys([spec.main_metric, *(["log-rank"] if "log-rank" in table["metric"] else [])])
+    titles = {(entry.method, entry.models): entry.title for entry in spec.runs}
+    several = len(table.select("method", "models", "against_models").unique()) > table["contrast"].n_unique()
+    panels: dict[str, list[figures.Difference]] = {}
+    for name in names:
+        members = panels.setdefault(metrics.title(name), [])
+        for row in table.filter(pl.col("metric") == name, pl.col("difference").is_not_null()).iter_rows(named=True):
+            pair = f"{titles[row['method'], row['models']]} – {titles[row['against'], row['against_models']]}"
+            lines = [row["title"], pair, row["models"] if several else ""]
+            members.append(
+                figures.Difference(
+                    key="/".join((row["contrast"], row["models"], row["against_models"])),
+                    label="\n".join(filter(None, lines)),
+                    difference=row["difference"],
+                    low=row["difference_low"],
+                    high=row["difference_high"],
+                    better=metrics.direction(name),
+                    significant=row["p_permutation_holm"] < 1 - spec.confidence,
+                )
+            )
     return panels
 
 

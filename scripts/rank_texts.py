@@ -1,4 +1,4 @@
-"""Rank the catalogue by similarity to one text per session: a profile, another user's profile, or history text."""
+"""Rank the catalogue by similarity to one text per session: a profile, history text, or what a control makes of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 class Spec(stage.StageSpec):
     """Embed the query texts, score every item, write the exact full-catalogue rank of each target."""
 
-    source: Literal["profiles", "shuffled-profiles", "history", "last-item"] = Field(description="the query texts")
+    source: Literal["profiles", "history", "last-item"] = Field(description="the query texts")
+    change: Literal["shuffled", "mean-vector", "text-alone"] | None = Field(
+        None,
+        description="what a control changes: each session gets another user's profile, or the mean of all vectors, or "
+        "its own text without popularity in the score; null: nothing",
+    )
     history_items: int = Field(10, description="most recent items: of `history`, and those that best-of-n finds again")
     seed: int = Field(0, description="of the shuffle")
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
@@ -36,7 +41,7 @@ class Spec(stage.StageSpec):
     items_in: str
     sessions_in: str
     evaluation_in: str
-    profiles_in: str | None = Field(None, description="profiles.parquet, for the two profile sources")
+    profiles_in: str | None = Field(None, description="profiles.parquet, for the source profiles")
     ranks_out: str
 
     def needs_gpu(self) -> bool:
@@ -49,7 +54,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.baselines import text
     from langptune.models.load import load_decoder, pick_device
     from langptune.profiles.shuffle import deal
-    from langptune.ranking.decoder import ItemVectors, embed, rank_sessions
+    from langptune.ranking.decoder import ItemVectors, embed, mean_vector, rank_sessions
     from langptune.ranking.scoring import read_weight, scoring_of
 
     items = contracts.read(spec.items_in, "items")
@@ -65,7 +70,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         if samples > 1:
             profiles, kept = _best(spec, profiles, chosen, model, scoring)
             record.note(best_of=samples, kept_sample_mean=kept)
-        if spec.source == "shuffled-profiles":
+        if spec.change == "shuffled":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
         told = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
         if missing := told["profile"].null_count():
@@ -77,12 +82,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         item_texts = items["text"].to_list()
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
     queries = embed(model, texts, spec.decoder.query_prefix)
-    ranks = rank_sessions(chosen, scoring.blocks(queries.vectors))
+    used = mean_vector(queries.vectors) if spec.change == "mean-vector" else queries.vectors
+    ranks = rank_sessions(chosen, scoring.blocks(used))
     contracts.write(ranks, spec.ranks_out, "ranks")
     empty = sum(not t for t in texts)
     record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=empty)
+    what = f"{spec.source}, {spec.change}" if spec.change else spec.source
     log(
-        f"{spec.source}: ranked {len(ranks)} sessions, popularity weight {weight:g}, {queries.cut} texts cut at "
+        f"{what}: ranked {len(ranks)} sessions, popularity weight {weight:g}, {queries.cut} texts cut at "
         f"{spec.decoder.max_tokens} tokens"
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures
+from langptune import figures, metrics
 from langptune.comparison import bootstrap, grid
 from langptune.comparison.grid import RunEntry
 from langptune.files import whole
@@ -70,7 +70,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         frame.write_csv(part)
-    title = figures.metric_title(spec.metric)
+    title = metrics.title(spec.metric)
     if spec.key == "recipe":
         figure = _variants(table, named, title)
     else:

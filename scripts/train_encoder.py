@@ -168,6 +168,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         log=log,
         start=Path(spec.start_in) if spec.start_in else None,
         validation_batch=spec.batch_size,
+        starts=writer.starts,
     )
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     log(f"{trained:,} weights train")

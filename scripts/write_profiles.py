@@ -100,7 +100,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     model_hash = provenance.input_hash(Path(spec.encoder_in))
     adapter_hash = provenance.input_hash(Path(spec.adapter_in)) if spec.adapter_in is not None else None
     drawn = [spec.max_tokens, spec.temperature, spec.seed, spec.number]
-    identity = [*drawn, str(dtype), model_hash, adapter_hash, made_with]
+    identity = [*drawn, writer.starts, str(dtype), model_hash, adapter_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
     parts, thoughts, only = [], 0, 0
     for batch in mine:
@@ -117,7 +117,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             # A trained layer in float32 meets a bfloat16 model: autocast brings them together.
             with torch.autocast(device.type, dtype, enabled=spec.adapter_in is not None and dtype != torch.float32):
                 texts = generate_batch(
-                    model, tokenizer, [prompts[i].ids for i in batch], seeds, spec.max_tokens, spec.temperature
+                    model,
+                    tokenizer,
+                    [prompts[i].ids for i in batch],
+                    seeds,
+                    spec.max_tokens,
+                    spec.temperature,
+                    writer.starts,
                 )
             part = pl.DataFrame(
                 {
@@ -183,7 +189,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.endpoint.answers import Request
     from langptune.endpoint.client import Client, paced
     from langptune.endpoint.lengths import rough_tokens
-    from langptune.prompts import MessageWriter, encode_sessions
+    from langptune.prompts import MessageWriter, begun, encode_sessions
 
     if spec.adapter_in is not None or spec.cache is None:
         raise UserError(
@@ -197,12 +203,14 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     mine = list(zip(sessions["session"], prompts, strict=True))[spec.shard - 1 :: spec.shards]
     rows = [(session, sample, prompt) for session, prompt in mine for sample in range(spec.samples)]
     source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
+    starts = spec.prompt_entry.starts
 
     def request(session: int, sample: int, text: str) -> Request:
         seed = 0
         if spec.temperature:  # greedy answers hang on no seed, and cost the same but once
             seed = profile_seed(source, session, sample) % 2**31  # 31 bits, which every server takes
-        return Request((("user", text),), spec.max_tokens, spec.temperature, seed)
+        turns = (("user", text), ("assistant", starts)) if starts else (("user", text),)
+        return Request(turns, spec.max_tokens, spec.temperature, seed)
 
     requests = [request(session, sample, prompt.text) for session, sample, prompt in rows]
     client = Client(spec.encoder.source, spec.cache, spec.max_usd)
@@ -222,7 +230,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         {
             "session": [session for session, _, _ in rows],
             "sample": [sample for _, sample, _ in rows],
-            "profile": [answer.text.strip() for answer in answers],
+            "profile": ["" if answer.fault else begun(starts, answer.text).strip() for answer in answers],
             "prompt_tokens": [answer.prompt_tokens for answer in answers],
             "tokens": [answer.tokens for answer in answers],
             "finished": [answer.finished for answer in answers],

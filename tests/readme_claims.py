@@ -23,16 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langptune.metrics import direction
+
 DEMO = "ml-100k-demo*"
 """Folders of the demo's results, one for each kind of CPU."""
 SEEDS = "ml-100k"
 """The folder of the run with several seeds."""
 LEVEL = 0.05
 CLAIM = re.compile(
-    r"(?P<one>[\w.-]+) (?P<relation>[<>~]) (?P<other>[\w.-]+), (?P<metric>[\w@]+), (?P<by>holm|mean|interval)"
+    r"(?P<one>[\w.-]+) (?P<relation>[<>~]) (?P<other>[\w.-]+), (?P<metric>[\w@-]+), (?P<by>holm|mean|interval)"
     r'(?:, in (?P<scope>[\w.*-]+))?: "(?P<words>[^"]+)"'
 )
-NUMBERS = re.compile(r"(?P<folder>[\w.-]+) (?P<method>[\w.-]+) (?P<metric>[\w@]+)(?P<cells>(?: \w+=[\d.]+)+)")
+NUMBERS = re.compile(r"(?P<folder>[\w.-]+) (?P<method>[\w.-]+) (?P<metric>[\w@-]+)(?P<cells>(?: \w+=[\d.]+)+)")
 COMMENT = re.compile(r"<!--\s*(claim|numbers):\s*(.*?)\s*-->", re.DOTALL)
 
 
@@ -140,10 +142,13 @@ def _fails(claim: Claim, folder: Path) -> str | None:
             sign, row = -1, rows.get((claim.other, claim.metric))
         if row is None or {row["method"], row["reference"]} != {claim.one, claim.other}:
             return "comparisons.csv has no test of these two"
+        sign *= direction(claim.metric)
         p, difference = float(row["p_permutation_holm"]), sign * float(row["difference"])
         found = "~" if p >= LEVEL else ">" if difference > 0 else "<"
         return None if found == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
     one, other = (_means(folder)[name, claim.metric] for name in (claim.one, claim.other))
+    if direction(claim.metric) < 0:
+        one, other = ((-mean, -high, -low) for mean, low, high in (one, other))
     if claim.by == "mean":
         found = ">" if one[0] > other[0] else "<"
     elif other[1] <= one[0] <= other[2] and one[1] <= other[0] <= one[2]:

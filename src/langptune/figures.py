@@ -81,13 +81,32 @@ class Pair:
 class Gain:
     """A method against the reference, per session (float64 ``[S]``).
 
-    differences: of the main metric. rank_gains: log2 of how many times higher the target stands.
+    differences: of the main metric, above 0 where the method is better.
+    rank_gains: log2 of how many times higher the target stands.
     """
 
     label: str
     group: str
     differences: np.ndarray
     rank_gains: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A contrast on one metric: first method minus second, with its interval.
+
+    key: what makes a row; label: what the figure calls it.
+    better: +1 where a higher value of the metric is better, -1 where a lower one is.
+    significant: after the correction over all contrasts of the metric.
+    """
+
+    key: str
+    label: str
+    difference: float
+    low: float
+    high: float
+    better: int
+    significant: bool
 
 
 @dataclass(frozen=True)
@@ -160,16 +179,17 @@ def save(figure: Figure, path: Path | str) -> None:
         figure.savefig(part, format=path.suffix[1:], dpi=DPI, metadata=_METADATA[path.suffix])
 
 
-def bars(panels: dict[str, list[Bar]]) -> Figure:
-    """Means with intervals, one panel per metric side by side.
+def bars(panels: dict[str, list[Bar]], better: int = 1) -> Figure:
+    """Means with intervals, one panel per metric side by side, the best on top.
 
     Args:
         panels: metric's title -> bars. The first panel is sorted, the others follow its order. Bounds are
             told below the axes: an oracle at 1 would flatten everything else.
+        better: +1 where a higher value of the first panel is better, -1 where a lower one is.
     """
     with styled():
         first = next(iter(panels.values()))
-        shown = sorted((bar for bar in first if bar.group != "bounds"), key=lambda bar: (bar.mean, bar.label))
+        shown = sorted((bar for bar in first if bar.group != "bounds"), key=lambda bar: (better * bar.mean, bar.label))
         if not shown:
             return _empty("Only bounds have run; there is no method to draw.")
         figure = _figure(5.6, 1.35 + _row_height([bar.label for bar in shown]) * len(shown))
@@ -287,6 +307,43 @@ def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
         return figure
 
 
+def contrasts(panels: dict[str, list[Difference]]) -> Figure:
+    """Differences of pairs of methods with intervals around a line at 0, one panel per metric side by side.
+
+    Args:
+        panels: metric's title -> one per contrast that has run, in the order to be drawn from the top. The axis of a
+            metric by which lower is better is turned over, so that better always lies to the right.
+    """
+    with styled():
+        rows = {one.key: one.label for members in panels.values() for one in members}
+        if not rows:
+            return _empty("No contrast has both of its methods run.")
+        labels, place = list(rows.values()), {key: at for at, key in enumerate(rows)}
+        lines = max(label.count("\n") + 1 for label in labels)
+        figure = _figure(6.4, 1.1 + (0.12 + 0.14 * lines) * len(labels))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        colour = _METHODS[0]
+        for axis, (title, members) in zip(axes, panels.items(), strict=True):
+            for one in members:
+                at = place[one.key]
+                axis.plot([one.low, one.high], [at, at], color=colour, linewidth=1.4)
+                fill = colour if one.significant else "white"
+                axis.plot(one.difference, at, marker="o", markersize=5, color=fill, markeredgecolor=colour)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_title(title)
+            axis.margins(x=0.1)
+            axis.locator_params(axis="x", nbins=4)
+            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axis.tick_params(axis="y", length=0)
+            axis.set_ylim(len(labels) - 0.4, -0.6)
+            if members and members[0].better < 0:
+                axis.invert_xaxis()
+        axes[0].set_yticks(range(len(labels)), labels)
+        told = "to the right: the first method is better\nfilled: significant after Holm's correction"
+        figure.supxlabel(told, fontsize=8, color="#444444")
+        return figure
+
+
 def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
     """The share of sessions whose target ranks at or above each rank: Recall@k at every k at once.
 
@@ -386,11 +443,6 @@ TRAINING_PANELS = {
 TRAINING_BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
 """Panels with a line at 0 and, of a single seed, an interval of two standard errors."""
 TRAINING_COLUMNS = 5
-
-
-def metric_title(metric: str) -> str:
-    """How figures write a metric's name."""
-    return metric.replace("recall", "Recall").replace("ndcg", "NDCG").replace("mrr", "MRR")
 
 
 def funnel(steps: pl.DataFrame, title: str) -> Figure:
@@ -585,13 +637,14 @@ def models_grid(panels: list[tuple[str, list[str], list[str], np.ndarray]], metr
         return figure
 
 
-def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> Figure:
-    """Accuracy (upwards) against other measures (sideways, one panel each), a cross of intervals per method.
+def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, better: int = 1) -> Figure:
+    """Accuracy (better upwards) against other measures (sideways, one panel each), a cross of intervals per method.
 
     Args:
         accuracy: one per method.
         panels: measure's title -> one per method; methods without a value are not drawn.
         metric: title of the accuracy.
+        better: +1 where a higher accuracy is better, -1 where a lower one is: then its axis is turned over.
     """
     with styled():
         figure = _figure(2.7 * len(panels) + 0.4, 3.1)
@@ -610,6 +663,8 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str) -> 
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_ylabel(metric)
         axes[0].margins(y=0.1)  # an interval at 0 would hide behind the axis
+        if better < 0:
+            axes[0].invert_yaxis()
         handles = [
             Line2D([], [], label=heights[key].label, color=colour, marker=mark, linestyle="none", markersize=6)
             for key, (colour, mark) in looks.items()

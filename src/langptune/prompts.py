@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from langptune.config.prompts import Prompt
 from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
+from langptune.thinking import opens_thought
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,7 @@ _MARK = "\u27e6user text\u27e7"
 """Stands for the user message while the chat template is rendered; split off again before encoding."""
 
 
+_CLOSING = ".,;:!?)'\u2019"
 _LOOKS_SPECIAL = re.compile(r"\[(/?[A-Z_]+)\]")
 
 
@@ -34,6 +36,16 @@ def without_special(text: str) -> str:
     ``<|im_end|>``, ``<end_of_turn>``, ``</s>`` get other angle brackets, ``[INST]`` round ones.
     """
     return _LOOKS_SPECIAL.sub(r"(\1)", text.replace("<", "\u2039").replace(">", "\u203a"))
+
+
+def begun(starts: str, answer: str) -> str:
+    """A server's answer to a message that ends with the beginning of the reply, as one text.
+
+    Servers give back what follows, with or without the space before it; some give back the beginning, too.
+    """
+    if not starts or answer.startswith(starts):
+        return answer
+    return starts + ("" if not answer or answer[0].isspace() or answer[0] in _CLOSING else " ") + answer
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -145,11 +157,15 @@ class MessageWriter(_Writer):
         return out
 
     def _length(self, prompt: str) -> int:
-        return self._tokens_of(prompt)
+        return self._tokens_of(f"{prompt} {self._prompt.starts}".strip())
 
 
 class PromptWriter(_Writer):
-    """Turns sessions into prompt token ids for one template and one tokenizer."""
+    """Turns sessions into prompt token ids for one template and one tokenizer.
+
+    Where the prompt says how a profile ``starts``, its tokens stand behind the chat format's: the encoder goes on from
+    there, and the limit counts them.
+    """
 
     def __init__(self, prompt: Prompt, name: str, tokenizer: PreTrainedTokenizerBase, limit: int):
         """``limit`` is the longest prompt in tokens, the chat format included."""
@@ -162,6 +178,9 @@ class PromptWriter(_Writer):
         before, mark, after = rendered.partition(_MARK)
         if not mark:
             raise UserError("the model's chat template drops the user message; it cannot be prompted")
+        self.starts = prompt.starts
+        if prompt.starts:
+            after += self._gap(after) + prompt.starts
         # The template writes its special tokens itself, the first one of a text included.
         form = {"add_special_tokens": False, "split_special_tokens": False}
         self._before, self._after = (tokenizer(part, **form).input_ids for part in (before, after))
@@ -169,13 +188,30 @@ class PromptWriter(_Writer):
         loose = {str(token) for token in added if token and not token.special and len(str(token).strip()) > 1}
         self._loose = re.compile("|".join(map(re.escape, sorted(loose)))) if loose else None
 
+    def _gap(self, after: str) -> str:
+        """White space that the chat template puts between its generation prompt and what the encoder says.
+
+        Raises:
+            UserError: the template begins the reply with reasoning, which a given beginning cannot stand in.
+        """
+        if opens_thought(self._tokenizer):
+            raise UserError(
+                f"{self._where}: 'starts' is how the answer begins, but the chat template of "
+                f"{self._tokenizer.name_or_path} begins it with reasoning; turn that off in the model's "
+                "'chat_template_kwargs' in models.yaml, or use a prompt without 'starts'"
+            )
+        turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": self._prompt.starts}]
+        said = self._tokenizer.apply_chat_template(turns, tokenize=False).partition(_MARK)[2]
+        gap = said.removeprefix(after).partition(self._prompt.starts)[0] if said.startswith(after) else ""
+        return gap if gap.isspace() else ""
+
     def whole(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
         """The user message with every item of the history, before anything is left out to make it fit."""
         return self.text(_shortened(history, self._prompt.max_field)[0], user)
 
     @property
     def frame(self) -> int:
-        """Tokens of the chat format around a user message."""
+        """Tokens of the chat format around a user message, and of what the reply begins with."""
         return len(self._before) + len(self._after)
 
     def lengths(self, messages: list[str]) -> list[int]:

@@ -245,6 +245,37 @@ def test_settings_that_a_server_refuses_are_left_out(asked, server, tmp_path):
         validate(ModelSource, {"folder": "f", "omit": ["seed"]}, "models.yaml: m: source")
 
 
+def test_a_given_beginning_is_the_last_message_and_its_settings_go_with_it(asked, server):
+    prefill = {"continue_final_message": True, "add_generation_prompt": False}
+    request = Request((*ASK.messages, ("assistant", "This user enjoys")), 50)
+    client, answer = asked(body("quiet films."), request=request, prefill=prefill)
+    sent = server.asked[0]
+    assert sent["messages"][-1] == {"role": "assistant", "content": "This user enjoys"}
+    assert sent["continue_final_message"] is True and sent["add_generation_prompt"] is False
+    assert answer.text == "quiet films."
+    asked(body(), request=ASK, prefill=prefill)
+    assert "continue_final_message" not in server.asked[0], "other requests stay what they were"
+    other = asked(body(), request=request, prefill={})[0]
+    assert other.key_of(request) != client.key_of(request) and other.key_of(ASK) == client.key_of(ASK)
+    assert client.source.terms_left_out.prefill == prefill and "prefill" not in asked(body())[0].source.model_dump()
+    with pytest.raises(UserError, match="'prefill' goes with 'endpoint'"):
+        validate(ModelSource, {"folder": "f", "prefill": {}}, "models.yaml: m: source")
+
+
+def test_profiles_of_a_server_begin_as_they_were_given(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOOR_KEY", KEY)
+    spec = profiles_spec(tmp_path, server.url, 3)
+    spec["prompt_entry"]["starts"] = "This user enjoys"
+    spec["encoder"]["source"]["prefill"] = {}
+    server.says = lambda asked: (200, json.dumps(body("quiet films.")).encode())
+    command = [sys.executable, str(ROOT / "scripts/write_profiles.py"), "--spec", json.dumps(spec)]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    profiles = contracts.read(spec["profiles_out"], "profiles")
+    assert profiles["profile"].to_list() == ["This user enjoys quiet films."] * 3
+    assert all(one["messages"][-1]["role"] == "assistant" for one in server.asked)
+
+
 def test_an_empty_answer_before_a_stop_text_is_one(asked, tmp_path):
     request = Request(ASK.messages, 50, stop="\n")
     assert asked(body(""), request=request)[1].fault == "" and len(kept(tmp_path)) == 1

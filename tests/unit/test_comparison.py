@@ -412,6 +412,163 @@ def test_tables_escape_titles_and_keep_their_shape(runs):
     assert all(ord(mark) < 128 for mark in tex), "plain LaTeX knows no arrows"
 
 
+# --- lower is better ---------------------------------------------------------------------------------------
+
+
+def test_where_lower_is_better_everything_is_turned_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "METRICS", ["ndcg@10", "log-rank"])
+    rng = np.random.default_rng(5)
+    ranks = {"ref": rng.integers(40, 60, 60), "good": rng.integers(1, 20, 60), "bad": rng.integers(200, 300, 60)}
+    entries = [entry(write(tmp_path, name, values), name) for name, values in ranks.items()]
+    found = results.compare(grid.collect(entries, METRICS), "ref", "log-rank", resamples=200)
+    assert [line.row.method for line in found.lines] == ["good", "ref", "bad"]
+    good, _, bad = found.lines
+    assert (found.mark(good, 1), found.mark(bad, 1)) == (1, -1)
+    effect = good.against[1].effect
+    expected = np.log(ranks["good"]).mean() - np.log(ranks["ref"]).mean()
+    assert effect.difference == pytest.approx(expected) and effect.d_z < 0
+    assert (effect.wins, effect.losses) == (60, 0) and bad.against[1].effect.losses == 60
+    page = tables.to_markdown(found, "t", [])
+    assert "Log rank (lower is better)" in page and "a lower value is better" in page
+    row = next(line for line in page.splitlines() if line.startswith("| GOOD"))
+    assert f"**{good.means[1]:.4f}**" in row and row.count("↑") == 2
+    assert "lower" not in tables.to_markdown(
+        results.compare(grid.collect(entries, ["ndcg@10"]), "ref", "ndcg@10"), "", []
+    )
+
+
+# --- contrasts ---------------------------------------------------------------------------------------------
+
+
+def pair(of, against, name="c", title=""):
+    return grid.ContrastEntry(name=name, title=title, of=of, against=against)
+
+
+def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
+    """Both methods have the same seed effect, which pairing by seed takes out of the interval."""
+    rng = np.random.default_rng(7)
+    base, entries = rng.integers(20, 60, 80), []
+    for seed, shift in enumerate((0, 100, 200)):
+        noisy = base + shift + rng.integers(0, 3, 80)
+        entries.append(entry(write(tmp_path, f"a{seed}", np.maximum(1, noisy - 9)), "a", seed=seed))
+        entries.append(entry(write(tmp_path, f"b{seed}", noisy), "b", seed=seed))
+    names = ["log-rank", "mrr"]
+    for one in entries:
+        frame = pl.read_parquet(one.metrics_path)
+        more = [pl.Series(name, metrics.from_ranks(name, frame["rank"].to_numpy())) for name in names]
+        frame.with_columns(more).write_parquet(one.metrics_path)
+    made_of = lambda contrasts: results.compare(  # noqa: E731
+        grid.collect(entries, names), "b", "mrr", 400, contrasts=contrasts
+    )
+    found = made_of([pair("a", "b")])
+    (one,) = found.contrasts
+    (line,) = [line for line in found.lines if line.row.method == "a"]
+    assert (one.seeds, one.expected) == (3, 3)
+    assert one.tests[0].effect == line.against[0].effect, "the same sessions, the same mean over seeds"
+    width = lambda cell: cell.high - cell.low  # noqa: E731
+    assert width(one.tests[0]) < width(line.against[0]) / 2, "seeds are drawn for both sides at once"
+    assert (found.mark(one, 0), found.mark(one, 1)) == (1, 1) and one.tests[0].effect.difference < 0
+    (turned,) = made_of([pair("b", "a")]).contrasts
+    assert turned.tests[0].effect.difference == pytest.approx(-one.tests[0].effect.difference)
+    assert turned.tests[0].effect.losses == one.tests[0].effect.wins == 80
+
+
+def test_one_seed_stands_beside_every_seed_and_missing_seeds_are_left_out(runs):
+    entries, absent = runs
+    gone = entry(absent.metrics_path, "good", seed=3)
+    second = [entry(run.metrics_path, "other", seed=seed) for seed, run in zip((1, 2, 4), entries[2:5], strict=True)]
+    entries = [*entries, gone, *second, absent]
+    found = results.compare(
+        grid.collect(entries, METRICS, allow_missing=True), "ref", "ndcg@10", 200,
+        contrasts=[
+            pair("good", "oracle", "a", "How far?"), pair("good", "other", "b"), pair("good", "absent", "c"),
+        ],
+    )  # fmt: skip
+    by_name = {one.name: one for one in found.contrasts}
+    assert [(one.seeds, one.expected) for one in found.contrasts] == [(3, 4), (2, 2), (0, 4)]
+    assert by_name["a"].means[1] == pytest.approx(found.lines[2].means[1]) and by_name["a"].against_means[1] == 1
+    values = [pl.read_parquet(run.metrics_path)["ndcg@10"].mean() for run in entries[2:5]]
+    assert by_name["b"].tests[1].effect.difference == pytest.approx((values[1] + values[2] - values[0] - values[1]) / 2)
+    assert by_name["c"].tests == ()
+    # One family over what is tested, apart from that of the reference.
+    p = [by_name[name].tests[1].effect.p_permutation for name in "ab"]
+    assert [by_name[name].tests[1].p_holm for name in "ab"] == significance.holm(p)
+    told = list(csv.DictReader(io.StringIO(tables.contrasts_csv(found))))
+    assert [row["status"] for row in told] == ["partial"] * 2 + ["complete"] * 2 + ["missing"] * 2
+    assert all(row["difference"] == row["sessions"] == row["p_permutation_holm"] == "" for row in told[4:])
+    page = tables.to_markdown(found, "t", []).partition("**Contrasts**")[2]
+    assert "| How far?: GOOD against ORACLE | m | 3 of 4 |" in page
+    assert "Holm-corrected over 2 contrasts" in page and "1 of 3 contrasts lack a side" in page
+
+
+def test_contrasts_are_of_the_same_models_and_a_baseline_meets_them_all(tmp_path):
+    keys = [
+        ("ref", "e1+d1"),
+        ("ref", "e1+d2"),
+        ("cl", "e1+d1"),
+        ("cl", "e1+d2"),
+        ("text", "d1"),
+        ("text", "d2"),
+        ("pop", "pop"),
+    ]
+    path = write(tmp_path, "one", np.arange(1, 31))
+    rows = grid.collect([entry(path, *key) for key in keys], METRICS).rows
+    models = lambda of, against: [(a.models, b.models) for a, b in grid.contrasted(rows, of, against)]  # noqa: E731
+    assert models("cl", "ref") == [("e1+d1", "e1+d1"), ("e1+d2", "e1+d2")]
+    assert models("cl", "text") == [("e1+d1", "d1"), ("e1+d2", "d2")]
+    assert models("text", "cl") == [("d1", "e1+d1"), ("d2", "e1+d2")]
+    assert models("cl", "pop") == [("e1+d1", "pop"), ("e1+d2", "pop")]
+    assert models("pop", "cl") == [("pop", "e1+d1"), ("pop", "e1+d2")]
+    with pytest.raises(UserError, match="method 'pob' is not among the compared methods; did you mean 'pop'"):
+        models("cl", "pob")
+
+
+def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
+    plain = made(runs[0])
+    found = grid.collect(runs[0], METRICS)
+    told = results.compare(
+        found, "ref", "ndcg@10", resamples=300, seed=1,
+        contrasts=[pair("good", "ref", "best", "50% & <more>"), pair("ref", "oracle", "far")],
+    )  # fmt: skip
+    for text in (tables.wide_csv, tables.long_csv, tables.comparisons_csv):
+        assert text(told) == text(plain)
+    assert [one.of.models for one in told.contrasts] == ["m", "m", "enc+d1", "enc+d2"]
+    before, _, after = tables.to_markdown(told, "D", []).partition("\n**Contrasts**\n")
+    assert before == tables.to_markdown(plain, "D", [])
+    body = [line.replace(r"\|", "") for line in after.splitlines() if line.startswith("|")]
+    assert len(body) == 2 + 4 and {line.count("|") for line in body} == {3 + len(METRICS) + 2}
+    assert "50% &amp; &lt;more&gt;: GOOD against" in after and "| m / enc+d1 |" in after
+    page = tables.to_html(tables.to_markdown(told, "D", []), "D")
+    assert page.count("<table>") == 2
+    tex = tables.to_latex(told, "D", [], "d")
+    assert r"\label{tab:d}" in tex and r"\label{tab:d-contrasts}" in tex
+    assert tex.count("{") == tex.count("}") and all(ord(mark) < 128 for mark in tex)
+    second = tex.partition(r"\label{tab:d-contrasts}")[2].splitlines()
+    rows = [line for line in second if line.endswith(r" \\")]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {3 + len(METRICS)}
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "message"),
+    [
+        ({"a": ["langptune-cl", "popp"]}, r"'a': against: 'popp' is not among this run's methods; did you mean 'pop'"),
+        ({"a": {"of": "langptun", "against": "pop"}}, r"'a': of: 'langptun' is not among .*; did you mean 'langptune"),
+        ({"a": ["pop", "pop"]}, r"'a': 'pop' stands on both sides"),
+        ({"a": ["pop", "ease"], "b": ["ease", "pop"]}, r"'b': the same two methods as 'a'"),
+        ({"a": ["pop"]}, r"contrasts.*a.*two methods, found 1"),
+        ({"a": {"of": "pop", "again": "ease"}}, r"again"),
+    ],
+)
+def test_mistakes_about_contrasts_are_told_before_any_job(contrasts, message):
+    config = {
+        "datasets": ["ml-100k"], "encoders": ["smollm2-135m"], "decoders": ["minilm-l6"],
+        "methods": ["langptune-cl", "pop", "ease"], "comparison": {"reference": "pop", "contrasts": contrasts},
+    }  # fmt: skip
+    with pytest.raises(UserError, match=message) as caught:
+        load(config, ROOT, "my.yaml")
+    assert "\n" not in str(caught.value)
+
+
 # --- published numbers -------------------------------------------------------------------------------------
 
 SHIPPED = ROOT / "results" / "reference" / "published.csv"
@@ -578,12 +735,13 @@ def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
 
 
 def test_the_script_gives_the_same_bytes_twice(runs, tmp_path):
-    outs = ("table_csv", "table_long", "table_md", "table_html", "table_tex", "comparisons", "gains")
+    outs = ("table_csv", "table_long", "table_md", "table_html", "table_tex", "comparisons", "contrasts", "gains")
     seen = []
     for turn in "ab":
         spec = {
             "dataset": "d", "title": "D", "facts": ["fact"], "reference": "ref", "metrics": METRICS,
             "bootstrap": 200, "runs": [run.model_dump() for run in runs[0]],
+            "contrasts": [{"name": "a", "of": "good", "against": "oracle"}],
             **{f"{out}_out": str(tmp_path / turn / out) for out in outs},
         }  # fmt: skip
         done = subprocess.run(

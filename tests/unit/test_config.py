@@ -490,9 +490,54 @@ def test_published_recipes_go_by_the_encoder_of_the_run():
     )
 
 
-def test_the_phases_of_a_shuffled_method_are_checked_too():
-    config = base() | {"methods": ["shuffled-profiles"], "comparison": {"reference": "shuffled-profiles"}}
-    config["overrides"] = {"shuffled-profiles": {"of": "langptune-paper"}}
+def controls(**overrides) -> dict:
+    """A config of controls alone: the methods that they name are not run."""
+    methods = ["shuffled-profiles", "mean-langptune", "langptune-text"]
+    return base() | {"methods": methods, "comparison": {"reference": methods[0]}, "overrides": overrides}
+
+
+def test_a_control_has_the_models_phases_and_seeds_of_its_method():
+    workflow = load(controls(), ROOT)
+    assert {run.models for run in workflow.runs()} == {MODELS}
+    assert [run.seed for run in workflow.runs()] == [0, 1] * 3, "dealing draws, and so does training"
+    mean, written = (Run("ml-100k", name, MODELS, 1) for name in ("mean-langptune", "langptune"))
+    layout = Layout(workflow)
+    for path in (layout.run_profiles, layout.run_decoder, layout.run_vectors):
+        assert path(mean) == path(written)
+    untrained = {"of": "langptune-0"}
+    workflow = load(controls(**{"mean-langptune": untrained, "langptune-text": {"of": "history"}}), ROOT)
+    seeds = {name: [run.seed for run in workflow.runs() if run.method == name] for name in workflow.config.methods}
+    assert seeds == {"shuffled-profiles": [0, 1], "mean-langptune": [0], "langptune-text": [0]}
+    assert workflow.models_of("langptune-text") == ["minilm-l6"], "a control of a text method needs no encoder"
+
+
+def test_only_other_users_profiles_are_measured_beside_a_methods_own():
+    config = controls()
+    config["methods"] = ["langptune-0", "langptune", *config["methods"], "shuffled-langptune"]
+    assert load(config, ROOT).readable == ["langptune-0", "langptune", "shuffled-profiles", "shuffled-langptune"]
+    config["interpretability"] = {"methods": ["langptune-0", "mean-langptune"]}
+    with pytest.raises(UserError, match="'mean-langptune' has not one profile for each session"):
+        load(config, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"shuffled-profiles": {"of": "lang"}}, "of: 'lang' is not a profile method, which change 'shuffled' needs"),
+        ({"shuffled-profiles": {"of": "history"}}, "of: 'history' is not a profile method"),
+        ({"mean-langptune": {"of": "pop"}}, "of: 'pop' is not a profile or text method, which change 'mean-vector'"),
+        ({"mean-langptune": {"of": "shuffled-profiles"}}, "of: 'shuffled-profiles' is not a profile or text method"),
+        ({"mean-langptune": {"change": "mean"}}, "key 'change'"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_controls_are_told_before_any_job(overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load(controls(**overrides), ROOT)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_phases_of_a_controls_method_are_checked_too():
+    config = controls(**{"shuffled-profiles": {"of": "langptune-paper"}})
     with pytest.raises(UserError, match="'cl-paper-joint' has no recipe for encoder 'smollm2-135m'"):
         load(config, ROOT)
 

@@ -1,16 +1,25 @@
-"""Simple scorers and text views against values worked out by hand."""
+"""Simple scorers, text views and controls against values worked out by hand."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
+import pytest
 
 from langptune.baselines.simple import score_blocks
 from langptune.baselines.text import history_text, last_item
+from langptune.config.base import read_yaml
+from langptune.data import contracts
 from langptune.data.contracts import SESSIONS
 from langptune.data.interactions import popularity
 from langptune.metrics import from_ranks
-from langptune.ranking.decoder import rank_sessions
+from langptune.profiles.shuffle import deal
+from langptune.provenance import ROOT
+from langptune.ranking.decoder import embed_items, mean_vector, rank_sessions
 
 
 def sessions(rows):
@@ -73,3 +82,79 @@ def test_text_views():
     texts = ["A", "B", "C", "D"]
     assert last_item([0, 2], texts) == "C"
     assert history_text([0, 1, 3], texts, 2) == "D\nB"
+
+
+def test_the_mean_vector_is_one_query_of_unit_length_for_all():
+    vectors = np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32)
+    found = mean_vector(vectors)
+    assert found.dtype == np.float32 and found.shape == (3, 2)
+    assert found == pytest.approx(np.tile(np.array([1, 2]) / np.sqrt(5), (3, 1)))
+    assert (mean_vector(np.array([[1, 0], [-1, 0]], dtype=np.float32)) == 0).all(), "no direction is left"
+
+
+FILMS = [
+    "space war with robots",
+    "a quiet love story",
+    "horror in an old house",
+    "cowboys in the desert",
+    "a jazz band",
+]
+FILES = ("items", "sessions", "evaluation", "profiles")
+TESTS = [("a", 0, 1), ("b", 1, 2), ("c", 2, 3), ("d", 3, 0)]
+"""User, the film of the profile, the target."""
+
+
+@pytest.fixture(scope="module")
+def ranked(real_models, tmp_path_factory):
+    """Ranks by scripts/rank_texts.py of four sessions, of whom each has one film's text as profile, under a change."""
+    from langptune.config.models import DecoderEntry
+    from langptune.models.load import load_decoder, pick_device
+
+    folder = tmp_path_factory.mktemp("controls")
+    entry = read_yaml(ROOT / "config" / "models.yaml")["minilm-l6"]
+    model = load_decoder(real_models / "minilm-l6", DecoderEntry.model_validate(entry), pick_device())
+    vectors, _ = embed_items(model, FILMS)
+    vectors.save(folder / "vectors.safetensors")
+    n = len(FILMS)
+    items = {"item": range(n), "item_id": FILMS, "title": FILMS, "text": FILMS, "first_seen": [0] * n}
+    table = sessions([(user, "test", [4], target) for user, _, target in TESTS])
+    numbers = table["session"].to_list()
+    profiles = {
+        "session": numbers, "sample": [0] * 4, "profile": [FILMS[film] for _, film, _ in TESTS],
+        "prompt_tokens": [1] * 4, "tokens": [1] * 4, "finished": [True] * 4, "logprob": [0.0] * 4,
+    }  # fmt: skip
+    for name, kind, frame in (
+        ("items", "items", pl.DataFrame(items, schema=contracts.ITEMS)),
+        ("sessions", "sessions", table),
+        ("evaluation", "evaluation", table.select("session", "split")),
+        ("profiles", "profiles", pl.DataFrame(profiles, schema=contracts.PROFILES)),
+    ):
+        contracts.write(frame, folder / f"{name}.parquet", kind)
+
+    def make(**change) -> pl.DataFrame:
+        out = folder / f"{change.get('change')}-{change.get('seed')}.parquet"
+        spec = {
+            "source": "profiles", "decoder": entry, "decoder_in": str(real_models / "minilm-l6"),
+            "vectors_in": str(folder / "vectors.safetensors"), "ranks_out": str(out), **change,
+            **{f"{name}_in": str(folder / f"{name}.parquet") for name in FILES},
+        }  # fmt: skip
+        command = [sys.executable, str(ROOT / "scripts" / "rank_texts.py"), "--spec", json.dumps(spec)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return contracts.read(out, "ranks")
+
+    return make
+
+
+@pytest.mark.models
+def test_a_control_changes_the_text_that_it_says_and_nothing_else(ranked):
+    own = ranked()
+    assert [top[0] for top in own["top"].to_list()] == [film for _, film, _ in TESTS]
+    dealt = ranked(change="shuffled", seed=3)
+    users = {at: user for at, (user, _, _) in enumerate(TESTS)}
+    told = pl.DataFrame({"session": range(4), "sample": [0] * 4, "profile": [film for _, film, _ in TESTS]})
+    assert [top[0] for top in dealt["top"].to_list()] == deal(told, users, 3)["profile"].to_list()
+    mean = ranked(change="mean-vector")
+    assert len({tuple(top) for top in mean["top"].to_list()}) == 1, "one order for all"
+    assert mean["top_scores"].to_list()[0] != own["top_scores"].to_list()[0]
+    assert ranked(change="text-alone")["top"].to_list() == own["top"].to_list()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import polars as pl
 import psutil
 import pytest
+import yaml
 
 from langptune.config.base import read_yaml, validate
 from langptune.config.models import EncoderEntry, ModelSource
@@ -263,11 +265,27 @@ def test_an_endpoint_is_an_encoder_without_weights():
 )
 def test_what_needs_weights_refuses_an_endpoint(change, message):
     config = read_yaml(ROOT / "config/smoke.yaml") | {"encoders": ["gpt-4.1-mini"], "studies": {}}
+    config["comparison"] = {"reference": "langptune-0"}
     methods = {"methods": ["langptune-0", "langptune-cl", "shuffled-profiles", "pop"]}
     config["interpretability"] = {"reader": "smollm2-135m"}
     assert load(config | methods, ROOT).models_of("langptune-0") == ["gpt-4.1-mini+minilm-l6"]
     with pytest.raises(UserError, match=message):
         load(config | methods | change, ROOT)
+
+
+def test_a_prompt_with_a_beginning_needs_a_server_that_goes_on_from_it(tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    models = tmp_path / "config" / "models.yaml"
+    config = read_yaml(ROOT / "config/smoke.yaml") | {"encoders": ["gpt-4.1-mini"], "studies": {}}
+    config |= {"methods": ["langptune-0", "pop"], "interpretability": {"reader": "smollm2-135m"}}
+    config |= {"comparison": {"reference": "pop"}, "overrides": {"langptune-0": {"prompt": "movies-specific"}}}
+    with pytest.raises(UserError, match=r"'movies-specific' has 'starts', but encoder 'gpt-4\.1-mini'") as caught:
+        load(config, tmp_path)
+    assert "\n" not in str(caught.value)
+    told = read_yaml(models)
+    told["gpt-4.1-mini"]["source"]["prefill"] = {}
+    models.write_text(yaml.safe_dump(told))
+    assert load(config, tmp_path).models_of("langptune-0") == ["gpt-4.1-mini+minilm-l6"]
 
 
 def script(name: str, spec: dict) -> subprocess.CompletedProcess[str]:

@@ -82,7 +82,22 @@ def pairs():
     return [("A", ["e1", "e2"], ["d1", "d2"], np.array([[0.01, np.nan], [0.05, 0.1]]))]
 
 
+def contrasts():
+    told = [
+        ("a", "What RLSO adds\nLangPTune – LangPTune-CL", 0.02, 0.01, 0.03, True),
+        ("b", "LangPTune – Pop", -0.01, -0.02, 0.001, False),
+    ]
+    panels = {"NDCG@10": 1, "Log rank (lower is better)": -1}
+    return {
+        title: [figures.Difference(*name, better * mean, *sorted((better * low, better * high)), better, filled)
+                for *name, mean, low, high, filled in told]
+        for title, better in panels.items()
+    }  # fmt: skip
+
+
 DRAW = {
+    "contrasts": lambda: figures.contrasts(contrasts()),
+    "no contrasts": lambda: figures.contrasts({"NDCG@10": []}),
     "training": lambda: figures.training(phases()),
     "no training": lambda: figures.training([]),
     "study": lambda: figures.study(study_lines(), "max tokens", "NDCG@10", logarithmic=True),
@@ -155,6 +170,25 @@ def test_gains_show_the_shares_won_and_lost():
     assert [float(np.ravel(line.get_xdata())[0]) for line in medians] == [1.0]
 
 
+def test_contrasts_have_the_better_side_on_the_right():
+    figure = figures.contrasts(contrasts())
+    left, right = figure.axes
+    assert not left.xaxis_inverted() and right.xaxis_inverted()
+    assert [label.get_text().splitlines()[-1] for label in left.get_yticklabels()] == [
+        "LangPTune – LangPTune-CL", "LangPTune – Pop",
+    ]  # fmt: skip
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    assert dots[0].get_markerfacecolor() == dots[0].get_markeredgecolor() != dots[1].get_markerfacecolor() == "white"
+
+
+def test_a_metric_by_which_lower_is_better_is_sorted_the_other_way():
+    panels = {"Log rank": bars()["NDCG@10"]}
+    labels = [label.get_text() for label in figures.bars(panels, -1).axes[0].get_yticklabels()]
+    assert labels == ["High", "Middle", "Low_title & <b>"], "drawn from below: the lowest mean is on top"
+    turned = figures.tradeoff(panels["Log rank"], {"Faithful": []}, "Log rank", -1)
+    assert turned.axes[0].yaxis_inverted()
+
+
 def test_rank_curves_are_the_share_at_or_above():
     figure = figures.rank_distributions([figures.Ranks("A", "profiles", np.array([1, 3, 3, 10]))], 10)
     line = figure.axes[0].lines[0]
@@ -220,7 +254,7 @@ def test_lines_of_a_group_can_be_told_apart():
     assert len(looks) == len(lines) - 2
 
 
-@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published"])
+@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published", "contrasts"])
 def test_no_text_leaves_the_figure(name):
     figure = DRAW[name]()
     figure.draw_without_rendering()
@@ -280,13 +314,19 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
     pl.concat(frames).write_parquet(tmp_path / "gains.parquet")
     pl.DataFrame({"item": pl.Series(range(20), dtype=pl.Int32)}).write_parquet(tmp_path / "items.parquet")
     (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
-    outs = ("means", "gains", "ranks", "curves", "published")
+    head = "contrast,title,method,models,against,against_models,metric,difference,difference_low,difference_high"
+    told = [f"c,,ref,{models},good,SASRec,{metric},0.1,0.0,0.2,0.04" for models in ("e+d1", "e+d2")
+            for metric in ("ndcg@10", "log-rank")]  # fmt: skip
+    told.append("d,T,gone,x,good,SASRec,ndcg@10,,,,")
+    (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *told]) + "\n")
+    outs = ("means", "gains", "ranks", "curves", "published", "contrasts")
     seen = []
     for turn in "12":  # another hash seed must not change a byte
         spec = {
             "table_in": str(tmp_path / "long.csv"),
             "gains_in": str(tmp_path / "gains.parquet"),
             "items_in": str(tmp_path / "items.parquet"),
+            "contrasts_in": str(tmp_path / "contrasts.csv"),
             "runs": entries,
             "curves": [
                 {"key": "good", "title": "good", "path": str(tmp_path / "curve.jsonl")},

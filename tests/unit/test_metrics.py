@@ -19,7 +19,7 @@ from langptune.errors import UserError
 from langptune.provenance import ROOT
 from langptune.ranking.ranks import full_ranks
 
-NAMES = (*metrics.DEFAULT, "mrr@5", "mrr@10", "ndcg@1")
+NAMES = (*(name for name in metrics.DEFAULT if metrics.direction(name) > 0), "mrr@5", "mrr@10", "ndcg@1")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ NAMES = (*metrics.DEFAULT, "mrr@5", "mrr@10", "ndcg@1")
         ("ndcg@7", [1, 1 / np.log2(3), 0.5, 1 / np.log2(5), 1 / 3]),
         ("mrr@3", [1, 1 / 2, 1 / 3, 0, 0]),
         ("mrr", [1, 1 / 2, 1 / 3, 1 / 4, 1 / 7]),
+        ("log-rank", [0, np.log(2), np.log(3), np.log(4), np.log(7)]),
     ],
 )
 def test_values_by_hand(name, expected):
@@ -54,10 +55,21 @@ def test_larger_cut_offs_never_lose(ranks, k):
         assert (shorter <= longer).all()
 
 
-@pytest.mark.parametrize("name", ["ncg", "recall@", "recall@0", "hit@10", "ndcg@-1", "NDCG@10", "ndcg@1.5"])
+@pytest.mark.parametrize(
+    "name", ["ncg", "recall@", "recall@0", "hit@10", "ndcg@-1", "NDCG@10", "ndcg@1.5", "log-rank@5"]
+)
 def test_unknown_metrics_are_refused(name):
     with pytest.raises(UserError, match="unknown metric"):
         metrics.parse(name)
+
+
+def test_titles_say_where_lower_is_better():
+    assert {name: metrics.direction(name) for name in ("recall@1", "mrr", "log-rank")} == {
+        "recall@1": 1, "mrr": 1, "log-rank": -1,
+    }  # fmt: skip
+    assert [metrics.title(name) for name in ("ndcg@10", "recall@5", "mrr", "log-rank")] == [
+        "NDCG@10", "Recall@5", "MRR", "Log rank (lower is better)",
+    ]  # fmt: skip
 
 
 def test_ranks_below_one_are_refused():

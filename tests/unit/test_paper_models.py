@@ -90,6 +90,17 @@ def writer_of(tokenizer, template="{{ history[0].title }}", **changes):
     return PromptWriter(Prompt(template=template, **changes), "t", tokenizer, 1024)
 
 
+def test_a_given_beginning_stands_where_the_chat_template_puts_a_reply(encoder):
+    """Gemma's and Llama's: prompt, beginning and what follows are the ids of the whole turn."""
+    _, _, tokenizer = encoder
+    starts, rest = "This user enjoys", " quiet westerns."
+    prompt = writer_of(tokenizer, starts=starts).encode([{"title": "Heat"}], {}).ids
+    turns = [{"role": "user", "content": "Heat"}, {"role": "assistant", "content": starts + rest}]
+    whole = list(tokenizer.apply_chat_template(turns, return_dict=False))
+    written = tokenizer(rest, add_special_tokens=False).input_ids
+    assert whole[: len(prompt) + len(written)] == prompt + written
+
+
 def test_prefetched_at_the_registrys_revisions_as_links(folders, paper):
     shipped = load({**paper.config.model_dump(), "registries": "config"}, ROOT)
     for name, folder in folders.items():

@@ -115,8 +115,7 @@ def test_one_seed_deleted(repo, without):
         "train_encoder": 1,
         "write_profiles": 2,  # two shards
         "gather_profiles": 1,
-        "rank_profiles": 2,
-        "rank_shuffled_profiles": 1,
+        "rank_profiles": 3,  # of two methods, and of another one's shuffled
         "rank_history_text": 1,
         "train_recbole": 1,
         "rank_simple": 1,  # random

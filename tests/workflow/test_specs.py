@@ -21,6 +21,7 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.enums import Quietness
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
+TEXTS = ("rank_profiles", "rank_history_text")
 with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     workflow = api.workflow(
         resource_settings=ResourceSettings(cores=8),
@@ -30,7 +31,9 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     workflow.dag(DAGSettings()).printrulegraph()
     workflow = workflow._workflow
     jobs = {job.rule.name: [job.resources.get("gpu"), job.params.get("spec")] for job in workflow.dag.jobs}
+    ranked = {job.wildcards.method: json.loads(job.params.spec) for job in workflow.dag.jobs if job.rule.name in TEXTS}
     told = {"gpus": workflow.global_resources["gpu"].value, "jobs": jobs, "run": os.environ["LANGPTUNE_RUN"]}
+    told["ranked"] = ranked
     Path(sys.argv[2]).write_text(json.dumps(told))
 """
 
@@ -42,8 +45,11 @@ def asked(tmp_path_factory) -> dict:
         "datasets": ["ml-100k-small"],
         "encoders": ["smollm2-135m"],
         "decoders": ["minilm-l6"],
-        "methods": ["pop", "sasrec", "langptune-0", "shuffled-profiles"],
-        "overrides": {"langptune-0": {"history_items": 7}},
+        "methods": ["pop", "sasrec", "langptune-0", "shuffled-profiles", "history", "mean-langptune"],
+        "overrides": {
+            "langptune-0": {"history_items": 7},
+            "mean-langptune": {"of": "history"},
+        },
         "results": "results/none",
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -62,8 +68,15 @@ def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(asked):
     assert given["compare"] == given["prepare_data"] == 0
 
 
-def test_shuffled_profiles_are_chosen_as_their_method_chooses(asked):
-    assert json.loads(asked["jobs"]["rank_shuffled_profiles"][1])["history_items"] == 7
+def test_a_control_is_ranked_as_its_method_with_one_thing_changed(asked):
+    """Its prompt, decoder and vectors are its method's; the text and what is changed are its own."""
+    own, shuffled = (asked["ranked"][name] for name in ("langptune-0", "shuffled-profiles"))
+    assert shuffled.pop("change") == "shuffled" and shuffled.pop("seed") == 0
+    assert own["history_items"] == 7
+    assert {**own, "ranks_out": ""} == {**shuffled, "ranks_out": ""}
+    history, mean = (asked["ranked"][name] for name in ("history", "mean-langptune"))
+    assert mean.pop("change") == "mean-vector" and "seed" not in mean
+    assert {**history, "ranks_out": ""} == {**mean, "ranks_out": ""}
 
 
 def test_jobs_know_their_run(asked):

@@ -81,14 +81,19 @@ def methods_of(kind):
     return either(name for name, method in METHODS.items() if isinstance(method, kind))
 
 
+def ranked_by(kind):
+    """A regular expression of the methods of one kind that are run here, and of the controls that take their texts."""
+    named = [*CONFIG.methods, *(name for study in CONFIG.studies for _, _, name in WORKFLOW.variants(study))]
+    return either(name for name in dict.fromkeys(named) if isinstance(METHODS[source_of(name)], kind))
+
+
 # Every run that anything is computed for, and the phases behind them, by their folder names.
 RUNS = {run: None for run in WORKFLOW.runs()}
 RUNS |= {run: None for study in CONFIG.studies for run in WORKFLOW.runs(study=study)}
 LANGPTUNE = (kinds.ProfileMethod, kinds.TextMethod)
 PHASES, DRAWS = {}, {}
 for run in RUNS:
-    # The profiles of a shuffled method are those of the method that it names.
-    name = METHODS[run.method].of if isinstance(METHODS[run.method], kinds.ShuffledMethod) else run.method
+    name = source_of(run.method)
     if isinstance(METHODS[name], LANGPTUNE):
         last = WORKFLOW.phase_of(run.dataset, name, run.models)
         # The weight of popularity is chosen in a state of its own wherever a method's texts differ.
@@ -217,7 +222,8 @@ def settings(text):
     told = {key: value for key, value in json.loads(text).items() if key not in neutral}
     for entry in (told.get("encoder"), told.get("model")):
         if isinstance(entry, dict) and "endpoint" in entry.get("source", {}):
-            entry["source"] = {key: entry["source"][key] for key in ("endpoint", "model", "limit_key")}
+            kept = ("endpoint", "model", "limit_key", "prefill")
+            entry["source"] = {key: value for key, value in entry["source"].items() if key in kept}
     if "recipe" in told:
         told["recipe"] = {key: value for key, value in told["recipe"].items() if key not in NEUTRAL}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
@@ -450,6 +456,19 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
     )
 
 
+def changed(w):
+    """What a control changes of the texts of the method that it names; nothing for other methods."""
+    method = METHODS[w.method]
+    if not isinstance(method, kinds.ControlMethod):
+        return {}
+    return {"change": method.change, **({"seed": int(w.seed)} if WORKFLOW.shuffled(w.method) else {})}
+
+
+def shuffle_of(w):
+    """The seed by which a method's profiles are dealt to other users; None where they are not."""
+    return int(w.seed) if WORKFLOW.shuffled(w.method) else None
+
+
 def decoder_inputs():
     """What every text is ranked with: the method's decoder, the catalogue as it embeds it, sessions and sample."""
     return {
@@ -499,11 +518,14 @@ TABLES = {
     "table_html": "table.html",
     "table_tex": "table.tex",
     "comparisons": "comparisons.csv",
+    "contrasts": "contrasts.csv",
     "gains": "gains.parquet",
 }
 FIGURES = ["means", "gains", "ranks", "curves", "training"]
 if any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets):
     FIGURES.append("published")
+if CONFIG.comparison.contrasts:
+    FIGURES.append("contrasts")
 
 
 def rules_of(kind):
@@ -587,6 +609,7 @@ def comparison_spec(dataset, output, **extra):
             for (method, models, metric), number in WORKFLOW.published_of(dataset).items()
         ],
         reference=WORKFLOW.reference,
+        contrasts=[{"name": name, **told.model_dump()} for name, told in CONFIG.comparison.contrasts.items()],
         metrics=CONFIG.comparison.metrics,
         main_metric=CONFIG.comparison.main_metric,
         sessions_in=data_file(dataset, "sessions"),
@@ -695,15 +718,14 @@ INTERPRETED = {
 
 def profile_spec(w, input, **extra):
     """The fields that every spec over profiles shares; also the rules' inputs come by these names."""
-    told, method = CONFIG.interpretability, METHODS[w.method]
-    shuffled = isinstance(method, kinds.ShuffledMethod)
+    told = CONFIG.interpretability
     return spec(
         items_in=input.items_file,
         sessions_in=input.sessions_file,
         evaluation_in=input.evaluation_file,
         profiles_in=input.profiles,
         history_items=METHODS[source_of(w.method)].history_items,
-        shuffle=int(w.seed) if shuffled else None,
+        shuffle=shuffle_of(w),
         sessions=told.sessions,
         seed=told.seed,
         taste_field=taste_field(w.dataset),
@@ -730,8 +752,7 @@ def measures_of(run):
 
 def judged(run):
     """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
-    shuffled = isinstance(METHODS[run.method], kinds.ShuffledMethod)
-    if not shuffled and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(LAYOUT.reference_of(run)):
+    if not WORKFLOW.shuffled(run.method) and LAYOUT.run_profiles(run) == LAYOUT.run_profiles(LAYOUT.reference_of(run)):
         return {}
     return {judge: f"{RESULTS}/{run.folder}/judge/{judge}.parquet" for judge in CONFIG.interpretability.judges}
 

@@ -57,6 +57,11 @@ rule compare:
             caption="../report/comparisons.rst",
             category="{dataset}",
         ),
+        contrasts=report(
+            f"{RESULTS}/{{dataset}}/comparison/contrasts.csv",
+            caption="../report/contrast_tests.rst",
+            category="{dataset}",
+        ),
         table_md=f"{RESULTS}/{{dataset}}/comparison/table.md",
         table_tex=f"{RESULTS}/{{dataset}}/comparison/table.tex",
         table_long=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
@@ -79,6 +84,7 @@ rule plot:
         **data_files("items"),
         table=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
         gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
+        contrasts=f"{RESULTS}/{{dataset}}/comparison/contrasts.csv",
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
         curves=lambda w: [*curves(w.dataset), *phase_curves(w.dataset)],
     output:
@@ -100,12 +106,14 @@ rule plot:
             lambda w, input, output: spec(
                 table_in=input.table,
                 gains_in=input.gains,
+                contrasts_in=input.contrasts,
                 items_in=input.items_file,
                 runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
                 curves=[{"path": path, **named} for path, named in curves(w.dataset).items()],
                 phases=[{"path": path, **named} for path, named in phase_curves(w.dataset).items()],
                 reference=WORKFLOW.reference,
                 main_metric=CONFIG.comparison.main_metric,
+                confidence=CONFIG.comparison.confidence,
                 second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
                 **{
                     f"{name}_out": [getattr(output, name), getattr(output, name).replace(".png", ".pdf")]

@@ -14,7 +14,7 @@ rule judge:
     benchmark:
         f"{BENCHMARKS}/judge/{{dataset}}-{{method}}-{{encoder}}-{{decoder}}-seed{{seed}}-{{judge}}.jsonl"
     wildcard_constraints:
-        method=methods_of((kinds.ProfileMethod, kinds.ShuffledMethod)),
+        method=READABLE,
         judge=either(JUDGES),
     threads: judge_threads
     resources:
@@ -29,7 +29,7 @@ rule judge:
                 model_in=input.model,
                 method=METHODS[w.method].title,
                 profiles_in=input.profiles,
-                shuffle=int(w.seed) if isinstance(METHODS[w.method], kinds.ShuffledMethod) else None,
+                shuffle=shuffle_of(w),
                 reference=METHODS[CONFIG.interpretability.reference].title,
                 reference_in=input.reference,
                 items_in=input.items_file,

@@ -1,4 +1,4 @@
-"""Ranks: texts (profiles, shuffled profiles, histories) through the decoder, and scorers without a model."""
+"""Ranks: texts (profiles, histories, and what controls change of them) through the decoder, and scorers without a model."""
 
 
 rule embed_items:
@@ -80,32 +80,7 @@ rule rank_profiles:
     benchmark:
         f"{BENCHMARKS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.ProfileMethod),
-    resources:
-        **decodes(lambda w: w.decoder),
-    params:
-        **specified(
-            lambda w, input, output: rank_spec(
-                w, input, output, "profiles", input.profiles, history_items=METHODS[w.method].history_items
-            )
-        ),
-        code=code("rank_texts"),
-    shell:
-        'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
-
-
-rule rank_shuffled_profiles:
-    input:
-        **decoder_inputs(),
-        profiles=profiles_in,
-    output:
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
-    log:
-        f"{LOGS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/rank_shuffled_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
-    wildcard_constraints:
-        method=methods_of(kinds.ShuffledMethod),
+        method=ranked_by(kinds.ProfileMethod),
     resources:
         **decodes(lambda w: w.decoder),
     params:
@@ -114,10 +89,10 @@ rule rank_shuffled_profiles:
                 w,
                 input,
                 output,
-                "shuffled-profiles",
+                "profiles",
                 input.profiles,
                 history_items=METHODS[source_of(w.method)].history_items,
-                seed=int(w.seed),
+                **changed(w),
             )
         ),
         code=code("rank_texts"),
@@ -135,13 +110,18 @@ rule rank_history_text:
     benchmark:
         f"{BENCHMARKS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.TextMethod),
+        method=ranked_by(kinds.TextMethod),
     resources:
         **decodes(lambda w: w.decoder),
     params:
         **specified(
             lambda w, input, output: rank_spec(
-                w, input, output, METHODS[w.method].view, history_items=METHODS[w.method].history_items
+                w,
+                input,
+                output,
+                METHODS[source_of(w.method)].view,
+                history_items=METHODS[source_of(w.method)].history_items,
+                **changed(w),
             )
         ),
         code=code("rank_texts"),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune.config.base import Strict
+from langptune.config.base import Strict, nearest
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.ranking.scoring import read_weight
@@ -46,6 +46,15 @@ class PublishedValue(Strict):
     value: float
 
 
+class ContrastEntry(Strict):
+    """A pair of methods that is tested against each other (``comparison.contrasts`` of a config)."""
+
+    name: str
+    title: str = Field("", description="the question it answers; empty: the two methods' titles say enough")
+    of: str = Field(description="method")
+    against: str = Field(description="method that `of` is set against")
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a table: a method with its models, over all its seeds.
@@ -77,6 +86,11 @@ class Row:
     def missing(self) -> bool:
         """No seed of this row has run."""
         return not self.seeds
+
+    @property
+    def one_for_all(self) -> bool:
+        """It was asked for one seed alone: its values stand beside those of every seed of another row."""
+        return len(self.expected) == 1
 
     def session_means(self, metric: int) -> np.ndarray:
         """float64 ``[S]``: a metric's value per session, averaged over seeds."""
@@ -110,6 +124,40 @@ def own_reference(models: str, references: Sequence[str]) -> str:
     """
     own = set(models.split("+"))
     return max(references, key=lambda other: (other == models, len(own & set(other.split("+")))))
+
+
+def contrasted(rows: Sequence[Row], of: str, against: str) -> list[tuple[Row, Row]]:
+    """The pairs of rows that a contrast of two methods is about: each with its own models (``own_reference``).
+
+    The method with more rows says how many pairs there are, so that a baseline, which has one row, is set against every
+    pair of encoder and decoder.
+
+    Raises:
+        UserError: a method without rows.
+    """
+    sides = []
+    for method in (of, against):
+        sides.append({row.models: row for row in rows if row.method == method})
+        if not sides[-1]:
+            names = list(dict.fromkeys(row.method for row in rows))
+            raise UserError(f"contrast: method '{method}' is not among the compared methods{nearest(method, names)}")
+    left, right = sides
+    if len(left) >= len(right):
+        return [(row, right[own_reference(models, list(right))]) for models, row in left.items()]
+    return [(left[own_reference(models, list(left))], row) for models, row in right.items()]
+
+
+def paired_values(of: Row, against: Row) -> tuple[np.ndarray, np.ndarray]:
+    """The values of two rows, seed by seed: float64 ``[S, R, M]`` each, over the R seeds that both have run.
+
+    A row that was asked for one seed alone stands beside every seed of the other. R is 0 where they share none.
+    """
+    if (of.one_for_all or against.one_for_all) and not of.missing and not against.missing:
+        left, right = np.broadcast_arrays(of.values, against.values)
+        return left, right
+    shared = [seed for seed in of.seeds if seed in against.seeds]
+    left, right = (row.values[:, [row.seeds.index(seed) for seed in shared]] for row in (of, against))
+    return left, right
 
 
 def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = False) -> Grid:

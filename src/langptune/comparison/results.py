@@ -1,23 +1,33 @@
-"""The numbers of a comparison: means with intervals and each method against the reference."""
+"""The numbers of a comparison: means with intervals, each method against the reference, and the named contrasts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from langptune.comparison import bootstrap, significance
-from langptune.comparison.grid import GROUPS, Grid, PublishedValue, Row, own_reference
+from langptune.comparison.grid import (
+    GROUPS,
+    ContrastEntry,
+    Grid,
+    PublishedValue,
+    Row,
+    contrasted,
+    own_reference,
+    paired_values,
+)
 from langptune.comparison.significance import Paired
 from langptune.config.base import nearest
 from langptune.errors import UserError
+from langptune.metrics import direction
 
 
 @dataclass(frozen=True)
 class Against:
-    """A method against the reference on one metric: effect, interval, p after Holm within the metric."""
+    """One row against another on one metric: effect, interval, p after Holm within the metric."""
 
     effect: Paired
     low: float
@@ -45,11 +55,39 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """One named pair of rows.
+
+    name, title: as in the config; the title may be empty.
+    seeds: how many seeds the two share; 0 where a side is missing.
+    means, against_means: float64 ``[M]`` over those seeds; NaN where there are none.
+    tests: per metric; empty where there are none.
+    """
+
+    name: str
+    title: str
+    of: Row
+    against: Row
+    seeds: int
+    means: np.ndarray
+    against_means: np.ndarray
+    tests: tuple[Against, ...]
+
+    @property
+    def expected(self) -> int:
+        """How many seeds the two should share."""
+        if self.of.one_for_all or self.against.one_for_all:
+            return max(len(self.of.expected), len(self.against.expected))
+        return len(set(self.of.expected) & set(self.against.expected))
+
+
+@dataclass(frozen=True)
 class Results:
     """A comparison, its lines in table order: by group, then by the main metric, missing rows last.
 
     references: the rows of the reference method, one for each of its models, in the grid's order.
     published: (row's key, index of the metric) -> published number; only what is known.
+    contrasts: in the order of the config, of each its pairs of models in the grid's order.
     """
 
     grid: Grid
@@ -59,6 +97,7 @@ class Results:
     resamples: int
     confidence: float
     published: dict[tuple[str, int], float]
+    contrasts: tuple[Contrast, ...] = ()
 
     @property
     def main(self) -> int:
@@ -75,11 +114,15 @@ class Results:
         """Runs that should be there and are not."""
         return sum(len(line.row.expected) - len(line.row.seeds) for line in self.lines)
 
-    def mark(self, line: Line, metric: int) -> int:
-        """+1 or -1 where a line is significantly better or worse than the reference after Holm, else 0."""
-        if not line.against or not line.against[metric].p_holm < 1 - self.confidence:
+    def mark(self, tested: Line | Contrast, metric: int) -> int:
+        """+1 or -1 where a line is significantly better or worse than the reference after Holm, else 0.
+
+        Of a contrast the same, of its first method against its second.
+        """
+        cells = tested.against if isinstance(tested, Line) else tested.tests
+        if not cells or not cells[metric].p_holm < 1 - self.confidence:
             return 0
-        return int(np.sign(line.against[metric].effect.difference))
+        return int(np.sign(cells[metric].effect.difference)) * direction(self.grid.metrics[metric])
 
 
 def compare(
@@ -90,8 +133,9 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
     published: Iterable[PublishedValue] = (),
+    contrasts: Iterable[ContrastEntry] = (),
 ) -> Results:
-    """Intervals for every row and tests of every row against the reference of the same models.
+    """Intervals for every row, tests of every row against the reference of the same models, and the contrasts.
 
     Args:
         grid: the runs.
@@ -101,9 +145,11 @@ def compare(
         confidence: of the intervals; 1 - confidence is the level of the marks.
         seed: of all draws.
         published: numbers to stand beside rows of the grid; they take part in no test.
+        contrasts: pairs of methods to be tested against each other, in a family of their own.
 
     Raises:
-        UserError: a reference or main metric that the grid does not have, or a published number by such a metric.
+        UserError: a reference, main metric or method of a contrast that the grid does not have, or a published number
+            by such a metric.
     """
     main = grid.column(main_metric)
     candidates = [row for row in grid.rows if row.method == reference]
@@ -126,37 +172,82 @@ def compare(
             low, high = bootstrap.interval(draws[row.key], confidence)
         lines.append(Line(row, bases[row.key], means, low, high, against.get(row.key, ())))
     order = {group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))}
-    lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(line.means[main], nan=-np.inf)))
+    better = direction(main_metric)
+    lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(better * line.means[main], nan=-np.inf)))
     beside = {(f"{told.method}/{told.models}", grid.column(told.metric)): told.value for told in published}
-    return Results(grid, tuple(lines), tuple(candidates), main_metric, resamples, confidence, beside)
+    tested = _contrasts(grid, contrasts, resamples, confidence, seed)
+    return Results(grid, tuple(lines), tuple(candidates), main_metric, resamples, confidence, beside, tested)
 
 
 def _against(
     grid: Grid, ran: list[Row], bases: dict[str, Row], draws: dict[str, np.ndarray], confidence: float, seed: int
 ) -> dict[str, tuple[Against, ...]]:
     pairs = [(row, base) for row in ran if (base := bases[row.key]).key != row.key and not base.missing]
-    if not pairs:
-        return {}
+    values = [(row.values.mean(axis=1), base.values.mean(axis=1)) for row, base in pairs]
+    differences = [draws[row.key] - draws[base.key] for row, base in pairs]
+    tests = _tests(grid.metrics, values, differences, confidence, seed)
+    return {row.key: cells for (row, _), cells in zip(pairs, tests, strict=True)}
+
+
+def _contrasts(
+    grid: Grid, entries: Iterable[ContrastEntry], resamples: int, confidence: float, seed: int
+) -> tuple[Contrast, ...]:
+    """Every contrast, tested where both sides have run; one Holm family per metric over all of them."""
+    pairs = [(entry, *rows) for entry in entries for rows in contrasted(grid.rows, entry.of, entry.against)]
+    values = [paired_values(of, against) for _, of, against in pairs]
+    names = [f"{of.key} - {against.key}" for _, of, against in pairs]
+    tested = {at for at, (left, _) in enumerate(values) if left.shape[1]}
+    # The difference is resampled as one table: a resample draws the same seeds of both sides.
+    draws = bootstrap.replicates({names[at]: values[at][0] - values[at][1] for at in sorted(tested)}, resamples, seed)
+    means = [(values[at][0].mean(axis=1), values[at][1].mean(axis=1)) for at in sorted(tested)]
+    tests = _tests(grid.metrics, means, [draws[names[at]] for at in sorted(tested)], confidence, seed)
+    found = dict(zip(sorted(tested), tests, strict=True))
+    nothing = np.full(len(grid.metrics), np.nan)
+    return tuple(
+        Contrast(
+            entry.name,
+            entry.title,
+            of,
+            against,
+            values[at][0].shape[1],
+            *((side.mean(axis=(0, 1)) for side in values[at]) if at in tested else (nothing, nothing)),
+            found.get(at, ()),
+        )
+        for at, (entry, of, against) in enumerate(pairs)
+    )
+
+
+def _tests(
+    metrics: Sequence[str],
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    differences: Sequence[np.ndarray],
+    confidence: float,
+    seed: int,
+) -> list[tuple[Against, ...]]:
+    """Of each pair its tests by metric, with Holm's correction over the pairs within each metric.
+
+    Args:
+        metrics: M names.
+        pairs: of each pair its two sides, float64 ``[S, M]``, averaged over seeds.
+        differences: of each pair bootstrap replicates of the difference, float64 ``[B, M]``.
+    """
     by_metric: list[list[Against]] = []
-    for metric in range(len(grid.metrics)):
+    for metric, name in enumerate(metrics):
         effects = [
-            significance.paired(row.session_means(metric), base.session_means(metric), seed) for row, base in pairs
+            significance.paired(left[:, metric], right[:, metric], seed, direction(name)) for left, right in pairs
         ]
         corrected = [
             significance.holm([getattr(effect, test) for effect in effects])
             for test in ("p_permutation", "p_ttest", "p_wilcoxon")
         ]
-        ends = [
-            bootstrap.interval(draws[row.key][:, metric] - draws[base.key][:, metric], confidence)
-            for row, base in pairs
-        ]
+        ends = [bootstrap.interval(draws[:, metric], confidence) for draws in differences]
         by_metric.append(
             [
                 Against(effect, float(low), float(high), *p)
                 for effect, (low, high), *p in zip(effects, ends, *corrected, strict=True)
             ]
         )
-    return {row.key: cells for (row, _), cells in zip(pairs, zip(*by_metric, strict=True), strict=True)}
+    return list(zip(*by_metric, strict=True))
 
 
 def gains(results: Results) -> pl.DataFrame:

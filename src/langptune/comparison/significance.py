@@ -40,7 +40,8 @@ class Paired:
 
     difference: mean over sessions of method minus reference.
     d_z: Cohen's d for paired samples, difference / standard deviation of differences; NaN where that is 0.
-    wins, ties, losses: sessions on which the method is better, equal, worse; they sum to ``n``.
+    wins, ties, losses: sessions on which the method is better, equal, worse; they sum to ``n``. By a metric where lower
+        is better a win is a negative difference.
     p_permutation (main), p_ttest, p_wilcoxon: two-sided, not corrected; 1 where no session differs.
     """
 
@@ -55,20 +56,21 @@ class Paired:
     p_wilcoxon: float
 
 
-def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0) -> Paired:
+def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int = 1) -> Paired:
     """Effect sizes and tests of two methods on the same sessions.
 
     Args:
         method: float64 ``[S]``, a metric per session, averaged over seeds.
         reference: float64 ``[S]``, the same sessions in the same order.
         seed: of the drawn sign flips.
+        better: +1 where a higher value is better, -1 where a lower one is.
     """
     differences = np.asarray(method, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     # means over seeds leave rounding dust where two methods agree; it must not count as wins
     differences[np.abs(differences) < 1e-12] = 0.0
     n = len(differences)
     spread = differences.std(ddof=1) if n > 1 else 0.0
-    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    wins, losses = int((better * differences > 0).sum()), int((better * differences < 0).sum())
     p_ttest = p_wilcoxon = 1.0
     if wins + losses:
         with warnings.catch_warnings():

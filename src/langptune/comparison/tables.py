@@ -17,7 +17,9 @@ from itertools import groupby
 
 from markdown_it import MarkdownIt
 
-from langptune.comparison.results import Line, Results
+from langptune.comparison.results import Contrast, Line, Results
+from langptune.metrics import direction
+from langptune.metrics import title as metric_title
 from langptune.ranking.scoring import TEMPERATURE
 
 MISSING = "missing"
@@ -140,6 +142,33 @@ def comparisons_csv(results: Results) -> str:
     return _csv(head, body)
 
 
+def contrasts_csv(results: Results) -> str:
+    """One line per contrast, pair of models and metric: effect sizes, their intervals, and all p-values.
+
+    ``better`` says whether a higher or a lower value of the metric is. ``seeds`` is how many the two share; means and
+    the difference (``method`` minus ``against``) are over those. ``*_holm`` is corrected over all contrasts within the
+    metric. Cells are empty where a side has not run.
+    """
+    head = ["contrast", "title", "method", "models", "against", "against_models", "metric", "better", "status"]
+    head += ["sessions", "seeds", "seeds_expected", "mean", "against_mean", "difference", "difference_low"]
+    head += ["difference_high", "d_z", "wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest"]
+    head += ["p_ttest_holm", "p_wilcoxon", "p_wilcoxon_holm"]
+    body = []
+    for one in results.contrasts:
+        status = MISSING if not one.tests else "complete" if one.seeds == one.expected else "partial"
+        for m, name in enumerate(results.grid.metrics):
+            row = [one.name, one.title, one.of.method, one.of.models, one.against.method, one.against.models, name]
+            row += ["higher" if direction(name) > 0 else "lower", status]
+            row += [len(results.grid.sessions) if one.tests else None, one.seeds, one.expected]
+            if one.tests:
+                cell, effect = one.tests[m], one.tests[m].effect
+                row += [one.means[m], one.against_means[m], effect.difference, cell.low, cell.high, effect.d_z]
+                row += [effect.wins, effect.ties, effect.losses, effect.p_permutation, cell.p_holm]
+                row += [effect.p_ttest, cell.p_ttest_holm, effect.p_wilcoxon, cell.p_wilcoxon_holm]
+            body.append([*row, *[None] * (len(head) - len(row))])
+    return _csv(head, body)
+
+
 def to_markdown(results: Results, title: str, facts: list[str]) -> str:
     """The table for a README or a report.
 
@@ -183,6 +212,20 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
     out.append("")
     out += [f"- {markdown(note)}" for note in explanations(results)]
     out += [f"- <sup>{mark}</sup> {markdown(note)}" for mark, note in _notes(results, footnotes)]
+    if results.contrasts:
+        head = _contrast_heads(results)
+        out += ["", "**Contrasts**", "", _pipe(head), _pipe(["---", "---"] + ["---:"] * (len(head) - 2))]
+        for one in results.contrasts:
+            cells = [markdown(_pair(one)), markdown(_pair_models(one)), _pair_seeds(one)]
+            for m in range(len(metrics)):
+                cell = MISSING
+                if one.tests:
+                    told = one.tests[m]
+                    mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(one, m)]
+                    cell = f"{told.effect.difference:+.4f} [{told.low:+.4f}, {told.high:+.4f}]{mark}"
+                cells.append(cell)
+            out.append(_pipe([*cells, _contrast_p(results, one)]))
+        out += ["", *(f"- {markdown(note)}" for note in contrast_explanations(results))]
     return "\n".join(out) + "\n"
 
 
@@ -224,7 +267,7 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
     ]
     best = _best(results)
     out = [r"\begin{table*}", r"\centering", rf"\caption{{{latex(' '.join([title + '.', *facts]))}}}"]
-    out += [rf"\label{{tab:{re.sub(r'[^A-Za-z0-9:-]+', '-', label)}}}", r"\resizebox{\textwidth}{!}{%"]
+    out += [rf"\label{{tab:{_label(label)}}}", r"\resizebox{\textwidth}{!}{%"]
     out += [rf"\begin{{tabular}}{{ll{'r' * (columns - 2)}}}", r"\toprule"]
     out += [_amp([cell if cell.startswith("$") else latex(cell) for cell in head])]
     for group, lines in groupby(results.lines, key=lambda line: line.row.group):
@@ -253,15 +296,90 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
             if ends:
                 out.append(_amp([*[""] * first, *ends, ""]))
     out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    for note in explanations(results):
-        text = latex(note)
-        for arrow, command in arrows.items():
-            text = text.replace(arrow, command)
-        out.append(rf"{text}\\")
+    out += [_latex_note(note) for note in explanations(results)]
     out += [rf"\textsuperscript{{{mark}}}~{latex(note)}\\" for mark, note in _notes(results, footnotes)]
     out += [r"\end{minipage}", r"\end{table*}"]
+    if results.contrasts:
+        out += ["", *_latex_contrasts(results, title, label)]
     return "\n".join(out) + "\n"
+
+
+def _latex_contrasts(results: Results, title: str, label: str) -> list[str]:
+    """The lines of a second ``table*``: the contrasts."""
+    head = _contrast_heads(results)
+    out = [r"\begin{table*}", r"\centering", rf"\caption{{{latex(title)}. Contrasts.}}"]
+    out += [rf"\label{{tab:{_label(label)}-contrasts}}", r"\resizebox{\textwidth}{!}{%"]
+    out += [rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", _amp(map(latex, head)), r"\midrule"]
+    for one in results.contrasts:
+        cells, ends = [latex(_pair(one)), latex(_pair_models(one)), latex(_pair_seeds(one))], ["", "", ""]
+        for m in range(len(results.grid.metrics)):
+            if not one.tests:
+                cells.append(rf"\emph{{{MISSING}}}")
+                continue
+            told = one.tests[m]
+            mark = {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(one, m)]
+            cells.append(f"{told.effect.difference:+.4f}{mark}")
+            ends.append(rf"{{\scriptsize [{told.low:+.4f}, {told.high:+.4f}]}}")
+        out.append(_amp([*cells, latex(_contrast_p(results, one))]))
+        if one.tests:
+            out.append(_amp([*ends, ""]))
+    out += [r"\bottomrule", r"\end{tabular}}", "", r"\begin{minipage}{\textwidth}", r"\footnotesize"]
+    out += [_latex_note(note) for note in contrast_explanations(results)]
+    return [*out, r"\end{minipage}", r"\end{table*}"]
+
+
+def _latex_note(note: str) -> str:
+    """A sentence as a line under a table; plain LaTeX knows no arrows."""
+    text = latex(note).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
+    return rf"{text}\\"
+
+
+def _label(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9:-]+", "-", name)
+
+
+def contrast_explanations(results: Results) -> list[str]:
+    """Sentences, plain text, that say how the numbers of the contrasts are to be read."""
+    level, share = f"{1 - results.confidence:.4g}", f"{100 * results.confidence:.4g}%"
+    tested = sum(bool(one.tests) for one in results.contrasts)
+    out = [
+        f"Difference of the first method and the second [{share} interval], paired by session and by seed; a method "
+        "that runs one seed stands beside every seed of the other.",
+        f"↑ ↓: the first method is better, worse; p < {level} in a sign-flip permutation test paired by session, "
+        f"Holm-corrected over {tested} contrasts within each metric.",
+    ]
+    out += _lower_is_better(results)
+    if lost := sum(not one.tests for one in results.contrasts):
+        out.append(f"Partial: {lost} of {len(results.contrasts)} contrasts lack a side that has run.")
+    return out
+
+
+def _lower_is_better(results: Results) -> list[str]:
+    """A sentence on the log rank, where it is among the metrics."""
+    if all(direction(name) > 0 for name in results.grid.metrics):
+        return []
+    return ["Log rank: mean of the natural logarithm of the target's rank; a lower value is better."]
+
+
+def _pair(one: Contrast) -> str:
+    pair = f"{one.of.title} against {one.against.title}"
+    return f"{one.title}: {pair}" if one.title else pair
+
+
+def _pair_models(one: Contrast) -> str:
+    return one.of.models if one.of.models == one.against.models else f"{one.of.models} / {one.against.models}"
+
+
+def _pair_seeds(one: Contrast) -> str:
+    return str(one.seeds) if one.seeds == one.expected else f"{one.seeds} of {one.expected}"
+
+
+def _contrast_heads(results: Results) -> list[str]:
+    return ["Contrast", "Models", "Seeds", *map(metric_title, results.grid.metrics), _p_head(results)]
+
+
+def _contrast_p(results: Results, one: Contrast) -> str:
+    return _p_value(one.tests[results.main].p_holm) if one.tests else ""
 
 
 def explanations(results: Results) -> list[str]:
@@ -279,6 +397,7 @@ def explanations(results: Results) -> list[str]:
             f"sign-flip permutation test paired by session, Holm-corrected over {tested} comparisons within "
             "each metric."
         )
+    out += _lower_is_better(results)
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
     if _weighted(results):
         out.append(
@@ -355,15 +474,16 @@ def _weight(results: Results, line: Line) -> list[str]:
 
 
 def _best(results: Results) -> set[tuple[str, int]]:
-    """(row, metric) of the highest means at the printed precision; bounds are no contestants."""
+    """(row, metric) of the best means at the printed precision; bounds are no contestants."""
     best = set()
-    for m in range(len(results.grid.metrics)):
+    for m, metric in enumerate(results.grid.metrics):
         means = {
             line.row.key: round(float(line.means[m]), 4)
             for line in results.lines
             if not line.row.missing and line.row.group != "bounds"
         }
-        best |= {(key, m) for key, mean in means.items() if mean == max(means.values())}
+        top = max(means.values(), key=lambda mean: direction(metric) * mean, default=None)
+        best |= {(key, m) for key, mean in means.items() if mean == top}
     return best
 
 
@@ -389,15 +509,10 @@ def _seeds(line: Line) -> str:
     return str(ran) if ran == expected else f"{ran} of {expected}"
 
 
-def _metric(name: str) -> str:
-    kind, _, k = name.partition("@")
-    return {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}[kind] + (f"@{k}" if k else "")
-
-
 def _metric_heads(results: Results) -> list[str]:
     heads = []
     for m, name in enumerate(results.grid.metrics):
-        heads += [_metric(name), *(["Published"] if m in results.published_metrics else [])]
+        heads += [metric_title(name), *(["Published"] if m in results.published_metrics else [])]
     return heads
 
 
@@ -412,13 +527,16 @@ def _told(results: Results, line: Line, metric: int) -> list[str]:
 
 
 def _p_head(results: Results) -> str:
-    return f"p (Holm) {_metric(results.main_metric)}"
+    return f"p (Holm) {metric_title(results.main_metric)}"
 
 
 def _p(results: Results, line: Line) -> str:
     if not line.against:
         return "reference" if line.row.key == line.reference.key else ""
-    p = line.against[results.main].p_holm
+    return _p_value(line.against[results.main].p_holm)
+
+
+def _p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 

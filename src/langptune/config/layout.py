@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langptune.config.methods import ProfileMethod, ShuffledMethod, TextMethod
+from langptune.config.methods import ControlMethod, ProfileMethod, TextMethod
 from langptune.config.phases import Draw, Phase, evaluation_draw
 from langptune.config.workflow import Run, Workflow
 
@@ -93,9 +93,8 @@ class Layout:
         return f"{self.phase_folder(dataset, models, seed, state)}/popularity-{text}.json"
 
     def source_of(self, method: str) -> str:
-        """The method whose profiles a method is ranked by: its own, or those it shuffles."""
-        entry = self._workflow.methods[method]
-        return entry.of if isinstance(entry, ShuffledMethod) else method
+        """The method whose texts a method is ranked by: its own, or those of the method that a control names."""
+        return self._workflow.source_of(method)
 
     def reference_of(self, run: Run) -> Run:
         """The run that a run's profiles are set against: the reference's with the same dataset, models and seed."""
@@ -106,7 +105,7 @@ class Layout:
         return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)
 
     def run_profiles(self, run: Run) -> str:
-        """The test profiles that a run of a profile method, or of one that shuffles them, is ranked by."""
+        """The test profiles that a run of a profile method, or of a control of one, is ranked by."""
         name = self.source_of(run.method)
         entry = self._workflow.methods[name]
         assert isinstance(entry, ProfileMethod)
@@ -119,6 +118,9 @@ class Layout:
 
     def run_weight(self, run: Run) -> float | str:
         """The weight of popularity in a run's scores: the method's number, or the file of the one that is chosen."""
+        control = self._workflow.methods[run.method]
+        if isinstance(control, ControlMethod) and control.change == "text-alone":
+            return 0.0
         entry = self._workflow.methods[self.source_of(run.method)]
         assert isinstance(entry, ProfileMethod | TextMethod)
         if entry.popularity != "auto":

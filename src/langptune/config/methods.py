@@ -65,12 +65,19 @@ class ProfileMethod(_TrainedMethod):
         return self
 
 
-class ShuffledMethod(_Method):
-    """Each session is ranked by the profile of another user: what remains is not about the user."""
+class ControlMethod(_Method):
+    """The texts, models and weights of another method with one thing changed: what is left is not due to that thing.
 
-    kind: Literal["shuffled-profiles"]
-    of: str = Field("langptune-0", description="the method whose profiles are dealt to other users")
-    deterministic: bool = False
+    It trains nothing and writes nothing, but reads the files of the method that it names, which need not be run itself.
+    """
+
+    kind: Literal["control"]
+    of: str = Field(description="the method whose texts are taken: of kind profiles, or of kind text unless shuffled")
+    change: Literal["shuffled", "mean-vector", "text-alone"] = Field(
+        description="shuffled: each session is ranked by another user's profile, dealt by the seed; mean-vector: every "
+        "session by the normalised mean of all compared sessions' vectors, as if one text served all; text-alone: by "
+        "its own text, without the popularity of items in the score"
+    )
 
 
 class TextMethod(_TrainedMethod):
@@ -155,5 +162,5 @@ class RecBoleMethod(_Method):
 
 
 Method = Annotated[
-    ProfileMethod | ShuffledMethod | TextMethod | SimpleMethod | NMFMethod | RecBoleMethod, Field(discriminator="kind")
+    ProfileMethod | ControlMethod | TextMethod | SimpleMethod | NMFMethod | RecBoleMethod, Field(discriminator="kind")
 ]

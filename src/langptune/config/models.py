@@ -22,7 +22,7 @@ ENDPOINT_TERMS = (
     "retries",
 )
 """Keys of an endpoint that say how it is reached and paid; no answer depends on them."""
-ENDPOINT_ONLY = ("endpoint", "model", "limit_key", "omit", *ENDPOINT_TERMS)
+ENDPOINT_ONLY = ("endpoint", "model", "limit_key", "omit", "prefill", *ENDPOINT_TERMS)
 OMISSIBLE = ("seed", "temperature", "stop")
 """Settings of a request that some servers refuse."""
 
@@ -64,6 +64,12 @@ class ModelSource(Strict):
     )
     omit: list[Literal["seed", "temperature", "stop"]] = Field(
         [], description="settings that are not sent, for servers that refuse them; the server's own values then hold"
+    )
+    prefill: dict[str, bool | int | float | str] | None = Field(
+        None,
+        description="for prompts with `starts`: more settings of a request that ends with a message of the assistant, "
+        "so that the server goes on writing that message: {} where it does so by itself (Anthropic), "
+        "{continue_final_message: true, add_generation_prompt: false} with vLLM; null: it cannot, or nobody has tried",
     )
 
     @model_validator(mode="after")
@@ -111,6 +117,8 @@ class ModelSource(Strict):
         told = handler(self)
         if not self.omit:  # and an endpoint that is sent everything says nothing of what it is not sent
             told.pop("omit", None)
+        if self.prefill is None:
+            told.pop("prefill", None)
         return told if self.endpoint is not None else {k: v for k, v in told.items() if k not in ENDPOINT_ONLY}
 
     @property
@@ -123,6 +131,7 @@ class ModelSource(Strict):
             model=self.model,
             limit_key=self.limit_key,
             omit=self.omit,
+            prefill=self.prefill,
             input_price=0,
             output_price=0,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from langptune.config.base import Strict
 
@@ -15,6 +15,11 @@ class Prompt(Strict):
     """A prompt template (Jinja): data about the user and the history in, the user message out."""
 
     template: str
+    starts: str = Field(
+        "",
+        description="how every profile begins: the encoder goes on from there; part of the profile's text, and of the "
+        "prompt's tokens. It keeps a small model in form",
+    )
     max_field: Annotated[int, Field(ge=1)] | None = Field(
         MAX_FIELD,
         description="characters of one field (title, description, review...) that are shown, counted in the manifest; "
@@ -30,3 +35,18 @@ class Prompt(Strict):
         description="strings like `<|eot_id|>` in a title or review: text, or the special tokens they look like, as "
         "published (PAPER: defect 10)",
     )
+
+    @field_validator("starts")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        if value != " ".join(value.split()):
+            raise ValueError("write words with single spaces, none at either end: the encoder writes the next space")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A prompt without a beginning does not name the key: its specs and manifests stay the same."""
+        told = handler(self)
+        if not self.starts:
+            told.pop("starts")
+        return told

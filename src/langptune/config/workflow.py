@@ -16,11 +16,11 @@ from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge, read_judges
 from langptune.config.methods import (
+    ControlMethod,
     Method,
     NMFMethod,
     ProfileMethod,
     RecBoleMethod,
-    ShuffledMethod,
     SimpleMethod,
     TextMethod,
 )
@@ -68,6 +68,23 @@ class Training(Strict):
     )
 
 
+class Contrast(Strict):
+    """Two methods of the run that are tested against each other. `[langptune, pop]` is short for `of` and `against`."""
+
+    of: str = Field(description="method")
+    against: str = Field(description="method that it is set against: differences are `of` minus `against`")
+    title: str = Field("", description="the question that the pair answers, in a few words")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if len(value) != 2:
+                raise ValueError(f"a contrast is of two methods, found {len(value)}; write [of, against]")
+            return {"of": value[0], "against": value[1]}
+        return value
+
+
 class Comparison(Strict):
     """What the tables report."""
 
@@ -77,6 +94,11 @@ class Comparison(Strict):
         None,
         description="the method every other one is tested against, paired by session; of several models, each row "
         "against the run of its own; null: langptune-0 where it is run, else the first method",
+    )
+    contrasts: dict[str, Contrast] = Field(
+        {},
+        description="name -> two methods that are tested against each other, paired by session and seed, each with its "
+        "own models; Holm-corrected over all contrasts within each metric",
     )
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -104,7 +126,7 @@ class Interpretability(Strict):
 
     reference: str = Field("langptune-0", description="the profile method that every other one is set against")
     methods: list[str] = Field(
-        [], description="profile methods, and those that shuffle them; empty: all of the run that there are"
+        [], description="profile methods, and controls that shuffle them; empty: all of the run that there are"
     )
     sessions: Annotated[int, Field(ge=2)] = Field(100, description="test sessions that are measured, drawn at random")
     verifier: str | None = Field(
@@ -319,15 +341,29 @@ class Workflow:
         asked = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
-                method = self.methods[name]
-                seeds = self.config.seeds[:1] if method.deterministic else asked
+                seeds = self.config.seeds[:1] if self.deterministic(name) else asked
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
 
+    def source_of(self, name: str) -> str:
+        """The method whose texts, phases and models a method has: itself, or the one that a control names."""
+        method = self.methods[name]
+        return method.of if isinstance(method, ControlMethod) else name
+
+    def deterministic(self, name: str) -> bool:
+        """Whether a method draws nothing, so that one seed stands for all."""
+        source = self.methods[self.source_of(name)]
+        return source.deterministic and not self.shuffled(name)
+
+    def shuffled(self, name: str) -> bool:
+        """Whether a method ranks each session by another user's profile."""
+        method = self.methods[name]
+        return isinstance(method, ControlMethod) and method.change == "shuffled"
+
     def models_of(self, name: str) -> list[str]:
         """The ``{models}`` path segments that a method is run with."""
-        method = self.methods[name]
-        if isinstance(method, ProfileMethod | ShuffledMethod):
+        method = self.methods[self.source_of(name)]
+        if isinstance(method, ProfileMethod):
             return [f"{e}+{d}" for e in self.config.encoders for d in self.config.decoders]
         if isinstance(method, TextMethod):
             return list(self.config.decoders)
@@ -344,8 +380,9 @@ class Workflow:
 
     def _one_profile(self, name: str) -> bool:
         """Whether a method has one profile for each session: its own, or another user's."""
-        method = self.methods[name]
-        source = self.methods[method.of] if isinstance(method, ShuffledMethod) else method
+        if isinstance(self.methods[name], ControlMethod) and not self.shuffled(name):
+            return False  # its texts are those of its method, which are measured already
+        source = self.methods[self.source_of(name)]
         return isinstance(source, ProfileMethod) and source.best_of == 1
 
     @property
@@ -676,20 +713,15 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         _check_tokens(workflow, study, where)
     for name in [*config.methods, *studied]:
         method = workflow.methods[name]
+        if isinstance(method, ControlMethod):
+            _check_control(workflow, name, method, where)
+        writer = workflow.methods[workflow.source_of(name)]
         if not workflow.models_of(name):
-            need = "decoders" if isinstance(method, TextMethod) else "encoders and decoders"
+            need = "decoders" if isinstance(writer, TextMethod) else "encoders and decoders"
             raise UserError(f"{where}: method '{name}' needs {need}, but the config lists none")
-        if isinstance(method, ShuffledMethod):
-            source = workflow.methods.get(method.of)
-            if not isinstance(source, ProfileMethod):
-                raise UserError(
-                    f"{where}: method '{name}': of: '{method.of}' is not a profile method"
-                    + nearest(method.of, [n for n, m in workflow.methods.items() if isinstance(m, ProfileMethod)])
-                )
         tune = getattr(method, "tune", {})
         if empty := [key for key, values in tune.items() if not values]:
             raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
-        writer = source if isinstance(method, ShuffledMethod) else method
         if isinstance(writer, ProfileMethod | TextMethod):
             _check_phases(workflow, name, writer, where)
         if isinstance(writer, ProfileMethod):
@@ -700,6 +732,15 @@ def _cross_check(workflow: Workflow, where: str) -> None:
                         f"{where}: method '{name}' on '{dataset}': unknown prompt '{prompt}'"
                         + nearest(prompt, list(workflow.prompts))
                     )
+                told = workflow.prompts[prompt]
+                for encoder in config.encoders if told.starts else []:
+                    source = workflow.models[encoder].source
+                    if source.endpoint is not None and source.prefill is None:
+                        raise UserError(
+                            f"{where}: method '{name}' on '{dataset}': prompt '{prompt}' has 'starts', but encoder "
+                            f"'{encoder}', an endpoint, has no 'prefill' in its source in models.yaml, which says how "
+                            "its server goes on from a given beginning; add it if the server can, or use another prompt"
+                        )
             for encoder in config.encoders:
                 entry = workflow.models[encoder]
                 if writer.max_tokens >= entry.context:
@@ -716,6 +757,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.reference: '{workflow.reference}' is not among this run's methods"
             + nearest(workflow.reference, config.methods)
         )
+    _check_contrasts(config, where)
     for dataset in config.datasets:
         expected = workflow.datasets[dataset].expect
         for metric in comparison.metrics:
@@ -730,6 +772,36 @@ def _cross_check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
             + nearest(comparison.main_metric, comparison.metrics)
         )
+
+
+def _check_control(workflow: Workflow, name: str, method: ControlMethod, where: str) -> None:
+    """What a control takes texts from has texts, and profiles where they go to other users."""
+    wanted, what = (ProfileMethod | TextMethod, "profile or text method")
+    if method.change == "shuffled":
+        wanted, what = ProfileMethod, "profile method"
+    if not isinstance(workflow.methods.get(method.of), wanted):
+        known = [other for other, entry in workflow.methods.items() if isinstance(entry, wanted)]
+        raise UserError(
+            f"{where}: method '{name}': of: '{method.of}' is not a {what}, which change '{method.change}' needs"
+            + nearest(method.of, known)
+        )
+
+
+def _check_contrasts(config: Config, where: str) -> None:
+    """Contrasts are of two methods of the run, and no two of them are of the same two."""
+    pairs: dict[frozenset[str], str] = {}
+    for name, told in config.comparison.contrasts.items():
+        at = f"{where}: comparison.contrasts: '{name}'"
+        for key, method in (("of", told.of), ("against", told.against)):
+            if method not in config.methods:
+                raise UserError(
+                    f"{at}: {key}: '{method}' is not among this run's methods{nearest(method, config.methods)}"
+                )
+        if told.of == told.against:
+            raise UserError(f"{at}: '{told.of}' stands on both sides; name two methods")
+        other = pairs.setdefault(frozenset((told.of, told.against)), name)
+        if other != name:
+            raise UserError(f"{at}: the same two methods as '{other}'; keep one, or the correction would count both")
 
 
 def _check_limits(workflow: Workflow, dataset: str) -> None:

@@ -44,6 +44,11 @@ class Request:
     stop: str | None = None
 
     @property
+    def begun(self) -> bool:
+        """The last message is the beginning of the answer, which the server is to go on with."""
+        return bool(self.messages) and self.messages[-1][0] == "assistant"
+
+    @property
     def tokens(self) -> int:
         """About how many tokens the prompt has."""
         return sum(_MESSAGE_TOKENS + rough_tokens(text) for _, text in self.messages)

@@ -147,6 +147,8 @@ class Client:
         told = {"server": self.identity, "model": self.source.model, "limit": self.source.limit_key, **asdict(request)}
         if self.source.omit:  # what is not sent changes the answer; earlier keys stay what they were
             told["omit"] = sorted(self.source.omit)
+        if request.begun:
+            told["prefill"] = self.source.prefill
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def known(self, request: Request) -> Answer | None:
@@ -290,6 +292,8 @@ class Client:
         if request.stop is not None:
             settings["stop"] = [request.stop]
         settings = {key: value for key, value in settings.items() if key not in self.source.omit}
+        if request.begun and self.source.prefill:
+            settings["extra_body"] = dict(self.source.prefill)
         self._asking.request = request
         try:
             # The bytes, for the package would make objects of whatever it gets, unchecked.

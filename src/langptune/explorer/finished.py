@@ -14,7 +14,7 @@ import polars as pl
 
 from langptune.baselines import text as history_texts
 from langptune.config.layout import Layout, decoder_of, encoder_of
-from langptune.config.methods import ProfileMethod, ShuffledMethod, TextMethod
+from langptune.config.methods import ControlMethod, ProfileMethod, TextMethod
 from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
@@ -217,8 +217,7 @@ class Finished:
                 label += f" · seed {run.seed}"
             lacks = self._lacks(run)
             ranked = self.path(self.layout.ranks_of(run)).is_file()
-            if not lacks and isinstance(entry, ProfileMethod | ShuffledMethod | TextMethod):
-                kind: Kind = {"profiles": "profiles", "shuffled-profiles": "shuffled", "text": "text"}[entry.kind]
+            if not lacks and (kind := self._kind(run.method)) != "stored":
                 found.append(Choice(run, label, entry.group, kind))
                 if not ranked:
                     notes.append(f"{label}: not ranked by the benchmark yet; ranked here only")
@@ -230,13 +229,23 @@ class Finished:
                 notes.append(f"{label}: not finished")
         return found, notes
 
+    def _kind(self, method: str) -> Kind:
+        """Where a method's texts come from; a mean vector is no text."""
+        entry = self.workflow.methods[method]
+        source = self.workflow.methods[self.layout.source_of(method)]
+        if isinstance(entry, ControlMethod) and entry.change != "text-alone":
+            return "shuffled" if entry.change == "shuffled" else "stored"
+        if isinstance(source, ProfileMethod | TextMethod):
+            return "text" if isinstance(source, TextMethod) else "profiles"
+        return "stored"
+
     def _title(self, name: str) -> str:
         return self.workflow.models[name].title if name in self.workflow.models else name
 
     def _lacks(self, run: Run) -> list[str]:
         """What of a run that ranks by texts is not there; nothing for other runs."""
-        entry = self.workflow.methods[run.method]
-        if not isinstance(entry, ProfileMethod | ShuffledMethod | TextMethod):
+        entry = self.workflow.methods[self.layout.source_of(run.method)]
+        if self._kind(run.method) == "stored":
             return []
         needs = {"decoder": self.layout.run_decoder(run), "item vectors": self.layout.run_vectors(run)}
         if isinstance(weight := self.layout.run_weight(run), str):
@@ -250,7 +259,7 @@ class Finished:
         found = self.choices(dataset)[0]
         plain, trained = [], []
         for choice in found:
-            if choice.kind == "profiles":
+            if choice.kind == "profiles" and isinstance(self.workflow.methods[choice.run.method], ProfileMethod):
                 chain = self.layout.run_phase(choice.run).encoder.chain
                 steps = self.layout.run_phase(choice.run).chain
                 (trained if steps else plain).append((len(chain) > 0, len(steps), choice))
@@ -316,9 +325,7 @@ class Finished:
 
     def history_text(self, choice: Choice, history: list[int]) -> Text:
         """The text of a history: what a text method ranks by, and what stands in where no profile is written."""
-        entry = self.workflow.methods[choice.run.method]
-        if isinstance(entry, ShuffledMethod):
-            entry = self.workflow.methods[entry.of]
+        entry = self.workflow.methods[self.layout.source_of(choice.run.method)]
         assert isinstance(entry, ProfileMethod | TextMethod)
         texts = self.data(choice.run.dataset).texts
         view = entry.view if isinstance(entry, TextMethod) else "history"

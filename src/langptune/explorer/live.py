@@ -221,7 +221,7 @@ class Live:
             UserError: a run without an encoder; a model that cannot be read; a prompt that needs what is not known.
             Left: ``gone`` was set.
         """
-        entry = self.finished.workflow.methods[choice.run.method]
+        entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
         if choice.kind != "profiles" or not isinstance(entry, ProfileMethod):
             raise UserError(f"{choice.label} writes no profile; choose a method of the group 'profiles'")
         while not self._writing.acquire(timeout=0.25):
@@ -273,7 +273,7 @@ class Live:
         with self._lock:
             model, tokenizer = self.kept.get(("encoder", folder, adapter, adapter and _changed(adapter)), load)
         # As scripts/write_profiles.py has it.
-        prompt = workflow.prompt_of(run.dataset, run.method)
+        prompt = workflow.prompt_of(run.dataset, layout.source_of(run.method))
         limit = encoder.prompt_limit(entry.max_tokens)
         writer = PromptWriter(workflow.prompts[prompt], prompt, tokenizer, limit)
         items = self.finished.data(run.dataset).items
@@ -297,8 +297,9 @@ class Live:
         hook = model.register_forward_pre_hook(step)
         try:
             with torch.autocast(device.type, dtype, enabled=adapter is not None and dtype != torch.float32):
+                asked = [encoded.ids] * entry.best_of
                 done = generate_batch(
-                    model, tokenizer, [encoded.ids] * entry.best_of, seeds, entry.max_tokens, entry.temperature
+                    model, tokenizer, asked, seeds, entry.max_tokens, entry.temperature, writer.starts
                 )
         finally:
             hook.remove()

@@ -116,6 +116,13 @@ def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", ba
     return Embedded(vectors[rows], int(cut[rows].sum()))
 
 
+def mean_vector(vectors: np.ndarray) -> np.ndarray:
+    """One query for all: each row is the mean of the rows of ``vectors``, float32 ``[S, D]``, at unit length."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    unit = mean / max(float(np.linalg.norm(mean)), np.finfo(np.float32).tiny)
+    return np.broadcast_to(unit.astype(np.float32), vectors.shape)
+
+
 def embed_items(model: SentenceTransformer, texts: Sequence[str], prefix: str = "") -> tuple[ItemVectors, int]:
     """The catalogue's vectors, and how many item texts were cut at the token limit."""
     distinct = sorted(set(texts))
