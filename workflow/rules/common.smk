@@ -83,7 +83,7 @@ def methods_of(kind):
 
 def ranked_by(kind):
     """A regular expression of the methods of one kind that are run here, and of the controls that take their texts."""
-    named = [*CONFIG.methods, *(name for study in CONFIG.studies for _, _, name in WORKFLOW.variants(study))]
+    named = [*CONFIG.methods, *(one.name for study in CONFIG.studies for one in WORKFLOW.variants(study))]
     return either(name for name in dict.fromkeys(named) if isinstance(METHODS[source_of(name)], kind))
 
 
