@@ -130,7 +130,7 @@ def generate_batch(
     if temperature:
         # On the CPU, so that a stream gives the same numbers on every device.
         for row, seed in zip(uniform, seeds, strict=True):
-            torch.rand(max_tokens, generator=torch_stream(seed, torch.device("cpu")), out=row)
+            row.uniform_(generator=torch_stream(seed, torch.device("cpu")))
     uniform = uniform.to(device)
 
     written = torch.full((len(prompts), max_tokens), int(ends[0]), device=device)
