@@ -1,8 +1,8 @@
 """LangPTune: natural-language user profiles for recommendation, as a reproducible benchmark.
 
 The rooms of the library import only from rooms above them in this list: ``errors``, ``files``, ``metrics``,
-``randomness``, ``config``, ``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``, ``data``, ``prompts``,
-``thinking``, ``endpoint``, ``models``, ``ranking``, ``profiles``, ``training``, ``baselines``, ``comparison``,
+``randomness``, ``config``, ``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``, ``data``, ``thinking``,
+``prompts``, ``endpoint``, ``models``, ``ranking``, ``profiles``, ``training``, ``baselines``, ``comparison``,
 ``judge``, ``survey``, ``interpretability``, ``figures``, ``benchmarks``, ``plan``, ``cost``, ``explorer``.
 Importing the package itself imports none of them.
 """
