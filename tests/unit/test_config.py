@@ -27,6 +27,8 @@ from langptune.errors import UserError
 from tests.conftest import ROOT
 
 MODELS = "smollm2-135m+minilm-l6"
+ON_PROFILES = {"langptune-cl": {"phases": ["cl"]}, "langptune": {"phases": ["cl", "rlso"]}}
+"""Overrides by which a phase of CL on profiles comes before RLSO."""
 CONFIGS = sorted(p.name for p in (ROOT / "config").glob("*.yaml") if "methods" in read_yaml(p))
 
 
@@ -301,20 +303,15 @@ def test_algorithms_are_compared_at_equal_tokens():
 def test_phases_are_shared_and_named_by_what_changes_results():
     methods = ["langptune-0", "langptune-cl", "langptune"]
     profile = {"max_tokens": 16, "history_items": 3}
-    config = base() | {"methods": methods, "comparison": {"reference": "langptune-0"}}
-    workflow = load(config | {"overrides": dict.fromkeys(methods, profile)}, ROOT)
+    overrides = {name: profile | ON_PROFILES.get(name, {}) for name in methods}
+    config = base() | {"methods": methods, "comparison": {"reference": "langptune-0"}, "overrides": overrides}
+    workflow = load(config, ROOT)
     start, cl, full = (workflow.phase_of("ml-100k", name, MODELS) for name in methods)
     assert full.parent == cl and cl.parent == start and full.encoder == full and full.decoder == cl
     assert [phase.id for phase in full.all()] == [start.id, cl.id, full.id]
-    neutral = load(
-        config
-        | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"micro_batch": 3, "title": "x"}}},
-        ROOT,
-    )
+    neutral = load(config | {"recipe_overrides": {"cl": {"micro_batch": 3, "title": "x"}}}, ROOT)
     assert neutral.phase_of("ml-100k", "langptune", MODELS).id == full.id
-    other = load(
-        config | {"overrides": dict.fromkeys(methods, profile), "recipe_overrides": {"cl": {"batches": 3}}}, ROOT
-    )
+    other = load(config | {"recipe_overrides": {"cl": {"batches": 3}}}, ROOT)
     assert other.phase_of("ml-100k", "langptune", MODELS).id != full.id
     assert other.phase_of("ml-100k", "langptune-0", MODELS).id == start.id
 
@@ -326,7 +323,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"recipe_overrides": {"rlso": {"epoch": 2}}}, "unknown key 'epoch'; did you mean 'epochs'"),
         ({"recipe_overrides": {"rlso": {"samples": 1}}}, "samples"),
         (
-            {"recipe_overrides": {"cl": {"sessions": "all"}}},
+            {"overrides": ON_PROFILES, "recipe_overrides": {"cl": {"sessions": "all"}}},
             "method 'langptune': phases: 'cl': sessions: 'all' is about histories",
         ),
         ({"recipe_overrides": {"cl": {"profile_samples": 4}}}, "profile_samples needs a profile_temperature"),
@@ -404,7 +401,7 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
     ]
     base_recipe = workflow.recipes["rlso"]
     method = workflow.methods["langptune.reward-log-rank.algorithm-rloo"]
-    assert method.phases == ["cl", "rlso.reward-log-rank.algorithm-rloo"] and "log-rank" in method.title
+    assert method.phases == ["cl-history", "rlso.reward-log-rank.algorithm-rloo"] and "log-rank" in method.title
     recipe = workflow.recipes[method.phases[1]]
     same = base_recipe.model_copy(update={"reward": "log-rank", "algorithm": "rloo", "title": recipe.title})
     assert recipe == same
@@ -542,13 +539,13 @@ def test_the_phases_of_a_controls_method_are_checked_too():
         load(config, ROOT)
 
 
-NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-241808f6", "cl-paper-e7b64d18"]
+NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-8650ee58", "cl-paper-ced8c6b1"]
 
 
 def test_names_of_phases_stay_when_keys_are_added():
     """What was computed before a key existed is still found: at its default the key is no part of the name."""
     methods = ["langptune-0", "langptune-cl", "langptune", "langptune-cl-paper"]
-    alone = {"overrides": {"langptune": {"popularity": 0}}}
+    alone = {"overrides": ON_PROFILES | {"langptune": {**ON_PROFILES["langptune"], "popularity": 0}}}
     workflow = load(base() | {"methods": methods, "comparison": {"reference": "langptune-0"}} | alone, ROOT)
     names = [workflow.phase_of("ml-100k", name, MODELS).id for name in methods]
     assert names == NAMES

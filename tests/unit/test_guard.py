@@ -132,7 +132,7 @@ def test_a_run_that_collapses_stops_and_keeps_its_best(tmp_path):
     """At a learning rate that wrecks the weights, no profile ends any more."""
     lines = []
     recipe = p.reinforcement(
-        batches=12, learning_rate=3.0, validate_every=1, select="last", guard={"finished": 0.99, "distinct": 0.99}
+        batches=12, learning_rate=0.3, validate_every=1, select="last", guard={"finished": 0.99, "distinct": 0.99}
     )
     data, encoder = p.planted(train=40, val=10), p.tiny_encoder()
     p.warm_start(encoder, data, p.tokenizer(), steps=60)

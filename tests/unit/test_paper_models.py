@@ -276,7 +276,8 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
     model, tokenizer = load_encoder(folders[name], CPU, dtype)
     recipe = scaled_down(paper, "rlso-paper", name).model_copy(update={"select": "last"})
     prompts = prompts_of(tokenizer, 6)
-    trained_on = Sessions(list(range(6)), prompts, [5, 9, 13, 20, 33, 40], [[0], [1], [2], [3], [4], [0]])
+    targets, seen = [5, 9, 13, 20, 33, 40], [[0], [1], [2], [3], [4], [0]]
+    trained_on = Sessions(list(range(6)), prompts, targets, seen, [[target] for target in targets], seen)
     trainer = PolicyTrainer(
         model=model,
         tokenizer=tokenizer,

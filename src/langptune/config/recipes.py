@@ -232,9 +232,6 @@ class ReinforcementRecipe(_Recipe):
         "not at all",
     )
     unfinished: Literal["zero", "score"] = Field(
-        "zero", description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns"
-    )
-    unfinished: Literal["zero", "score"] = Field(
         "score",
         description="reward of a profile that did not end within max_tokens: 0 as published, or what it earns (and the "
         "term `unfinished`)",
