@@ -18,10 +18,11 @@ from langptune.provenance import Record
 class Spec(stage.StageSpec):
     """Validation texts and a decoder in; a JSON file with the weight, and what each weight of the grid gave, out.
 
-    The texts are those that methods rank by when the decoder has just been trained: greedy profiles, or histories.
+    The texts are those that the decoder's training selected by: greedy profiles, or histories; of an untrained decoder,
+    histories. Every text that this decoder ranks later has the same weight.
     """
 
-    text: Literal["profiles", "history", "last-item"] = Field(description="what is ranked by")
+    text: Literal["profiles", "history"] = Field(description="what is ranked by")
     history_items: int = Field(10, description="for `history`: most recent items")
     weights: Annotated[list[float], Field(min_length=1)] = Field(description="the grid")
     decoder: DecoderEntry = Field(description="the decoder's registry entry")

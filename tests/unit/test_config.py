@@ -621,7 +621,7 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     assert weight["langptune-0"] == weight["langptune-rlso"] == weight["shuffled-profiles"]
     assert weight["langptune-cl"] == weight["langptune"] != weight["langptune-0"]
     assert "/seed0/start-" in weight["langptune-0"] and "/seed1/cl-" in weight["langptune"]
-    assert layout.run_weight(Run("ml-100k", "history", "minilm-l6", 0)).endswith("/popularity-history.json")
+    assert layout.run_weight(Run("ml-100k", "history", "minilm-l6", 0)) == weight["langptune-0"]
     after = load(config, ROOT).phase_of("ml-100k", "langptune", MODELS)
     assert layout.reward_weight("ml-100k", MODELS, 1, after) == weight["langptune"]
     # A number is no file, and what is trained by it is another encoder.

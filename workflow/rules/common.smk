@@ -96,8 +96,7 @@ for run in RUNS:
     name = source_of(run.method)
     if isinstance(METHODS[name], LANGPTUNE):
         last = WORKFLOW.phase_of(run.dataset, name, run.models)
-        # The weight of popularity is chosen in a state of its own wherever a method's texts differ.
-        for phase in (*last.all(), *(phase.weighed for phase in (last, *last.all()))):
+        for phase in (*last.all(), *(phase.weighed for phase in last.all())):
             PHASES[phase.id] = phase
             DRAWS |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
         if isinstance(METHODS[name], kinds.ProfileMethod):
@@ -477,6 +476,17 @@ def decoder_inputs():
         "vectors": by_method(vectors_of),
         "popularity": lambda w: weight_file(LAYOUT.run_weight(run_in(w))),
     }
+
+
+def weighing_profiles(w):
+    """The validation profiles by which a decoder's weight of popularity is chosen; nothing where histories are."""
+    phase = PHASES[w.phase]
+    return profiles_of(w.dataset, w.models, w.seed, phase, VALIDATION) if phase.weighed_by == "profiles" else []
+
+
+def weighing_history(phase):
+    """How many items of a history a decoder's weight of popularity is chosen by: as many as it was trained on."""
+    return (phase.recipe.history_items if phase.chain else None) or phase.history_items
 
 
 def weight_file(told):

@@ -27,32 +27,28 @@ rule embed_items:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
-# Right after the phase that trained a decoder (or none did), on the texts that are ranked then; whatever ranks or rewards
-# by that decoder later, takes the same weight.
+# Right after the phase that trained a decoder (or none did), by the validation texts that its training selected by: whatever
+# ranks or rewards by that decoder takes the same weight.
 rule choose_popularity:
     input:
         **data_files("items", "sessions", "training"),
         decoder=by_phase(decoder_folder),
         vectors=by_phase(vectors_of),
-        profiles=lambda w: (
-            profiles_of(w.dataset, w.models, w.seed, PHASES[w.phase], VALIDATION) if w.text == "profiles" else []
-        ),
+        profiles=lambda w: weighing_profiles(w),
     output:
-        weight=f"{PHASE}/popularity-{{text}}.json",
+        weight=f"{PHASE}/popularity.json",
     log:
-        f"{LOGS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{text}}.log",
+        f"{LOGS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
     benchmark:
-        f"{BENCHMARKS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{text}}.jsonl"
-    wildcard_constraints:
-        text="profiles|history|last-item",
+        f"{BENCHMARKS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     priority: 50
     resources:
         **decodes(lambda w: decoder_of(w.models)),
     params:
         **specified(
             lambda w, input, output: spec(
-                text=w.text,
-                history_items=PHASES[w.phase].history_items,
+                text=PHASES[w.phase].weighed_by,
+                history_items=weighing_history(PHASES[w.phase]),
                 weights=CONFIG.training.popularity_weights,
                 decoder=usage(decoder_of(w.models)),
                 decoder_in=input.decoder,

@@ -80,17 +80,11 @@ class Layout:
             return f"{self.phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
-    def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase, text: str) -> str:
-        """Where the weight of popularity stands that is chosen for the decoder of a phase.
-
-        Untrained models and greedy profiles are the same for all seeds.
-
-        Args:
-            text: what is ranked by: ``profiles``, or the view of a text method.
-        """
+    def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
+        """Where the weight of popularity stands that is chosen for the decoder of a phase; untrained, for all seeds."""
         state = phase.weighed
         seed = seed if state.chain else self._config.seeds[0]
-        return f"{self.phase_folder(dataset, models, seed, state)}/popularity-{text}.json"
+        return f"{self.phase_folder(dataset, models, seed, state)}/popularity.json"
 
     def source_of(self, method: str) -> str:
         """The method whose texts a method is ranked by: its own, or those of the method that a control names."""
@@ -125,14 +119,13 @@ class Layout:
         assert isinstance(entry, ProfileMethod | TextMethod)
         if entry.popularity != "auto":
             return entry.popularity
-        text = entry.view if isinstance(entry, TextMethod) else "profiles"
-        return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run), text)
+        return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
 
     def reward_weight(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
         """The same of the reward by which a phase trains an encoder."""
         if phase.popularity is not None:
             return phase.popularity
-        return self.weight_file(dataset, models, seed, phase, "profiles")
+        return self.weight_file(dataset, models, seed, phase)
 
     def run_vectors(self, run: Run) -> str:
         """The catalogue as a run's decoder embeds it."""

@@ -10,12 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from langptune.config.methods import ProfileMethod, TextMethod
 from langptune.config.recipes import ContrastiveRecipe, Recipe
 
 LONGEST = 80
 """Characters of the recipes' names in a phase's; with dataset, models and draw, a log's name must stay below 255."""
+
+
+UNTRAINED_HISTORY = 10
+"""Items of the histories by which the weight of popularity is chosen for an untrained decoder."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +145,15 @@ class Phase:
     def weighed(self) -> Phase:
         """The state in which the weight of popularity is chosen: just after the decoder was trained.
 
-        It keeps the method's prompt, because the texts are those that the method ranks then. A phase that trains the
-        encoder alone keeps the weight; all methods with an untrained decoder and the same prompt share one.
+        A phase that trains the encoder alone keeps the weight: all texts that a decoder ranks share one. An untrained
+        decoder has one weight for all methods.
         """
-        return replace(self, chain=self.chain[: self._ends(decoder=True)])
+        return self.decoder if self._ends(decoder=True) else Phase(None, UNTRAINED_HISTORY, 0)
+
+    @property
+    def weighed_by(self) -> Literal["profiles", "history"]:
+        """The validation texts by which a state's weight is chosen: those that the decoder's training selects by."""
+        return "history" if self.prompt is None or self.recipe.texts == "history" else "profiles"
 
     def draws(self) -> list[Draw]:
         """The profiles that training this phase reads; an encoder phase writes its own."""
