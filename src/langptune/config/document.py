@@ -23,7 +23,7 @@ nearest valid key.
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
-| `rlso.yaml` | what RLSO does on MovieLens-100K: all test users, three seeds, with its controls; an hour or two a seed on two cores |
+| `rlso.yaml` | what RLSO does on MovieLens-100K: all test users, three seeds, with its controls; 1-2 h a seed |
 | `reward-study.yaml` | rewards x algorithms of RLSO at equal generated tokens |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
