@@ -15,6 +15,7 @@ from langptune import provenance, stage
 from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.prompts import Prompt
 from langptune.config.recipes import ReinforcementRecipe
+from langptune.config.rewards import parse
 from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
@@ -209,9 +210,8 @@ def _reader(spec: Spec, titles: list[str], device: Any, dtype: Any) -> Any:
     """The initial encoder as a reader of profiles, where a reward asks for one: a copy that never trains."""
     from langptune.interpretability.likelihood import Reader
     from langptune.models.load import load_encoder
-    from langptune.training.rewards import parse
 
-    if not any(parse(name)[0].reads == "reader" for name in spec.recipe.rewards):
+    if not any(parse(name)[1].reads == "reader" for name in spec.recipe.rewards):
         return None
     reader = Reader(*load_encoder(Path(spec.encoder_in), device, dtype))
     return lambda profiles, targets: reader.per_token(profiles, [titles[item] for item in targets])

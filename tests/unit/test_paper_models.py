@@ -21,13 +21,13 @@ from langptune.config.recipes import ReinforcementRecipe
 from langptune.config.workflow import load
 from langptune.models import tiny as tm
 from langptune.models.load import load_adapter, load_decoder, load_encoder
+from langptune.models.logprobs import token_logprobs
 from langptune.models.materialise import materialise
 from langptune.profiles.generate import end_tokens, generate_batch
 from langptune.prompts import PromptWriter, encode_sessions
 from langptune.ranking.decoder import embed
 from langptune.training.checkpoints import Checkpoints
 from langptune.training.loop import PolicyTrainer
-from langptune.training.policy import token_logprobs
 from langptune.training.reward import Reward, Sessions
 from tests import planted
 from tests.conftest import ROOT

@@ -160,19 +160,23 @@ def test_iterations_of_cl_see_other_orders_and_negatives(tmp_path):
 
 
 def written(folder, phase, batches=2, **planted):
-    """Rows and seeds of each batch that an RLSO trainer really writes profiles with."""
+    """Of each batch that an RLSO trainer really writes: rows, seeds and token ids, one a profile."""
     data = p.planted(**{"train": 40, "val": 4, **planted})
     trainer = p.policy_trainer(folder, p.reinforcement(batches=batches, epochs=1), data=data, phase=phase)
-    original, seen = trainer._write, []
+    write, measured, seeded, seen = trainer._write, trainer._measured, [], []
 
-    def spy(prompts, seeds, limit, temperature, size):
-        out = original(prompts, seeds, limit, temperature, size)
+    def writing(prompts, seeds, limit, temperature, size):
         if temperature:
-            seen.append((list(trainer._rows), list(seeds), [profile.ids for profile in out]))
-        return out
+            seeded.append(list(seeds))
+        return write(prompts, seeds, limit, temperature, size)
 
-    trainer._write = spy
+    def measuring(profiles, rows):
+        seen.append((list(rows), seeded.pop(), [profile.ids for profile in profiles]))
+        return measured(profiles, rows)
+
+    trainer._write, trainer._measured = writing, measuring
     trainer.run()
+    assert len(seen) == batches and not seeded
     return seen
 
 

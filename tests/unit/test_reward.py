@@ -9,14 +9,16 @@ import polars as pl
 import pytest
 import torch
 
+from langptune.config import rewards
 from langptune.config.recipes import ReinforcementRecipe
+from langptune.config.rewards import parse
 from langptune.data import contracts
 from langptune.metrics import from_ranks
 from langptune.randomness import stream
 from langptune.ranking.decoder import embed
 from langptune.ranking.ranks import full_ranks
 from langptune.training.reward import Reward, Sessions, dealt, futures
-from langptune.training.rewards import REWARDS, Contest, parse
+from langptune.training.rewards import REWARDS, Contest
 from langptune.training.terms import TERMS, Written, facts_of
 from tests import planted as p
 
@@ -43,10 +45,14 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_rewards_by_hand(name):
     assert CONTEST.rank.tolist() == RANKS
-    kind, k = parse(name)
-    assert kind.value(CONTEST, k) == pytest.approx(BY_HAND[name], rel=1e-6)
+    base, kind, k = parse(name)
+    assert REWARDS[base](CONTEST, k) == pytest.approx(BY_HAND[name], rel=1e-6)
     assert kind.negative or min(BY_HAND[name]) >= 0
     assert {*REWARDS} - {name.partition("@")[0] for name in BY_HAND} == {"title"}
+
+
+def test_a_config_knows_the_rewards_and_terms_that_there_are():
+    assert rewards.REWARDS.keys() == REWARDS.keys() and set(rewards.TERMS) == TERMS.keys()
 
 
 def test_piecewise_at_its_edges():
@@ -57,7 +63,7 @@ def test_piecewise_at_its_edges():
         scores[row, : rank - 1] = 2
     contest = Contest([""] * 6, np.full(6, 5999), scores, np.ones_like(scores, dtype=bool))
     assert contest.rank.tolist() == ranks.tolist()
-    assert REWARDS["piecewise"].value(contest, None) == pytest.approx([2, 1, 89 / 90, 0, 0, 0])
+    assert REWARDS["piecewise"](contest, None) == pytest.approx([2, 1, 89 / 90, 0, 0, 0])
 
 
 def reward(recipe=None, weight=0.0, **more):

@@ -11,10 +11,11 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from langptune.errors import UserError
 from langptune.models.load import load_adapter
+from langptune.models.logprobs import token_logprobs
 from langptune.profiles.choose import best_rows, history_score
 from langptune.training import algorithms, contrastive, loop
 from langptune.training.loop import Batch
-from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of, token_logprobs
+from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of
 from tests import planted as p
 
 pytestmark = pytest.mark.usefixtures("one_thread")

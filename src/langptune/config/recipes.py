@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from langptune.config.base import Strict, nearest
+from langptune.config.rewards import TERMS, parse
 from langptune.errors import UserError
-from langptune.training.rewards import parse
-from langptune.training.terms import TERMS
 
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
 """Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
@@ -274,7 +273,7 @@ class ReinforcementRecipe(_Recipe):
     def _no_prize(self) -> ReinforcementRecipe:
         if self.unfinished == "zero":
             for name, weight in self.rewards.items():
-                if weight and (parse(name)[0].negative or weight < 0):
+                if weight and (parse(name)[1].negative or weight < 0):
                     raise ValueError(
                         f"unfinished: 'zero' would be the best reward there is, because '{name}' is below 0; take "
                         "'score', and a negative weight for the term 'unfinished'"

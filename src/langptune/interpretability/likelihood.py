@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from langptune.training.policy import chosen_logprobs, token_logprobs
+from langptune.models.logprobs import chosen_logprobs, token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from langptune.config.rewards import parse
 from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.randomness import stream
 from langptune.ranking.decoder import embed
 from langptune.ranking.ranks import flat_masks, target_ranks
 from langptune.ranking.scoring import Scoring
-from langptune.training.rewards import Contest, Reader, parse
+from langptune.training.rewards import REWARDS, Contest, Reader
 from langptune.training.terms import TERMS, Facts, Written
 
 if TYPE_CHECKING:
@@ -120,11 +121,13 @@ class Reward:
         self._seed, self._phase = seed, phase
         if recipe is None:
             return
-        self._rewards = [(name, *parse(name), weight) for name, weight in recipe.rewards.items()]
+        parsed = {name: parse(name) for name in recipe.rewards}
+        self._rewards = [(name, REWARDS[base], k, recipe.rewards[name]) for name, (base, _, k) in parsed.items()]
+        self._reads = {kind.reads for _, kind, _ in parsed.values()}
         missing = {
             "the items": facts is None and any(TERMS[name].items for name in recipe.terms),
             "the longest profile": not limit and "length" in recipe.terms,
-            "the initial encoder": reader is None and any(kind.reads == "reader" for _, kind, *_ in self._rewards),
+            "the initial encoder": reader is None and "reader" in self._reads,
         }
         for what, lacks in missing.items():
             if lacks:
@@ -211,7 +214,7 @@ class Reward:
         """Each reward of the recipe, the mean over the targets of each profile, float64 ``[B]``."""
         futures = [sessions.futures[row][: self._recipe.targets] for row in rows]
         scores = allowed = None
-        if any(kind.reads == "scores" for _, kind, *_ in self._rewards):
+        if "scores" in self._reads:
             scores = self._scores(texts)
             # A session's targets do not compete with one another.
             allowed = _allowed(
@@ -226,8 +229,8 @@ class Reward:
                 against = allowed[here]
                 against[np.arange(len(here)), target] = True
                 contest = Contest(contest.profiles, target, scores[here], against, self._reader)
-            for name, kind, k, _ in self._rewards:
-                sums[name][here] += kind.value(contest, k)
+            for name, value, k, _ in self._rewards:
+                sums[name][here] += value(contest, k)
         count = np.array([len(own) for own in futures])
         return {name: total / count for name, total in sums.items()}
 

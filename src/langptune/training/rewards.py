@@ -1,8 +1,8 @@
 """What a profile can be rewarded by: a registry of functions of one target and what it competes with.
 
 A recipe names one of them (``reward: log-rank``), or several with weights (``reward: {ndcg@1000: 0.95, probability:
-0.05}``), whose weighted sum is the reward. A new one is a function here and its entry in ``REWARDS``. With several
-targets per session (a recipe's ``targets``) the reward is the mean over them.
+0.05}``), whose weighted sum is the reward. With several targets per session (a recipe's ``targets``) the reward is the
+mean over them. A new one is a function here, in ``REWARDS``, and its name in ``langptune.config.rewards``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 
-from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.ranking.ranks import target_ranks
 
@@ -47,22 +46,6 @@ class Contest:
     def rank(self) -> np.ndarray:
         """int64 ``[B]``: the rank of each target, as in every table of this benchmark (ties count half)."""
         return target_ranks(self.scores, self.own, self.allowed).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of reward.
-
-    value: contest and cut-off -> float64 ``[B]``.
-    negative: whether it can be below 0, so that a reward of 0 for an unfinished profile would be a prize.
-    cut: whether ``name@K`` is allowed.
-    reads: what of a contest it needs.
-    """
-
-    value: Callable[[Contest, int | None], np.ndarray]
-    negative: bool = False
-    cut: bool = False
-    reads: str = "scores"
 
 
 def _metric(name: str) -> Callable[[Contest, int | None], np.ndarray]:
@@ -111,31 +94,14 @@ def _title(contest: Contest, k: int | None) -> np.ndarray:
     return contest.reader(contest.profiles, contest.target.tolist())
 
 
-REWARDS: dict[str, Kind] = {
-    "ndcg": Kind(_metric("ndcg"), cut=True),
-    "mrr": Kind(_metric("mrr"), cut=True),
-    "log-rank": Kind(_log_rank, negative=True),
-    "piecewise": Kind(_piecewise),
-    "softmax": Kind(_softmax, negative=True),
-    "probability": Kind(_probability),
-    "contrast": Kind(_contrast, negative=True),
-    "title": Kind(_title, negative=True, reads="reader"),
+REWARDS: dict[str, Callable[[Contest, int | None], np.ndarray]] = {
+    "ndcg": _metric("ndcg"),
+    "mrr": _metric("mrr"),
+    "log-rank": _log_rank,
+    "piecewise": _piecewise,
+    "softmax": _softmax,
+    "probability": _probability,
+    "contrast": _contrast,
+    "title": _title,
 }
-"""Values of a recipe's ``reward``; ``ndcg`` is the paper's (PAPER: Training)."""
-
-
-def parse(name: str) -> tuple[Kind, int | None]:
-    """A kind of reward and its cut-off: ``"ndcg@1000"``, ``"log-rank"``.
-
-    Raises:
-        UserError: an unknown name, or a cut-off where none is possible.
-    """
-    base, mark, digits = name.partition("@")
-    kind = REWARDS.get(base)
-    if kind is None:
-        raise UserError(f"unknown reward '{name}'; valid: {', '.join(REWARDS)}, ndcg@K, mrr@K")
-    if not mark:
-        return kind, None
-    if not kind.cut or not digits.isdigit() or int(digits) < 1:
-        raise UserError(f"reward '{name}': a cut-off is a positive integer, and of ndcg and mrr only")
-    return kind, int(digits)
+"""What each reward of ``langptune.config.rewards`` is: contest and cut-off -> float64 ``[B]``."""

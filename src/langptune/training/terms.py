@@ -1,7 +1,8 @@
 """Terms of form: what a reader wants of a profile beside its rank, each a number in [0, 1] for one profile.
 
 A recipe gives each a weight in standard deviations of the batch's reward (``terms: {unfinished: -1.0}``); with weight 0
-a term takes no part and is shown in the curve. A new one is a function here and its entry in ``TERMS``.
+a term takes no part and is shown in the curve. A new one is a function here, in ``TERMS``, and its name in
+``langptune.config.rewards``.
 """
 
 from __future__ import annotations
@@ -191,4 +192,4 @@ TERMS: dict[str, Term] = {
     "copied": Term(_copied, items=True),
     "false_claims": Term(_false_claims, items=True),
 }
-"""Keys of a recipe's ``terms``."""
+"""What each term of ``langptune.config.rewards`` is."""
