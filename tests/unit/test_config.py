@@ -613,11 +613,18 @@ def test_phases_in_any_order():
 
 def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     config = base() | {
-        "methods": ["langptune-0", "langptune-rlso", "langptune-cl", "langptune", "shuffled-profiles", "history"],
+        "methods": [
+            *("langptune-0", "langptune-rlso", "langptune-cl", "langptune", "shuffled-profiles", "history"),
+            *("langptune-text", "mean-langptune"),
+        ],
         "comparison": {"reference": "langptune-0"},
     }
     layout = Layout(load(config, ROOT))
-    weight = {name: layout.run_weight(Run("ml-100k", name, MODELS, 1)) for name in config["methods"][:5]}
+    weight = {
+        name: layout.run_weight(Run("ml-100k", name, MODELS, 1)) for name in config["methods"] if name != "history"
+    }
+    # Controls take their method's weight, but for the one that takes it away.
+    assert weight["langptune-text"] == 0.0 and weight["mean-langptune"] == weight["langptune"]
     assert weight["langptune-0"] == weight["langptune-rlso"] == weight["shuffled-profiles"]
     assert weight["langptune-cl"] == weight["langptune"] != weight["langptune-0"]
     assert "/seed0/start-" in weight["langptune-0"] and "/seed1/cl-" in weight["langptune"]
@@ -627,6 +634,7 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     # A number is no file, and what is trained by it is another encoder.
     fixed = load(config | {"overrides": {"langptune": {"popularity": 1.5}}}, ROOT)
     assert Layout(fixed).run_weight(Run("ml-100k", "langptune", MODELS, 1)) == 1.5
+    assert Layout(fixed).run_weight(Run("ml-100k", "langptune-text", MODELS, 1)) == 0.0
     other = fixed.phase_of("ml-100k", "langptune", MODELS)
     assert Layout(fixed).reward_weight("ml-100k", MODELS, 1, other) == 1.5
     assert other.id != after.id and other.decoder == after.decoder

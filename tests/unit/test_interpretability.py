@@ -11,15 +11,20 @@ import pytest
 
 from langptune.comparison import significance
 from langptune.config.models import VerifierEntry
+from langptune.config.prompts import Prompt
 from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording
+from langptune.interpretability.likelihood import text_logprobs
 from langptune.interpretability.subjects import catalogue_of, drawn
 from langptune.interpretability.tastes import Tastes, pattern, tastes_of
 from langptune.interpretability.wording import words
 from langptune.models.load import load_decoder, load_encoder, load_verifier
 from langptune.models.tiny import write_verifier
+from langptune.prompts import Encoded
+from scripts import measure_profiles
+from tests import planted as p
 from tests.conftest import ROOT
 
 GENRES = ["Western", "Horror", "Musical", "Sci-Fi", "Romance", "War"]
@@ -642,3 +647,18 @@ def test_measured_methods_are_those_with_one_profile_each():
     workflow = load(_config(), ROOT)
     assert workflow.readable == ["langptune-0"]
     assert (workflow.verifier, workflow.reader) == ("minilm-l6", "smollm2-135m")
+
+
+def test_drift_is_that_of_what_was_written(tmp_path):
+    """How profiles begin stands in the prompt and was given: its tokens are no part of the mean."""
+    model, words = p.tiny_encoder(), p.tokenizer()
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    prompt, rest = words("<user> watched drama film <end> <bot> user likes").input_ids, words("drama film n3").input_ids
+    prompts = [Encoded(prompt, 0, 0)] * 2
+    entry = Prompt(template="t", starts="user likes")
+    fields = {"encoder_in": str(tmp_path), "dtype": "float32", "prompt_entry": entry, "max_tokens": 8}
+    spec = measure_profiles.Spec.model_construct(**fields)
+    profiles = ["user likes drama film n3", "user likes"]
+    found = measure_profiles._drift(spec, profiles, prompts, lambda line: None)
+    assert found == [pytest.approx(-text_logprobs(model, [prompt], [rest])[0] / 3), None]

@@ -16,7 +16,10 @@ from langptune.profiles.choose import best_rows, history_score
 from langptune.training import algorithms, contrastive, loop
 from langptune.training.loop import Batch
 from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of
+from langptune.training.reward import Reward
 from tests import planted as p
+from tests.unit.test_checkpoints import spec_of, write_files
+from tests.unit.test_scoring import work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -536,3 +539,29 @@ def test_best_of_n_finds_the_history_again_and_never_the_target():
     good, bad = scores, scores[::-1].copy()
     assert best_rows([np.stack([bad, good])], [[1, 0]], [[0, 1]], shown=1) == [1]
     assert best_rows([np.stack([good, good])], [[1, 0]], [[0, 1]], shown=1) == [0]
+
+
+def test_profiles_in_training_and_validation_begin_as_the_prompt_says(tmp_path, monkeypatch):
+    """The script itself: what the reward reads begins with ``starts``, which the encoder did not write."""
+    data = write_files(tmp_path / "data")
+    words = p.tokenizer()
+    words.chat_template = words.chat_template.replace("<bot>", "<bot> ")
+    words.save_pretrained(data / "encoder")
+    read = []
+    for name in ("columns", "ranks"):
+        method = getattr(Reward, name)
+
+        def reading(self, texts, *args, method=method, **kwargs):
+            read.append(list(texts))
+            return method(self, texts, *args, **kwargs)
+
+        monkeypatch.setattr(Reward, name, reading)
+    told = {}
+    for starts in ("", "user likes"):
+        spec = spec_of("rlso", data, tmp_path / (starts or "none"), batches=2, validate_every=1)
+        work("train_encoder", spec | {"prompt_entry": {**spec["prompt_entry"], "starts": starts}})
+        told[starts] = [text for texts in read for text in texts]
+        read.clear()
+    assert len(told[""]) == len(told["user likes"]) > 30
+    assert all(text.split()[:2] == ["user", "likes"] for text in told["user likes"])
+    assert not all(text.startswith("user likes") for text in told[""]), "the encoder does not begin so by itself"
