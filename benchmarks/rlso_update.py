@@ -64,6 +64,7 @@ def setting(args: argparse.Namespace) -> dict:
             "batches": 1,
             "kl": args.kl,
             "micro_batch": args.micro,
+            "terms": {},  # of form, which the other sides do not measure
         }
     )
     recipe = ReinforcementRecipe.model_validate(recipe.model_dump())

@@ -167,6 +167,9 @@ def _differences(spec: PlotSpec) -> dict[str, list[figures.Difference]]:
         members = panels.setdefault(metrics.title(name), [])
         for row in table.filter(pl.col("metric") == name, pl.col("difference").is_not_null()).iter_rows(named=True):
             pair = f"{titles[row['method'], row['models']]} – {titles[row['against'], row['against_models']]}"
+            if row["beyond"]:
+                names = {method: title for (method, _), title in titles.items()}
+                pair = f"({pair}) – ({names[row['beyond']]} – {names[row['beyond_against']]})"
             lines = [row["title"], pair, row["models"] if several else ""]
             members.append(
                 figures.Difference(

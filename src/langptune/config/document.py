@@ -32,6 +32,10 @@ nearest valid key.
 | `../slurm/cluster.yaml` | what a SLURM cluster is called and allows ([docs/cluster.md](../docs/cluster.md)) |
 | `../slurm/profile.yaml`, `../profiles/default/profile.yaml` | flags of Snakemake, in its own words |
 
+An entry of `recipes.yaml` may begin with `like: <entry>`: it takes that entry's keys, all but the title, as
+`recipe_overrides` of the config leave them; then its own (`train`, `terms` and `guard` key by key), then its own
+overrides.
+
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.
 """

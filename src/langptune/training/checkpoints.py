@@ -300,12 +300,14 @@ class Resumable:
 
     watch: Watch
     checkpoints: Checkpoints
-    group = 1
-    """Rows that a micro-batch may not separate."""
     _micro: int
 
-    def fitting(self, work: Callable[[], T]) -> T:
+    def fitting(self, work: Callable[[], T], rows: int, group: int = 1) -> T:
         """What ``work`` returns; repeated from its start with half the micro-batch as often as memory runs out.
+
+        Args:
+            rows: of this work: where they are fewer than the micro-batch, it is they that are halved.
+            group: rows that a micro-batch may not separate.
 
         Several processes would have to halve together: with them the error stands, and the job starts again from its
         newest checkpoint.
@@ -316,7 +318,7 @@ class Resumable:
             except Exception as error:
                 if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
                     raise
-                self._micro = halved(self._micro, self.group, self.watch.log)
+                self._micro = halved(max(group, min(self._micro, rows)), group, self.watch.log)
                 self.model.zero_grad()
 
     @contextlib.contextmanager
