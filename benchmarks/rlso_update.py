@@ -253,7 +253,8 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
         for row, stop in zip(completions, first, strict=True)
     ]
     reward = told["reward"]
-    vectors, row_of_item = reward._vectors, reward._row_of_item
+    items = reward._scoring.items
+    vectors, row_of_item = torch.from_numpy(items.vectors).to(policy.device), items.row_of_item
     values = []
     for at, text in enumerate(texts):
         query = reward._decoder.encode(

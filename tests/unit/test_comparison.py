@@ -22,6 +22,7 @@ from langptune.config.methods import SimpleMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
 from langptune.config.workflow import load
 from langptune.errors import UserError
+from langptune.files import write_lines
 from langptune.provenance import ROOT
 
 METRICS = ["recall@10", "ndcg@10"]
@@ -813,8 +814,13 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
             pl.DataFrame(
                 {"session": pl.Series(range(20), dtype=pl.Int32), "rank": ranks, "ndcg@10": values}
             ).write_parquet(path)
+            rows = [{"batch": 0, "val_ndcg": 0.1}] + [{"batch": b, "tokens": 10.0 + seed} for b in (1, 2)]
+            rows[-1] |= {"collapsed": "entropy"} if (name, seed) == ("b", 1) else {}
+            write_lines(tmp_path / f"{name}-{seed}.jsonl", rows)
+            curves = [{"path": str(tmp_path / f"{name}-{seed}.jsonl"), "profiles": 64}] if name else []
             runs.append(
                 {
+                    "curves": curves,
                     "method": f"m.{name}" if name else "plain",
                     "models": "e+d",
                     "seed": seed,
@@ -843,5 +849,6 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
         ("b", "mrr", "rebel", 2),
         ("a", "ndcg", "rloo", 2),
     ]
+    assert table.select("tokens", "collapsed").rows() == [(None, None), (1344, 0), (1344, 1), (1344, 0)]
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
     assert (tmp_path / "study.png").stat().st_size > 5000

@@ -24,7 +24,7 @@ nearest valid key.
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | what RLSO does on MovieLens-100K, with its controls: all test users, three seeds, hours on two cores |
-| `reward-study.yaml` | rewards x algorithms of RLSO at equal generated tokens |
+| `reward-study.yaml` | rewards x algorithms of RLSO, each with at most equally many generated tokens |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |

@@ -80,8 +80,8 @@ class Contrast(Strict):
     against: str = Field(description="method that it is set against: differences are `of` minus `against`")
     beyond: list[str] = Field(
         [],
-        description="two methods, as in `[of, against]`: what is tested is then a difference of differences, `of` minus "
-        "`against` less the first of these minus the second",
+        description="two methods, as in `[of, against]`: what is tested is then a difference of differences, `of` "
+        "minus `against` less the first of these minus the second",
     )
     title: str = Field("", description="the question that the pair answers, in a few words")
 
@@ -175,8 +175,8 @@ class Study(Strict):
     """One key of some methods over several values, or keys of a recipe; a figure of its own, beside the comparison.
 
     A study of a recipe trains each method by the recipe with every combination of ``grid``, and once for each of
-    ``variants``. Reinforcement recipes must then write equally many tokens. Methods without the recipe are run as they
-    are, to be read beside.
+    ``variants``. Reinforcement recipes must then be allowed equally many tokens. Methods without the recipe are run
+    as they are, to be read beside.
     """
 
     title: str

@@ -251,6 +251,8 @@ class Watch(TrainerCallback):
         self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
         # A collapsed state is not selected, though its NDCG may be high: one text may suit many.
         self.state["collapsed"] = self._guard(self.state["curve"]) if self._guard and batch else None
+        if self.state["collapsed"]:
+            self.state["curve"][-1]["collapsed"] = self.state["collapsed"]
         if self.state["best"] is None or (value > self.state["best"] and not self.state["collapsed"]):
             self.state.update(best=value, best_step=batch, bad=0)
             self._keep()
@@ -350,7 +352,7 @@ class Resumable:
                 raise UserError(f"launch: fsdp_version: set it to 2 (found {state.fsdp_plugin.fsdp_version})")
             self._copy = copy.deepcopy(self.model).requires_grad_(False)
             for module in self._copy.modules():
-                module.__dict__.pop("forward", None)  # TRL puts one there that is bound to the original
+                module.__dict__.pop("forward", None)  # a wrapper's, bound to the original
 
     def synchronised(self, model: Any, last: bool) -> Any:
         """A context in which gradients travel between processes with the last micro-batch only."""
