@@ -181,18 +181,34 @@ def trained_bytes(data, out, kind, **changes):
     return weights_file(out).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["cl", "rlso"])
-def test_held_out_targets_change_no_trained_byte(tmp_path, kind):
+AHEAD = {"targets": 8, "reward": "log-rank", "unfinished": "score"}
+"""A reward over the user's next train targets: validation and test come right behind the last of them."""
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("cl", {}), ("rlso", {}), ("rlso", AHEAD)])
+def test_held_out_targets_change_no_trained_byte(tmp_path, kind, changes):
     """Test targets reach nothing, not even the selection; validation targets reach nothing but the selection."""
     data = write_files(tmp_path / "data")
-    sessions = pl.read_parquet(data / "sessions.parquet")
-    short = {"batches": 6, "validate_every": 2}
+    # Ten users, each with four train sessions, then one of validation and one of test.
+    sessions = pl.read_parquet(data / "sessions.parquet").with_columns(
+        user_id=pl.format("u{}", pl.col("session") % 10), target_time=pl.col("session").cast(pl.Int64)
+    )
+    assert (
+        sessions.group_by("user_id").agg(pl.col("split").sort_by("target_time"))["split"].to_list()
+        == [[*["train"] * 4, "val"]] * 10
+    )
+    short = {"batches": 6, "validate_every": 2, **changes}
     held_out = sessions.filter(pl.col("split") == "val").with_columns(
-        (pl.col("session") + len(sessions)).alias("session"), pl.lit("test").alias("split")
+        (pl.col("session") + len(sessions)).alias("session"),
+        (pl.col("target_time") + len(sessions)).alias("target_time"),
+        pl.lit("test").alias("split"),
     )
     contracts.write(pl.concat([sessions, held_out]), data / "sessions.parquet", "sessions")
     before = trained_bytes(data, tmp_path / "a", kind, **short)
     last = trained_bytes(data, tmp_path / "b", kind, select="last", **short)
+    if "targets" in changes:
+        alone = short | {"targets": 1}
+        assert trained_bytes(data, tmp_path / "e", kind, select="last", **alone) != last, "later targets are rewarded"
 
     def moved(split):
         other = (pl.col("target") + 7) % 150
