@@ -64,6 +64,7 @@ def setting(args: argparse.Namespace) -> dict:
             "batches": 1,
             "kl": args.kl,
             "micro_batch": args.micro,
+            "terms": {},  # of form, which the other sides do not measure
         }
     )
     recipe = ReinforcementRecipe.model_validate(recipe.model_dump())
@@ -252,7 +253,8 @@ def naive(told: dict, args: argparse.Namespace) -> dict[str, float]:
         for row, stop in zip(completions, first, strict=True)
     ]
     reward = told["reward"]
-    vectors, row_of_item = reward._vectors, reward._row_of_item
+    items = reward._scoring.items
+    vectors, row_of_item = torch.from_numpy(items.vectors).to(policy.device), items.row_of_item
     values = []
     for at, text in enumerate(texts):
         query = reward._decoder.encode(

@@ -72,6 +72,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     queries = embed(model, texts, spec.decoder.query_prefix).vectors
     scoring = Scoring(items, log_popularity(sessions, len(items.row_of_item)))
     weight, grid = choose(rows.select("session", "target", "seen"), queries, scoring, spec.weights)
+    largest = len(grid) > 1 and weight == grid[-1]["weight"]
     used = {name: getattr(spec, name) for name in ("decoder_in", "vectors_in", "profiles_in")}
     provenance.write_json(
         Path(spec.weight_out),
@@ -80,6 +81,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             "text": spec.text,
             "sessions": len(rows),
             "grid": grid,
+            "largest_of_grid": largest,
             "inputs": {name: provenance.input_hash(Path(path)) for name, path in used.items() if path is not None},
         },
     )
@@ -88,6 +90,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         log(
             f"weight {row['weight']:g}: NDCG {row['ndcg']:.4f}, NDCG@10 {row['ndcg@10']:.4f}, "
             f"log rank {row['log_rank']:.3f}" + (" (chosen)" if row["weight"] == weight else "")
+        )
+    if largest:
+        log(
+            f"weight {weight:g} is the largest of the grid: a larger one may rank better "
+            "(training.popularity_weights of the config)"
         )
 
 

@@ -19,6 +19,7 @@ from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.files import read_lines
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, StageSpec, run
 
@@ -96,7 +97,10 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         for key, frame in gained.group_by("method", "models", maintain_order=True)
         if key not in bases
     ]
-    _save(figures.gains(gains, against, metrics.title(spec.main_metric)), spec.gains_out)
+    by = metrics.title(spec.main_metric)
+    if better < 0:  # shares are of sessions that improve, so that the hint about the values would mislead
+        by = f"improvement in {by.partition(' (')[0].lower()}"
+    _save(figures.gains(gains, against, by), spec.gains_out)
 
     collected = grid.collect(spec.runs, [spec.main_metric], allow_missing=True)
     ranks = [
@@ -113,7 +117,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     _save(figures.learning_curves(curves, metrics.title(spec.curve_metric.removeprefix("val_"))), spec.curves_out)
 
     phases = [
-        figures.Training(entry.key, entry.title, _rows(entry.path))
+        figures.Training(entry.key, entry.title, read_lines(entry.path))
         for entry in spec.phases
         if Path(entry.path).exists()
     ]
@@ -167,6 +171,9 @@ def _differences(spec: PlotSpec) -> dict[str, list[figures.Difference]]:
         members = panels.setdefault(metrics.title(name), [])
         for row in table.filter(pl.col("metric") == name, pl.col("difference").is_not_null()).iter_rows(named=True):
             pair = f"{titles[row['method'], row['models']]} – {titles[row['against'], row['against_models']]}"
+            if row["beyond"]:
+                names = {method: title for (method, _), title in titles.items()}
+                pair = f"({pair}) – ({names[row['beyond']]} – {names[row['beyond_against']]})"
             lines = [row["title"], pair, row["models"] if several else ""]
             members.append(
                 figures.Difference(
@@ -195,13 +202,6 @@ def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")
     epochs, values = np.array(sorted(points)).T
     return figures.Curve(entry.key, entry.title, epochs, values)
-
-
-def _rows(path: str) -> list[dict]:
-    try:
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path}: not lines of JSON ({error}); delete it and rerun its training") from None
 
 
 def _save(figure: figures.Figure, paths: list[str]) -> None:

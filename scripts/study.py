@@ -14,9 +14,17 @@ from pydantic import Field
 from langptune import figures, metrics
 from langptune.comparison import bootstrap, grid
 from langptune.comparison.grid import RunEntry
-from langptune.files import whole
+from langptune.config.base import Strict
+from langptune.files import read_lines, whole
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, StageSpec, run
+
+
+class Curve(Strict):
+    """What a phase wrote in training."""
+
+    path: str = Field(description="its curve.jsonl: a row per batch, with the mean `tokens` of a profile")
+    profiles: int = Field(description="profiles per batch")
 
 
 class StudyRun(RunEntry):
@@ -26,6 +34,7 @@ class StudyRun(RunEntry):
     label: str = Field(description="that method's title")
     value: float | None = Field(None, description="the key's value; null where models or a recipe vary")
     setting: dict[str, str] = Field({}, description="of a variant of a recipe: `variant`, its name, and varied keys")
+    curves: list[Curve] = Field([], description="of the phases that trained its encoder")
 
 
 class StudySpec(StageSpec):
@@ -38,7 +47,10 @@ class StudySpec(StageSpec):
     bootstrap: int = 2000
     confidence: float = 0.95
     seed: int = 0
-    table_out: str = Field(description="CSV: method, models, value or variant, mean, low, high")
+    table_out: str = Field(
+        description="CSV: method, models, value or variant; mean, low, high; tokens, which training wrote, a mean over "
+        "seeds; collapsed, how many seeds were stopped for that"
+    )
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
 
 
@@ -65,6 +77,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
                 "mean": float(row.values.mean()),
                 "low": float(low[0]),
                 "high": float(high[0]),
+                **_training([entry for entry in spec.runs if (entry.method, entry.models) == key]),
             }
         )
     frame = pl.DataFrame(table)
@@ -77,8 +90,21 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
         figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
     for path in spec.figure_out:
         figures.save(figure, path)
-    record.note(read={entry.metrics_path: file_hash(entry.metrics_path) for entry in spec.runs})
+    read = [entry.metrics_path for entry in spec.runs] + [one.path for entry in spec.runs for one in entry.curves]
+    record.note(read={path: file_hash(path) for path in read})
     log(f"{spec.title}: {len(table)} points")
+
+
+def _training(runs: list[StudyRun]) -> dict[str, float | int | None]:
+    """What the training of a method's encoder wrote, mean over its runs, and how many of them collapsed."""
+    if not any(one.curves for one in runs):
+        return {"tokens": None, "collapsed": None}
+    tokens, collapsed = [], 0
+    for one in runs:
+        curves = [(curve.profiles, read_lines(curve.path)) for curve in one.curves]
+        tokens.append(sum(profiles * row.get("tokens", 0.0) for profiles, rows in curves for row in rows))
+        collapsed += any(row.get("collapsed") for _, rows in curves for row in rows)
+    return {"tokens": float(np.mean(tokens)), "collapsed": collapsed}
 
 
 def _lines(table: list[dict], key: str, metric: str) -> figures.Figure:
@@ -106,6 +132,7 @@ def _variants(table: list[dict], named: list[str], metric: str) -> figures.Figur
             lines[where if several else row["label"]] = row["mean"]
             continue
         label = f"{row['variant']}\n{where}" if several else row["variant"]
+        label += f"\n({row['collapsed']} of {row['seeds']} collapsed)" if row["collapsed"] else ""
         title = f"{named[-1]} {row[named[-1]]}" if len(named) > 2 else ""
         panels.setdefault(title, []).append(
             figures.Bar(label, label, row["group"], row["mean"], row["low"], row["high"])

@@ -95,7 +95,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     chosen = contracts.read(spec.training_in, "evaluation")
 
     def prompted(split: str, share: float) -> Sessions:
-        rows = sessions.filter(pl.col("split") == split).sort("session")
+        rows = every = sessions.filter(pl.col("split") == split).sort("session")
         if split == "val" or spec.recipe.sessions == "sample":
             rows = rows.join(chosen, on="session", how="semi", maintain_order="left")
         rows = rows.filter(pl.col("session").is_in(sample.fraction(rows["session"].to_list(), share, spec.seed)))
@@ -114,7 +114,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         targets = rows["target"].to_list()
         own = [[target] for target in targets]
         if split == "train":
-            own = futures(sessions, rows["session"].to_list(), spec.recipe.targets)
+            # What a share of the train sessions leaves out is no target of a reward either.
+            kept = {*sample.fraction(every["session"].to_list(), share, spec.seed), *rows["session"].to_list()}
+            known = every.filter(pl.col("session").is_in(kept))
+            own = futures(known, rows["session"].to_list(), spec.recipe.targets)
         return Sessions(
             sessions=rows["session"].to_list(),
             prompts=[prompt.ids for prompt in prompts],

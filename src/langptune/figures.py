@@ -491,7 +491,8 @@ def training(phases: list[Training]) -> Figure:
 
     The grey band around NDCG at the start is the noise of validation: two standard errors of the paired difference to
     the start. What stays within it is no progress. Seeds are drawn as a band from the lowest to the highest around
-    their mean; a single seed's gain and advantage have intervals of two standard errors.
+    their mean; a single seed's gain and advantage have intervals of two standard errors. A cross marks where a seed was
+    stopped because it had collapsed; its best state before is kept.
 
     Args:
         phases: curves with the same key are seeds of one phase.
@@ -518,6 +519,9 @@ def training(phases: list[Training]) -> Figure:
             large.set_title("validation NDCG", fontsize=8)
             large.set_xlabel("batch", fontsize=7)
             _noise(large, [phase.rows for phase in seeds])
+            for row in (row for phase in seeds for row in phase.rows if row.get("collapsed")):
+                large.plot(row["batch"], row["val_ndcg"], marker="x", markersize=7, color="black", linestyle="none")
+                large.annotate("collapsed", (row["batch"], row["val_ndcg"]), fontsize=6, ha="right", va="bottom")
             for at, key in enumerate(keys):
                 axis = block.add_subplot(cells[at // TRAINING_COLUMNS, 2 + at % TRAINING_COLUMNS])
                 _band(axis, [_points(phase.rows, key) for phase in seeds])

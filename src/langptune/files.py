@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from langptune.errors import UserError
+
 
 @contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
@@ -28,6 +30,18 @@ def write_lines(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line, written whole or not at all."""
     with whole(path) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_lines(path: Path | str) -> list[dict[str, Any]]:
+    """What ``write_lines`` wrote.
+
+    Raises:
+        UserError: other lines than that.
+    """
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not lines of JSON ({error}); delete it and rerun its training") from None
 
 
 def whole_folder(source: Path, target: Path, readme: str) -> None:

@@ -123,6 +123,24 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         other.latest()
 
 
+def test_a_batch_of_another_number_of_processes_is_refused(tmp_path):
+    first = KINDS["rlso"](tmp_path, lambda line: None)
+    on_end = first.watch.on_step_end
+
+    def stop(args, state, control, **rest):
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        on_end(args, state, control, **rest)
+
+    first.watch.on_step_end = stop
+    with pytest.raises(Interrupted):
+        first.run()
+    folder = first.checkpoints.folder / "checkpoint-1"
+    (folder / "rollouts-0-of-1.safetensors").rename(folder / "rollouts-0-of-2.safetensors")
+    with pytest.raises(UserError, match="within a batch of another number of processes"):
+        KINDS["rlso"](tmp_path, print).resume_extra(folder, 1)
+
+
 def test_early_stop_keeps_the_best(tmp_path):
     trainer = p.decoder_trainer(tmp_path, p.contrastive(batches=40, learning_rate=0.5, validate_every=1, patience=2))
     trainer.run()

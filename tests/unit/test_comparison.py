@@ -22,6 +22,7 @@ from langptune.config.methods import SimpleMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
 from langptune.config.workflow import load
 from langptune.errors import UserError
+from langptune.files import write_lines
 from langptune.provenance import ROOT
 
 METRICS = ["recall@10", "ndcg@10"]
@@ -440,8 +441,46 @@ def test_where_lower_is_better_everything_is_turned_over(tmp_path, monkeypatch):
 # --- contrasts ---------------------------------------------------------------------------------------------
 
 
-def pair(of, against, name="c", title=""):
-    return grid.ContrastEntry(name=name, title=title, of=of, against=against)
+def pair(of, against, name="c", title="", beyond=()):
+    return grid.ContrastEntry(name=name, title=title, of=of, against=against, beyond=list(beyond))
+
+
+def test_a_difference_of_differences_by_hand(tmp_path):
+    """Own less shuffled of one method beyond own less shuffled of another, sessions and seeds paired."""
+    rng = np.random.default_rng(3)
+    ranks = {}
+    for seed in (0, 1):
+        base = rng.integers(10, 60, 60)
+        far = base + 40
+        ranks |= {
+            ("own", seed): np.maximum(1, base - 9),
+            ("dealt", seed): far,
+            ("cl", seed): base + 5,
+            ("cd", seed): far,
+        }
+    entries = [entry(write(tmp_path, f"{name}{seed}", told), name, seed=seed) for (name, seed), told in ranks.items()]
+    found = results.compare(
+        grid.collect(entries, METRICS), "cl", "ndcg@10", 300,
+        contrasts=[pair("own", "dealt", "a"), pair("own", "dealt", "b", "Does it grow?", ["cl", "cd"])],
+    )  # fmt: skip
+    plain, one = found.contrasts
+    m = METRICS.index("ndcg@10")
+    value = {key: metrics.from_ranks("ndcg@10", told) for key, told in ranks.items()}
+    each = [(value["own", s] - value["dealt", s]) - (value["cl", s] - value["cd", s]) for s in (0, 1)]
+    cell = one.tests[m]
+    assert cell.effect.difference == pytest.approx(np.mean(each))
+    assert cell.effect.p_permutation == significance.sign_flip(np.mean(each, axis=0))
+    assert cell.low < cell.effect.difference < cell.high and (one.seeds, one.expected) == (2, 2)
+    assert one.means[m] == pytest.approx(plain.tests[m].effect.difference), "the first side is the plain contrast"
+    rows = [row for row in csv.DictReader(io.StringIO(tables.contrasts_csv(found))) if row["metric"] == "ndcg@10"]
+    assert [(row["beyond"], row["beyond_against"]) for row in rows] == [("", ""), ("cl", "cd")]
+    page = tables.to_markdown(found, "t", [])
+    assert "OWN against DEALT, beyond CL against CD" in page and "less that of the other two" in page
+    lost = results.compare(
+        grid.collect([*entries[:-1], entry(str(tmp_path / "gone"), "cd", seed=1)], METRICS, allow_missing=True),
+        "cl", "ndcg@10", 300, contrasts=[pair("own", "dealt", "b", "", ["cl", "cd"])],
+    )  # fmt: skip
+    assert (lost.contrasts[0].seeds, lost.contrasts[0].expected) == (1, 2), "seeds that all four have"
 
 
 def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
@@ -554,8 +593,12 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
         ({"a": ["langptune-cl", "popp"]}, r"'a': against: 'popp' is not among this run's methods; did you mean 'pop'"),
         ({"a": {"of": "langptun", "against": "pop"}}, r"'a': of: 'langptun' is not among .*; did you mean 'langptune"),
         ({"a": ["pop", "pop"]}, r"'a': 'pop' stands on both sides"),
-        ({"a": ["pop", "ease"], "b": ["ease", "pop"]}, r"'b': the same two methods as 'a'"),
+        ({"a": ["pop", "ease"], "b": ["ease", "pop"]}, r"'b': the same methods as 'a'"),
         ({"a": ["pop"]}, r"contrasts.*a.*two methods, found 1"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop"]}}, r"of two methods, found 1"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop", "eas"]}}, r"'a': beyond: 'eas' is not among"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["ease", "pop"]}}, r"beyond: the same two methods"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop", "pop"]}}, r"'a': 'pop' stands on both sides"),
         ({"a": {"of": "pop", "again": "ease"}}, r"again"),
     ],
 )
@@ -771,8 +814,13 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
             pl.DataFrame(
                 {"session": pl.Series(range(20), dtype=pl.Int32), "rank": ranks, "ndcg@10": values}
             ).write_parquet(path)
+            rows = [{"batch": 0, "val_ndcg": 0.1}] + [{"batch": b, "tokens": 10.0 + seed} for b in (1, 2)]
+            rows[-1] |= {"collapsed": "entropy"} if (name, seed) == ("b", 1) else {}
+            write_lines(tmp_path / f"{name}-{seed}.jsonl", rows)
+            curves = [{"path": str(tmp_path / f"{name}-{seed}.jsonl"), "profiles": 64}] if name else []
             runs.append(
                 {
+                    "curves": curves,
                     "method": f"m.{name}" if name else "plain",
                     "models": "e+d",
                     "seed": seed,
@@ -801,5 +849,6 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
         ("b", "mrr", "rebel", 2),
         ("a", "ndcg", "rloo", 2),
     ]
+    assert table.select("tokens", "collapsed").rows() == [(None, None), (1344, 0), (1344, 1), (1344, 0)]
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
     assert (tmp_path / "study.png").stat().st_size > 5000

@@ -19,6 +19,7 @@ from langptune.config.judges import Judge
 from langptune.config.layout import Layout
 from langptune.config.methods import Method
 from langptune.config.models import ModelEntry
+from langptune.config.phases import VALIDATION, Draw
 from langptune.config.prompts import Prompt
 from langptune.config.rates import Rates
 from langptune.config.recipes import RecipeEntry
@@ -323,6 +324,27 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"recipe_overrides": {"rlso": {"epoch": 2}}}, "unknown key 'epoch'; did you mean 'epochs'"),
         ({"recipe_overrides": {"rlso": {"samples": 1}}}, "samples"),
         (
+            {"overrides": {"langptune": {"phases": ["rlso-paper-gemma", "rlso"]}}},
+            "phases: 'rlso' goes on with the adapter of 'rlso-paper-gemma', but its train.lora_rank is 16, there 1024; "
+            "make them equal",
+        ),
+        (
+            {"recipe_overrides": {"rlso-shuffled-rewards": {"sessions_per_batch": 1}}},
+            "shuffle_rewards needs sessions_per_batch of at least 2",
+        ),
+        ({"overrides": {"langptune": {"popularity": float("inf")}}}, "finite"),
+        ({"training": {"popularity_weights": [0, float("inf")]}}, "finite"),
+        (
+            {
+                "overrides": {"langptune": {"phases": ["cl-paper-joint"]}},
+                "recipe_overrides": {
+                    "cl-paper-joint": {"recipes": {"smollm2-135m": "cl-paper"}},
+                    "cl-paper": {"sessions": "all"},
+                },
+            },
+            "phases: 'cl-paper': sessions: 'all' is about histories",
+        ),
+        (
             {"overrides": ON_PROFILES, "recipe_overrides": {"cl": {"sessions": "all"}}},
             "method 'langptune': phases: 'cl': sessions: 'all' is about histories",
         ),
@@ -376,6 +398,38 @@ def test_training_mistakes_are_told_before_any_job(change, message):
     }
     with pytest.raises(UserError, match=re.escape(message)):
         load(config | change, ROOT)
+
+
+def test_what_is_like_another_recipe_follows_its_overrides():
+    over = {"rlso": {"batches": 3, "train": {"lora_rank": 2}}, "grpo": {"epochs": 2}}
+    recipes = load(base() | {"recipe_overrides": over}, ROOT).recipes
+    likes = {name: recipes[name] for name in ("grpo", "grpo-2", "rloo", "sft", "rlso-shuffled-rewards")}
+    assert {recipe.batches for recipe in likes.values()} == {3}
+    assert (
+        all(recipe.train == recipes["rlso"].train for recipe in likes.values()) and recipes["rlso"].train.lora_rank == 2
+    )
+    assert (likes["grpo"].epochs, likes["rloo"].epochs) == (2, 1) and likes["grpo-2"].samples == 2
+    for name, own in {"rlso-shuffled-rewards": "shuffle_rewards", "rloo": "algorithm", "sft": "algorithm"}.items():
+        differ = {key for key, value in likes[name].identity().items() if recipes["rlso"].identity().get(key) != value}
+        assert differ == {own}, "else the control is of more than one thing"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"a": {"like": "rlsoo"}}, "recipes.yaml: a: like: unknown recipe 'rlsoo'; did you mean 'rlso'"),
+        ({"a": {"like": ["rlso"]}}, "recipes.yaml: a: like: unknown recipe '['rlso']'"),
+        ({"a": {"like": "b"}, "b": {"like": "a"}}, "recipes.yaml: b: like: 'a' is like 'b' itself; write one of"),
+        ({"a": {"like": "rlso"}}, "key 'title' is missing"),
+    ],
+)
+def test_mistakes_about_like_are_one_line(tmp_path, entries, message):
+    for path in (ROOT / "config").glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    recipes = read_yaml(ROOT / "config" / "recipes.yaml") | entries
+    (tmp_path / "recipes.yaml").write_text(yaml.safe_dump(recipes))
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(base() | {"registries": str(tmp_path)}, ROOT)
 
 
 REWARDS = {
@@ -638,6 +692,21 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     other = fixed.phase_of("ml-100k", "langptune", MODELS)
     assert Layout(fixed).reward_weight("ml-100k", MODELS, 1, other) == 1.5
     assert other.id != after.id and other.decoder == after.decoder
+
+
+def test_what_no_seed_changes_lies_under_one_seed_whichever_are_listed():
+    """Else a seed that is added later would be another input of trainings that are done."""
+    found = set()
+    for seeds in ([1], [0, 1], [2, 0, 1]):
+        config = base() | {"methods": ["langptune-0", "langptune-rlso"], "seeds": seeds}
+        layout = Layout(load(config, ROOT))
+        phase = load(config, ROOT).phase_of("ml-100k", "langptune-rlso", MODELS)
+        greedy = [layout.profiles_of("ml-100k", MODELS, 1, phase.parent, VALIDATION)]
+        greedy.append(layout.run_profiles(Run("ml-100k", "langptune-0", MODELS, 1)))
+        found.add((*greedy, layout.reward_weight("ml-100k", MODELS, 1, phase)))
+    assert len(found) == 1 and all("/seed0/" in path for path in found.pop())
+    sampled = Draw("test", temperature=1.0)
+    assert "/seed1/" in layout.profiles_of("ml-100k", MODELS, 1, phase.parent, sampled)
 
 
 def test_nmf_has_a_grid_of_components():

@@ -216,6 +216,15 @@ def test_training_shows_the_noise_of_validation():
     assert not axes["reward"].collections
 
 
+def test_training_marks_a_run_that_collapsed():
+    (cl, *seeds) = phases()
+    seeds[0].rows[-1]["collapsed"] = "entropy 0.01"
+    large = figures.training([cl, *seeds]).subfigs[1].axes[0]
+    crosses = [(line.get_xdata()[0], line.get_ydata()[0]) for line in large.lines if line.get_marker() == "x"]
+    assert crosses == [(4, pytest.approx(0.14))]
+    assert "collapsed" in [text.get_text() for text in large.texts]
+
+
 def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
     bars = {name: figures.Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
     figure = figures.variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
@@ -314,10 +323,12 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
     pl.concat(frames).write_parquet(tmp_path / "gains.parquet")
     pl.DataFrame({"item": pl.Series(range(20), dtype=pl.Int32)}).write_parquet(tmp_path / "items.parquet")
     (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
-    head = "contrast,title,method,models,against,against_models,metric,difference,difference_low,difference_high"
-    told = [f"c,,ref,{models},good,SASRec,{metric},0.1,0.0,0.2,0.04" for models in ("e+d1", "e+d2")
+    head = "contrast,title,method,models,against,against_models,beyond,beyond_against,metric"
+    head += ",difference,difference_low,difference_high"
+    told = [f"c,,ref,{models},good,SASRec,{pair},{metric},0.1,0.0,0.2,0.04"
+            for models, pair in zip(("e+d1", "e+d2"), (",", "good,ref"), strict=True)
             for metric in ("ndcg@10", "log-rank")]  # fmt: skip
-    told.append("d,T,gone,x,good,SASRec,ndcg@10,,,,")
+    told.append("d,T,gone,x,good,SASRec,,,ndcg@10,,,,")
     (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *told]) + "\n")
     outs = ("means", "gains", "ranks", "curves", "published", "contrasts")
     seen = []

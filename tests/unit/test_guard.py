@@ -145,6 +145,8 @@ def test_a_run_that_collapses_stops_and_keeps_its_best(tmp_path):
     assert line.startswith(f"collapsed at batch {batch}: ") and "best state before" in line
     best = max(state["curve"][:-1], key=lambda told: told["val_ndcg"])
     assert trainer.watch.best.name == f"best-{best['batch']}", "not the last, though select says so"
+    assert [row["batch"] for row in state["curve"] if row.get("collapsed")] == [batch]
+    assert state["curve"][-1]["collapsed"] == state["collapsed"]
     assert trainer.watch.best.is_dir() and torch.isfinite(torch.tensor(state["best"]))
 
 

@@ -99,8 +99,9 @@ def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
 
 def test_reference_results_are_traceable_and_name_no_machine_path():
     for folder in (p for p in (ROOT / "results" / "reference").iterdir() if p.is_dir()):
-        told = json.loads((folder / "table.csv.manifest.json").read_text())
-        assert told["git"]["commit"] and told["code"] and told["lock"]
+        made = [json.loads(file.read_text()) for file in folder.glob("*.manifest.json")]
+        assert made, f"{folder}: nothing says what its files were made by"
+        assert all(told["git"]["commit"] and told["code"] and told["lock"] for told in made)
         for file in folder.glob("*.json"):
             assert not re.search(r'"/(tmp|work|root|home)/', file.read_text()), file
 

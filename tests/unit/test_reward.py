@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import polars as pl
@@ -294,6 +295,30 @@ CLAIMS = {
 }
 
 
+UNDATED = {
+    "Enjoys Star Wars (1999).": (0, "a title of the history, and its year is unknown"),
+    "Enjoys Kingpin (1999).": (0, "a title of one word, likewise"),
+    "Enjoys Jaws (1975).": (1, "a title outside the history"),
+    "Enjoys comedy (1996).": (0, "no year of the history is known"),
+    "Enjoys films of 2004 and of the 1950s.": (0, "likewise, nor an era"),
+    "Enjoys The Dust Collector (1996).": (1, "an invented title"),
+}
+
+
+@pytest.mark.parametrize("text", UNDATED)
+def test_without_years_no_year_is_false(text, monkeypatch):
+    monkeypatch.setattr("langptune.interpretability.tastes.FEWEST", 2)
+    share, why = UNDATED[text]
+    assert term("false_claims", text, facts_of(ITEMS.drop("year"), "genres")) == pytest.approx(share), why
+
+
+def test_years_in_a_row_take_no_time(facts):
+    text = " ".join(str(1950 + at % 60) for at in range(2000)) + " (1995" * 300
+    started = time.monotonic()
+    term("false_claims", text, facts)
+    assert time.monotonic() - started < 2
+
+
 @pytest.mark.parametrize("text", CLAIMS)
 def test_false_claims(text, facts):
     share, why = CLAIMS[text]
@@ -379,6 +404,17 @@ def test_shuffled_rewards_belong_to_seed_phase_and_batch():
     assert len({tuple(other) for other in others}) > 3
     plain = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe())
     assert plain.combine(told, [1, 2, 3, 4]).tolist() == told["reward"].tolist()
+
+
+def test_form_is_not_dealt():
+    """A profile that repeats itself pays for that itself, so the control has the pressure on form that RLSO has."""
+    data, decoder = p.planted(train=5, val=4), p.tiny_decoder()
+    told = recipe(shuffle_rewards=True, terms={"unfinished": -1.0})
+    used = Reward(decoder, p.scoring(decoder, data.items), recipe=told)
+    columns = {"reward": np.arange(8.0), "unfinished": np.arange(8) % 2.0}
+    combined = used.combine(columns, [1, 2, 3, 4])
+    dealt_rewards = combined + columns["reward"].std() * columns["unfinished"]
+    assert sorted(dealt_rewards.round(9)) == columns["reward"].tolist() != dealt_rewards.round(9).tolist()
 
 
 def test_one_session_has_nobody_to_deal_with():

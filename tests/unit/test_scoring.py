@@ -18,6 +18,7 @@ from langptune.provenance import Record
 from langptune.ranking.decoder import ItemVectors
 from langptune.ranking.ranks import full_ranks
 from langptune.ranking.scoring import Scoring, choose, log_popularity, read_weight, score, scoring_of, text_alone
+from langptune.training import reward
 from tests.unit.test_checkpoints import spec_of, write_files
 from tests.unit.test_controls import TABLE
 
@@ -149,6 +150,9 @@ def test_the_script_chooses_on_validation_alone(tmp_path, data):
     told = json.loads((tmp_path / "popularity.json").read_text())
     assert told["sessions"] == 10 and [row["weight"] for row in told["grid"]] == [0, 1, 4]
     assert set(told["inputs"]) == {"decoder_in", "vectors_in"}
+    assert told["largest_of_grid"] == (told["weight"] == 4)
+    work("choose_popularity", choosing(data, tmp_path / "low", weights=[0.0]))
+    assert not json.loads((tmp_path / "low" / "popularity.json").read_text())["largest_of_grid"], "no grid, no end"
     sessions = contracts.read(data / "sessions.parquet", "sessions")
     held_out = sessions.filter(pl.col("split") == "val")["session"].to_list()
     texts = {session: [f"likes n{session % 16}", "never read"] for session in held_out}
@@ -223,6 +227,22 @@ def test_ranks_and_rewards_take_the_weight(tmp_path, data):
     assert [record.notes["weight"] for record in found] == [0, 3]
     first = [json.loads((tmp_path / f"{at}.jsonl").read_text().splitlines()[0])["val_ndcg"] for at in range(2)]
     assert first[0] != first[1], "the same profiles, ranked by other scores"
+
+
+def test_a_share_of_the_train_sessions_is_all_that_rewards_read(tmp_path, data, monkeypatch):
+    seen, original = [], reward.futures
+
+    def recorded(sessions, chosen, count):
+        seen.append((set(sessions["session"]), set(chosen)))
+        return original(sessions, chosen, count)
+
+    monkeypatch.setattr(reward, "futures", recorded)
+    for share in (0.25, 1.0):
+        work("train_encoder", spec_of("rlso", data, tmp_path / str(share), batches=1) | {"train_fraction": share})
+    (few, chosen), (every, _) = seen
+    assert chosen == few < every and len(few) == len(every) / 4
+    held_out = contracts.read(data / "sessions.parquet", "sessions").filter(pl.col("split") != "train")
+    assert not every & set(held_out["session"])
 
 
 def test_all_train_sessions_may_be_drawn_from(tmp_path, data):

@@ -148,7 +148,7 @@ def test_micro_batches_do_not_change_contrastive_training(tmp_path, micro, negat
 
 
 def test_contrastive_repeats_a_step_that_did_not_fit(tmp_path, monkeypatch):
-    straight = run(p.decoder_trainer(tmp_path / "a", p.contrastive(micro_batch=10)))
+    straight = run(p.decoder_trainer(tmp_path / "a", p.contrastive(micro_batch=8)))
     embedded = contrastive.ContrastiveTrainer._embed
 
     def small_memory(self, model, texts):
@@ -439,6 +439,23 @@ def test_rlso_repeats_a_step_that_did_not_fit(tmp_path, monkeypatch):
     small = run(p.policy_trainer(tmp_path / "b", p.reinforcement(micro_batch=16), log=lines.append))
     assert losses(small) == losses(straight)
     assert sum("repeating the step" in line for line in lines) == 2
+
+
+def test_memory_is_counted_in_the_profiles_of_a_pass(tmp_path, monkeypatch):
+    """SFT goes over one profile of each session, so that a micro-batch of all samples would be cut to no effect."""
+    original = loop.row_logprobs
+
+    def small_memory(model, rows, *rest):
+        if sum(len(row.profiles) for row in rows) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return original(model, rows, *rest)
+
+    monkeypatch.setattr(loop, "row_logprobs", small_memory)
+    recipe = p.reinforcement(algorithm="sft", samples=4, sessions_per_batch=8, micro_batch=32)
+    trainer = run(p.policy_trainer(tmp_path / "a", recipe))
+    assert trainer._micro == 2
+    with pytest.raises(UserError, match="with a micro-batch of 4, which cannot be halved"):
+        p.policy_trainer(tmp_path / "b", p.reinforcement(samples=4, micro_batch=2)).run()
 
 
 def test_frozen_trunk_replays_the_forward_pass_exactly():

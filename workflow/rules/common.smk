@@ -601,10 +601,24 @@ def training_facts(dataset):
     if not phase_curves(dataset):
         return []
     train, val = (f"{size} sampled" if size else "all" for size in (CONFIG.sample.train, CONFIG.sample.val))
+    drawn = {}
+    for recipe in trained_recipes(dataset):
+        texts = getattr(recipe, "texts", None)
+        if texts == "mixed" and recipe.sessions == "all" and train != "all":
+            drawn.setdefault(f"all (histories) and {train} (profiles)", []).append(recipe.title)
+        else:
+            drawn.setdefault("all" if recipe.sessions == "all" else train, []).append(recipe.title)
+    told = "; ".join(f"{sessions} for {', '.join(dict.fromkeys(titles))}" for sessions, titles in drawn.items())
     return [
-        f"Profiles are written for {train} train sessions, phases select by NDCG on {val} validation sessions; histories, "
-        "where recipes train on them, are those that the recipe says, and the RecBole baselines see all of both."
+        f"Train sessions that phases draw from: {told}. They select by NDCG on {val} validation sessions. The RecBole "
+        "baselines see all sessions of both."
     ]
+
+
+def trained_recipes(dataset):
+    """The recipes that methods of a comparison train by, as they use them."""
+    runs = [run for run in WORKFLOW.runs(dataset) if isinstance(METHODS[run.method], LANGPTUNE)]
+    return [recipe for run in runs for _, recipe in LAYOUT.run_phase(run).chain]
 
 
 def comparison_spec(dataset, output, **extra):
@@ -677,6 +691,20 @@ def profile_columns(dataset):
     return out
 
 
+def encoder_curves(run):
+    """The curves of the phases that trained a run's encoder, and how many profiles a batch of each wrote."""
+    if not isinstance(METHODS[source_of(run.method)], kinds.ProfileMethod):
+        return []
+    trained = [phase for phase in LAYOUT.run_phase(run).all()[1:] if isinstance(phase.recipe, ReinforcementRecipe)]
+    return [
+        {
+            "path": f"{phase_folder(run.dataset, run.models, run.seed, phase)}/curve.jsonl",
+            "profiles": phase.recipe.sessions_per_batch * phase.recipe.samples,
+        }
+        for phase in trained
+    ]
+
+
 def study_spec(dataset, study, output):
     """The spec of study.py."""
     told = CONFIG.studies[study]
@@ -691,6 +719,7 @@ def study_spec(dataset, study, output):
                 "label": METHODS[by_name[run.method].of].title,
                 "value": by_name[run.method].value,
                 "setting": by_name[run.method].setting,
+                "curves": encoder_curves(run),
             }
             for run in WORKFLOW.runs(dataset, study)
         ],

@@ -161,6 +161,7 @@ rule show_profiles:
 rule study:
     input:
         metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset, w.study)],
+        curves=lambda w: [curve["path"] for run in WORKFLOW.runs(w.dataset, w.study) for curve in encoder_curves(run)],
     output:
         table=f"{RESULTS}/{{dataset}}/studies/{{study}}.csv",
         figure=report(

@@ -53,6 +53,7 @@ class ContrastEntry(Strict):
     title: str = Field("", description="the question it answers; empty: the two methods' titles say enough")
     of: str = Field(description="method")
     against: str = Field(description="method that `of` is set against")
+    beyond: list[str] = Field([], description="two methods whose difference is taken off that of the pair")
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,39 @@ def contrasted(rows: Sequence[Row], of: str, against: str) -> list[tuple[Row, Ro
     return [(left[own_reference(models, list(left))], row) for models, row in right.items()]
 
 
-def paired_values(of: Row, against: Row) -> tuple[np.ndarray, np.ndarray]:
-    """The values of two rows, seed by seed: float64 ``[S, R, M]`` each, over the R seeds that both have run.
+def beside(rows: Sequence[Row], methods: Sequence[str], pair: tuple[Row, Row]) -> tuple[Row, ...]:
+    """The rows of further methods, each with the models of a pair: those of its row with more models.
 
-    A row that was asked for one seed alone stands beside every seed of the other. R is 0 where they share none.
+    Raises:
+        UserError: a method without rows.
     """
-    if (of.one_for_all or against.one_for_all) and not of.missing and not against.missing:
-        left, right = np.broadcast_arrays(of.values, against.values)
-        return left, right
-    shared = [seed for seed in of.seeds if seed in against.seeds]
-    left, right = (row.values[:, [row.seeds.index(seed) for seed in shared]] for row in (of, against))
-    return left, right
+    models = max((row.models for row in pair), key=lambda name: len(name.split("+")))
+    out = []
+    for method in methods:
+        own = {row.models: row for row in rows if row.method == method}
+        if not own:
+            names = list(dict.fromkeys(row.method for row in rows))
+            raise UserError(f"contrast: method '{method}' is not among the compared methods{nearest(method, names)}")
+        out.append(own[own_reference(models, list(own))])
+    return tuple(out)
+
+
+def shared_values(rows: Sequence[Row]) -> list[np.ndarray]:
+    """The values of rows, seed by seed: float64 ``[S, R, M]`` each, over the R seeds that all have run.
+
+    A row that was asked for one seed alone stands beside every seed of the others. R is 0 where they share none.
+    """
+    if any(row.missing for row in rows):
+        return [row.values[:, :0] for row in rows]
+    several = [row.seeds for row in rows if not row.one_for_all]
+    if not several:
+        return [row.values for row in rows]
+    shared = [seed for seed in several[0] if all(seed in seeds for seeds in several)]
+    out = []
+    for row in rows:
+        part = row.values if row.one_for_all else row.values[:, [row.seeds.index(seed) for seed in shared]]
+        out.append(np.broadcast_to(part, (len(part), len(shared), part.shape[2])))
+    return out
 
 
 def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = False) -> Grid:

@@ -15,9 +15,10 @@ from langptune.comparison.grid import (
     Grid,
     PublishedValue,
     Row,
+    beside,
     contrasted,
     own_reference,
-    paired_values,
+    shared_values,
 )
 from langptune.comparison.significance import Paired
 from langptune.config.base import nearest
@@ -56,12 +57,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One named pair of rows.
+    """One named pair of rows, or pair of such pairs.
 
     name, title: as in the config; the title may be empty.
-    seeds: how many seeds the two share; 0 where a side is missing.
-    means, against_means: float64 ``[M]`` over those seeds; NaN where there are none.
-    tests: per metric; empty where there are none.
+    seeds: how many seeds the rows share; 0 where one is missing.
+    means, against_means: of the two sides, float64 ``[M]`` over those seeds; NaN where there are none. With ``beyond``
+        the two sides are the differences ``of`` minus ``against``, and the first of ``beyond`` minus the second.
+    tests: of the first side minus the second, per metric; empty where there are none.
+    beyond: two rows or none.
     """
 
     name: str
@@ -72,13 +75,13 @@ class Contrast:
     means: np.ndarray
     against_means: np.ndarray
     tests: tuple[Against, ...]
+    beyond: tuple[Row, ...] = ()
 
     @property
     def expected(self) -> int:
-        """How many seeds the two should share."""
-        if self.of.one_for_all or self.against.one_for_all:
-            return max(len(self.of.expected), len(self.against.expected))
-        return len(set(self.of.expected) & set(self.against.expected))
+        """How many seeds the rows should share."""
+        several = [set(row.expected) for row in (self.of, self.against, *self.beyond) if not row.one_for_all]
+        return len(set.intersection(*several)) if several else 1
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,13 @@ def _contrasts(
     grid: Grid, entries: Iterable[ContrastEntry], resamples: int, confidence: float, seed: int
 ) -> tuple[Contrast, ...]:
     """Every contrast, tested where both sides have run; one Holm family per metric over all of them."""
-    pairs = [(entry, *rows) for entry in entries for rows in contrasted(grid.rows, entry.of, entry.against)]
-    values = [paired_values(of, against) for _, of, against in pairs]
-    names = [f"{of.key} - {against.key}" for _, of, against in pairs]
+    pairs = [
+        (entry, rows, beside(grid.rows, entry.beyond, rows))
+        for entry in entries
+        for rows in contrasted(grid.rows, entry.of, entry.against)
+    ]
+    values = [_sides(shared_values([*rows, *beyond])) for _, rows, beyond in pairs]
+    names = [" - ".join(row.key for row in (*rows, *beyond)) for _, rows, beyond in pairs]
     tested = {at for at, (left, _) in enumerate(values) if left.shape[1]}
     # The difference is resampled as one table: a resample draws the same seeds of both sides.
     draws = bootstrap.replicates({names[at]: values[at][0] - values[at][1] for at in sorted(tested)}, resamples, seed)
@@ -207,14 +214,21 @@ def _contrasts(
         Contrast(
             entry.name,
             entry.title,
-            of,
-            against,
+            *rows,
             values[at][0].shape[1],
             *((side.mean(axis=(0, 1)) for side in values[at]) if at in tested else (nothing, nothing)),
             found.get(at, ()),
+            beyond,
         )
-        for at, (entry, of, against) in enumerate(pairs)
+        for at, (entry, rows, beyond) in enumerate(pairs)
     )
+
+
+def _sides(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What is set against each other, float64 ``[S, R, M]`` each: two rows, or the differences of two pairs of rows."""
+    if len(values) == 2:
+        return values[0], values[1]
+    return values[0] - values[1], values[2] - values[3]
 
 
 def _tests(

@@ -99,13 +99,15 @@ def long_csv(results: Results) -> str:
 def comparisons_csv(results: Results) -> str:
     """One line per tested row and metric: effect sizes, their intervals, and all p-values.
 
-    ``reference_models`` are those of the run that the row is tested against. ``p_permutation`` is the main test;
+    ``better`` says whether a higher or a lower value of the metric is. ``reference_models`` are those of the run that
+    the row is tested against. ``p_permutation`` is the main test;
     ``*_holm`` is corrected over the rows within the metric.
     """
     head = [
         "method",
         "models",
         "metric",
+        "better",
         "reference",
         "reference_models",
         "sessions",
@@ -120,7 +122,8 @@ def comparisons_csv(results: Results) -> str:
         base = line.reference
         for m, cell in enumerate(line.against):
             effect = cell.effect
-            row = [line.row.method, line.row.models, results.grid.metrics[m], base.method, base.models]
+            row = [line.row.method, line.row.models, results.grid.metrics[m]]
+            row += ["higher" if direction(results.grid.metrics[m]) > 0 else "lower", base.method, base.models]
             row += [
                 effect.n,
                 len(line.row.seeds),
@@ -145,11 +148,13 @@ def comparisons_csv(results: Results) -> str:
 def contrasts_csv(results: Results) -> str:
     """One line per contrast, pair of models and metric: effect sizes, their intervals, and all p-values.
 
-    ``better`` says whether a higher or a lower value of the metric is. ``seeds`` is how many the two share; means and
-    the difference (``method`` minus ``against``) are over those. ``*_holm`` is corrected over all contrasts within the
-    metric. Cells are empty where a side has not run.
+    ``better`` says whether a higher or a lower value of the metric is. ``seeds`` is how many the rows share; means and
+    the difference (``method`` minus ``against``) are over those. With ``beyond``, ``mean`` is that of ``method`` minus
+    ``against``, ``against_mean`` that of ``beyond`` minus ``beyond_against``, and ``difference`` the first less the
+    second. ``*_holm`` is corrected over all contrasts within the metric. Cells are empty where a side has not run.
     """
-    head = ["contrast", "title", "method", "models", "against", "against_models", "metric", "better", "status"]
+    head = ["contrast", "title", "method", "models", "against", "against_models", "beyond", "beyond_against"]
+    head += ["metric", "better", "status"]
     head += ["sessions", "seeds", "seeds_expected", "mean", "against_mean", "difference", "difference_low"]
     head += ["difference_high", "d_z", "wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest"]
     head += ["p_ttest_holm", "p_wilcoxon", "p_wilcoxon_holm"]
@@ -157,8 +162,9 @@ def contrasts_csv(results: Results) -> str:
     for one in results.contrasts:
         status = MISSING if not one.tests else "complete" if one.seeds == one.expected else "partial"
         for m, name in enumerate(results.grid.metrics):
-            row = [one.name, one.title, one.of.method, one.of.models, one.against.method, one.against.models, name]
-            row += ["higher" if direction(name) > 0 else "lower", status]
+            row = [one.name, one.title, one.of.method, one.of.models, one.against.method, one.against.models]
+            row += [*(row.method for row in one.beyond)] or [None, None]
+            row += [name, "higher" if direction(name) > 0 else "lower", status]
             row += [len(results.grid.sessions) if one.tests else None, one.seeds, one.expected]
             if one.tests:
                 cell, effect = one.tests[m], one.tests[m].effect
@@ -348,6 +354,8 @@ def contrast_explanations(results: Results) -> list[str]:
         f"↑ ↓: the first method is better, worse; p < {level} in a sign-flip permutation test paired by session, "
         f"Holm-corrected over {tested} contrasts within each metric.",
     ]
+    if any(one.beyond for one in results.contrasts):
+        out.append("Beyond: the difference of the first two methods less that of the other two, paired alike.")
     out += _lower_is_better(results)
     if lost := sum(not one.tests for one in results.contrasts):
         out.append(f"Partial: {lost} of {len(results.contrasts)} contrasts lack a side that has run.")
@@ -363,6 +371,8 @@ def _lower_is_better(results: Results) -> list[str]:
 
 def _pair(one: Contrast) -> str:
     pair = f"{one.of.title} against {one.against.title}"
+    if one.beyond:
+        pair += f", beyond {one.beyond[0].title} against {one.beyond[1].title}"
     return f"{one.title}: {pair}" if one.title else pair
 
 

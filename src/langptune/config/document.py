@@ -24,13 +24,17 @@ nearest valid key.
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | what RLSO does on MovieLens-100K, with its controls: all test users, three seeds, hours on two cores |
-| `reward-study.yaml` | rewards x algorithms of RLSO at equal generated tokens |
+| `reward-study.yaml` | rewards x algorithms of RLSO, each with at most equally many generated tokens |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
 | `accelerate/*.yaml` | a training in several processes; keys are accelerate's ([README](accelerate/README.md)) |
 | `../slurm/cluster.yaml` | what a SLURM cluster is called and allows ([docs/cluster.md](../docs/cluster.md)) |
 | `../slurm/profile.yaml`, `../profiles/default/profile.yaml` | flags of Snakemake, in its own words |
+
+An entry of `recipes.yaml` may begin with `like: <entry>`: it takes that entry's keys, all but the title, as
+`recipe_overrides` of the config leave them; then its own (`train`, `terms` and `guard` key by key), then its own
+overrides.
 
 A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
 single keys of either.

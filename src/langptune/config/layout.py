@@ -6,6 +6,10 @@ from langptune.config.methods import ControlMethod, ProfileMethod, TextMethod
 from langptune.config.phases import Draw, Phase, evaluation_draw
 from langptune.config.workflow import Run, Workflow
 
+UNTRAINED_SEED = 0
+"""The seed under which lies what no seed changes: states without training, their greedy profiles, and the weights of
+popularity chosen by these. Whatever ``seeds`` of a config lists, and in whichever order, it is written once."""
+
 
 def encoder_of(models: str) -> str:
     """The encoder's name in a ``{models}`` segment."""
@@ -53,12 +57,12 @@ class Layout:
     def profiles_of(self, dataset: str, models: str, seed: int | str, phase: Phase, draw: Draw) -> str:
         """The profiles that a phase's encoder writes.
 
-        Untrained, it is the same for all decoders, and greedy for all seeds.
+        Untrained, it is the same for all decoders; greedy, it is the same for all seeds too (``UNTRAINED_SEED``).
         """
         writer = phase.encoder
         if not writer.chain:
             models = encoder_of(models)
-            seed = seed if draw.temperature else self._config.seeds[0]
+            seed = seed if draw.temperature else UNTRAINED_SEED
         return f"{self.phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
 
     def adapter_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> list[str]:
@@ -81,9 +85,12 @@ class Layout:
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
     def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """Where the weight of popularity stands that is chosen for the decoder of a phase; untrained, for all seeds."""
+        """Where the weight of popularity stands that is chosen for the decoder of a phase.
+
+        An untrained decoder has one for all seeds (``UNTRAINED_SEED``).
+        """
         state = phase.weighed
-        seed = seed if state.chain else self._config.seeds[0]
+        seed = seed if state.chain else UNTRAINED_SEED
         return f"{self.phase_folder(dataset, models, seed, state)}/popularity.json"
 
     def source_of(self, method: str) -> str:
@@ -103,8 +110,7 @@ class Layout:
         name = self.source_of(run.method)
         entry = self._workflow.methods[name]
         assert isinstance(entry, ProfileMethod)
-        seed = self._config.seeds[0] if entry.deterministic else run.seed
-        return self.profiles_of(run.dataset, run.models, seed, self.run_phase(run), evaluation_draw(entry))
+        return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), evaluation_draw(entry))
 
     def run_decoder(self, run: Run) -> str:
         """The folder of the decoder that a run is ranked by."""

@@ -26,9 +26,11 @@ class _TrainedMethod(_Method):
     phases: list[str] = Field([], description="entries of config/recipes.yaml, in the order of one iteration")
     iterations: Annotated[int, Field(ge=1)] = Field(1, description="how often the phases are gone through (PAPER: K)")
     train_fraction: Annotated[float, Field(gt=0, le=1, strict=False)] = Field(
-        1.0, description="share of the train sessions that are trained on; smaller shares are part of larger"
+        1.0,
+        description="share of the train sessions that are trained on, and whose targets rewards of several targets "
+        "read; smaller shares are part of larger. The popularity of items is that of all train sessions",
     )
-    popularity: Literal["auto"] | Annotated[float, Field(ge=0, strict=False)] = Field(
+    popularity: Literal["auto"] | Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
         "auto",
         description="weight of log(1 + train count of the item) in the score, beside the text's similarity / 0.05; "
         "auto: chosen on validation once the decoder is trained (training.popularity_weights); 0: the text alone",
@@ -38,8 +40,8 @@ class _TrainedMethod(_Method):
 class ProfileMethod(_TrainedMethod):
     """Profiles written by the encoder, ranked by the decoder (PAPER: LangPTune-0 when neither is trained).
 
-    ``phases: [cl]`` trains the decoder, ``[rlso]`` the encoder, ``[cl, rlso]`` both in turn (PAPER: LangPTune-CL,
-    LangPTune-RLSO, LangPTune).
+    A contrastive recipe among the ``phases`` trains the decoder, a reinforcement recipe the encoder: ``[cl]``,
+    ``[rlso]``, ``[cl, rlso]`` (PAPER: LangPTune-CL, which reads profiles; LangPTune-RLSO; LangPTune).
     """
 
     kind: Literal["profiles"]
@@ -81,7 +83,7 @@ class ControlMethod(_Method):
 
 
 class TextMethod(_TrainedMethod):
-    """The decoder on plain text of the history, without an encoder (PAPER: EMB-0; with ``phases: [cl]``, EMB-CL)."""
+    """The decoder on plain text of the history, without an encoder (PAPER: EMB-0; with a contrastive phase, EMB-CL)."""
 
     kind: Literal["text"]
     view: Literal["history", "last-item"]

@@ -25,8 +25,8 @@ LATER = {
 }
 """Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
-Rate = Annotated[float, Field(gt=0, strict=False)]
-Share = Annotated[float, Field(ge=0, strict=False)]
+Rate = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1, strict=False)]
 Weight = Annotated[float, Field(strict=False, allow_inf_nan=False)]
@@ -41,8 +41,8 @@ class _Recipe(Strict):
     max_grad_norm: Share = Field(1.0, description="gradients are scaled down to this norm; 0: not at all")
     batches: Count = Field(description="batches of the phase")
     micro_batch: Count = Field(
-        description="texts (contrastive) or profiles (reinforcement) in memory at once; changes no result beyond "
-        "rounding, and is halved by itself when memory runs out"
+        description="texts (contrastive) or profiles (reinforcement; at least all of one session) in memory at once; "
+        "changes no result beyond rounding, and is halved by itself when memory runs out"
     )
     validate_every: Count = Field(
         description="batches between validations; validation also stands at the start and the end"
@@ -284,6 +284,12 @@ class ReinforcementRecipe(_Recipe):
     def _minibatches(self) -> ReinforcementRecipe:
         if self.sessions_per_batch % self.minibatches:
             raise ValueError("sessions_per_batch must be a multiple of minibatches")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_to_deal_with(self) -> ReinforcementRecipe:
+        if self.shuffle_rewards and self.sessions_per_batch < 2:
+            raise ValueError("shuffle_rewards needs sessions_per_batch of at least 2: rewards go to other sessions")
         return self
 
 

@@ -61,7 +61,9 @@ class Training(Strict):
     retries: Annotated[int, Field(ge=0)] = Field(
         2, description="how often a training job that failed or was stopped is started again, from its checkpoint"
     )
-    popularity_weights: Annotated[list[Annotated[float, Field(ge=0, strict=False)]], Field(min_length=1)] = Field(
+    popularity_weights: Annotated[
+        list[Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]], Field(min_length=1)
+    ] = Field(
         [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3],
         description="weights of popularity in the score that methods with `popularity: auto` choose from, by NDCG "
         "without cut-off on validation",
@@ -69,11 +71,26 @@ class Training(Strict):
 
 
 class Contrast(Strict):
-    """Two methods of the run that are tested against each other. `[langptune, pop]` is short for `of` and `against`."""
+    """Two methods of the run that are tested against each other. `[langptune, pop]` is short for `of` and `against`.
+
+    With `beyond` it is tested whether their difference is another one than that of two further methods.
+    """
 
     of: str = Field(description="method")
     against: str = Field(description="method that it is set against: differences are `of` minus `against`")
+    beyond: list[str] = Field(
+        [],
+        description="two methods, as in `[of, against]`: what is tested is then a difference of differences, `of` "
+        "minus `against` less the first of these minus the second",
+    )
     title: str = Field("", description="the question that the pair answers, in a few words")
+
+    @field_validator("beyond")
+    @classmethod
+    def _two(cls, value: list[str]) -> list[str]:
+        if len(value) not in (0, 2):
+            raise ValueError(f"it is of two methods, found {len(value)}; write [of, against]")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -158,8 +175,8 @@ class Study(Strict):
     """One key of some methods over several values, or keys of a recipe; a figure of its own, beside the comparison.
 
     A study of a recipe trains each method by the recipe with every combination of ``grid``, and once for each of
-    ``variants``. Reinforcement recipes must then write equally many tokens. Methods without the recipe are run as they
-    are, to be read beside.
+    ``variants``. Reinforcement recipes must then be allowed equally many tokens. Methods without the recipe are run
+    as they are, to be read beside.
     """
 
     title: str
@@ -555,11 +572,42 @@ def _with_overrides(
     boxed = "entry" in model.model_fields
     out = {}
     for name, entry in raw.items():
+        if what == "recipe":
+            entry = _like(raw, over, name, nested, path)
         merged = _merge(entry, over.get(name, {}), nested)
         at = f"{path}: {name}" + (f" (with {where}: {key})" * (name in over))
         checked = validate(model, {"entry": merged} if boxed else merged, at)
         out[name] = checked.entry if boxed else checked  # type: ignore[attr-defined]
     return out
+
+
+def _like(
+    raw: dict[str, dict[str, Any]],
+    over: dict[str, dict[str, Any]],
+    name: str,
+    nested: str | tuple[str, ...],
+    path: Path,
+    behind: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """An entry with the keys of the one that it is ``like``, overridden as that one is; all but the title.
+
+    Args:
+        behind: the entries that led here.
+
+    Raises:
+        UserError: an entry that does not exist, or that is like itself.
+    """
+    own = dict(raw[name])
+    if "like" not in own:
+        return own
+    base, behind = own.pop("like"), (*behind, name)
+    if not isinstance(base, str) or base not in raw:
+        raise UserError(f"{path}: {name}: like: unknown recipe '{base}'{nearest(str(base), list(raw))}")
+    if base in behind:
+        raise UserError(f"{path}: {name}: like: '{base}' is like '{name}' itself; write one of them out")
+    taken = _merge(_like(raw, over, base, nested, path, behind), over.get(base, {}), nested)
+    taken.pop("title", None)
+    return _merge(taken, own, nested)
 
 
 def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str, ...] = "settings") -> dict[str, Any]:
@@ -788,20 +836,24 @@ def _check_control(workflow: Workflow, name: str, method: ControlMethod, where: 
 
 
 def _check_contrasts(config: Config, where: str) -> None:
-    """Contrasts are of two methods of the run, and no two of them are of the same two."""
-    pairs: dict[frozenset[str], str] = {}
+    """Contrasts are of methods of the run, and no two of them ask the same."""
+    pairs: dict[frozenset[frozenset[str]], str] = {}
     for name, told in config.comparison.contrasts.items():
         at = f"{where}: comparison.contrasts: '{name}'"
-        for key, method in (("of", told.of), ("against", told.against)):
+        for key, method in (("of", told.of), ("against", told.against), *(("beyond", one) for one in told.beyond)):
             if method not in config.methods:
                 raise UserError(
                     f"{at}: {key}: '{method}' is not among this run's methods{nearest(method, config.methods)}"
                 )
-        if told.of == told.against:
-            raise UserError(f"{at}: '{told.of}' stands on both sides; name two methods")
-        other = pairs.setdefault(frozenset((told.of, told.against)), name)
+        for one, two in ((told.of, told.against), *([told.beyond] if told.beyond else [])):
+            if one == two:
+                raise UserError(f"{at}: '{one}' stands on both sides; name two methods")
+        sides = (frozenset((told.of, told.against)), frozenset(told.beyond))
+        if sides[0] == sides[1]:
+            raise UserError(f"{at}: beyond: the same two methods as of and against; name others")
+        other = pairs.setdefault(frozenset(sides), name)
         if other != name:
-            raise UserError(f"{at}: the same two methods as '{other}'; keep one, or the correction would count both")
+            raise UserError(f"{at}: the same methods as '{other}'; keep one, or the correction would count both")
 
 
 def _check_limits(workflow: Workflow, dataset: str) -> None:
@@ -833,26 +885,40 @@ def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMet
         if phase not in workflow.recipes:
             raise UserError(f"{at} unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}")
         recipe = workflow.recipes[phase]
-        told = (recipe.texts, recipe.sessions) if isinstance(recipe, ContrastiveRecipe) else None
-        if isinstance(method, ProfileMethod) and told == ("profiles", "all"):
-            raise UserError(
-                f"{at} '{phase}': sessions: 'all' is about histories, but it trains on profiles, which are written for "
-                "sampled sessions; raise sample.train, or set its texts to 'mixed'"
-            )
         if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe | PerEncoder):
             what = "goes by" if isinstance(recipe, PerEncoder) else "trains"
             raise UserError(f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe")
         if isinstance(recipe, PerEncoder):
             _check_encoders(workflow, phase, recipe, at)
         for encoder in workflow.config.encoders if isinstance(method, ProfileMethod) else []:
-            trained = workflow.recipe_of(phase, encoder)[1]
+            meant, trained = workflow.recipe_of(phase, encoder)
+            if isinstance(trained, ContrastiveRecipe) and (trained.texts, trained.sessions) == ("profiles", "all"):
+                raise UserError(
+                    f"{at} '{meant}': sessions: 'all' is about histories, but it trains on profiles, which are written "
+                    "for sampled sessions; raise sample.train, or set its texts to 'mixed'"
+                )
             if workflow.models[encoder].source.endpoint is not None and isinstance(trained, ReinforcementRecipe):
                 raise UserError(
                     f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without weights here; "
                     "run it in a config without this method"
                 )
+    for encoder in workflow.config.encoders if isinstance(method, ProfileMethod) else []:
+        _check_adapters(workflow, method.phases, encoder, f"{where}: method '{name}': phases:")
     if isinstance(method, TextMethod) and method.phases and method.view != "history":
         raise UserError(f"{where}: method '{name}': phases need view 'history', found '{method.view}'")
+
+
+def _check_adapters(workflow: Workflow, phases: list[str], encoder: str, at: str) -> None:
+    """All recipes of a chain that train the encoder train the same weights: each goes on with the adapter before it."""
+    chain = [workflow.recipe_of(phase, encoder) for phase in phases]
+    trained = [(name, recipe.train) for name, recipe in chain if isinstance(recipe, ReinforcementRecipe)]
+    for name, told in trained[1:]:
+        first, wanted = trained[0]
+        if odd := [key for key in type(told).model_fields if getattr(told, key) != getattr(wanted, key)]:
+            raise UserError(
+                f"{at} '{name}' goes on with the adapter of '{first}', but its train.{odd[0]} is "
+                f"{getattr(told, odd[0])}, there {getattr(wanted, odd[0])}; make them equal (recipe_overrides)"
+            )
 
 
 def _check_encoders(workflow: Workflow, name: str, recipe: PerEncoder, at: str) -> None:

@@ -251,6 +251,8 @@ class Watch(TrainerCallback):
         self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
         # A collapsed state is not selected, though its NDCG may be high: one text may suit many.
         self.state["collapsed"] = self._guard(self.state["curve"]) if self._guard and batch else None
+        if self.state["collapsed"]:
+            self.state["curve"][-1]["collapsed"] = self.state["collapsed"]
         if self.state["best"] is None or (value > self.state["best"] and not self.state["collapsed"]):
             self.state.update(best=value, best_step=batch, bad=0)
             self._keep()
@@ -300,12 +302,14 @@ class Resumable:
 
     watch: Watch
     checkpoints: Checkpoints
-    group = 1
-    """Rows that a micro-batch may not separate."""
     _micro: int
 
-    def fitting(self, work: Callable[[], T]) -> T:
+    def fitting(self, work: Callable[[], T], rows: int, group: int = 1) -> T:
         """What ``work`` returns; repeated from its start with half the micro-batch as often as memory runs out.
+
+        Args:
+            rows: of this work: where they are fewer than the micro-batch, it is they that are halved.
+            group: rows that a micro-batch may not separate.
 
         Several processes would have to halve together: with them the error stands, and the job starts again from its
         newest checkpoint.
@@ -316,7 +320,7 @@ class Resumable:
             except Exception as error:
                 if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
                     raise
-                self._micro = halved(self._micro, self.group, self.watch.log)
+                self._micro = halved(max(group, min(self._micro, rows)), group, self.watch.log)
                 self.model.zero_grad()
 
     @contextlib.contextmanager
@@ -348,7 +352,7 @@ class Resumable:
                 raise UserError(f"launch: fsdp_version: set it to 2 (found {state.fsdp_plugin.fsdp_version})")
             self._copy = copy.deepcopy(self.model).requires_grad_(False)
             for module in self._copy.modules():
-                module.__dict__.pop("forward", None)  # TRL puts one there that is bound to the original
+                module.__dict__.pop("forward", None)  # a wrapper's, bound to the original
 
     def synchronised(self, model: Any, last: bool) -> Any:
         """A context in which gradients travel between processes with the last micro-batch only."""

@@ -232,7 +232,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         """One batch, whatever the micro-batch and the number of processes."""
         model.train()
         rows = inputs["rows"].numpy()
-        loss = self.fitting(lambda: self._backward(model, rows))
+        loss = self.fitting(lambda: self._backward(model, rows), len(rows))
         self.watch.record(loss=float(loss), learning_rate=self._get_learning_rate())
         return loss
 

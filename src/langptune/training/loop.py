@@ -60,7 +60,7 @@ from langptune.training.reward import Reward, Sessions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ROLLOUTS = "rollouts-{process}.safetensors"
+ROLLOUTS = "rollouts-{process}-of-{processes}.safetensors"
 """The profiles of a batch that a checkpoint interrupts, one file per process."""
 
 
@@ -167,7 +167,7 @@ class PolicyTrainer(Resumable, Trainer):
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
         self._seed, self._phase, self._validation_batch, self._starts = seed, phase, validation_batch, starts
         self._tokenizer, self._max_tokens, self._limit = tokenizer, max_tokens, recipe.max_tokens or max_tokens
-        self._algorithm, self._micro, self.group = ALGORITHMS[recipe.algorithm], recipe.micro_batch, recipe.samples
+        self._algorithm, self._micro = ALGORITHMS[recipe.algorithm], recipe.micro_batch
         self._steps = recipe.epochs * recipe.minibatches
         self._batch: tuple[int, Batch] | None = None
         self.checkpoints = checkpoints
@@ -229,8 +229,6 @@ class PolicyTrainer(Resumable, Trainer):
         number, step = divmod(self.state.global_step, self._steps)
         told: dict[str, float] = {}
         if self._batch is None or self._batch[0] != number:
-            if step:
-                raise UserError(f"{self.args.output_dir}: the checkpoint lacks its profiles; delete it to go on")
             batch, told = self._write_and_score(number)
             self._batch = number, batch
         batch = self._batch[1]
@@ -239,7 +237,7 @@ class PolicyTrainer(Resumable, Trainer):
         started = time.monotonic()
         each = len(batch.prompts) // self._recipe.minibatches
         first = step % self._recipe.minibatches * each
-        loss, entropy = self.fitting(lambda: self._pass(batch, range(first, first + each), model, entropy=step == 0))
+        loss, entropy = self._fitting_pass(batch, range(first, first + each), model, entropy=step == 0)
         told = {"loss": float(loss)} | told | {"update_seconds": time.monotonic() - started}
         if step == 0:
             told.setdefault("entropy", entropy)
@@ -268,7 +266,7 @@ class PolicyTrainer(Resumable, Trainer):
 
         batch = Batch(prompts, [profile.ids for profile in written], torch.empty(0)).arrange(self._plain)
         if recipe.kl or (self._algorithm.ratio and recipe.minibatches > 1):
-            _, told["entropy"] = self.fitting(lambda: self._pass(batch, range(share), entropy=True))
+            _, told["entropy"] = self._fitting_pass(batch, range(share), entropy=True)
         if recipe.kl:
             kl = self._kl(batch)
             told["kl"] = float(kl.mean())
@@ -296,9 +294,16 @@ class PolicyTrainer(Resumable, Trainer):
         """log pi_t - log pi_0 of each profile of the whole batch, float64 ``[B]``."""
         initial = Batch(batch.prompts, batch.profiles, batch.weights, states=batch.states, rows=batch.rows)
         with self.accelerator.unwrap_model(self.model).disable_adapter():
-            self.fitting(lambda: self._pass(initial, range(len(batch.prompts))))
+            self._fitting_pass(initial, range(len(batch.prompts)))
         kl = [float((batch.old[at] - initial.old[at]).sum()) for at in range(len(batch.profiles))]
         return self.accelerator.gather(torch.tensor(kl, device=self.accelerator.device)).double().cpu()
+
+    def _fitting_pass(
+        self, batch: Batch, sessions: Sequence[int], model: Any = None, entropy: bool = False
+    ) -> tuple[torch.Tensor, float]:
+        """``_pass``, with as many profiles in memory as fit; a session's stay together."""
+        rows = len(sessions) * batch.samples
+        return self.fitting(lambda: self._pass(batch, sessions, model, entropy), rows, batch.samples)
 
     def _pass(
         self, batch: Batch, sessions: Sequence[int], model: Any = None, entropy: bool = False
@@ -453,10 +458,25 @@ class PolicyTrainer(Resumable, Trainer):
     def save_extra(self, folder: Path) -> None:
         """The profiles of a batch that is not through with all its passes."""
         if self.state.global_step % self._steps:
-            self._batch[1].save(folder / ROLLOUTS.format(process=self.accelerator.process_index))
+            self._batch[1].save(folder / self._rollouts)
 
     def resume_extra(self, folder: Path, step: int) -> None:
-        """The batch that was interrupted."""
-        path = folder / ROLLOUTS.format(process=self.accelerator.process_index)
-        if path.is_file():
-            self._batch = step // self._steps, Batch.load(path, self.accelerator.device)
+        """The batch that was interrupted.
+
+        Raises:
+            UserError: another number of processes wrote it, so that none has its part.
+        """
+        if not step % self._steps:
+            return
+        path = folder / self._rollouts
+        if not path.is_file():
+            raise UserError(
+                f"{path}: missing: the checkpoint is within a batch of another number of processes (launch); go on "
+                f"with that number, or delete {folder}"
+            )
+        self._batch = step // self._steps, Batch.load(path, self.accelerator.device)
+
+    @property
+    def _rollouts(self) -> str:
+        state = self.accelerator
+        return ROLLOUTS.format(process=state.process_index, processes=state.num_processes)

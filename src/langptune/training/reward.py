@@ -11,7 +11,7 @@ standard deviation over the batch, and terms are those of ``langptune.training.t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def futures(sessions: pl.DataFrame, chosen: Sequence[int], count: int) -> list[l
     seen, and repeated ones, are left out.
 
     Args:
-        sessions: contract ``sessions``; all train sessions take part, whether they are sampled for training or not.
+        sessions: contract ``sessions``; all of its train sessions take part, whether they are chosen or not.
         chosen: train sessions.
     """
     train = sessions.filter(pl.col("split") == "train").sort("user_id", "target_time", "session")
@@ -135,10 +135,13 @@ class Reward:
 
     def ranks(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
         """int64 ``[B]``: the rank of each target by its text, the items of ``seen`` left out."""
-        scores = self._scores(texts)
-        allowed = _allowed(seen, scores.shape)
+        out = np.zeros(len(texts), dtype=np.int64)
         wanted = np.asarray(targets, dtype=np.int64)
-        return target_ranks(scores, scores[np.arange(len(wanted)), wanted], allowed).astype(np.int64)
+        for part in self._blocks(len(texts)):
+            scores = self._scores(texts[part])
+            own = scores[np.arange(len(scores)), wanted[part]]
+            out[part] = target_ranks(scores, own, _allowed(seen[part], scores.shape))
+        return out
 
     def columns(
         self,
@@ -162,9 +165,7 @@ class Reward:
             0 included.
         """
         rewards = {name: np.zeros(len(texts)) for name, *_ in self._rewards}
-        step = max(1, BLOCK // len(self._scoring.items.row_of_item))
-        for start in range(0, len(texts), step):
-            part = slice(start, start + step)
+        for part in self._blocks(len(texts)):
             for name, found in self._earned(texts[part], sessions, rows[part]).items():
                 rewards[name][part] = found
         total = sum(weight * rewards[name] for name, *_, weight in self._rewards)
@@ -190,7 +191,8 @@ class Reward:
     def combine(self, columns: dict[str, np.ndarray], sessions: Sequence[int], batch: int = 0) -> np.ndarray:
         """What the algorithm maximises, float64 ``[B]``, from the columns of the whole batch (the module's formula).
 
-        With ``shuffle_rewards`` the columns are dealt first, each session getting those of another one.
+        With ``shuffle_rewards`` the rewards are dealt first, each session getting those of another one. Terms stay with
+        their profiles: what is shuffled is what a profile says of its user, not how it is written.
 
         Args:
             columns: of all processes, the profiles of a session side by side; further columns are ignored.
@@ -198,14 +200,20 @@ class Reward:
             batch: which batch of the phase, for ``shuffle_rewards``.
         """
         reward = columns["reward"]
+        if self._recipe.shuffle_rewards:
+            rng = stream(self._seed, self._phase, "dealt rewards", batch)
+            reward = reward[dealt(sessions, self._recipe.samples, rng)]
         out = reward.astype(np.float64)
         spread = float(reward.std()) or 1.0  # all rewards equal: form alone tells profiles apart
         for name, weight in self._recipe.terms.items():
             if weight:
                 out = out + spread * weight * columns[name]
-        if self._recipe.shuffle_rewards:
-            out = out[dealt(sessions, self._recipe.samples, stream(self._seed, self._phase, "dealt rewards", batch))]
         return out
+
+    def _blocks(self, count: int) -> Iterator[slice]:
+        """So many profiles in parts, each with at most ``BLOCK`` scores."""
+        step = max(1, BLOCK // len(self._scoring.items.row_of_item))
+        return (slice(start, start + step) for start in range(0, count, step))
 
     def _scores(self, texts: Sequence[str]) -> np.ndarray:
         return self._scoring.scores(embed(self._decoder, texts, self._prefix).vectors)
@@ -253,7 +261,7 @@ def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np
         samples: profiles per group, side by side.
 
     Raises:
-        UserError: one session is half of the batch or more, so that no other one has rewards to give.
+        UserError: one session is more than half of the batch, so that others have too few rewards to give.
     """
     groups = np.asarray(sessions)
     names, counts = np.unique(groups, return_counts=True)

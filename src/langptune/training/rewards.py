@@ -68,7 +68,10 @@ def _piecewise(contest: Contest, k: int | None) -> np.ndarray:
 
 
 def _softmax(contest: Contest, k: int | None) -> np.ndarray:
-    """ln of the target's share of exp(score) over its competitors and itself; the scores' temperature is Scoring's."""
+    """ln of the target's share of exp(score) over its competitors and itself.
+
+    Its temperature is that of the scores, ``ranking.scoring.TEMPERATURE``; there is no other to be set.
+    """
     masked = np.where(contest.allowed, contest.scores, -np.inf).astype(np.float64)
     top = masked.max(1)
     return contest.own - (top + np.log(np.exp(masked - top[:, None]).sum(1)))

@@ -28,6 +28,8 @@ YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?![\d'’s])")
 BRACKETS = re.compile(r"\s*\([^()]*\)$")
 BEFORE = re.compile(r"((?:[\w'’.:&-]+ )*[\w'’.:&-]+)\s*\($")
 """The words before a year in brackets."""
+NAME = 200
+"""Characters before a year in which its name is looked for; a longer text would be searched over and over."""
 
 
 @dataclass(frozen=True)
@@ -127,53 +129,65 @@ def _copied(written: Written, facts: Facts) -> float:
 
 
 def _false_claims(written: Written, facts: Facts) -> float:
-    """Share of the claims that the catalogue shows to be wrong; 0 without claims.
+    """Share of the claims that history and catalogue show to be wrong; 0 without claims that they can decide.
 
     Claims are genres, eras and titles that the history does not support (``faithfulness.looked_up``; a title outside
     the history is not supported), and years: after a title, the year must be that of an item of this title; anywhere
     else, that of an item of the history. A name before a year in brackets that is neither a title nor a genre is an
-    invented title. Persons and themes need a verifier and are left out.
+    invented title. Years and eras count only where the catalogue knows a year of the items in question. Persons and
+    themes need a verifier and are left out.
     """
     ratings = written.ratings or [0.0] * len(written.history)
+    dated = facts.year[list(written.history)].any()
     found = extract(written.text, facts.catalogue.tastes, facts.known)
     verdicts = [
         looked_up(claim, written.history, ratings, facts.catalogue)
         for claim in found
-        if claim.kind in ("genre", "era", "title")
+        if claim.kind in ("genre", "title") or (claim.kind == "era" and dated)
     ]
     verdicts += _years(written, facts)
     return 1 - sum(verdicts) / len(verdicts) if verdicts else 0.0
 
 
 def _years(written: Written, facts: Facts) -> list[bool]:
-    """For each year in the text, whether it is right."""
+    """For each year in the text that the catalogue can decide, whether it is right."""
     masked, named = facts.known.mask(written.text)
     history = list(written.history)
-    shown = set(facts.year[history].tolist())
-    out = []
+    shown = set(facts.year[history].tolist()) - {0}
+    out: list[bool | None] = []
     for match in YEAR.finditer(masked):
         year, before = int(match[0]), masked[: match.start()]
         mark = before.rstrip(" (,")[-1:]
         if PRIVATE.match(mark):
             key = named[ord(mark) - FIRST][1]
-            out.append(year in facts.years[key])
-        elif (name := BEFORE.search(before)) is None:
-            out.append(year in shown)
+            out.append(_among(year, facts.years[key]))
+        elif (name := BEFORE.search(before[-NAME:]) if before.endswith("(") else None) is None:
+            out.append(_among(year, shown))
         else:
             out.append(_named_year(unmasked(name[1], named), year, history, shown, facts))
-    return out
+    return [right for right in out if right is not None]
 
 
-def _named_year(name: str, year: int, history: list[int], shown: set[int], facts: Facts) -> bool:
-    """Whether "name (year)" is right: the longest end of the name that is a title, else a genre, else invented."""
+def _among(year: int, years: set[int]) -> bool | None:
+    """Whether a year is one of these; None where none of them is known (0)."""
+    known = years - {0}
+    return year in known if known else None
+
+
+def _named_year(name: str, year: int, history: list[int], shown: set[int], facts: Facts) -> bool | None:
+    """Whether "name (year)" is right: the longest end of the name that is a title, else a genre, else invented.
+
+    None where the catalogue does not know the years of the items in question.
+    """
     told = name.split()
     for start in range(len(told)):
         key = title_key(" ".join(told[start:]))
         if key in facts.years:
-            return any(key in facts.keys[item] and facts.year[item] == year for item in history)
-    if facts.catalogue.tastes.in_text(told[-1]):
-        return year in shown
-    return not told[-1][0].isupper() and year in shown
+            own = {int(facts.year[item]) for item in history if key in facts.keys[item]}
+            return _among(year, own) if own else False  # a title outside the history
+    if facts.catalogue.tastes.in_text(told[-1]) or not told[-1][0].isupper():
+        return _among(year, shown)
+    return False
 
 
 @dataclass(frozen=True)
