@@ -111,7 +111,7 @@ def test_one_seed_deleted(repo, without):
     assert planned(repo) == {
         "train_decoder": 2,  # on histories, and on profiles
         "embed_phase_items": 2,
-        "choose_popularity": 2,  # of the two decoders; those of the untrained one are the first seed's
+        "choose_popularity": 1,  # of the decoder on profiles: the other has a number, the untrained one no seed
         "train_encoder": 1,
         "write_profiles": 2,  # two shards
         "gather_profiles": 1,

@@ -104,5 +104,5 @@ def test_a_decoder_on_histories_is_trained_once_for_all_that_begin_with_it(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     jobs = jobs_of(done.stdout)
     assert jobs["train_decoder"] == jobs["embed_phase_items"] == 2
-    # By histories, and by the untrained profiles of two encoders and two prompts.
-    assert jobs["choose_popularity"] == 2 * (1 + 2 * 2) and jobs["train_encoder"] == 2 * 2
+    # One weight for all that is ranked by that decoder.
+    assert jobs["choose_popularity"] == 2 and jobs["train_encoder"] == 2 * 2
