@@ -146,5 +146,5 @@ def test_a_training_gives_the_same_bytes_both_ways(script, tmp_path, kind):
     # A sum may differ by a rounding: libraries choose their kernels by where memory happens to lie, too.
     plain, preloaded = curves["plain"], curves["preloaded"]
     assert len(plain) == len(preloaded) and all(
-        one == pytest.approx(other, rel=1e-6) for one, other in zip(plain, preloaded, strict=True)
+        one == pytest.approx(other, rel=1e-4) for one, other in zip(plain, preloaded, strict=True)
     )
