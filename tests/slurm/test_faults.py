@@ -49,7 +49,7 @@ class Trial:
             shutil.rmtree(self.repo / DATA / "phases")
             shutil.rmtree(self.repo / "results/faults/logs/train_decoder")
         config = CONFIG | {"seeds": seeds, "training": {"threads": 1, "retries": retries}}
-        config["recipe_overrides"] = {"cl": RECIPE | BATCHES | recipe}
+        config["recipe_overrides"] = {"cl-history": RECIPE | BATCHES | recipe}
         (self.repo / "faults.yaml").write_text(yaml.safe_dump(config))
         self.log = folder / "driver.log"
         self.began = time.monotonic()
@@ -59,7 +59,7 @@ class Trial:
         return snakemake("--configfile", "faults.yaml", *args, cwd=self.repo)
 
     def phase(self, seed: int) -> Path | None:
-        return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-*")), None)
+        return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-history-*")), None)
 
     def steps(self, seed: int) -> int:
         """The step of the newest whole checkpoint of a training that is under way."""

@@ -22,7 +22,7 @@ UNTIL = ("--until", "train_decoder")
 
 
 def phase(repo: Path, name: str) -> Path | None:
-    return next((repo / "results" / name / "ml-100k-small/phases/minilm-l6/seed0").glob("cl-*"), None)
+    return next((repo / "results" / name / "ml-100k-small/phases/minilm-l6/seed0").glob("cl-history-*"), None)
 
 
 def curve(repo: Path, name: str) -> list[dict[str, float]]:
@@ -45,7 +45,7 @@ def repo(tmp_path_factory, real_models) -> Path:
     """A copy of the repository in which one process on this machine has trained."""
     repo = copy_of_repo(tmp_path_factory.mktemp("launch"), real_models)
     for name, launch in LAUNCH.items():
-        recipe = {"cl": RECIPE_HERE | {"launch": launch}}
+        recipe = {"cl-history": RECIPE_HERE | {"launch": launch}}
         told = TRAINING | {"results": f"results/{name}", "recipe_overrides": recipe}
         (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
     done = snakemake("--configfile", "one.yaml", *UNTIL, cwd=repo)
