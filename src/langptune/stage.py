@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from typing import TypeVar
 from langptune import gpus
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
+from langptune.files import Held, fresh, hold
 from langptune.provenance import Record, write_json
 
 HOLD = 900.0
@@ -64,9 +64,8 @@ class Log:
         self._file, self._quiet = None, quiet
         if path is not None:
             # A log that cannot be written (a full disk, a read-only folder) must not hide why a job failed.
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("w", encoding="utf-8")
+            with contextlib.suppress(OSError, UserError):
+                self._file = fresh(path)
 
     def __call__(self, line: str, quiet: bool = False) -> None:
         """Write one line; ``quiet`` keeps it out of standard error."""
@@ -174,7 +173,7 @@ class _Refusal:
     def keep(self, error: UserError) -> None:
         """Remember a refusal."""
         if self._path is not None:
-            with contextlib.suppress(OSError):  # a full disk: the next attempt says the same by itself
+            with contextlib.suppress(OSError, UserError):  # a full disk: the next attempt says the same by itself
                 write_json(self._path, {"key": self._key, "line": str(error)})
 
 
@@ -212,28 +211,20 @@ def _voice(log: Log, first: bool) -> Log:
 def _sole_writer(outputs: list[Path]) -> Iterator[None]:
     """Hold a lock on the outputs while they are made.
 
-    A driver that is killed leaves its jobs running; the next one would start the same job beside them. The kernel
-    frees the lock with the process, so it is never stale. Lock files stay: removing one would let two jobs in.
+    A driver that is killed leaves its jobs running; the next one would start the same job beside them.
     """
     if not outputs:
         yield
         return
     path = outputs[0].with_name(f".{outputs[0].name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.seek(0)
-            raise UserError(
-                f"{outputs[0]}: process {held.read().strip() or '(unknown)'} is still writing it, left over from a run "
-                "that was killed or started twice; wait for it or stop it, then run again"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: as safe as any other program there
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
+    try:
+        held = hold(path)
+    except Held as other:
+        raise UserError(
+            f"{outputs[0]}: process {other.by or '(unknown)'} is still writing it, left over from a run that was "
+            "killed or started twice; wait for it or stop it, then run again"
+        ) from None
+    with held:
         yield
 
 
