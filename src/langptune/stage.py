@@ -101,29 +101,28 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     first = os.environ.get("RANK", "0") == "0"
     log = Log(args.log if first else None, quiet=not first)
     outputs: list[Path] = []
+    refusal = None
     signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
         outputs = spec.paths("_out")
+        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
+        refusal = _Refusal(outputs if first else [], record)
         for source in spec.paths("_in"):
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
-        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
         with _sole_writer(outputs if first else []):
-            refusal = _Refusal(outputs, record) if first else None
+            refusal.check()
             if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
                 gpus.claim(1, log, path.name)
-            try:
-                finish = work(spec, record, log)
-            except UserError as error:
-                if refusal:
-                    refusal.keep(error)
-                raise
+            finish = work(spec, record, log)
             if first:
                 record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
                 if finish:
                     finish()
     except UserError as error:
+        if refusal is not None:
+            refusal.keep(error)
         _voice(log, first)(f"error: {error}")
         sys.exit(2)
     except (Interrupted, _Stopped) as stop:
@@ -145,28 +144,43 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         sys.exit(1)
 
 
-class _Refusal:
-    """What the user must correct, kept for the later attempts of one run: they would fail of the same, only slower.
+def refused(output: Path | str) -> bool:
+    """Whether a script of this run (``LANGPTUNE_RUN``) ended with exit status 2 instead of making an output."""
+    run = os.environ.get("LANGPTUNE_RUN")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return run is not None and json.loads(_refusal_of(Path(output)).read_text(encoding="utf-8"))["run"] == run
+    return False
 
-    Snakemake tries a job again whatever its exit status. The run is known by ``LANGPTUNE_RUN``, which the driver sets
-    (workflow/rules/common.smk) and jobs inherit: another run tries anew, for the input may have been corrected.
-    Without it, as when a script runs alone, nothing is kept.
+
+def _refusal_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.refused")
+
+
+class _Refusal:
+    """What the user must correct, kept for the rest of the run: to try again would fail of the same.
+
+    Snakemake would try a job again whatever its exit status; its driver looks here first (workflow/rules/common.smk),
+    and where it cannot, the later attempt says the same at once. The run is known by ``LANGPTUNE_RUN``, which the
+    driver sets and jobs inherit: another run tries anew, for the input may have been corrected. Without it, as when a
+    script runs alone, nothing is kept.
     """
 
     def __init__(self, outputs: list[Path], record: Record):
-        """Look for the refusal of an earlier attempt with the same spec and code.
+        self._run = os.environ.get("LANGPTUNE_RUN")
+        self._path = _refusal_of(outputs[0]) if outputs and self._run else None
+        self._key = json.dumps([record.code, record.spec], sort_keys=True)
+
+    def check(self) -> None:
+        """Look for the refusal of an earlier attempt with the same spec and code; forget any other.
 
         Raises:
             UserError: that refusal.
         """
-        run = os.environ.get("LANGPTUNE_RUN")
-        self._path = outputs[0].with_name(f".{outputs[0].name}.refused") if outputs and run else None
-        self._key = json.dumps([run, record.code, record.spec], sort_keys=True)
         if self._path is None:
             return
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(self._path.read_text(encoding="utf-8"))
-            if told["key"] == self._key:
+            if (told["run"], told["key"]) == (self._run, self._key):
                 raise UserError(told["line"])
         self._path.unlink(missing_ok=True)
 
@@ -174,7 +188,7 @@ class _Refusal:
         """Remember a refusal."""
         if self._path is not None:
             with contextlib.suppress(OSError, UserError):  # a full disk: the next attempt says the same by itself
-                write_json(self._path, {"key": self._key, "line": str(error)})
+                write_json(self._path, {"run": self._run, "key": self._key, "line": str(error)})
 
 
 def preempted() -> bool:
