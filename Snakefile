@@ -45,13 +45,16 @@ localrules:
     partial,
 
 
-# On a cluster only, and only in the process that submits: see slurm.py.
 onstart:
-    if workflow.executor_plugin.name == "slurm":
-        try:
+    try:
+        # Snakemake and SLURM follow links when they write there.
+        for folder in (BENCHMARKS, *(["results/slurm_logs"] if ON_CLUSTER else [])):
+            own_folder(folder)
+        # On a cluster only, and only in the process that submits: see slurm.py.
+        if workflow.executor_plugin.name == "slurm":
             guard(Path(workflow.workdir_init), lambda line: print(f"cluster: {line}", file=sys.stderr))
-        except UserError as error:
-            raise WorkflowError(str(error)) from None
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 rule all:

@@ -15,7 +15,7 @@ from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts, protocols, readers
 from langptune.data.limits import TokenLimits
-from langptune.files import whole
+from langptune.files import own_folder, whole
 from langptune.provenance import Record, file_hash
 
 FUNNEL = {"step": pl.String, "interactions": pl.Int64, "users": pl.Int64, "items": pl.Int64}
@@ -42,7 +42,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Read, split, write."""
     scratch = Path(f"{spec.items_out}.scratch")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    own_folder(scratch)
     try:
         raw = readers.read(spec.dataset, spec.name, scratch, Path(spec.folder) if spec.folder else None)
         for note in raw.notes:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
+from langptune.files import whole
 from langptune.provenance import ROOT
 from langptune.survey.runs import surveyed
 
@@ -55,8 +58,15 @@ def report(workflow: Workflow, config: Path) -> int:
         (ROOT / results / dataset / "interpretability" / "table.html").is_file() for dataset in workflow.config.datasets
     )
     command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", str(config.resolve()), "--cores", "1"]
-    command += ["--quiet", "all", "--report", f"{results}/report.html", "--", "all"]
-    return subprocess.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
+    with tempfile.TemporaryDirectory(prefix="report-") as folder:
+        # Snakemake would write through a link, and asks for this ending.
+        made = Path(folder) / "report.html"
+        command += ["--quiet", "all", "--report", str(made), "--", "all"]
+        status = subprocess.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
+        if made.is_file():
+            with whole(ROOT / results / "report.html") as part:
+                shutil.copyfile(made, part)
+    return status
 
 
 def main() -> int:

@@ -94,7 +94,6 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     plan = plan_batches([len(prompt.ids) for prompt in prompts], spec.batch_size)
     mine = plan[spec.shard - 1 :: spec.shards]
     journal = Path(spec.journal)
-    journal.mkdir(parents=True, exist_ok=True)
     # Everything that a text depends on, the code included: a journal of another making is not taken up.
     made_with = [str(device), spec.threads, provenance.versions("torch", "transformers"), record.code]
     model_hash = provenance.input_hash(Path(spec.encoder_in))

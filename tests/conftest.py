@@ -157,6 +157,28 @@ def copy_of_run(run: Path, target: Path) -> Path:
 
 
 @pytest.fixture
+def small_disk():
+    """Mounts a file system of a given size (as mount's ``size=``) on a folder; a tmpfs, which needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("a disk of its own needs root")
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        told = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+        )
+        if told.returncode:
+            pytest.skip(f"a disk of its own cannot be mounted: {told.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+@pytest.fixture
 def one_thread():
     """torch on one CPU thread, where the same work gives the same bytes."""
     import torch

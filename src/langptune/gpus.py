@@ -6,7 +6,6 @@ side would all take the first one. SLURM gives each job its own; elsewhere ``cla
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from langptune.errors import UserError
+from langptune.files import Held, hold, own_folder
 
 COUNT = "LANGPTUNE_GPUS"
 """Environment variable: how many GPUs the machine has, where that cannot be found out (or a test says so)."""
@@ -95,8 +95,7 @@ def claim(wanted: int, say: Callable[[str], None], what: str = "this job", every
             f"launch file with fewer processes, or look at {VISIBLE}"
         )
     # On a cluster two jobs of a node may each call their GPU 0.
-    folder = Path(tempfile.gettempdir()) / f"langptune-gpus-{os.getuid()}{f'-{job}' if job else ''}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = own_folder(Path(tempfile.gettempdir()) / f"langptune-gpus-{os.getuid()}{f'-{job}' if job else ''}")
     said = False
     while len(free := _locked(folder, there, wanted)) < wanted:
         if not said:
@@ -110,15 +109,10 @@ def _locked(folder: Path, names: list[str], wanted: int) -> list[str]:
     """The first ``wanted`` of some GPUs that are free, locked; none is kept where they are fewer."""
     taken: dict[str, IO[str]] = {}
     for name in names:
-        lock = (folder / f"{name.replace('/', '_')}.lock").open("a")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+            taken[name] = hold(folder / f"{name.replace('/', '_')}.lock")
+        except Held:
             continue
-        except OSError:
-            pass  # a file system without locks: the first ones, as without any of this
-        taken[name] = lock
         if len(taken) == wanted:
             _held.extend(taken.values())
             return list(taken)

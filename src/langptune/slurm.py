@@ -7,7 +7,6 @@ start or that SLURM has let go of. ``guard`` is called once when a run starts, a
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from langptune.errors import UserError
+from langptune.files import Held, hold
 from langptune.provenance import ROOT
 
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
@@ -100,16 +100,12 @@ def sole_driver(folder: Path) -> None:
     Raises:
         UserError: another driver holds it.
     """
-    held = (folder / LOCK).open("a+")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        _held.append(hold(folder / LOCK))
+    except Held:
         raise UserError(
             f"{folder}: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)"
         ) from None
-    except OSError:
-        pass  # a file system without locks
-    _held.append(held)
 
 
 def wait_for_orphans(workdir: Path, say: Say, every: float = 30.0) -> bool:

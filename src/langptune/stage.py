@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from typing import TypeVar
 from langptune import gpus
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
+from langptune.files import Held, fresh, hold
 from langptune.provenance import Record, write_json
 
 HOLD = 900.0
@@ -64,9 +64,8 @@ class Log:
         self._file, self._quiet = None, quiet
         if path is not None:
             # A log that cannot be written (a full disk, a read-only folder) must not hide why a job failed.
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("w", encoding="utf-8")
+            with contextlib.suppress(OSError, UserError):
+                self._file = fresh(path)
 
     def __call__(self, line: str, quiet: bool = False) -> None:
         """Write one line; ``quiet`` keeps it out of standard error."""
@@ -102,29 +101,28 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     first = os.environ.get("RANK", "0") == "0"
     log = Log(args.log if first else None, quiet=not first)
     outputs: list[Path] = []
+    refusal = None
     signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
         outputs = spec.paths("_out")
+        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
+        refusal = _Refusal(outputs if first else [], record)
         for source in spec.paths("_in"):
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
-        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
         with _sole_writer(outputs if first else []):
-            refusal = _Refusal(outputs, record) if first else None
+            refusal.check()
             if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
                 gpus.claim(1, log, path.name)
-            try:
-                finish = work(spec, record, log)
-            except UserError as error:
-                if refusal:
-                    refusal.keep(error)
-                raise
+            finish = work(spec, record, log)
             if first:
                 record.write(spec.paths("_in"), [output for output in outputs if output.exists()])
                 if finish:
                     finish()
     except UserError as error:
+        if refusal is not None:
+            refusal.keep(error)
         _voice(log, first)(f"error: {error}")
         sys.exit(2)
     except (Interrupted, _Stopped) as stop:
@@ -146,36 +144,51 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         sys.exit(1)
 
 
-class _Refusal:
-    """What the user must correct, kept for the later attempts of one run: they would fail of the same, only slower.
+def refused(output: Path | str) -> bool:
+    """Whether a script of this run (``LANGPTUNE_RUN``) ended with exit status 2 instead of making an output."""
+    run = os.environ.get("LANGPTUNE_RUN")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return run is not None and json.loads(_refusal_of(Path(output)).read_text(encoding="utf-8"))["run"] == run
+    return False
 
-    Snakemake tries a job again whatever its exit status. The run is known by ``LANGPTUNE_RUN``, which the driver sets
-    (workflow/rules/common.smk) and jobs inherit: another run tries anew, for the input may have been corrected.
-    Without it, as when a script runs alone, nothing is kept.
+
+def _refusal_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.refused")
+
+
+class _Refusal:
+    """What the user must correct, kept for the rest of the run: to try again would fail of the same.
+
+    Snakemake would try a job again whatever its exit status; its driver looks here first (workflow/rules/common.smk),
+    and where it cannot, the later attempt says the same at once. The run is known by ``LANGPTUNE_RUN``, which the
+    driver sets and jobs inherit: another run tries anew, for the input may have been corrected. Without it, as when a
+    script runs alone, nothing is kept.
     """
 
     def __init__(self, outputs: list[Path], record: Record):
-        """Look for the refusal of an earlier attempt with the same spec and code.
+        self._run = os.environ.get("LANGPTUNE_RUN")
+        self._path = _refusal_of(outputs[0]) if outputs and self._run else None
+        self._key = json.dumps([record.code, record.spec], sort_keys=True)
+
+    def check(self) -> None:
+        """Look for the refusal of an earlier attempt with the same spec and code; forget any other.
 
         Raises:
             UserError: that refusal.
         """
-        run = os.environ.get("LANGPTUNE_RUN")
-        self._path = outputs[0].with_name(f".{outputs[0].name}.refused") if outputs and run else None
-        self._key = json.dumps([run, record.code, record.spec], sort_keys=True)
         if self._path is None:
             return
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(self._path.read_text(encoding="utf-8"))
-            if told["key"] == self._key:
+            if (told["run"], told["key"]) == (self._run, self._key):
                 raise UserError(told["line"])
         self._path.unlink(missing_ok=True)
 
     def keep(self, error: UserError) -> None:
         """Remember a refusal."""
         if self._path is not None:
-            with contextlib.suppress(OSError):  # a full disk: the next attempt says the same by itself
-                write_json(self._path, {"key": self._key, "line": str(error)})
+            with contextlib.suppress(OSError, UserError):  # a full disk: the next attempt says the same by itself
+                write_json(self._path, {"run": self._run, "key": self._key, "line": str(error)})
 
 
 def preempted() -> bool:
@@ -212,28 +225,20 @@ def _voice(log: Log, first: bool) -> Log:
 def _sole_writer(outputs: list[Path]) -> Iterator[None]:
     """Hold a lock on the outputs while they are made.
 
-    A driver that is killed leaves its jobs running; the next one would start the same job beside them. The kernel
-    frees the lock with the process, so it is never stale. Lock files stay: removing one would let two jobs in.
+    A driver that is killed leaves its jobs running; the next one would start the same job beside them.
     """
     if not outputs:
         yield
         return
     path = outputs[0].with_name(f".{outputs[0].name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.seek(0)
-            raise UserError(
-                f"{outputs[0]}: process {held.read().strip() or '(unknown)'} is still writing it, left over from a run "
-                "that was killed or started twice; wait for it or stop it, then run again"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: as safe as any other program there
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
+    try:
+        held = hold(path)
+    except Held as other:
+        raise UserError(
+            f"{outputs[0]}: process {other.by or '(unknown)'} is still writing it, left over from a run that was "
+            "killed or started twice; wait for it or stop it, then run again"
+        ) from None
+    with held:
         yield
 
 

@@ -218,14 +218,15 @@ def test_a_log_that_cannot_be_written_hides_nothing(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "not valid JSON" in done.stderr
 
 
-def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
-    """A real full disk: the temporary file leads to /dev/full."""
+def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
     spec = prepare_spec(tmp_path)
-    (tmp_path / "out").mkdir()
+    out = small_disk(tmp_path / "out", "100k")
     before = b"precious"
-    (tmp_path / "out" / "sessions.parquet").write_bytes(before)
-    (tmp_path / "out" / ".sessions.parquet.part").symlink_to("/dev/full")
+    (out / "sessions.parquet").write_bytes(before)
+    with pytest.raises(OSError), (out / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
     done = run("prepare_data.py", "--spec", json.dumps(spec), "--log", str(tmp_path / "log"))
     assert done.returncode == 1 and "the disk is full" in done.stderr and "Traceback" not in done.stderr
-    assert (tmp_path / "out" / "sessions.parquet").read_bytes() == before
+    assert (out / "sessions.parquet").read_bytes() == before and not list(out.glob(".*.part"))
     assert "Traceback" in (tmp_path / "log").read_text(), "the log holds the details"

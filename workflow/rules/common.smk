@@ -13,6 +13,8 @@ import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
+from snakemake.logging import logger
 from snakemake.utils import update_config
 
 ROOT = Path(workflow.basedir)
@@ -29,13 +31,14 @@ from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError
-from langptune.files import whole
+from langptune.files import own_folder, whole
 
 from langptune.gpus import visible
 from langptune.launch import shape as shape_of
 from langptune.plan import identity
 from langptune.provenance import code_hash
 from langptune.slurm import guard
+from langptune.stage import refused
 
 try:
     for path in workflow.configfiles:
@@ -140,6 +143,26 @@ os.environ.setdefault("LANGPTUNE_RUN", uuid.uuid4().hex)
 # A job's own retries happen inside its allocation, which has no more memory or time than the attempt that failed: there
 # the driver retries, with more of both.
 RETRIES = 0 if workflow.remote_exec else CONFIG.training.retries
+
+
+def restart_times(job):
+    """How often a job that failed is started again: not at all where the user must correct something first.
+
+    Snakemake asks this where a job has failed, and knows no exit status.
+    """
+    times = job.rule.restart_times
+    if not times or workflow.remote_exec:
+        return times
+    name = f"{job.rule.name} (job {job.jobid}), attempt {job.attempt} of {times + 1}"
+    if any(refused(file) for file in job.output):
+        logger.info(f"{name}: ended with status 2, for its user to correct: it is not tried again")
+        return 0
+    if job.attempt <= times:
+        logger.info(f"{name}: crashed or was stopped: it is tried again")
+    return times
+
+
+Job.restart_times = property(restart_times)
 # --jobs, which a profile for a cluster sets; or a job inside an allocation.
 ON_CLUSTER = workflow.resource_settings.nodes is not None or workflow.remote_exec
 # A local run shares out the GPUs of this machine, one to a job (langptune.gpus); on a cluster SLURM does.

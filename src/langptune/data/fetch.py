@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from langptune.config.datasets import DatasetEntry
 from langptune.errors import UserError
+from langptune.files import own_folder, publish
 from langptune.provenance import file_hash
 
 
@@ -25,8 +25,7 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
         UserError: one line: cannot be reached, gated, not found, wrong content.
     """
     target = Path(target)
-    part = target.with_name(f".{target.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
+    part = own_folder(target.with_name(f".{target.name}.part"))
     source = entry.source
     found = _from_hub(entry, name, part, log) if source.hub else [_from_url(str(source.url), name, part, log)]
     hashes = {}
@@ -43,8 +42,7 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
                 f"dataset '{name}': {bad}: SHA-256 is {hashes[relative][:12]}..., expected {wanted[:12]}...; the file "
                 "is damaged or another version: delete it and run `make prefetch` again"
             )
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    publish(part, target)
     facts = {"hub": source.hub, "revision": source.revision} if source.hub else {"url": source.url}
     return {**facts, "sha256": hashes, "licence": entry.licence}
 

@@ -34,6 +34,7 @@ from langptune.config.models import OMISSIBLE, ModelSource
 from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
+from langptune.files import private, whole
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -327,10 +328,8 @@ class Client:
             self.spent.tokens += answer.tokens
             self.spent.usd += self._price(answer.prompt_tokens, answer.tokens)
         if answer.fault:
-            path = self._account(self.key_of(request))
-            path.parent.mkdir(parents=True, exist_ok=True)
             told = {key: getattr(answer, key) for key in ("fault", "why", "reason", "prompt_tokens", "tokens", "model")}
-            with path.open("a", encoding="utf-8") as file:
+            with private(self._account(self.key_of(request))) as file:
                 file.write(json.dumps(told) + "\n")
 
     def _account(self, key: str) -> Path:
@@ -381,16 +380,13 @@ class Client:
         return self.cache / key[:2] / f"{key}.json"
 
     def _keep(self, request: Request, answer: Answer) -> None:
-        """Written whole or not at all. Several jobs may ask the same, so the part's name is this thread's own."""
-        path = self._file(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+        """Written whole or not at all, and for this user's eyes: a prompt is what somebody read or bought."""
         told = {
             "request": {"server": self.identity, "model": self.source.model, **asdict(request)},
             "answer": asdict(answer),
         }
-        part.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        with whole(self._file(request), 0o600) as part:
+            part.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     def _pace(self, tokens: int) -> None:
         """Wait until one more request of so many tokens keeps to the limits, for all jobs that share the cache."""
@@ -399,9 +395,8 @@ class Client:
             return
         name = hashlib.sha256(f"{self.identity} {self.source.model}".encode()).hexdigest()[:16]
         path = self.cache / f"pace-{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         while not self._stop.is_set():
-            with path.open("a+", encoding="utf-8") as file:
+            with private(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
                 now = time.time()

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from langptune.errors import UserError
+from langptune.files import fresh
 
 PATIENCE = 600.0
 """Seconds that a server may take to load its model."""
@@ -46,14 +47,13 @@ def served(folder: Path | str, log: Path | str, threads: int, dtype: str = "auto
     folder, log = Path(folder).resolve(), Path(log)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no model to serve; run the prefetch rule")
-    log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "langptune.endpoint.serve", "serve", folder.name]
     command += ["--host", "127.0.0.1", "--port", "0", "--device", "auto", "--dtype", dtype]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     environment |= {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     source = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    with log.open("w", encoding="utf-8") as out:
+    with fresh(log) as out:
         # In the folder's parent, the folder's name is a path to transformers, and what requests call the model.
         server = subprocess.Popen(
             command, cwd=folder.parent, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT

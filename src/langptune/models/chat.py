@@ -15,6 +15,7 @@ import jinja2
 
 from langptune.config.models import EncoderEntry
 from langptune.errors import UserError
+from langptune.files import whole
 from langptune.prompts import require_chat_template
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ def settle_chat_template(entry: EncoderEntry, folder: Path, name: str) -> dict[s
         told["system_message"] = "put before the user's"
     if not before:
         return {}
-    path = folder / FILE
-    path.unlink(missing_ok=True)  # it may be a link into the hub's cache
-    path.write_text(before + own, encoding="utf-8", newline="")
+    with whole(folder / FILE) as part:  # in place of what may be a link into the hub's cache
+        part.write_text(before + own, encoding="utf-8", newline="")
     return {"chat_template": told}
 
 

@@ -5,12 +5,14 @@ Of a model behind an endpoint the folder holds a description (``endpoint.json``)
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 from langptune.config.models import ModelEntry, ModelSource
 from langptune.errors import UserError
+from langptune.files import new_folder, read_inside
 from langptune.models.check import check_files
 from langptune.provenance import ROOT, file_hash, installed, write_json
 
@@ -29,32 +31,21 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
         UserError: one line: package not installed, not downloaded and offline, gated, wrong hash, no safetensors, or
             files that do not fit the entry or are not supported (``langptune.models.check``).
     """
-    target = Path(target)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with new_folder(target) as part:
         if entry.source.endpoint is not None:
-            facts = _describe(entry.source, part)
-            shutil.rmtree(target, ignore_errors=True)
-            part.rename(target)
-            return {**facts, "licence": entry.licence}
+            return {**_describe(entry.source, part), "licence": entry.licence}
         source, facts = locate(entry.source, name)
         _check_hashes(entry, source, name)
         if entry.source.is_gguf:
             _convert_gguf(source, part)
         elif entry.source.hub:
             # A snapshot lives in the hub cache, which jobs may share; linking keeps one copy of large weights.
-            _mirror(source, part, os.symlink)
+            _mirror(source, part, name, link=True)
         else:
-            _mirror(source, part, shutil.copyfile)
+            _mirror(source, part, name)
         if not any(part.glob("*.safetensors")):
             raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
         facts |= check_files(entry, part, name)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return {**facts, "licence": entry.licence, "parameters": entry.parameters}
 
 
@@ -143,10 +134,35 @@ def _convert_gguf(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _mirror(source: Path, target: Path, put) -> None:
+def _mirror(source: Path, target: Path, name: str, link: bool = False) -> None:
+    """Copy a model's files (``link``: link to them), but pickles and code.
+
+    A link must lead to a file of the model itself: whoever may write in a shared folder could else have any file of
+    this user copied to where others read it. In the hub's cache a snapshot's files are links to the blobs beside it.
+
+    Raises:
+        UserError: a link leads elsewhere, or a file cannot be read.
+    """
+    own = [source.resolve()]
+    if source.parent.name == "snapshots":
+        own.append((source.parent.parent / "blobs").resolve())
     for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        relative = file.relative_to(source)
+        relative, real = file.relative_to(source), file.resolve()
         if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".py"}:
             continue
+        base = next((folder for folder in own if real.is_relative_to(folder)), None)
+        if base is None:
+            raise UserError(
+                f"model '{name}': {file} is a link to {real}, outside the model's folder; put the file itself there"
+            )
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
-        put(file.resolve(), target / relative)
+        if link:
+            (target / relative).symlink_to(real)
+            continue
+        try:
+            with read_inside(base, real.relative_to(base)) as content, (target / relative).open("xb") as copy:
+                shutil.copyfileobj(content, copy, 1 << 20)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"model '{name}': {file}: cannot be copied: {error.strerror}") from None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as packed
 
 from langptune.data.contracts import RANKS
 from langptune.errors import UserError
@@ -40,7 +41,8 @@ class ItemVectors:
     def save(self, path: Path) -> None:
         """Write both arrays to a safetensors file, whole or not at all."""
         with whole(path) as part:
-            save_file({"vectors": self.vectors, "row_of_item": self.row_of_item}, part)
+            # Not save_file: it makes a file of its own beside the one that it is given.
+            part.write_bytes(packed({"vectors": self.vectors, "row_of_item": self.row_of_item}))
 
     @staticmethod
     def load(path: Path) -> ItemVectors:

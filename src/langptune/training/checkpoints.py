@@ -29,7 +29,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from langptune.config.recipes import Recipe
 from langptune.errors import Interrupted, UserError
-from langptune.files import write_lines
+from langptune.files import own_folder, write_lines
 from langptune.provenance import file_hash, write_json
 from langptune.randomness import stream, stream_seed
 from langptune.training.guard import gains
@@ -51,8 +51,8 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: dict[str, Any], log: Callable[[str], None]):
         """``folder`` may be shared by runs; this one's lie in a sub-folder named by ``identity``."""
         self.name = identity_hash(identity)
-        self.folder = Path(folder) / self.name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # The trainer writes there by names of its own, and reads it all again.
+        self.folder = own_folder(Path(folder) / self.name)
         self._log = log
 
     def seal(self, checkpoint: Path, state: dict[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""What a failed job's driver does: a crash is tried three times, what the user must correct once, and the log says which."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import copy_of_repo
+
+pytestmark = [pytest.mark.workflow]
+ITEMS = "results/smoke/ml-100k-small/data/items.parquet"
+PROFILES = {
+    "on this machine": ["--cores", "2", "--nolock"],
+    # The driver decides, and it is the same one: without a cluster, it starts the jobs itself.
+    "by the cluster's profile": ["--profile", "slurm", "--executor", "local", "--cores", "2", "--latency-wait", "0"],
+}
+FAULTS = {
+    "exit status 2": ("from langptune.errors import UserError; raise UserError('line 7: correct it')", 1),
+    "an exception": ("raise RuntimeError('by chance')", 3),
+    "a kill": ("import os; os.kill(os.getpid(), 9)", 3),
+    "once": ("raise RuntimeError('by chance') if len(Path('tries').read_text()) < 2 else SystemExit(0)", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory) -> Path:
+    return copy_of_repo(tmp_path_factory.mktemp("retries") / "repo", Path("nowhere"))
+
+
+def driven(repo: Path, fault: str, *profile: str) -> tuple[int, int, str]:
+    """Exit status and output of a run whose first job has a fault, and how often the job was started."""
+    script = repo / "scripts/prepare_data.py"
+    before = script.read_text()
+    count = "    with open('tries', 'a') as tries:\n        tries.write('x')\n"
+    marker = '    """Read, split, write."""\n'
+    assert marker in before
+    (repo / "tries").unlink(missing_ok=True)
+    try:
+        script.write_text(before.replace(marker, f"{marker}{count}    {fault}\n"))
+        command = [sys.executable, "-m", "snakemake", "--configfile", "config/smoke.yaml", *profile, "--", ITEMS]
+        env = {key: value for key, value in os.environ.items() if key != "LANGPTUNE_RUN"}
+        done = subprocess.run(
+            command, cwd=repo, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
+        )
+    finally:
+        script.write_text(before)
+    return done.returncode, len((repo / "tries").read_text()), done.stdout
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_how_often_a_job_is_tried(repo, profile, fault):
+    code, times = FAULTS[fault]
+    status, tried, said = driven(repo, code, *PROFILES[profile])
+    assert status != 0 or fault == "once", said
+    assert tried == times, said
+    if times == 1:
+        assert "line 7: correct it" in said and "Trying to restart" not in said
+        assert "attempt 1 of 3: ended with status 2, for its user to correct: it is not tried again" in said
+    else:
+        assert said.count("crashed or was stopped: it is tried again") == times - 1
+        assert "status 2" not in said
+    assert not said.count("Traceback (most recent call last)") or "by chance" in said
