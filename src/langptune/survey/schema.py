@@ -66,10 +66,13 @@ class Codebook(Strict):
     """All that the analysis needs and respondents must not see."""
 
     schema_: Literal["langptune-survey-codebook/1"] = Field(CODEBOOK_SCHEMA, alias="schema")
-    survey: Survey = Field(description="hash of all that is asked")
+    survey: Survey = Field(description="hash of all that is asked, of what is what and of the salt")
     title: str
     language: Literal["en"]
     seed: int
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = Field(
+        None, description="secret behind names and id; null in codebooks made before there was one"
+    )
     reference: Side
     trained: Side
     sessions: Annotated[int, Field(ge=1)] = Field(description="evaluated sessions with a profile by both methods")
