@@ -25,10 +25,10 @@ from langptune.comparison import bootstrap
 from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import load
 from langptune.data import contracts
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.provenance import Record, write_json
 from langptune.randomness import numbered
-from langptune.survey import analysis, power
+from langptune.survey import analysis, power, report
 from langptune.survey.assignment import assign
 from langptune.survey.responses import REASONS, read_responses
 from langptune.survey.runs import surveyed
@@ -422,10 +422,20 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
             "p-deep": "[" * 100_000,
             "q-for-ever": changed(2, seconds=10**400),
             "r-no-text": changed(2, survey="\ud800"),
+            "t-one": changed(8, consent=1),
+            "u-twice": json.dumps(good[8])[:-1] + ', "seconds": 9999}',
+            "v-twice-within": json.dumps(good[8]).replace('"preference"', '"easier": "a", "preference"', 1),
+            "w-large": " " * 1_000_000 + json.dumps(good[8]),
+            "x\x1b]0;owned\x07": "{",
+            "y-escape": changed(8, survey="\x1b[2J\u202e"),
         },
     )
     (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
+    os.mkfifo(folder / "synthetic-pipe.json")  # nobody ever writes into it
+    (folder / "synthetic-folder.json").mkdir()
+    (folder / "synthetic-zero.json").symlink_to("/dev/zero")
+    (folder / "synthetic-nothing.json").symlink_to("nowhere")
     used, excluded = read_responses(folder, codebook, 5)
     assert [response.response for response in used] == [good[0]["response"]]
     found = {left.file.removeprefix("synthetic-").split(".")[0]: left.reason for left in excluded}
@@ -448,12 +458,23 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
         "q-for-ever": "malformed",
         "r-no-text": "malformed",
         "s\\udce9": "malformed",
+        "t-one": "malformed",
+        "u-twice": "malformed",
+        "v-twice-within": "malformed",
+        "w-large": "unreadable",
+        "x\\x1b]0;owned\\x07": "unreadable",
+        "y-escape": "malformed",
+        **dict.fromkeys(("pipe", "folder", "zero", "nothing"), "unreadable"),
     }
+    why = {left.file.removeprefix("synthetic-").split(".")[0]: left.detail for left in excluded}
+    assert "key 'seconds' stands twice" in why["u-twice"] and "key 'easier' stands twice" in why["v-twice-within"]
     assert set(found.values()) == set(REASONS)
     told = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
     assert sum(told["excluded"].values()) == len(excluded) == told["files"] - 1
-    assert told["excluded"]["malformed"] == 8 and told["excluded"]["duplicate"] == 2
+    assert told["excluded"]["malformed"] == 12 and told["excluded"]["duplicate"] == 2
     write_json(tmp_path / "told.json", told)
+    page = report.report(told, 5)
+    assert page.isascii() and printable(page, "\n") == page and r"\\x1b\]0;owned" in page
 
 
 def test_answers_count_for_the_method_not_for_the_side(tmp_path, codebook):

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from langptune.comparison.tables import markdown
 from langptune.errors import UserError
+from langptune.markup import markdown
 from langptune.randomness import numbered
 from langptune.survey.schema import CODEBOOK_SCHEMA, Codebook, Side, digest
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from langptune.config.base import Strict, validate
 from langptune.errors import UserError
@@ -110,13 +110,20 @@ class Answer(Strict):
     unsupported_right: Literal["yes", "no", "unsure"]
 
 
+def _given(consent: bool) -> bool:
+    """A ``Literal[True]`` would take 1, which equals it."""
+    if not consent:
+        raise ValueError("must be true")
+    return consent
+
+
 class Response(Strict):
     """One respondent's file."""
 
     schema_: Literal["langptune-survey-response/1"] = Field(RESPONSE_SCHEMA, alias="schema")
     survey: Survey
     response: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="random; stands for no person")
-    consent: Literal[True]
+    consent: Annotated[bool, AfterValidator(_given)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="decides order and sides (assignment.py)")
     seconds: Annotated[int, Field(ge=0, lt=10**7)] = Field(description="spent on the questions, all together")
     answers: list[Answer] = Field(description="in the order in which they were asked")
