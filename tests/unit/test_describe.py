@@ -11,9 +11,12 @@ import polars as pl
 import pytest
 from markdown_it import MarkdownIt
 
+from langptune.config.base import read_yaml
+from langptune.config.workflow import load
 from langptune.data import protocols, readers
 from langptune.data.card import card
 from langptune.data.limits import TokenLimits
+from langptune.training.card import card as model_card
 from tests import conftest
 from tests.amazon import write_amazon
 from tests.conftest import ROOT
@@ -91,6 +94,18 @@ def test_what_a_file_holds_is_no_markup_of_its_card():
     assert "&lt;script&gt;alert(3)&lt;/script&gt;" in page and "- x.inter: id" in told
     url = "https://grouplens.org/datasets/movielens/100k/"
     assert f" <{url}>" in card("toy", conftest.entry(url=url), steps, steps, facts, items)
+
+
+def test_a_model_card_quotes_names_as_names():
+    """Its code is made to be copied, and its text is shown by hubs."""
+    recipe = load(read_yaml(ROOT / "config/smoke.yaml"), ROOT).recipes["cl"]
+    state = {"curve": [{"batch": 0, "val_ndcg": 0.1}], "best_step": 0}
+    base = 'x")\nimport os; os.system("id")\n```\n<script>alert(1)</script>'
+    for role in ("encoder", "decoder"):
+        told = model_card(base, "cl", "<b>data</b>", "<i>", recipe, state, 0, role, 9)
+        assert told.count("```") == 4 and "\nimport os" not in told
+        shown = MarkdownIt("commonmark").enable("table").render(told.split("---")[2])
+        assert not re.search(r"<(script|b|i)>", shown)
 
 
 def test_limits_drop_or_only_count(folder, tmp_path):
