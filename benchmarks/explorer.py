@@ -32,11 +32,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import numpy as np
 import polars as pl
 import torch
-import uvicorn
 from sentence_transformers import util
 
 from langptune.config.workflow import load
 from langptune.data import contracts
+from langptune.explorer.access import server
 from langptune.explorer.finished import Finished
 from langptune.explorer.live import Decoder, Live
 from langptune.explorer.server import HOST, Explorer, app
@@ -104,8 +104,8 @@ def measure(items: int, requests: int, models: Path, seed: int) -> dict:
         finished = Finished(load(config, Path(folder)), Path(folder))
         explorer = Explorer(finished, Live(finished, 2**31))
         sock = socket.create_server((HOST, 0))
-        server = uvicorn.Server(uvicorn.Config(app(explorer), log_level="error", access_log=False, http="h11"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+        serving = server(app(explorer, None))
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         (choice,) = finished.choices("ml-100k")[0]
         texts = [" ".join(rng.choice(TALK.split(), 60)) + "." for _ in range(requests + 5)]
@@ -140,7 +140,7 @@ def measure(items: int, requests: int, models: Path, seed: int) -> dict:
                 for name, mark in zip(took, marks, strict=True):
                     took[name].append(mark * 1000)
         connection.close()
-        server.should_exit = True
+        serving.should_exit = True
         thread.join()
     return {
         name: {"p50": round(float(np.percentile(v, 50)), 2), "p95": round(float(np.percentile(v, 95)), 2)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import html
 import logging
 import os
 import socket
 import sys
+import tempfile
 import warnings
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 
 # Nothing is fetched here, whatever a model's files name.
@@ -18,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from langptune.config.base import nearest, read_yaml
 from langptune.config.workflow import load
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.explorer.finished import Finished
 from langptune.provenance import ROOT
 
@@ -34,13 +37,10 @@ def bind(port: int | None) -> socket.socket:
     from langptune.explorer.server import HOST
 
     for wanted in (PORT, 0) if port is None else (port,):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((HOST, wanted))
-            return sock
+            # Bound and listening in one step: of two explorers that start at once, one gets the port.
+            return socket.create_server((HOST, wanted))
         except (OSError, OverflowError) as error:
-            sock.close()
             told = getattr(error, "strerror", None) or str(error)
     raise UserError(f"--port {port}: {told}; choose another, or leave --port out")
 
@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--dataset", help="only this dataset of the config")
     parser.add_argument("--port", type=int, help=f"default: {PORT}, or a free one where that is taken; 0: a free one")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--no-token", action="store_true", help="let in every account of this machine, without a token")
     parser.add_argument("--memory", type=int, default=4096, help="MiB that loaded models may take together (4096)")
     args = parser.parse_args()
     try:
@@ -87,30 +88,44 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    import uvicorn
-
+    from langptune.explorer.access import new_token, server
     from langptune.explorer.live import Live
     from langptune.explorer.server import HOST, Explorer, app
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     warnings.filterwarnings("ignore", module="peft|transformers")  # about their own next versions
-    address = f"http://{HOST}:{sock.getsockname()[1]}/"
-    # Links that hold a long text are read, so that the page can say what is wrong with them.
-    settings = uvicorn.Config(
-        app(Explorer(results, Live(results, args.memory * 2**20))),
-        log_level="warning",
-        access_log=False,
-        http="h11",
-        h11_max_incomplete_event_size=2**20,
-        timeout_graceful_shutdown=2,
-    )
-    sock.listen(128)
+    token = None if args.no_token else new_token()
+    address = f"http://{HOST}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
     print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
-    if args.open:
-        webbrowser.open(address)
-    with contextlib.suppress(KeyboardInterrupt):  # raised once more when the server has ended
-        uvicorn.Server(settings).run(sockets=[sock])
+    if token is None:
+        print("--no-token: every account of this machine can read these results there", file=sys.stderr, flush=True)
+    with opened(address) if args.open else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
+        # The interrupt is raised once more when the server has ended.
+        server(app(Explorer(results, Live(results, args.memory * 2**20)), token)).run(sockets=[sock])
     return 0
+
+
+class Printable(logging.Formatter):
+    """Errors quote what they were given: no control characters in the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record, its stack trace included."""
+        return printable(super().format(record), "\n\t")
+
+
+@contextlib.contextmanager
+def opened(address: str) -> Iterator[None]:
+    """Open an address in the browser, by way of a file that only its owner can read.
+
+    The command line of a browser can be read by every account of the machine, and the address holds the token.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:  # its mode is 0600
+        page.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">\n')
+        page.flush()
+        webbrowser.open(Path(page.name).as_uri())
+        yield
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from pydantic import Field
 
 from langptune import figures, metrics, stage
 from langptune.comparison import grid
-from langptune.comparison.tables import markdown, to_html
+from langptune.comparison.tables import to_html
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
 from langptune.judge.summary import summary
+from langptune.markup import markdown
 from langptune.provenance import Record
+from langptune.spreadsheet import cells as in_cells
 
 MARKS = {1: " ▲", -1: " ▼", 0: ""}
 
@@ -161,12 +163,12 @@ def _write_csv(
         for measure in measures
     ]
     with whole(path) as part:
-        pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None)).write_csv(part, float_precision=6)
+        in_cells(pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
 
 
 def _write_judges(path: str, judged: list[dict[str, Any]]) -> None:
     with whole(path) as part:
-        pl.DataFrame(judged, infer_schema_length=None).write_csv(part, float_precision=6)
+        in_cells(pl.DataFrame(judged, infer_schema_length=None)).write_csv(part, float_precision=6)
 
 
 def _cell(one: Estimate, digits: int, confidence: float) -> str:
@@ -193,7 +195,7 @@ def _markdown(
     reference = markdown(next(runs[0].title for runs in rows.values() if runs[0].method == spec.reference))
     if len({runs[0].models for runs in rows.values()}) > 1:
         reference += " of the same models"
-    parts = [f"# {markdown(spec.title)}", "", *spec.facts, ""]
+    parts = [f"# {markdown(spec.title)}", "", *map(markdown, spec.facts), ""]
     parts += [
         f"{sessions} test sessions, drawn at random and the same for every method; mean [{percent} bootstrap interval "
         f"over sessions and seeds]. ▲ ▼: above, below {reference}; p < {1 - spec.confidence:.4g} in a sign-flip "

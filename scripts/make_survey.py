@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import polars as pl
@@ -12,9 +14,9 @@ from langptune.errors import UserError
 from langptune.files import whole
 from langptune.provenance import Record, file_hash, write_json
 from langptune.stage import Log, StageSpec, run
-from langptune.survey.draw import Words, describe, draw
+from langptune.survey.draw import Words, describe, draw, new_salt
 from langptune.survey.page import page
-from langptune.survey.schema import Side
+from langptune.survey.schema import Codebook, Side, load_codebook
 
 CONSENT = [
     "This study asks how well texts written by a computer describe what a person likes. You will compare pairs of "
@@ -50,7 +52,7 @@ class MakeSpec(StageSpec):
     checks: Annotated[int, Field(ge=0, le=20)] = Field(2, description="attention checks mixed in")
     repeats: Annotated[int, Field(ge=0, le=20)] = Field(1, description="pairs shown again, sides swapped")
     history_items: Annotated[int, Field(ge=1)] = Field(20, description="most recent items shown of a history")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the users that are drawn")
     questionnaire_out: str
     codebook_out: str
     codebook_md_out: str
@@ -65,7 +67,8 @@ def make(spec: MakeSpec, record: Record, log: Log) -> None:
                 f"'{title}', a method's title, stands in what respondents read: leave it out of title and consent"
             )
     ids = contracts.read(spec.evaluation_in, "evaluation")["session"]
-    data, codebook = draw(
+    drawn = partial(
+        draw,
         titles=contracts.read(spec.items_in, "items")["title"].to_list(),
         sessions=contracts.read(spec.sessions_in, "sessions").filter(pl.col("session").is_in(ids.to_list())),
         profiles={
@@ -83,9 +86,11 @@ def make(spec: MakeSpec, record: Record, log: Log) -> None:
         history_items=spec.history_items,
         seed=spec.seed,
     )
+    data, codebook = again(spec, drawn) or drawn(salt=new_salt())
+    # First what the page cannot be understood without.
+    write_json(spec.codebook_out, codebook.model_dump(mode="json", by_alias=True))
     with whole(spec.questionnaire_out) as part:
         part.write_text(page(data), encoding="utf-8")
-    write_json(spec.codebook_out, codebook.model_dump(mode="json", by_alias=True))
     with whole(spec.codebook_md_out) as part:
         part.write_text(describe(codebook), encoding="utf-8")
     asked = len(codebook.asked())
@@ -94,6 +99,22 @@ def make(spec: MakeSpec, record: Record, log: Log) -> None:
         f"survey {codebook.survey}: {asked} users, {len(codebook.pairs)} pairs with checks and repeats"
         + (f"; asked for {spec.questions}, but only {asked} differ" if asked < spec.questions else "")
     )
+
+
+def again(spec: MakeSpec, drawn: Callable[..., tuple[dict, Codebook]]) -> tuple[dict, Codebook] | None:
+    """The survey that stands there already, drawn from its own salt; None where there is none, or another one.
+
+    People may be answering it: the same command must not give it other names. Another survey has another salt, so that
+    the codebook of the first may be published.
+    """
+    try:
+        known = load_codebook(spec.codebook_out)
+    except UserError:
+        return None
+    if known.salt is None:
+        return None
+    data, codebook = drawn(salt=known.salt)
+    return (data, codebook) if codebook == known else None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import read_lines
 from langptune.provenance import Record, file_hash
+from langptune.spreadsheet import plain
 from langptune.stage import Log, StageSpec, run
 
 
@@ -174,7 +175,7 @@ def _differences(spec: PlotSpec) -> dict[str, list[figures.Difference]]:
             if row["beyond"]:
                 names = {method: title for (method, _), title in titles.items()}
                 pair = f"({pair}) – ({names[row['beyond']]} – {names[row['beyond_against']]})"
-            lines = [row["title"], pair, row["models"] if several else ""]
+            lines = [plain(str(row["title"] or "")), pair, row["models"] if several else ""]
             members.append(
                 figures.Difference(
                     key="/".join((row["contrast"], row["models"], row["against_models"])),

@@ -17,6 +17,7 @@ from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
 from langptune.files import read_lines, whole
 from langptune.provenance import Record, file_hash
+from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run
 
 
@@ -82,7 +83,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
         )
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
-        frame.write_csv(part)
+        cells(frame).write_csv(part)
     title = metrics.title(spec.metric)
     if spec.key == "recipe":
         figure = _variants(table, named, title)

@@ -24,8 +24,8 @@ from matplotlib.patches import Patch
 
 from langptune import figures, plan
 from langptune.benchmarks import Benchmark, Outputs, outputs
-from langptune.comparison.tables import markdown
 from langptune.config.rates import Rates
+from langptune.markup import markdown
 from langptune.provenance import manifest_of
 
 COLOURS = {"cpu": "#56B4E9", "gpu": "#D55E00"}

@@ -1,4 +1,31 @@
-"""What a script may stop with on purpose."""
+"""What a script may stop with on purpose, and how outside text stands in what it says."""
+
+from __future__ import annotations
+
+import unicodedata
+
+JOINERS = "\u200c\u200d"
+"""Invisible, but part of how Persian, Indic scripts and emoji are written."""
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Text from outside (ids, titles, answers, messages of servers) as it may stand in a terminal, a log or a report.
+
+    What does not print is shown as Python writes it (``\\x1b``, ``\\u202e``): a terminal obeys control characters,
+    marks of direction reorder what stands around them, and half a surrogate pair cannot be written as UTF-8.
+
+    Args:
+        kept: characters that stay although they do not print, such as line breaks of what a program wrote itself.
+    """
+    if text.isprintable():
+        return text
+    fine = kept + JOINERS
+    shown = (c if c.isprintable() or c in fine or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+    return "".join(shown)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class UserError(Exception):
@@ -9,7 +36,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(printable(" ".join(str(message).split())))
 
 
 class Interrupted(Exception):

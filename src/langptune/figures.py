@@ -6,11 +6,13 @@ style and text say everything else, so that the figures also survive a grey prin
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -22,8 +24,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from langptune.comparison.grid import GROUPS
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.files import whole
+
+P = ParamSpec("P")
 
 COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#767676"), strict=True))
 OTHER = "#CC79A7"
@@ -166,6 +170,42 @@ def styled() -> Iterator[None]:
         yield
 
 
+LONGEST = 200
+"""Characters of a line, and ``LINES`` lines of a text, that a figure shows: more would leave no room for its axes."""
+LINES = 5
+
+
+def shown(text: str) -> str:
+    """Text as matplotlib draws it as it stands: no formula between dollar signs, no control characters, not endless."""
+    lines = printable(text, "\n").replace("$", r"\$").split("\n")[:LINES]
+    return "\n".join(line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in lines)
+
+
+def of_texts(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that draws, given every text among its arguments as it is ``shown``."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        return draw(*map(_shown, args), **{name: _shown(value) for name, value in kwargs.items()})
+
+    return drawn
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_shown(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: _shown(getattr(value, part.name)) for part in fields(value)}
+        if str(parts.get("label", "")).startswith("_"):
+            parts["label"] = f" {parts['label']}"  # matplotlib leaves such a label out of the legend
+        return replace(value, **parts)
+    return value
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Write a PNG (150 dpi) or PDF, by the path's suffix, whole or not at all and without a time stamp.
 
@@ -179,6 +219,7 @@ def save(figure: Figure, path: Path | str) -> None:
         figure.savefig(part, format=path.suffix[1:], dpi=DPI, metadata=_METADATA[path.suffix])
 
 
+@of_texts
 def bars(panels: dict[str, list[Bar]], better: int = 1) -> Figure:
     """Means with intervals, one panel per metric side by side, the best on top.
 
@@ -218,6 +259,7 @@ def bars(panels: dict[str, list[Bar]], better: int = 1) -> Figure:
         return figure
 
 
+@of_texts
 def published(panels: dict[str, list[Pair]]) -> Figure:
     """Published numbers beside ours: two dots and the line between them for each method, one panel per metric.
 
@@ -255,6 +297,7 @@ def published(panels: dict[str, list[Pair]]) -> Figure:
         return figure
 
 
+@of_texts
 def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
     """Who gains over the reference: shares of sessions won and lost, and how far the targets' ranks moved.
 
@@ -307,6 +350,7 @@ def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
         return figure
 
 
+@of_texts
 def contrasts(panels: dict[str, list[Difference]]) -> Figure:
     """Differences of pairs of methods with intervals around a line at 0, one panel per metric side by side.
 
@@ -344,6 +388,7 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
         return figure
 
 
+@of_texts
 def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
     """The share of sessions whose target ranks at or above each rank: Recall@k at every k at once.
 
@@ -388,6 +433,7 @@ def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
         return figure
 
 
+@of_texts
 def learning_curves(curves: list[Curve], metric: str) -> Figure:
     """Validation metric by epoch, one small panel per method, so that long and short trainings stay readable.
 
@@ -445,6 +491,7 @@ TRAINING_BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
 TRAINING_COLUMNS = 5
 
 
+@of_texts
 def funnel(steps: pl.DataFrame, title: str) -> Figure:
     """What each step of a protocol left, with published counts as hollow marks.
 
@@ -486,6 +533,7 @@ def funnel(steps: pl.DataFrame, title: str) -> Figure:
         return figure
 
 
+@of_texts
 def training(phases: list[Training]) -> Figure:
     """How training went, a block per phase: validation NDCG large, the other measures in small panels beside it.
 
@@ -557,6 +605,7 @@ def _interval(axis: Axes, rows: list[dict], key: str, error: str) -> None:
     axis.fill_between(at, mean - 2 * spread, mean + 2 * spread, color=COLOURS["profiles"], alpha=0.2, linewidth=0)
 
 
+@of_texts
 def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> Figure:
     """One metric over the values of one key, a line with its interval per method.
 
@@ -584,6 +633,7 @@ def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> F
         return figure
 
 
+@of_texts
 def variants(panels: dict[str, list[Bar]], lines: dict[str, float], metric: str) -> Figure:
     """Means of variants as points with their intervals, a panel for each value of one varied key.
 
@@ -618,6 +668,7 @@ def variants(panels: dict[str, list[Bar]], lines: dict[str, float], metric: str)
         return figure
 
 
+@of_texts
 def models_grid(panels: list[tuple[str, list[str], list[str], np.ndarray]], metric: str) -> Figure:
     """A metric over pairs of encoder and decoder, one panel per method.
 
@@ -641,6 +692,7 @@ def models_grid(panels: list[tuple[str, list[str], list[str], np.ndarray]], metr
         return figure
 
 
+@of_texts
 def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, better: int = 1) -> Figure:
     """Accuracy (better upwards) against other measures (sideways, one panel each), a cross of intervals per method.
 
@@ -677,6 +729,7 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, bet
         return figure
 
 
+@of_texts
 def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
     """Means as points with their intervals around a line at 0, one panel side by side for each of several conditions.
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from langptune import gpus
 from langptune.config.base import Strict, validate
-from langptune.errors import EXIT_AGAIN, Interrupted, UserError
+from langptune.errors import EXIT_AGAIN, Interrupted, UserError, printable
 from langptune.files import Held, fresh, hold
 from langptune.provenance import Record, write_json
 
@@ -68,7 +68,8 @@ class Log:
                 self._file = fresh(path)
 
     def __call__(self, line: str, quiet: bool = False) -> None:
-        """Write one line; ``quiet`` keeps it out of standard error."""
+        """Write one line, or a stack trace; ``quiet`` keeps it out of standard error."""
+        line = printable(line, "\n\t")
         if not quiet and not self._quiet:
             print(line, file=sys.stderr, flush=True)
         if self._file:

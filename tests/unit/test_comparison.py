@@ -21,9 +21,10 @@ from langptune.comparison.grid import PublishedValue, RunEntry
 from langptune.config.methods import SimpleMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
 from langptune.config.workflow import load
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.files import write_lines
 from langptune.provenance import ROOT
+from langptune.spreadsheet import cells, plain
 
 METRICS = ["recall@10", "ndcg@10"]
 
@@ -386,6 +387,10 @@ def test_hostile_text_is_printed_as_it_stands():
         assert "\n" not in escape(text)
         assert "<" not in escape(text)
     assert r"\[z\](u)" in tables.markdown(text)
+    hostile = "id\x1b]0;owned\x07 \x9b31m\u202egnp.exe \ud800\rover"
+    assert printable(tables.markdown(hostile)) == tables.markdown(hostile)
+    assert tables.markdown(hostile) == r"id\\x1b\]0;owned\\x07 \\x9b31m\\u202egnp.exe \\ud800 over"
+    assert tables.latex(hostile).startswith(r"id\textbackslash{}x1b]0;owned\textbackslash{}x07 ")
 
 
 def test_tables_escape_titles_and_keep_their_shape(runs):
@@ -411,6 +416,48 @@ def test_tables_escape_titles_and_keep_their_shape(runs):
     rows = [line for line in tex.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {5 + len(METRICS)}
     assert all(ord(mark) < 128 for mark in tex), "plain LaTeX knows no arrows"
+
+
+def test_titles_that_begin_like_markup_or_a_formula(tmp_path):
+    """Behind LaTeX's line break ``[`` and ``*`` are an argument; a spreadsheet computes what begins with ``=``."""
+    titles = [
+        "[0.5pt] bracket",
+        "*star",
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "'=1",
+        "\t=1+1",
+        "-1.5",
+        "plain",
+    ]
+    entries = [
+        entry(write(tmp_path, str(at), [at + 1, 2, 200]), f"m{at}").model_copy(update={"title": title})
+        for at, title in enumerate(titles)
+    ]
+    found = results.compare(grid.collect(entries, METRICS), "m0", "ndcg@10", resamples=100)
+    lines = tables.to_latex(found, "D", [], "d").splitlines()
+    assert not [line for line in lines if line.startswith(("[", "*"))]
+    assert [line for line in lines if line.startswith("{}[0.5pt]")] and [
+        line for line in lines if line.startswith("{}*")
+    ]
+    for text in (tables.wide_csv(found), tables.long_csv(found)):
+        rows = list(csv.DictReader(io.StringIO(text)))
+        told = {row["method"]: row["title"] for row in rows}
+        assert [told[f"m{at}"] for at in range(10)] == [
+            *("[0.5pt] bracket", "*star", "'=1+1", "'+cmd|' /C calc'!A0", "'-2+3", "'@SUM(A1)"),
+            *("''=1", "'\t=1+1", "-1.5", "plain"),
+        ]
+        assert [plain(told[f"m{at}"]) for at in range(10)] == titles
+        for row in rows:
+            assert all(float(row[key]) <= 1 for key in row if key in ("mean", "low", "high", *METRICS) and row[key])
+
+
+def test_numbers_of_a_table_stay_numbers():
+    made = cells(pl.DataFrame({"text": ["=1", None, "a"], "number": [-1.5, None, 2.0], "whole": [-3, 4, None]}))
+    assert made["text"].to_list() == ["'=1", None, "a"]
+    assert made.select("number", "whole").write_csv() == "number,whole\n-1.5,-3\n,4\n2.0,\n"
 
 
 # --- lower is better ---------------------------------------------------------------------------------------

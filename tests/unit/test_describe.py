@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import polars as pl
 import pytest
+from markdown_it import MarkdownIt
 
+from langptune.config.base import read_yaml
+from langptune.config.workflow import load
 from langptune.data import protocols, readers
+from langptune.data.card import card
 from langptune.data.limits import TokenLimits
+from langptune.training.card import card as model_card
+from tests import conftest
 from tests.amazon import write_amazon
 from tests.conftest import ROOT
 from tests.unit.test_readers import amazon
@@ -66,6 +73,39 @@ def test_card_statistics_and_funnel(folder, tmp_path):
     settings["published"] = {"cores": {"users": 1}}
     done = run("describe_data", name="movies-tv", dataset=settings, **described)
     assert done.returncode != 0 and "published: 'cores' is not a step of this protocol: reviews, usable" in done.stderr
+
+
+def test_what_a_file_holds_is_no_markup_of_its_card():
+    """Ids and titles come from files of strangers, and notes quote them."""
+    entry = conftest.entry(title="<b>T</b>", licence="<img src=x onerror=alert(1)>", url="https://x.org/ <script>")
+    table = pl.DataFrame({"step": ["all"], "interactions": [1]})
+    steps = table.with_columns(
+        users=1, items=1, interactions_published=None, users_published=None, items_published=None
+    )
+    items = pl.DataFrame({"text": ["a"], "title": ["a"], "first_seen": [1]})
+    facts = {
+        "raw": {"<u>.inter": "00"},
+        "drops": {"lines of user '</td><script>alert(2)</script>'": 2},
+        "notes": ["/data/x.inter: id '<script>alert(3)</script>\x1b[2J' stands twice", "no colon <i>"],
+    }
+    told = card("toy", entry, steps, steps, facts, items)
+    page = MarkdownIt("commonmark").enable("table").render(told)
+    assert not re.search(r"<(script|img|b|u|i)\b", told + page) and "\x1b" not in told
+    assert "&lt;script&gt;alert(3)&lt;/script&gt;" in page and "- x.inter: id" in told
+    url = "https://grouplens.org/datasets/movielens/100k/"
+    assert f" <{url}>" in card("toy", conftest.entry(url=url), steps, steps, facts, items)
+
+
+def test_a_model_card_quotes_names_as_names():
+    """Its code is made to be copied, and its text is shown by hubs."""
+    recipe = load(read_yaml(ROOT / "config/smoke.yaml"), ROOT).recipes["cl"]
+    state = {"curve": [{"batch": 0, "val_ndcg": 0.1}], "best_step": 0}
+    base = 'x")\nimport os; os.system("id")\n```\n<script>alert(1)</script>'
+    for role in ("encoder", "decoder"):
+        told = model_card(base, "cl", "<b>data</b>", "<i>", recipe, state, 0, role, 9)
+        assert told.count("```") == 4 and "\nimport os" not in told
+        shown = MarkdownIt("commonmark").enable("table").render(told.split("---")[2])
+        assert not re.search(r"<(script|b|i)>", shown)
 
 
 def test_limits_drop_or_only_count(folder, tmp_path):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import matplotlib as mpl
 import numpy as np
 import polars as pl
 import pytest
@@ -285,6 +286,48 @@ def test_no_text_leaves_the_figure(name):
         assert box.x1 <= page.x1, text
         assert page.y0 <= box.y0, text
         assert box.y1 <= page.y1, text
+
+
+ONE = np.array([1, 2, 3])
+TITLED = {
+    "bars": lambda text: figures.bars({text: [figures.Bar("k", text, "profiles", 0.1, 0.0, 0.2)]}),
+    "published": lambda text: figures.published({text: [figures.Pair("k", text, "profiles", 0.1, 0.1, 0.0, 0.2)]}),
+    "gains": lambda text: figures.gains([figures.Gain(text, "profiles", ONE / 3, ONE / 3)], text, text),
+    "contrasts": lambda text: figures.contrasts({text: [figures.Difference("k", text, 0.1, 0.0, 0.2, 1, True)]}),
+    "ranks": lambda text: figures.rank_distributions([figures.Ranks(text, "profiles", ONE)], 10),
+    "curves": lambda text: figures.learning_curves([figures.Curve("k", text, ONE, ONE / 9)], text),
+    "training": lambda text: figures.training([figures.Training("k", text, [{"batch": 0, "val_ndcg": 0.1}])]),
+    "study": lambda text: figures.study([figures.StudyLine(text, "x", [1.0], [0.1], [0.0], [0.2])], text, text, False),
+}
+
+
+@pytest.mark.parametrize("name", TITLED)
+def test_no_title_is_a_formula(tmp_path, name):
+    """Matplotlib would read mathematics between dollar signs, and end where it is none."""
+    figure = TITLED[name](r"$\frac{$")
+    figures.save(figure, tmp_path / "figure.png")
+    drawn = [one._preprocess_math(one.get_text()) for one in figure.findobj(mpl.text.Text)]
+    assert [text for text, formula in drawn if r"$\frac{$" in text and not formula]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$x^2$ costs $5", "$x^2$ costs $5"),
+        (r"\$1 and $2$", r"\$1 and $2$"),
+        ("_hidden", "_hidden"),  # matplotlib's way to leave something out of the legend
+        ("\x1b[31mred\x00", r"\x1b[31mred\x00"),
+        ("\ud800", r"\ud800"),
+        ("W" * 100_000, "W" * 199 + "…"),
+        ("a\n" * 10_000, "a\na\na\na\na"),
+    ],
+)
+def test_titles_are_drawn_as_they_stand(tmp_path, text, shown):
+    figure = TITLED["ranks"](text)
+    figures.save(figure, tmp_path / "figure.png")
+    first = figure.legends[0].get_texts()[0]
+    assert first._preprocess_math(first.get_text()) in ((shown, False), (f" {shown}", False))
+    figures.save(TITLED["contrasts"](text), tmp_path / "figure.png")
 
 
 def test_the_script_draws_from_what_a_comparison_writes(tmp_path):

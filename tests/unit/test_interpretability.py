@@ -566,6 +566,9 @@ def test_marks_are_corrected_over_all_measures_and_methods_of_a_block():
 INTERPRET = runpy.run_path(str(ROOT / "scripts" / "interpret.py"))
 
 
+FACT = "Read by <script>alert(1)</script>."
+
+
 class _Notes:
     def note(self, **facts):
         """What a manifest would hold."""
@@ -593,7 +596,7 @@ def interpreted(tmp_path_factory):
     outs = {f"{name}_out": str(folder / name) for name in ("table_csv", "table_md", "table_html", "judges")}
     outs |= {f"{name}_out": [str(folder / f"{name}.png")] for name in ("tradeoff", "steering")}
     spec = INTERPRET["Spec"](
-        title="T", facts=[], runs=runs, reference="zero", main_metric="ndcg@10", candidates=4, bootstrap=100,
+        title="T", facts=[FACT], runs=runs, reference="zero", main_metric="ndcg@10", candidates=4, bootstrap=100,
         confidence=0.95, seed=0, **outs,
     )  # fmt: skip
     INTERPRET["work"](spec, _Notes(), lambda line: None)
@@ -608,6 +611,10 @@ def test_methods_of_one_title_stay_two_methods(interpreted):
     assert page.count("| Same |") == 2 * 3, "two rows in each of three blocks"
     assert told["two", "words"]["p_holm"] < 0.05 and told["zero", "words"]["p_holm"] is None
     assert told["two", "words"]["p"] < told["two", "words"]["p_holm"]
+
+
+def test_facts_that_name_models_are_no_markup(interpreted):
+    assert "<script" not in interpreted[1] and "Read by &lt;script&gt;" in interpreted[1]
 
 
 def test_the_page_says_how_marks_are_made(interpreted):

@@ -25,13 +25,14 @@ from langptune.comparison import bootstrap
 from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import load
 from langptune.data import contracts
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.provenance import Record, write_json
-from langptune.survey import analysis, power
+from langptune.randomness import numbered
+from langptune.survey import analysis, power, report
 from langptune.survey.assignment import assign
 from langptune.survey.responses import REASONS, read_responses
 from langptune.survey.runs import surveyed
-from langptune.survey.schema import CLAIMS, EASE, PREFERENCES, Codebook, load_codebook
+from langptune.survey.schema import CLAIMS, EASE, PREFERENCES, Codebook, digest, load_codebook
 from tests.conftest import ROOT
 
 HOSTILE = "Likes </script><script>alert(1)</script> <!-- \"quoted\" 'and' & <b>bold</b> \u2028 {braces} ${x}"
@@ -199,14 +200,119 @@ class Scripts(HTMLParser):
             self.found[-1] += data
 
 
-def test_one_seed_makes_one_survey(folder, codebook, tmp_path):
-    done = run("make_survey.py", "--spec", json.dumps(tables(tmp_path / "again", hostile=True)))
-    assert done.returncode == 0, done.stderr
-    for name in ("questionnaire.html", "codebook.json", "codebook.md"):
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
-    other = make(tmp_path / "other", seed=1)
-    assert other.survey != codebook.survey
-    assert {pair.session for pair in other.asked()} != {pair.session for pair in codebook.asked()}
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("questionnaire.html", "codebook.json", "codebook.md")}
+
+
+def test_the_same_command_keeps_a_survey_and_no_other_folder_can_make_it(folder, codebook, tmp_path):
+    spec = tables(tmp_path / "other", hostile=True)
+    first = run("make_survey.py", "--spec", json.dumps(spec))
+    assert first.returncode == 0, first.stderr
+    made = files(tmp_path / "other")
+    again = run("make_survey.py", "--spec", json.dumps(spec))
+    assert again.returncode == 0, again.stderr
+    assert files(tmp_path / "other") == made, "people may be answering it"
+    other = load_codebook(tmp_path / "other" / "codebook.json")
+    assert sorted(pair.session for pair in other.asked()) == sorted(pair.session for pair in codebook.asked())
+    assert other.survey != codebook.survey and other.salt != codebook.salt
+    assert not {pair.question for pair in other.pairs} & {pair.question for pair in codebook.pairs}
+    changed = make(tmp_path / "other", hostile=True, contact="somebody else")
+    assert changed.salt != other.salt, "the salt of another survey may have been published with its codebook"
+    seeded = make(tmp_path / "seeded", hostile=True, seed=1)
+    assert {pair.session for pair in seeded.asked()} != {pair.session for pair in codebook.asked()}
+
+
+def test_a_codebook_of_before_the_salt_is_still_read(folder, tmp_path):
+    told = json.loads((folder / "codebook.json").read_text())
+    del told["salt"]
+    (tmp_path / "codebook.json").write_text(json.dumps(told))
+    assert load_codebook(tmp_path / "codebook.json").salt is None
+
+
+def shown_data(folder: Path) -> dict:
+    """What a respondent has: the data in the page."""
+    return json.loads(Scripts((folder / "questionnaire.html").read_text()).found[0])
+
+
+def by_all_roles(data: dict, spec: dict) -> dict[str, str]:
+    """Profile -> guessed role: roles are tried until the page's id is the hash of page, roles and titles."""
+    page = {key: value for key, value in data.items() if key != "survey"}
+    titles = {"reference": spec["reference_title"], "trained": spec["trained_title"]}
+    sides = [tuple(one["id"] for one in pair["profiles"]) for pair in data["pairs"]]
+    unknown = [at for at, pair in enumerate(data["pairs"]) if not any("is not a profile" in t for t in texts_of(pair))]
+    for turn in range(2 ** len(unknown)):
+        roles = []
+        for at, (one, other) in enumerate(sides):
+            first = "trained" if turn >> unknown.index(at) & 1 else "reference"
+            roles.append({one: first, other: "trained" if first == "reference" else "reference"})
+        guess = {name: role for pair in roles for name, role in pair.items()}
+        if digest([page, roles, titles]) == data["survey"]:
+            return guess
+    return guess
+
+
+def by_drawn_names(data: dict, spec: dict) -> dict[str, str]:
+    """Profile -> guessed role: names are drawn again with the public seed, the reference's before the trained one's."""
+    rng = numbered(spec["seed"])
+    rng.permutation([100 + at for at in range(15)])
+    place = {}
+    for at in range(3 * len(data["pairs"])):
+        place.setdefault(f"{int(rng.integers(2**32)):08x}", at)
+    guess = {}
+    for pair in data["pairs"]:
+        one, other = sorted((one["id"] for one in pair["profiles"]), key=lambda name: (place.get(name, 0), name))
+        guess |= {one: "reference", other: "trained"}
+    return guess
+
+
+def by_order(data: dict, spec: dict) -> dict[str, str]:
+    """Profile -> guessed role: the reference stands first in the file."""
+    return {
+        one["id"]: role
+        for pair in data["pairs"]
+        for one, role in zip(pair["profiles"], ("reference", "trained"), strict=True)
+    }
+
+
+def texts_of(pair: dict) -> list[str]:
+    return [one["text"] for one in pair["profiles"]]
+
+
+@pytest.mark.parametrize("attack", [by_all_roles, by_drawn_names, by_order])
+def test_pairs_are_not_told_apart_better_than_by_chance(tmp_path, attack):
+    """Who has page, seed, code and both titles, as a respondent who reads the repository has, guesses."""
+    right = total = 0
+    for at in range(25):
+        spec = {**tables(tmp_path / str(at)), "questions": 8, "checks": 0, "repeats": 0, "seed": at}
+        codebook = make(tmp_path / str(at), questions=8, checks=0, repeats=0, seed=at)
+        guess = attack(shown_data(tmp_path / str(at)), spec)
+        for pair in codebook.asked():
+            right += all(guess[name] == role for name, role in pair.roles.items())
+            total += 1
+    assert total == 200
+    assert abs(right / total - 0.5) < 0.18, f"{right} of {total}"  # five standard deviations of a fair coin
+
+
+def test_whose_text_stands_beside_a_check_does_not_follow_from_the_seed(tmp_path):
+    """One known text of a method would give away the style of all: that the seed drew it was an attack of its own."""
+    whose = set()
+    for at in range(12):
+        checks = sorted(
+            (p for p in make(tmp_path / str(at), checks=2).pairs if p.kind == "check"), key=lambda p: p.session
+        )
+        fillers = [p.texts[name] for p in checks for name, role in p.roles.items() if role == "filler"]
+        whose.add(tuple("enjoys films" in text for text in fillers))
+    assert len(whose) > 1
+
+
+def test_blanks_around_a_text_are_not_in_the_page(tmp_path):
+    spec = tables(tmp_path)
+    profiles = pl.read_parquet(spec["trained_in"])
+    profiles.with_columns(pl.col("profile") + " \n").write_parquet(spec["trained_in"])
+    told = validate(SCRIPT["MakeSpec"], spec, "spec")
+    SCRIPT["make"](told, Record(ROOT / "scripts" / "make_survey.py", {}), lambda line: None)
+    texts = [text for pair in shown_data(tmp_path)["pairs"] for text in texts_of(pair)]
+    assert texts == [text.strip() for text in texts]
 
 
 def test_what_is_asked(codebook):
@@ -215,7 +321,8 @@ def test_what_is_asked(codebook):
     assert (codebook.sessions, codebook.identical) == (16, 1)
     assert 115 not in {pair.session for pair in codebook.asked()}, "nobody is asked to choose between equal texts"
     first = [next(iter(pair.roles.values())) for pair in codebook.asked()]
-    assert 2 <= first.count("trained") <= 10, "the order in the file does not tell which is which"
+    assert len(first) == 12 and set(first) <= {"reference", "trained"}
+    assert [pair.question for pair in codebook.pairs] == sorted(pair.question for pair in codebook.pairs)
 
 
 def test_the_page_gives_nothing_away_and_asks_for_nothing(folder, codebook):
@@ -315,10 +422,20 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
             "p-deep": "[" * 100_000,
             "q-for-ever": changed(2, seconds=10**400),
             "r-no-text": changed(2, survey="\ud800"),
+            "t-one": changed(8, consent=1),
+            "u-twice": json.dumps(good[8])[:-1] + ', "seconds": 9999}',
+            "v-twice-within": json.dumps(good[8]).replace('"preference"', '"easier": "a", "preference"', 1),
+            "w-large": " " * 1_000_000 + json.dumps(good[8]),
+            "x\x1b]0;owned\x07": "{",
+            "y-escape": changed(8, survey="\x1b[2J\u202e"),
         },
     )
     (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
+    os.mkfifo(folder / "synthetic-pipe.json")  # nobody ever writes into it
+    (folder / "synthetic-folder.json").mkdir()
+    (folder / "synthetic-zero.json").symlink_to("/dev/zero")
+    (folder / "synthetic-nothing.json").symlink_to("nowhere")
     used, excluded = read_responses(folder, codebook, 5)
     assert [response.response for response in used] == [good[0]["response"]]
     found = {left.file.removeprefix("synthetic-").split(".")[0]: left.reason for left in excluded}
@@ -341,12 +458,23 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
         "q-for-ever": "malformed",
         "r-no-text": "malformed",
         "s\\udce9": "malformed",
+        "t-one": "malformed",
+        "u-twice": "malformed",
+        "v-twice-within": "malformed",
+        "w-large": "unreadable",
+        "x\\x1b]0;owned\\x07": "unreadable",
+        "y-escape": "malformed",
+        **dict.fromkeys(("pipe", "folder", "zero", "nothing"), "unreadable"),
     }
+    why = {left.file.removeprefix("synthetic-").split(".")[0]: left.detail for left in excluded}
+    assert "key 'seconds' stands twice" in why["u-twice"] and "key 'easier' stands twice" in why["v-twice-within"]
     assert set(found.values()) == set(REASONS)
     told = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
     assert sum(told["excluded"].values()) == len(excluded) == told["files"] - 1
-    assert told["excluded"]["malformed"] == 8 and told["excluded"]["duplicate"] == 2
+    assert told["excluded"]["malformed"] == 12 and told["excluded"]["duplicate"] == 2
     write_json(tmp_path / "told.json", told)
+    page = report.report(told, 5)
+    assert page.isascii() and printable(page, "\n") == page and r"\\x1b\]0;owned" in page
 
 
 def test_answers_count_for_the_method_not_for_the_side(tmp_path, codebook):
@@ -356,7 +484,7 @@ def test_answers_count_for_the_method_not_for_the_side(tmp_path, codebook):
     assert told["easier_trained"]["value"] == told["consistency"]["value"] == 1
     assert (told["unsupported_reference"]["value"], told["unsupported_trained"]["value"]) == (1, 0)
     assert told["unsupported_difference"]["value"] == -1
-    assert 0.3 < told["chose_a"]["value"] < 0.7, "the sides were tossed"
+    assert 0.25 < told["chose_a"]["value"] < 0.75, "the sides were tossed"
     assert told["alpha_preference"]["value"] is None and "same" in told["alpha_preference"]["note"]
     assert told["alpha_unsupported"]["value"] == 1, "every respondent says the same of every profile"
 

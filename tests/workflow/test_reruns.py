@@ -11,9 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from tests.conftest import copy_of_repo, copy_of_run, jobs_of
+from tests.conftest import copy_of_repo, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 DATA = Path("results/smoke/ml-100k-small")
@@ -96,6 +97,23 @@ def test_a_rule_by_name(repo):
         "cost": 1,
         "all": 1,
     }
+
+
+def test_a_survey_made_again_is_the_same_survey(smoke_run, tmp_path):
+    """Its salt is random, and kept: people may be answering it when the rule runs again."""
+    repo = copy_of_run(smoke_run, tmp_path / "repo")
+    # So short a training changes no word; a survey needs profiles that differ.
+    for path in (repo / "results/smoke/ml-100k-small/phases").glob("*/*/cl+rlso-*/profiles/test.parquet"):
+        pl.read_parquet(path).with_columns(pl.col("profile") + " And more.").write_parquet(path)
+    asked = ["--configfile", "config/smoke.yaml", "--", "survey"]
+    made = []
+    for force in ([], ["--forcerun", "make_survey"]):
+        done = snakemake(*force, *asked, cwd=repo)
+        assert done.returncode == 0, done.stdout[-3000:]
+        names = ("questionnaire.html", "codebook.json", "codebook.md")
+        made.append({path: path.read_bytes() for name in names for path in (repo / DATA).rglob(f"survey/{name}")})
+    assert jobs_of(done.stdout)["make_survey"] == len(made[0]) / 3 > 0
+    assert made[0] == made[1]
 
 
 def test_one_file(repo):

@@ -318,3 +318,16 @@ def test_report_is_one_html_file(repo):
     done = smoke(repo, "--report", "results/smoke/report.html")
     assert done.returncode == 0, done.stdout[-3000:]
     assert (repo / "results/smoke/report.html").stat().st_size > 200_000
+
+
+def test_titles_of_a_config_are_no_script_of_the_report(repo):
+    """Snakemake writes the params of jobs, which hold titles, into a script of the page."""
+    config = yaml.safe_load((repo / "config/smoke.yaml").read_text())
+    config["overrides"]["ease"]["title"] = "</script><script>alert(1)</script><!-- <script>"
+    (repo / "config/hostile.yaml").write_text(yaml.safe_dump(config))
+    report = repo / "results/hostile.html"
+    done = snakemake("--configfile", "config/hostile.yaml", "--report", str(report), cwd=repo)
+    assert done.returncode == 0, done.stdout[-3000:]
+    page = report.read_text()
+    assert "u003c/script>" in page and "alert(1)" in page
+    assert "</script><script>alert(1)" not in page and "<!-- <script>" not in page

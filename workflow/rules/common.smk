@@ -226,9 +226,12 @@ def code(name, without=()):
 
 
 def spec(**fields):
-    """A script's typed spec as JSON; files come as plain strings or lists."""
+    """A script's typed spec as JSON; files come as plain strings or lists.
+
+    Snakemake writes params into a script of its HTML report as they are: no title in them may end that script.
+    """
     plain = lambda value: value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
-    return json.dumps(fields, default=plain, sort_keys=True)
+    return json.dumps(fields, default=plain, sort_keys=True).replace("<", "\\u003c")
 
 
 class Names:

@@ -18,7 +18,8 @@ rule make_survey:
         trained=profiles_in,
     output:
         questionnaire=f"{SURVEY}/questionnaire.html",
-        codebook=f"{SURVEY}/codebook.json",
+        # It holds the survey's secret salt, which the script reads again: Snakemake must not delete it before.
+        codebook=update(f"{SURVEY}/codebook.json"),
         codebook_md=f"{SURVEY}/codebook.md",
     log:
         f"{LOGS}/make_survey/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",

@@ -1,6 +1,7 @@
 """A comparison as text: wide and long CSV for machines, Markdown and LaTeX for people.
 
-CSV cells carry 12 significant digits (beyond that lies the order of summation), people see 4 decimals.
+CSV cells carry 12 significant digits (beyond that lies the order of summation), people see 4 decimals. A text that a
+spreadsheet would compute has an apostrophe in front (``langptune.spreadsheet``).
 Nothing in a table depends on time, host or locale, so the same runs and seed give the same bytes.
 """
 
@@ -17,39 +18,14 @@ from itertools import groupby
 
 from markdown_it import MarkdownIt
 
+from langptune import spreadsheet
 from langptune.comparison.results import Contrast, Line, Results
+from langptune.markup import latex, markdown
 from langptune.metrics import direction
 from langptune.metrics import title as metric_title
 from langptune.ranking.scoring import TEMPERATURE
 
 MISSING = "missing"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-}
-_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for mark in "\\`*_[]|~$"}
-
-
-def latex(text: str) -> str:
-    """Text that LaTeX prints as it stands: special characters escaped, line breaks made spaces."""
-    return " ".join("".join(_LATEX.get(mark, mark) for mark in text).split())
-
-
-def markdown(text: str) -> str:
-    """Text that Markdown prints as it stands, inside a table too: no markup, no HTML, no line break."""
-    return " ".join("".join(_MARKDOWN.get(mark, mark) for mark in text).split())
 
 
 def wide_csv(results: Results) -> str:
@@ -555,7 +531,9 @@ def _pipe(cells: Iterable[str]) -> str:
 
 
 def _amp(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    row = " & ".join(cells) + r" \\"
+    # Behind the \\ or \midrule of the row before, these would be an argument.
+    return "{}" + row if row.startswith(("[", "*")) else row
 
 
 def _csv(head: list[str], body: list[list]) -> str:
@@ -569,4 +547,4 @@ def _csv(head: list[str], body: list[list]) -> str:
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else spreadsheet.cell(str(value))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
 from langptune.data.contracts import SPLITS
+from langptune.markup import markdown
+
+URL = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+")
+"""Addresses that Markdown makes a link of between angle brackets, and nothing else."""
 
 
 def statistics(items: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
@@ -61,16 +66,18 @@ def card(
     where = source.hub or source.url or source.package or source.folder
     told = funnel.select(pl.col("^.*_published$").is_not_null().any()).row(0)
     lines = [
-        f"# {entry.title}",
+        f"# {markdown(entry.title)}",
         "",
-        f"`{name}`: {where}{f' at revision {source.revision}' if source.revision else ''}. Licence: {entry.licence}."
-        + (f" <{entry.url}>" if entry.url else ""),
+        f"`{name}`: {markdown(str(where))}{f' at revision {source.revision}' if source.revision else ''}. "
+        f"Licence: {markdown(entry.licence)}." + (f" {_link(entry.url)}" if entry.url else ""),
         "",
-        f"Protocol `{protocol.pop('name')}`: " + ", ".join(f"{key} {value}" for key, value in protocol.items()) + ".",
+        f"Protocol `{protocol.pop('name')}`: "
+        + ", ".join(f"{key} {_shown(value)}" for key, value in protocol.items())
+        + ".",
         "",
         "| file | SHA-256 |",
         "|---|---|",
-        *[f"| {file} | `{digest}` |" for file, digest in facts["raw"].items()],
+        *[f"| {markdown(file)} | `{digest}` |" for file, digest in facts["raw"].items()],
         "",
         "## What each step left",
         "",
@@ -87,10 +94,19 @@ def card(
         "## Left out and mended",
         "",
     ]
-    counted = [f"- {count} {reason}" for reason, count in facts["drops"].items() if count]
-    # Notes begin with a file's path, which says nothing on another machine.
-    noted = [f"- {note.split(': ')[0].rsplit('/')[-1]}: {note.split(': ', 1)[1]}" for note in facts.get("notes", [])]
+    counted = [f"- {count} {markdown(reason)}" for reason, count in facts["drops"].items() if count]
+    # Notes begin with a file's path, which says nothing on another machine, and quote what stands in the file.
+    split = [note.partition(": ") for note in facts.get("notes", [])]
+    noted = [f"- {markdown(file.rsplit('/')[-1])}: {markdown(said)}" for file, _, said in split]
     return "\n".join([*lines, *(counted + noted or ["nothing"]), ""])
+
+
+def _shown(value: Any) -> str:
+    return markdown(value) if isinstance(value, str) else str(value)
+
+
+def _link(url: str) -> str:
+    return f"<{url}>" if URL.fullmatch(url) else markdown(url)
 
 
 def _table(frame: pl.DataFrame) -> list[str]:

@@ -31,6 +31,9 @@ OWN = -1
 TEXTS = 256
 """Vectors of texts that are kept per decoder."""
 
+WRITERS = 4
+"""Profiles that are written or wait to be, all together; each has a thread."""
+
 
 class Left(Exception):
     """The person who asked for a profile is gone."""
@@ -133,6 +136,7 @@ class Live:
         # Loading changes torch's default dtype for a moment, and a tokenizer serves one caller: one at a time.
         self._lock = threading.RLock()
         self._writing = threading.Lock()
+        self.writers = threading.BoundedSemaphore(WRITERS)
         self._own: OrderedDict[tuple, tuple[str, str]] = OrderedDict()
 
     def rank(self, choice: Choice, text: str, seen: Sequence[int], target: int | None = None) -> Ranking:

@@ -1,4 +1,4 @@
-"""The explorer's server: one page and a few JSON answers, for this machine alone.
+"""The explorer's server: one page and a few JSON answers, for who started it alone (``langptune.explorer.access``).
 
 Every answer is computed from finished results and what the request says; the server keeps no state of a person. What is
 shown on the page stands in its address: ``dataset``, ``session`` (or ``own``), ``left``, ``right``, ``text``.
@@ -15,18 +15,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from langptune.config.base import nearest
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
+from langptune.explorer.access import Guard
 from langptune.explorer.finished import Choice, Data, Finished
 from langptune.explorer.live import Left, Live, Ranking
 from langptune.explorer.words import differences
@@ -37,29 +39,25 @@ TOP = 20
 """Titles in a list on the page."""
 TEXT = 4000
 """Characters of a text that is ranked; the decoders read at most 512 tokens."""
-BODY = 128 * 1024
-"""Bytes of a request's body."""
 LINES = 100
 """Titles in a history that is typed in."""
-
-# No inline script or style, nothing from elsewhere, no form that leaves, no frame around it; and the browser itself
-# refuses to make markup of text (Trusted Types).
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-)
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",
-}
+WORKERS = 8
+"""Requests that are computed at once."""
 
 log = logging.getLogger("langptune.explorer")
 
-Name = Annotated[str, Field(max_length=300)]
+
+def _whole(text: str) -> str:
+    """JSON can hold half a surrogate pair, which no tokenizer and no answer can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair is no text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Name = Annotated[Text, Field(max_length=300)]
 Own = Annotated[list[tuple[int, float]], Field(max_length=LINES)]
 
 
@@ -74,7 +72,7 @@ class Rerank(_Body):
 
     dataset: Name
     run: Name
-    text: str
+    text: Text
     session: int | None = None
     own: Own = []
 
@@ -83,7 +81,7 @@ class Lines(_Body):
     """Titles as a person typed them."""
 
     dataset: Name
-    lines: list[str]
+    lines: list[Text]
 
 
 class Order(_Body):
@@ -367,65 +365,22 @@ def _own_text(own: list[tuple[int, float]]) -> str:
     return ",".join(f"{item}:{rating:g}" for item, rating in own)
 
 
-class Guard:
-    """Adds the security headers, and refuses large bodies and what another site sends.
-
-    A page elsewhere may send simple requests to this address; a browser says where they come from.
-    """
-
-    def __init__(self, app: ASGIApp, limit: int = BODY):
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        told = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        large = f"the request is larger than {self.limit // 1024} KiB"
-        taken = 0
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.limit:
-                raise _TooLarge(413, large)
-            return message
-
-        async def covered(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
-
-        async def refuse(status: int, line: str) -> None:
-            await JSONResponse({"error": line}, status)(scope, receive, covered)
-
-        site, origin, host = told.get("sec-fetch-site", ""), told.get("origin"), told.get("host", "")
-        foreign = site in ("cross-site", "same-site") and told.get("sec-fetch-mode") != "navigate"
-        if foreign or (origin is not None and origin != f"http://{host}"):
-            await refuse(403, "requests of other sites are refused")
-        elif told.get("content-length", "0").isdigit() and int(told.get("content-length", "0")) > self.limit:
-            await refuse(413, large)
-        else:
-            await self.app(scope, counted, covered)
+@contextlib.asynccontextmanager
+async def _few_workers(_: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = WORKERS
+    yield
 
 
-class _TooLarge(HTTPException):
-    """A body went over the limit while it was read."""
-
-
-def app(explorer: Explorer) -> FastAPI:
-    """The web application."""
+def app(explorer: Explorer, token: str | None) -> FastAPI:
+    """The web application; ``token`` is what its users must know, None lets everybody in."""
     # The pages that FastAPI offers about itself load scripts from elsewhere.
-    site = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    site = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_few_workers)
     pages = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     site.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     site.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
-    site.add_middleware(Guard)
+    site.add_middleware(Guard, token=token)
 
     @site.exception_handler(UserError)
     def _told(_: Request, error: UserError) -> JSONResponse:
@@ -435,7 +390,7 @@ def app(explorer: Explorer) -> FastAPI:
     def _misformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"error": f"{where}: {first['msg']}"[:300]}, 422)
+        return JSONResponse({"error": printable(f"{where}: {first['msg'].removeprefix('Value error, ')}")[:300]}, 400)
 
     @site.exception_handler(HTTPException)
     def _refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -477,7 +432,7 @@ def app(explorer: Explorer) -> FastAPI:
 
     @site.post("/api/write")
     async def write(order: Order) -> StreamingResponse:
-        choice = await asyncio.to_thread(explorer.ordered, order)
+        choice = await run_in_threadpool(explorer.ordered, order)
         return StreamingResponse(_writing(explorer.live, choice, order.own), media_type="application/x-ndjson")
 
     return site
@@ -488,6 +443,9 @@ async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> 
 
     When the reader leaves, the server ends this generator, and with it the writing.
     """
+    if not live.writers.acquire(blocking=False):
+        yield json.dumps({"error": "too many profiles are being written; wait for one, or stop it"}) + "\n"
+        return
     loop, lines, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
     def put(line: dict[str, Any] | None) -> None:
@@ -507,7 +465,9 @@ async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> 
         except Exception as error:
             log.exception("writing a profile failed")
             put({"error": f"{type(error).__name__}; the terminal of the server says more"})
-        put(None)
+        finally:
+            live.writers.release()
+            put(None)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -1,16 +1,26 @@
-"""Drawing a survey: which users are asked about, what is mixed in between, and what everything is called."""
+"""Drawing a survey: which users are asked about, what is mixed in between, and what everything is called.
+
+Which users are asked about follows from the seed, which is public, as data and code are. All that would tell which
+profile is whose (names, ids, the order in the file, whose profile stands beside an attention check) follows from a
+secret salt instead, which stands in the codebook alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from langptune.comparison.tables import markdown
 from langptune.errors import UserError
+from langptune.markup import markdown
 from langptune.randomness import numbered
 from langptune.survey.schema import CODEBOOK_SCHEMA, Codebook, Side, digest
 
@@ -50,12 +60,13 @@ def draw(
     repeats: int,
     history_items: int,
     seed: int,
+    salt: str,
 ) -> tuple[dict[str, Any], Codebook]:
     """The page's data and its codebook.
 
     Users are drawn at random from those for whom the two methods wrote different profiles: where both wrote the same,
-    there is nothing to prefer. Questions, profiles and their order in the file go by random names, so that the page
-    does not say what is what.
+    there is nothing to prefer. Questions and profiles go by names that the salt makes, and stand in the order of these,
+    so that neither the page nor what is public besides it says what is what.
 
     Args:
         titles: of the items, by item number.
@@ -67,7 +78,8 @@ def draw(
         checks: attention checks mixed in.
         repeats: pairs shown a second time with sides swapped.
         history_items: the most recent items of a history, shown oldest first.
-        seed: of all draws.
+        seed: of the users that are drawn.
+        salt: 32 hexadecimal digits that respondents cannot know; ``new_salt`` makes one.
 
     Raises:
         UserError: no session with a profile by both methods, or none where they differ.
@@ -92,27 +104,29 @@ def draw(
     rng = numbered(seed)
     order = [int(s) for s in rng.permutation(differing)]
     asked, spare = order[:questions], order[questions:] or order[:questions]
-    names = _names(rng)
+    secret = _Secret(salt)
 
-    def pair(kind: str, session: int, texts: dict[str, str], **more: Any) -> dict[str, Any]:
-        ids = {next(names): role for role in texts}
+    def pair(kind: str, at: int, session: int, texts: dict[str, str]) -> dict[str, Any]:
+        ids = {secret.name(kind, at, role): role for role in texts}
         return {
-            "question": next(names),
+            "question": secret.name(kind, at),
             "kind": kind,
             "session": session,
-            "roles": {name: ids[name] for name in sorted(ids)},  # random names: their order says nothing
-            "texts": {name: texts[ids[name]] for name in sorted(ids)},
-            **more,
+            "roles": {name: ids[name] for name in sorted(ids)},  # the order of such names says nothing
+            # Blanks around a text are not seen on the page, but may be one method's habit.
+            "texts": {name: texts[ids[name]].strip() for name in sorted(ids)},
         }
 
-    pairs = [pair("pair", s, {role: shown[role][s] for role in ("reference", "trained")}) for s in asked]
+    both = ("reference", "trained")
+    pairs = [pair("pair", at, s, {role: shown[role][s] for role in both}) for at, s in enumerate(asked)]
     for at in range(min(repeats, len(pairs))):
-        pairs.append({**pairs[at], "question": next(names), "kind": "repeat", "repeats": pairs[at]["question"]})
+        again = {"question": secret.name("repeat", at), "kind": "repeat", "repeats": pairs[at]["question"]}
+        pairs.append({**pairs[at], **again})
     for at in range(checks):
         session = spare[at % len(spare)]
-        filler = shown["trained" if rng.integers(2) else "reference"][session]
-        pairs.append(pair("check", session, {"instruction": ATTENTION, "filler": filler}))
-    pairs = [pairs[at] for at in rng.permutation(len(pairs))]
+        filler = shown[both[secret.coin("filler", at)]][session]
+        pairs.append(pair("check", at, session, {"instruction": ATTENTION, "filler": filler}))
+    pairs.sort(key=lambda told: told["question"])
 
     data = {
         "language": words.language,
@@ -132,7 +146,8 @@ def draw(
         ],
     }
     # The roles take part: a codebook that resolves the same page otherwise is another survey.
-    survey = digest([data, [told["roles"] for told in pairs], {role: side.title for role, side in sides.items()}])
+    # Without the salt, whoever has the page could try all roles until its id comes out.
+    survey = digest([data, [told["roles"] for told in pairs], {role: side.title for role, side in sides.items()}, salt])
     codebook = Codebook.model_validate(
         {
             "schema": CODEBOOK_SCHEMA,
@@ -140,6 +155,7 @@ def draw(
             "title": words.title,
             "language": words.language,
             "seed": seed,
+            "salt": salt,
             **{role: side.model_dump() for role, side in sides.items()},
             "sessions": len(common),
             "identical": len(common) - len(differing),
@@ -175,14 +191,30 @@ def describe(codebook: Codebook) -> str:
     return "\n".join(out) + "\n"
 
 
-def _names(rng: np.random.Generator) -> Iterator[str]:
-    """Distinct names of 8 hexadecimal digits."""
-    seen = set()
-    while True:
-        name = f"{int(rng.integers(2**32)):08x}"
-        if name not in seen:
-            seen.add(name)
-            yield name
+def new_salt() -> str:
+    """32 random hexadecimal digits from the system's generator for secrets."""
+    return secrets.token_hex(16)
+
+
+class _Secret:
+    """Names and coins that nobody can compute without the salt: HMAC-SHA256 of what they are for."""
+
+    def __init__(self, salt: str):
+        self._key = bytes.fromhex(salt)
+        self._given: set[str] = set()
+
+    def _digest(self, *what: str | int) -> str:
+        return hmac.new(self._key, json.dumps(what).encode(), hashlib.sha256).hexdigest()
+
+    def name(self, *what: str | int) -> str:
+        """8 hexadecimal digits, none given twice."""
+        name = next(name for turn in count() if (name := self._digest(*what, turn)[:8]) not in self._given)
+        self._given.add(name)
+        return name
+
+    def coin(self, *what: str | int) -> int:
+        """0 or 1."""
+        return int(self._digest(*what), 16) % 2
 
 
 def _history(row: dict[str, Any], titles: Sequence[str], most: int) -> list[list[str | None]]:

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from langptune.comparison.tables import markdown
+from langptune.markup import markdown
 from langptune.survey.responses import REASONS
 
 COLUMNS = ("key", "label", "value", "low", "high", "n", "unit", "interval", "note")

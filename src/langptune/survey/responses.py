@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langptune.config.base import validate
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.survey.assignment import assign
 from langptune.survey.schema import Codebook, Response, digest
 
@@ -69,15 +71,10 @@ def read_responses(
             contents.add(content)
             _holds(response, codebook, seconds_per_question)
         except _Left as left:
-            excluded.append(Excluded(_printable(path.name), left.reason, _printable(left.detail)))
+            excluded.append(Excluded(printable(path.name), left.reason, printable(left.detail)))
         else:
             used.append(response)
     return used, excluded
-
-
-def _printable(text: str) -> str:
-    """A text that can be written as UTF-8: names of files, and what they hold, may not be."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Left(Exception):
@@ -87,15 +84,34 @@ class _Left(Exception):
 
 def _parse(path: Path) -> tuple[Response, dict[str, Any]]:
     try:
-        if (size := path.stat().st_size) > LARGEST:
-            raise _Left("unreadable", f"{size} bytes")
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(_read(path), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise _Left("unreadable", str(error)) from None
     try:
         return validate(Response, data, path.name), data
     except UserError as error:
         raise _Left("malformed", str(error)) from None
+
+
+def _read(path: Path) -> str:
+    """A file's text. A pipe, which would be waited for without end, a device and a folder are none."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise _Left("unreadable", "not a file")
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise _Left("unreadable", f"more than {LARGEST} bytes")
+    return content.decode("utf-8-sig")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once: of two values, one reader would take the first and another the last."""
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise _Left("malformed", f"key '{key}' stands twice")
+        out[key] = value
+    return out
 
 
 def _belongs(response: Response, codebook: Codebook) -> None:

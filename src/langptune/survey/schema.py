@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from langptune.config.base import Strict, validate
 from langptune.errors import UserError
@@ -66,10 +66,13 @@ class Codebook(Strict):
     """All that the analysis needs and respondents must not see."""
 
     schema_: Literal["langptune-survey-codebook/1"] = Field(CODEBOOK_SCHEMA, alias="schema")
-    survey: Survey = Field(description="hash of all that is asked")
+    survey: Survey = Field(description="hash of all that is asked, of what is what and of the salt")
     title: str
     language: Literal["en"]
     seed: int
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = Field(
+        None, description="secret behind names and id; null in codebooks made before there was one"
+    )
     reference: Side
     trained: Side
     sessions: Annotated[int, Field(ge=1)] = Field(description="evaluated sessions with a profile by both methods")
@@ -107,13 +110,20 @@ class Answer(Strict):
     unsupported_right: Literal["yes", "no", "unsure"]
 
 
+def _given(consent: bool) -> bool:
+    """A ``Literal[True]`` would take 1, which equals it."""
+    if not consent:
+        raise ValueError("must be true")
+    return consent
+
+
 class Response(Strict):
     """One respondent's file."""
 
     schema_: Literal["langptune-survey-response/1"] = Field(RESPONSE_SCHEMA, alias="schema")
     survey: Survey
     response: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(description="random; stands for no person")
-    consent: Literal[True]
+    consent: Annotated[bool, AfterValidator(_given)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="decides order and sides (assignment.py)")
     seconds: Annotated[int, Field(ge=0, lt=10**7)] = Field(description="spent on the questions, all together")
     answers: list[Answer] = Field(description="in the order in which they were asked")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
 
 from langptune.config.recipes import Recipe, ReinforcementRecipe
+from langptune.markup import markdown
 
 USE = {
     "encoder": """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
@@ -68,9 +70,9 @@ def card(
             "",
             f"# {what[0].upper()}{what[1:]}, trained by {method}",
             "",
-            f"Phase `{phase}`, seed {seed}. Base model: {base} (licence: {licence}).",
+            f"Phase `{phase}`, seed {seed}. Base model: {markdown(base)} (licence: {markdown(licence)}).",
             "",
-            f"Data: {dataset}; {train_sessions} train sessions. The selected state is that of batch "
+            f"Data: {markdown(dataset)}; {train_sessions} train sessions. The selected state is that of batch "
             f"{state['best_step']} of {state['curve'][-1]['batch']}, chosen on validation sessions; test sessions were "
             "not used.",
             "",
@@ -80,7 +82,7 @@ def card(
             "",
             "## Use",
             "",
-            USE[role].format(base=base),
+            USE[role].format(base=json.dumps(base)),
             "",
             "## Recipe",
             "",

@@ -505,6 +505,12 @@ $("link").addEventListener("click", async () => {
   }
   $("link-state").textContent = told;
 });
+// The token has become a cookie: it stays in no link, and in the history of no browser.
+const asked = new URLSearchParams(location.search);
+if (asked.has("token")) {
+  asked.delete("token");
+  history.replaceState(null, "", String(asked) ? "?" + asked : location.pathname);
+}
 addEventListener("popstate", () => go(location.search, false));
 addEventListener("pagehide", stop);
 go(location.search, false);

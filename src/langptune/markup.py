@@ -1,0 +1,33 @@
+"""Text that Markdown and LaTeX print as it stands, wherever it comes from."""
+
+from __future__ import annotations
+
+from langptune.errors import printable
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for mark in "\\`*_[]|~$"}
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX prints as it stands: special and control characters escaped, line breaks made spaces."""
+    return "".join(_LATEX.get(mark, mark) for mark in printable(" ".join(text.split())))
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown prints as it stands, inside a table too: no markup, HTML, line break or control character."""
+    return "".join(_MARKDOWN.get(mark, mark) for mark in printable(" ".join(text.split())))

@@ -1,0 +1,53 @@
+"""Text from outside in what a person reads: terminal, log, error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+
+from langptune.errors import UserError, printable
+from langptune.stage import Log
+from tests.conftest import ROOT
+
+HOSTILE = "id\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202eexe\u2066\ufeff\x7f\ud800\u2028\U000e0041"
+
+
+def test_what_prints_stays_and_the_rest_is_shown():
+    for text in ("", "Les Misérables (1995)", "日本語 👩\u200d👧 می\u200cخواهم", "a\xa0b", "e\u0301", r"\\x1b"):
+        assert printable(text) == text
+    shown = printable(HOSTILE)
+    assert shown.isascii() and shown.startswith(
+        r"id\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202eexe\u2066\ufeff\x7f\ud800\u2028"
+    )
+    assert printable("a\nb\tc\x1b", "\n\t") == "a\nb\tc\\x1b"
+    for code in range(sys.maxunicode + 1):
+        if unicodedata.category(chr(code)) in ("Cc", "Cs", "Zl", "Zp"):
+            assert printable(chr(code)).isascii(), hex(code)
+
+
+def test_an_error_is_one_line_that_prints():
+    told = str(UserError(f"file: id {HOSTILE}\nsecond line"))
+    assert told.isprintable() and told.endswith("second line") and r"\x1b" in told
+
+
+def test_a_log_and_the_terminal_print(tmp_path, capsys):
+    log = Log(tmp_path / "log")
+    log(f"left out {HOSTILE}")
+    log(f"a stack trace\n  of two lines {HOSTILE}", quiet=True)
+    for told in (capsys.readouterr().err, (tmp_path / "log").read_text()):
+        assert "left out" in told and printable(told, "\n") == told
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;owned\x07", "\u202e", "\x9b31m"])
+def test_a_script_that_quotes_its_input_prints(tmp_path, text):
+    """The spec of a real script, with escape sequences as a key and as a path."""
+    for spec in ({text: 1}, {"items_in": text}):
+        command = [sys.executable, str(ROOT / "scripts/describe_data.py"), "--spec", json.dumps(spec)]
+        done = subprocess.run([*command, "--log", str(tmp_path / "log")], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: ")
+        for told in (done.stderr, (tmp_path / "log").read_text()):
+            assert printable(told, "\n") == told
