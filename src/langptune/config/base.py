@@ -11,8 +11,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from langptune.alike import affordable
 from langptune.errors import UserError
 
+_CHOICES, _SHOWN, _STEPS = 1000, 100, 300_000
+"""Of a hint: names that are compared, names (and characters of one) that are listed, steps of comparing one
+(``alike``)."""
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 """What entries of registries may be called: their names stand in paths."""
 
@@ -89,11 +93,17 @@ def by_size(values: Mapping[float, V], weights: int) -> V | None:
 
 
 def nearest(word: str, choices: list[str]) -> str:
-    """A hint such as ``; did you mean 'ndcg'?``, or the valid choices where nothing is near."""
-    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    """A hint such as ``; did you mean 'ndcg'?``, or the valid choices where nothing is near.
+
+    Choices may be the names in a file of strangers: the hint has a line's length, and no long name is compared.
+    """
+    known = [choice for choice in choices[:_CHOICES] if affordable(str(word), choice, _STEPS)]
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return "; valid: " + ", ".join(sorted(choices)) if choices else ""
+    shown = sorted(choice for choice in choices[:_CHOICES] if len(choice) <= _SHOWN)[:_SHOWN]
+    more = f" and {len(choices) - len(shown)} more" if len(choices) > len(shown) else ""
+    return f"; valid: {', '.join(shown)}{more}" if shown else ""
 
 
 def validate(model: type[M], data: Any, where: str) -> M:

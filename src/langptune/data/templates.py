@@ -12,7 +12,8 @@ from langptune.errors import UserError
 
 _NOTHING = "\ufdd0"
 """Stands for an empty value until the text is whole; a code point that no text holds."""
-_NOTHING_IN_BRACKETS = re.compile(rf"[ \t]*(?:\({_NOTHING}\)|\[{_NOTHING}\])")
+# Blanks are tried from the first of a run alone: from each, a long run would take the square of its length.
+_NOTHING_IN_BRACKETS = re.compile(rf"(?<![ \t])[ \t]*(?:\({_NOTHING}\)|\[{_NOTHING}\])")
 
 
 def _shown(value: Any) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from langptune.alike import affordable
+
 RATING = re.compile(r"\|\s*(\d{1,2}(?:\.\d+)?)\s*$")
 YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLES = ("the", "a", "an")
@@ -22,6 +24,11 @@ WITHIN = 0.85
 """What a title that holds the line, or is held by it, counts at least."""
 BEHIND = 0.2
 """How far a suggestion may lie behind the best one."""
+LINE = 1000
+"""Characters of a line or a title that are read: putting accents in order may take the square of their number."""
+STEPS = 300_000
+"""Most steps of comparing a line with one title (``alike``); English of 150 characters keeps to it, and what does not
+is no suggestion."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Titles:
     def match(self, line: str, near: int = 4) -> Match:
         """Find one line: ``Title``, ``Title (1995)``, ``Title | 4.5``, in any combination."""
         text, rating = line.strip(), None
+        if len(text) > LINE:
+            return Match(line, None, [], None)
         if found := RATING.search(text):
             text, rating = text[: found.start()].strip(), float(found[1])
         year = found[1] if (found := YEAR.search(text)) else None
@@ -79,14 +88,16 @@ class Titles:
             compare.set_seq1(other)
             # "Star Wars: Episode IV" and "Star Wars": one within the other, word by word.
             within = len(other) > 3 and (f" {other} " in f" {name} " or f" {name} " in f" {other} ")
-            scored.append((-max(compare.ratio(), WITHIN if within else 0.0), item))
+            # The quick ratio is never below the full one, which nobody asks for where it cannot be near.
+            full = compare.quick_ratio() >= NEAR and affordable(name, other, STEPS)
+            scored.append((-max(compare.ratio() if full else 0.0, WITHIN if within else 0.0), item))
         scored.sort()
         return [item for ratio, item in scored if ratio <= min(-NEAR, scored[0][0] + BEHIND)]
 
 
 def key(title: str) -> str:
     """A title as it is compared: no case, accents, punctuation, trailing year, or article in front."""
-    text = unicodedata.normalize("NFKD", YEAR.sub("", title)).casefold()
+    text = unicodedata.normalize("NFKD", YEAR.sub("", title)[:LINE]).casefold()
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     words = re.sub(r"[^\w\s]", " ", text.replace("&", " and ").replace("'", "")).split()
     if len(words) > 1 and words[-1] in ARTICLES and "," in text:  # "Shawshank Redemption, The"

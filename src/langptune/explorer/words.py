@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 
+from langptune.alike import affordable
+
 Part = tuple[str, str, str]
 """A kind and the part's text in the first and in the second: ``=`` (in both, but for spacing), ``-`` (only in the
 first), ``+`` (only in the second)."""
 
 ALIKE = 0.25
 """Texts that have less in common (difflib's ratio) differ as a whole: marks around each "the" would tell nothing."""
+
+STEPS = 50_000_000
+"""Most steps of a comparison (``alike``); profiles of 1,000 words keep to it, and what does not differs as a whole."""
 
 _WORD = re.compile(r"\s+|\w+(?:['’]\w+)*\s*|[^\w\s]\s*")
 
@@ -22,8 +27,13 @@ def differences(before: str, after: str) -> list[Part]:
     ``before``, the second ones ``after``.
     """
     ours, theirs = _WORD.findall(before), _WORD.findall(after)
-    match = difflib.SequenceMatcher(None, [w.strip() for w in ours], [w.strip() for w in theirs], autojunk=False)
-    codes = match.get_opcodes() if match.ratio() >= ALIKE else [("replace", 0, len(ours), 0, len(theirs))]
+    one, other = [word.strip() for word in ours], [word.strip() for word in theirs]
+    match = difflib.SequenceMatcher(None, one, other, autojunk=False)
+    codes = [("replace", 0, len(ours), 0, len(theirs))]
+    if one == other:
+        codes = [("equal", 0, len(ours), 0, len(theirs))]
+    elif affordable(one, other, STEPS) and match.ratio() >= ALIKE:
+        codes = match.get_opcodes()
     out: list[Part] = []
     for tag, a, b, c, d in codes:
         mine, other = "".join(ours[a:b]), "".join(theirs[c:d])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from langptune.interpretability.wording import COMMON, WORD, words
 
 Kind = Literal["genre", "era", "title", "person", "theme"]
 
-# A polarity ends with the sentence, or where a contrast begins. The colon of "Dislikes: horror" ends nothing.
+# A polarity ends with the sentence, or where a contrast begins. The colon of "Dislikes: horror" ends nothing. A run of
+# such characters is tried from its first one alone: from each, a long run would take the square of its length.
 CLAUSE = re.compile(
-    r"[.!?;\n]+(?=\s|$)|(?<!\bdislikes)(?<!\bavoids)(?<!\bhates):+(?=\s|$)|"
+    r"(?<![.!?;\n])[.!?;\n]+(?=\s|$)|"
+    r"(?:(?<!:)(?<!\bdislikes)(?<!\bavoids)(?<!\bhates)|(?<=\bdislikes:)|(?<=\bavoids:)|(?<=\bhates:)):+(?=\s|$)|"
     r"(?<!\bnothing )(?<!\banything )\bbut\b|\b(?:however|although|though|while|whereas)\b",
     re.IGNORECASE,
 )
@@ -160,9 +163,12 @@ class Titles:
                 if (key := self._key(written)) is not None:
                     taken[at : at + length] = [True] * length
                     out.append((span[0].start(), span[-1].end(), key))
+        prose = sorted(out)
         for match in QUOTED.finditer(text):
             start, stop = match.span(1)
-            if (key := self._key(match[1])) is not None and all(stop <= a or b <= start for a, b, _ in out):
+            # None of these overlap, so the first that ends after the start is the only one that may reach into it.
+            after = bisect.bisect_right(prose, start, key=lambda found: found[1])
+            if (key := self._key(match[1])) is not None and (after == len(prose) or stop <= prose[after][0]):
                 out.append((start, stop, key))
         return out
 

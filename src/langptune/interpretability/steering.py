@@ -65,8 +65,10 @@ def with_sentence(sentence: str, profile: str) -> str:
 
 def removed(profile: str, name: str) -> str:
     """A profile without its mentions of a taste: list entries go, with the comma or "and" before them."""
-    told = re.sub(r"(?:,?\s*\b(?:and|or)\s+|,\s*)?" + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
-    told = re.sub(r"\s+([,.;:!?])", r"\1", told)
+    # White space is tried from its first character alone: from each, a long run would take the square of its length.
+    before = r"(?:(?:,|(?<!\s))\s*\b(?:and|or)\s+|,\s*)?"
+    told = re.sub(before + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
+    told = re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", told)
     told = re.sub(r"([,:])\s*(?=[.;!?])", "", told)
     return re.sub(r"\s{2,}", " ", told).strip(" ,")
 

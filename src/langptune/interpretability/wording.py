@@ -16,6 +16,8 @@ _COMMON = (
 )
 COMMON = frozenset(_COMMON.split())
 """Runs of these alone are no sign that a title was copied."""
+TITLE = 100
+"""Words of a title that are compared; what takes a title's length times a profile's has to have a bound."""
 
 
 def words(text: str) -> list[str]:
@@ -71,24 +73,28 @@ def copied(told: Sequence[str], titles: Sequence[str]) -> float:
 
 def copied_words(told: Sequence[str], titles: Sequence[str]) -> np.ndarray:
     """bool ``[n]``: which words ``copied`` counts."""
-    taken = np.zeros(len(told), dtype=bool)
     places: dict[str, list[int]] = {}
     for at, word in enumerate(told):
         places.setdefault(word, []).append(at)
-    for title in titles:
-        own = words(title)
+    uncommon = np.cumsum([0, *(word not in COMMON for word in told)]).tolist()
+    longest = [0] * len(told)
+    """Of the runs that end with each word and count."""
+    for title in dict.fromkeys(titles):
+        own = words(title)[:TITLE]
         least = 2 if len(own) > 1 else 1
         if len(own) == 1 and len(own[0]) < 5:
             continue
-        for start, word in enumerate(own):
-            for at in places.get(word, []):
-                length = 1
-                while (
-                    start + length < len(own) and at + length < len(told) and own[start + length] == told[at + length]
-                ):
-                    length += 1
-                if length >= least and not COMMON.issuperset(told[at : at + length]):
-                    taken[at : at + length] = True
+        runs: dict[int, int] = {}
+        """Where a run ends with the title's word of this turn -> its length."""
+        for word in own:
+            runs = {at: runs.get(at - 1, 0) + 1 for at in places.get(word, ())}
+            for at, length in runs.items():
+                if length >= max(least, longest[at]) and uncommon[at + 1] > uncommon[at + 1 - length]:
+                    longest[at] = length
+    taken, reach = np.zeros(len(told), dtype=bool), 0
+    for at in reversed(range(len(told))):
+        reach = max(reach - 1, longest[at])
+        taken[at] = reach > 0
     return taken
 
 

@@ -29,6 +29,8 @@ _SAID = re.compile(r"verdict\W{0,12}(?:is\W{1,12})?(?:profile\W{1,4})?([A-Za-z0-
 _BARE = re.compile(rf"{_OPEN}([A-Za-z0-9]+){_CLOSE}")
 _KEY = re.compile(r'"verdict"\s*:', re.I)
 _AFTER = re.compile(r"[\s`*]*")
+STARTS = 200
+"""Opening brackets, from the last one back, at which an object may begin: each is read on from, perhaps to the end."""
 
 
 def read(answer: str, finished: bool, judge: Judge) -> str | None:
@@ -82,7 +84,9 @@ def _from_json(text: str, labels: Collection[str]) -> str | None:
     """The verdict of the JSON object that ends the text; a code fence may stand around it, prose before it."""
     if not _KEY.search(text):
         return None
-    decoder, at, found = json.JSONDecoder(object_pairs_hook=_Pairs), 0, None
+    decoder, found = json.JSONDecoder(object_pairs_hook=_Pairs), None
+    starts = [mark.start() for mark in re.finditer("{", text)]
+    at = starts[-STARTS] if len(starts) > STARTS else 0
     while (at := text.find("{", at)) >= 0:
         try:
             pairs, end = decoder.raw_decode(text, at)

@@ -18,14 +18,14 @@ from langptune.interpretability.claims import FIRST, PRIVATE, Titles, extract, t
 from langptune.interpretability.faithfulness import Catalogue, looked_up
 from langptune.interpretability.wording import COMMON, copied_words, repetition, words
 
-ITEM = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s", re.MULTILINE)
+ITEM = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\d{1,2}[.)])\s", re.MULTILINE)
 """How a line of a list begins."""
 PROSE = 0.1
 """Share of common words (articles, pronouns, prepositions) below which English text is an enumeration, no prose."""
 SOFT = 0.2
 """Share of the longest profile, at its end, in which length is punished more and more (DAPO's 4,096 of 20,480)."""
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?![\d'’s])")
-BRACKETS = re.compile(r"\s*\([^()]*\)$")
+BRACKETS = re.compile(r"(?<!\s)\s*\([^()]*\)$")
 BEFORE = re.compile(r"((?:[\w'’.:&-]+ )*[\w'’.:&-]+)\s*\($")
 """The words before a year in brackets."""
 NAME = 200
@@ -156,12 +156,12 @@ def _years(written: Written, facts: Facts) -> list[bool]:
     shown = set(facts.year[history].tolist()) - {0}
     out: list[bool | None] = []
     for match in YEAR.finditer(masked):
-        year, before = int(match[0]), masked[: match.start()]
+        year, before = int(match[0]), masked[max(match.start() - NAME, 0) : match.start()]
         mark = before.rstrip(" (,")[-1:]
         if PRIVATE.match(mark):
             key = named[ord(mark) - FIRST][1]
             out.append(_among(year, facts.years[key]))
-        elif (name := BEFORE.search(before[-NAME:]) if before.endswith("(") else None) is None:
+        elif (name := BEFORE.search(before) if before.endswith("(") else None) is None:
             out.append(_among(year, shown))
         else:
             out.append(_named_year(unmasked(name[1], named), year, history, shown, facts))

@@ -8,14 +8,18 @@ import polars as pl
 
 from langptune.config.datasets import DatasetEntry
 
-_ARTICLE = re.compile(
-    r"^(?P<rest>.+), (?P<article>The|A|An|Les?|La|L'|El|Los|Las|Il|Die|Der|Das|Une?)(?P<tail> \(.*\))?$"
-)
+_MOVED = r"^(?P<rest>.+), (?P<article>The|A|An|Les?|La|L'|El|Los|Las|Il|Die|Der|Das|Une?)"
+_LAST = re.compile(rf"{_MOVED}(?P<tail>)$")
+_BEFORE_BRACKETS = re.compile(rf"{_MOVED}(?P<tail> \(.*\))?$")
 
 
 def move_article(title: str) -> str:
     """``Usual Suspects, The`` to ``The Usual Suspects``; a trailing parenthesis stays last."""
-    match = _ARTICLE.match(title)
+    line = title.removesuffix("\n")
+    if "\n" in line:
+        return title
+    # Where no bracket ends the title, none is looked for: to look after each article takes the square of its length.
+    match = (_BEFORE_BRACKETS if line.endswith(")") else _LAST).match(title)
     if not match:
         return title
     space = "" if match["article"].endswith("'") else " "
