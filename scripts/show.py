@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
+from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -54,9 +54,9 @@ def report(workflow: Workflow, config: Path) -> int:
     interpreted = any(
         (ROOT / results / dataset / "interpretability" / "table.html").is_file() for dataset in workflow.config.datasets
     )
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", str(config.resolve()), "--cores", "1"]
+    command = processes.python("-m", "snakemake", "--nolock", "--configfile", config.resolve(), "--cores", "1")
     command += ["--quiet", "all", "--report", f"{results}/report.html", "--", "all"]
-    return subprocess.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
+    return processes.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from langptune import gpus
+from langptune import gpus, processes
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
 from langptune.provenance import Record, write_json
@@ -48,6 +48,10 @@ class StageSpec(Strict):
     def needs_gpu(self) -> bool:
         """Whether the job computes on a GPU where there is one."""
         return False
+
+    def secrets(self) -> tuple[str, ...]:
+        """Environment variables with secrets that the job needs; it, and what it starts, sees no others."""
+        return ()
 
     def unreached(self) -> tuple[str, ...]:
         """Modules that the script imports and this spec does not reach (``without`` of ``provenance.code_files``)."""
@@ -105,6 +109,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
+        processes.forget(spec.secrets())
         outputs = spec.paths("_out")
         for source in spec.paths("_in"):
             if not source.exists():
@@ -184,9 +189,7 @@ def preempted() -> bool:
     if job is None:
         return False
     try:
-        told = subprocess.run(
-            ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=20
-        )
+        told = processes.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout

@@ -27,8 +27,8 @@ def refuses(node: ast.expr | None, names: dict[str, ast.expr]) -> bool:
         return node.value is False
     if not isinstance(node, ast.Dict):
         return False
-    keys = {key.value: value for key, value in zip(node.keys, node.values, strict=True) if isinstance(key, ast.Constant)}
-    return refuses(keys.get("trust_remote_code"), names)
+    told = [v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "trust_remote_code"]
+    return bool(told) and refuses(told[-1], names)
 
 
 def lacking(text: str, path: str) -> list[str]:
@@ -50,7 +50,7 @@ def lacking(text: str, path: str) -> list[str]:
             owner = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
             fine = owner in ONLY_JSON or refuses(given.get("trust_remote_code"), names)
         elif called in ("SentenceTransformer", "CrossEncoder", "pipeline"):
-            fine = not node.args and set(given) >= {"modules"} or refuses(given.get("trust_remote_code"), names)
+            fine = (not node.args and set(given) >= {"modules"}) or refuses(given.get("trust_remote_code"), names)
         elif called == "Transformer":  # of sentence-transformers
             fine = all(refuses(given.get(key), names) for key in KWARGS)
         else:
@@ -89,7 +89,7 @@ MAP = {
     "AutoModelForCausalLM": "planted.Model",
     "AutoTokenizer": ["planted.Tokenizer", "planted.Tokenizer"],
 }
-CODE = "from pathlib import Path\nPath({marker!r}).touch()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
+CODE = "import pathlib\npathlib.Path({marker!r}).touch()\nclass Config: pass\nModel = Tokenizer = Config\n"
 LOAD = """
 import sys, torch
 from pathlib import Path
