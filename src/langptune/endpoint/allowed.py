@@ -140,7 +140,7 @@ def check(source: ModelSource, where: str = "models.yaml") -> None:
             return
     origin = source.endpoint.rstrip("/")
     raise UserError(
-        f"{where}: endpoint {origin} with key {source.key}: you have not allowed this pair, and a config cannot. If that "
-        f"key is meant for that server, write `{origin}: {source.key}` into {_file()}, or `export "
+        f"{where}: endpoint {origin} with key {source.key}: you have not allowed this pair, and a config cannot. If "
+        f"that key is meant for that server, write `{origin}: {source.key}` into {_file()}, or `export "
         f"{VARIABLE}={origin}={source.key}`"
     )

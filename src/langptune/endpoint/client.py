@@ -472,10 +472,13 @@ class Client:
             return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
         status, said = error.status_code, self._said(error)
         if 300 <= status < 400:
-            other = urlsplit(error.response.headers.get("location", "")).hostname or "another path"
+            try:
+                other = urlsplit(error.response.headers.get("location", "")).hostname or "another path"
+            except ValueError:
+                other = "an address that is none"
             return UserError(
-                f"{where}: sends requests on to {answers.unicode(other)[:100]!a} ({status}), which is not followed; "
-                "write the server's own address as 'endpoint' in models.yaml"
+                f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's own "
+                "address as 'endpoint' in models.yaml"
             )
         if status in (401, 403):
             if self.source.key is None:
