@@ -149,7 +149,7 @@ def test_what_the_user_allows(own_settings, monkeypatch):
 )
 def test_a_list_that_is_none_is_said(own_settings, text):
     own_settings.write_text(text)
-    with pytest.raises(UserError, match="endpoints.yaml") as told:
+    with pytest.raises(UserError, match=r"endpoints\.yaml") as told:
         allowed.check(source("https://api.openai.com/v1"))
     assert "\n" not in str(told.value)
 

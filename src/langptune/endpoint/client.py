@@ -477,8 +477,8 @@ class Client:
             except ValueError:
                 other = "an address that is none"
             return UserError(
-                f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's own "
-                "address as 'endpoint' in models.yaml"
+                f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's "
+                "own address as 'endpoint' in models.yaml"
             )
         if status in (401, 403):
             if self.source.key is None:
