@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,9 +109,10 @@ def _wait_for(server: subprocess.Popen, log: Path, folder: Path, socket: str) ->
     raise UserError(f"the server of {folder.name} did not answer within {PATIENCE:.0f} s; all it said is in {log}")
 
 
-def _end_with_parent() -> None:
-    """Leave as soon as standard input ends: the process that started this one is gone."""
+def _end_with_parent(socket: str) -> None:
+    """Leave as soon as standard input ends: the process that started this one is gone, and cannot tidy up."""
     sys.stdin.buffer.read()
+    shutil.rmtree(Path(socket).parent, ignore_errors=True)
     os._exit(0)
 
 
@@ -128,5 +130,5 @@ def _serve(model: str, dtype: str, socket: str) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=sys.argv[-1:], daemon=True).start()
     _serve(*sys.argv[1:])
