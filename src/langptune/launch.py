@@ -170,21 +170,21 @@ def srun(job: str, wanted: Shape, command: list[str], within: bool = False) -> l
 
 
 def arguments(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> list[str]:
-    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; a port alone where there are no others."""
+    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; None where there are no others."""
     out = [f"--config_file={file}", f"--num_machines={wanted.machines}", f"--num_processes={wanted.processes}"]
     kind = read_yaml(file).get("distributed_type")
     if kind == "MULTI_CPU" and wanted.processes > 1:
         out.append("--multi_gpu")  # without it, accelerate leaves CPU processes to mpirun and starts a single one
-    if main is not None:
+    if main is None:
+        # A port that is free, for accelerate would give up our rendezvous where one that it was told is taken.
+        out += ["--main_process_port=0", f"--rdzv_backend={ALONE}"]
+    else:
         host, _, port = main.rpartition(":")
-        out.append(f"--main_process_port={port}")
-        if not host:
-            out.append(f"--rdzv_backend={ALONE}")
-        else:
-            # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
-            out += [f"--main_process_ip={host}", f"--machine_rank={rank}", "--rdzv_backend=static", "--same_network"]
-            if kind == "DEEPSPEED":
-                out.append("--deepspeed_multinode_launcher=standard")
+        # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
+        out += [f"--main_process_ip={host}", f"--main_process_port={port}", f"--machine_rank={rank}"]
+        out += ["--rdzv_backend=static", "--same_network"]
+        if kind == "DEEPSPEED":
+            out.append("--deepspeed_multinode_launcher=standard")
     return [*out, *command]
 
 
@@ -349,10 +349,9 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
         return run_here(file, wanted, int(env["SLURM_NODEID"]), main, command)
     told = read_yaml(file)
     job = env.get("SLURM_JOB_ID") or env.get("SLURM_JOBID")
-    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
     if wanted.machines == 1:
         check_gpus(file, wanted, env)
-        return run_here(file, wanted, 0, port, command)
+        return run_here(file, wanted, 0, None, command)
     if job is None:
         if told.get("main_process_ip"):  # started by hand on each machine, with a file that says which one it is
             main = f"{told['main_process_ip']}:{told.get('main_process_port') or 29500}"
@@ -367,6 +366,7 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
             f"{file}: key 'num_machines': {wanted.machines}, but job {job} has {len(found)} nodes "
             f"({', '.join(found)}); ask for {wanted.machines} nodes, or set num_machines to {len(found)}"
         )
+    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
     main = f"{told.get('main_process_ip') or address(found[0], _ask)}:{port}"
     program = Path(sys.argv[0]).resolve()
     here = processes.python(program, f"--config-file={file.resolve()}", f"--main={main}", "--")

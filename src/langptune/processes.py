@@ -1,8 +1,9 @@
 """How this project starts other programs: the one place that does.
 
-Python looks for modules in the working directory (``-m``, ``-c``) and at empty or relative entries of PYTHONPATH.
-Folders of models, data and results may be open to others, who could put a ``torch.py`` there. So every child gets
-Python's safe path and absolute entries alone, and none gets a secret that it was not started for.
+Python looks for modules in the working directory (``-m``, ``-c``). Variables say where programs, libraries and modules
+are looked for, and an empty entry, as in ``PATH=$PATH:``, is the working directory too. Folders of models, data and
+results may be open to others, who could put a ``torch.py`` there. So every child gets Python's safe path and absolute
+entries alone, and none gets a secret that it was not started for.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ SECRET = re.compile(
 """Names of environment variables that are taken for secrets; those that an allowed endpoint names are as well."""
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
 """How the hub's client takes its token."""
+_PLACES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 _SOURCES = str(Path(__file__).resolve().parents[1])
+
+
+def places() -> dict[str, str]:
+    """Variables that say where programs, libraries and modules are looked for, without the working directory.
+
+    Those that are set in this process alone, and PYTHONSAFEPATH.
+    """
+    found = {name: os.environ[name].split(os.pathsep) for name in _PLACES if name in os.environ}
+    out = {name: os.pathsep.join(part for part in parts if Path(part).is_absolute()) for name, parts in found.items()}
+    return {**out, "PYTHONSAFEPATH": "1"}
 
 
 def environment(keep: Iterable[str] = (), only: re.Pattern[str] | None = None, **changes: str) -> dict[str, str]:
@@ -42,9 +54,10 @@ def environment(keep: Iterable[str] = (), only: re.Pattern[str] | None = None, *
         if name in kept
         or (name not in named and not SECRET.search(name.upper()) and (only is None or only.fullmatch(name)))
     }
-    own = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(part).is_absolute()]
+    told = places()
+    own = [part for part in told.get("PYTHONPATH", "").split(os.pathsep) if part]
     path = os.pathsep.join(dict.fromkeys([_SOURCES, *own]))
-    return {**out, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **changes}
+    return {**out, **told, "PYTHONPATH": path, **changes}
 
 
 def forget(keep: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -83,6 +84,23 @@ def test_one_module_starts_programs():
     left = [line for line in makefile.splitlines() if "$(BIN)/python -m" in line]
     assert all("-m pip" in line or "-m pytest" in line for line in left), left
     assert starting("os.execv(a, b)\nsubprocess.run(a)") == ["os.execv", "subprocess.run"]
+
+
+def test_programs_and_libraries_are_not_looked_for_in_the_working_directory(tmp_path, monkeypatch):
+    """`PATH=$PATH:` and `LD_LIBRARY_PATH=/x:$LD_LIBRARY_PATH` have an empty entry, which is the working directory."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho planted\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f":.:{tmp_path.name}:/usr/bin:/bin:")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/x:")
+    told = processes.environment()
+    assert told["PATH"] == "/usr/bin:/bin" and told["LD_LIBRARY_PATH"] == "/opt/x"
+    assert subprocess.run(["scontrol"], capture_output=True).stdout == b"planted\n", (
+        "what happens where nobody sees to it"
+    )
+    monkeypatch.setenv("PATH", ":/nowhere")
+    with pytest.raises(FileNotFoundError):
+        processes.run(["scontrol"], capture_output=True)
 
 
 def test_python_is_started_with_the_safe_path(tmp_path, monkeypatch, secrets):
@@ -169,6 +187,9 @@ def test_a_model_server_is_this_accounts_alone(real_models, tmp_path, secrets, m
     shutil.copytree(real_models / "smollm2-135m", models / "smollm2-135m", copy_function=os.link)
     plant(models / "smollm2-135m", marker)
     monkeypatch.chdir(models)
+    long = tmp_path / ("x" * 100)  # no path to a socket is
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(ROOT / "src")]))
     with served(models / "smollm2-135m", tmp_path / "log", 1, "float32") as address:
         told = ModelSource(

@@ -35,6 +35,7 @@ from langptune.files import whole
 from langptune.gpus import visible
 from langptune.launch import shape as shape_of
 from langptune.plan import identity
+from langptune.processes import places
 from langptune.provenance import code_hash
 from langptune.slurm import guard
 
@@ -138,8 +139,8 @@ PATHS += 'export LANGPTUNE_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" HF_HUB_OFFLINE=1; 
 shell.prefix(PATHS.replace("{", "{{").replace("}", "}}"))
 
 
-# Snakemake starts itself for some jobs, on a cluster for all: it imports nothing from the working directory either.
-os.environ["PYTHONSAFEPATH"] = "1"
+# Jobs, and Snakemake where it starts itself for them (on a cluster for all), find nothing in the working directory.
+os.environ.update(places())
 
 # All jobs of this run know it by this name, wherever they run: what the user must correct is tried once a run (stage.py).
 os.environ.setdefault("LANGPTUNE_RUN", uuid.uuid4().hex)
