@@ -26,9 +26,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One driver at a time. The kernel frees this lock when a driver dies, so that a run after a kill meets no stale lock as
 # it would with Snakemake's own; a job that outlives its driver is kept apart by the lock on its outputs (stage.py).
 ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
-SNAKEMAKE := $(ALONE) $(BIN)/python -m snakemake --nolock --configfile $(call quoted,CONFIG)
+# -P: nothing is imported from the folder that make is called in.
+RUN := $(BIN)/python -P
+SNAKEMAKE := $(ALONE) $(RUN) -m snakemake --nolock --configfile $(call quoted,CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
-SHOW := $(BIN)/python scripts/show.py --config $(call quoted,CONFIG)
+SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 
 .PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report prefetch plan
 .PHONY: doctor format docs
@@ -88,10 +90,10 @@ analyse: env
 	@if [ -z $(call quoted,SURVEY) ]; then
 	  echo "error: say which survey: make analyse SURVEY=folder-with-codebook.json RESPONSES=folder-of-responses" >&2; exit 2
 	fi
-	$(BIN)/python scripts/analyse_survey.py --survey $(call quoted,SURVEY) --responses $(if $(value RESPONSES),$(call quoted,RESPONSES),$(call quoted,SURVEY)/responses)
+	$(RUN) scripts/analyse_survey.py --survey $(call quoted,SURVEY) --responses $(if $(value RESPONSES),$(call quoted,RESPONSES),$(call quoted,SURVEY)/responses)
 
 explore: env
-	@$(BIN)/python scripts/explore.py --config $(call quoted,CONFIG) $(if $(value PORT),--port $(call quoted,PORT))
+	@$(RUN) scripts/explore.py --config $(call quoted,CONFIG) $(if $(value PORT),--port $(call quoted,PORT))
 
 report: env
 	@$(ALONE) $(SHOW) report || { $(BUSY); }
@@ -107,10 +109,10 @@ prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }
 
 plan: env
-	@$(BIN)/python scripts/plan.py --config $(call quoted,CONFIG) --device $(call quoted,DEVICE)
+	@$(RUN) scripts/plan.py --config $(call quoted,CONFIG) --device $(call quoted,DEVICE)
 
 doctor: env
-	@$(BIN)/python scripts/doctor.py --config $(call quoted,CONFIG)
+	@$(RUN) scripts/doctor.py --config $(call quoted,CONFIG)
 
 # Which tests stay in one of the two processes, and in which order they run, tests/conftest.py says.
 test: env-dev check
@@ -131,4 +133,4 @@ format: env-dev
 	$(BIN)/snakefmt --line-length 120 Snakefile workflow
 
 docs: env
-	@$(BIN)/python -m langptune.config.document > config/README.md
+	@$(RUN) -m langptune.config.document > config/README.md

@@ -14,6 +14,7 @@ from langptune.config.base import read_yaml
 from langptune.config.methods import ProfileMethod, RecBoleMethod
 from langptune.config.workflow import Workflow, load
 from langptune.data import readers
+from langptune.endpoint import allowed
 from langptune.errors import UserError
 from langptune.provenance import LOCK, ROOT, versions
 
@@ -76,6 +77,10 @@ def missing(workflow: Workflow) -> list[str]:
     judges = [workflow.judges[judge].model for judge in workflow.config.interpretability.judges]
     for name in dict.fromkeys([*workflow.config.encoders, *workflow.config.decoders, *judges]):
         key = workflow.models[name].source.key
+        try:
+            allowed.check(workflow.models[name].source, f"models.yaml: {name}")
+        except UserError as error:
+            out.append(str(error))
         if key is not None and not os.environ.get(key):
             out.append(f"model '{name}' is an endpoint with a key: `export {key}=...` before the run")
         if workflow.models[name].source.endpoint is not None:

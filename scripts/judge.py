@@ -44,6 +44,10 @@ class Spec(stage.StageSpec):
     cache: str = Field(description="folder of answers")
     verdicts_out: str
 
+    def secrets(self) -> tuple[str, ...]:
+        """The key of an endpoint."""
+        return (self.model.source.key,) if self.model.source.key else ()
+
     def needs_gpu(self) -> bool:
         """A model with files runs on one, behind a server of this job."""
         return self.model.source.endpoint is None

@@ -9,6 +9,7 @@ from pydantic import Field
 from langptune import stage
 from langptune.config.datasets import DatasetEntry
 from langptune.data.fetch import fetch
+from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
 
 
@@ -18,6 +19,10 @@ class Spec(stage.StageSpec):
     name: str = Field(description="the dataset's name in config/datasets.yaml")
     dataset: DatasetEntry = Field(description="its registry entry; only source, sha256 and licence matter")
     folder_out: str
+
+    def secrets(self) -> tuple[str, ...]:
+        """The hub's token."""
+        return HUB_TOKENS
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

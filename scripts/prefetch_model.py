@@ -9,6 +9,7 @@ from pydantic import Field
 from langptune import stage
 from langptune.config.models import ModelEntry
 from langptune.models.materialise import materialise
+from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
 
 
@@ -18,6 +19,10 @@ class Spec(stage.StageSpec):
     name: str = Field(description="the model's name in config/models.yaml")
     model: ModelEntry = Field(description="its registry entry")
     folder_out: str
+
+    def secrets(self) -> tuple[str, ...]:
+        """The hub's token."""
+        return HUB_TOKENS
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

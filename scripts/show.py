@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -57,12 +57,12 @@ def report(workflow: Workflow, config: Path) -> int:
     interpreted = any(
         (ROOT / results / dataset / "interpretability" / "table.html").is_file() for dataset in workflow.config.datasets
     )
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", str(config.resolve()), "--cores", "1"]
+    command = processes.python("-m", "snakemake", "--nolock", "--configfile", config.resolve(), "--cores", "1")
     with tempfile.TemporaryDirectory(prefix="report-") as folder:
         # Snakemake would write through a link, and asks for this ending.
         made = Path(folder) / "report.html"
         command += ["--quiet", "all", "--report", str(made), "--", "all"]
-        status = subprocess.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
+        status = processes.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
         if made.is_file():
             with whole(ROOT / results / "report.html") as part:
                 shutil.copyfile(made, part)

@@ -60,6 +60,10 @@ class Spec(stage.StageSpec):
         """A model with files is asked through no client."""
         return CLIENT if self.encoder.source.endpoint is None else ()
 
+    def secrets(self) -> tuple[str, ...]:
+        """The key of an endpoint."""
+        return (self.encoder.source.key,) if self.encoder.source.key else ()
+
     def needs_gpu(self) -> bool:
         """A model with files runs on one."""
         return self.encoder.source.endpoint is None

@@ -226,8 +226,8 @@ def write_raw(folder: Path, rows: list[tuple], items: list[tuple], users: list[t
 
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory, real_models) -> str:
-    """Base URL of a real chat API on this machine: the embedded encoder behind `transformers serve`, in float32."""
+    """Socket of a real chat API on this machine: the embedded encoder behind `transformers serve`, in float32."""
     from langptune.endpoint.serve import served
 
-    with served(real_models / "smollm2-135m", tmp_path_factory.mktemp("server") / "log", 1, "float32") as url:
-        yield url
+    with served(real_models / "smollm2-135m", tmp_path_factory.mktemp("server") / "log", 1, "float32") as socket:
+        yield socket

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from langptune.endpoint.allowed import VARIABLE
 
 KEY = "sk-of-this-test-0123456789"
 
@@ -55,19 +57,20 @@ class Door:
         return Response(content, status, media_type="application/json")
 
     def _behind(self, body: bytes) -> tuple[int, bytes]:
-        asked = urllib.request.Request(
-            f"{self.behind}/chat/completions", body, {"Content-Type": "application/json"}, method="POST"
-        )
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=120) as told:
-                return told.status, told.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=self.behind), timeout=120) as client:
+            headers = {"Content-Type": "application/json"}
+            told = client.post("http://127.0.0.1/v1/chat/completions", content=body, headers=headers)
+        return told.status_code, told.content
 
 
 @contextmanager
-def door(behind: str = ""):
-    """An open door; closed, with its port, when the block ends."""
+def door(behind: str = "", keys: tuple[str, ...] = ("DOOR_KEY", "WRONG", "NOWHERE")):
+    """An open door; closed, with its port, when the block ends.
+
+    Args:
+        behind: socket of the server behind it.
+        keys: variables that the user allows there, as long as it is open.
+    """
     keeper = Door(behind)
     app = Starlette(routes=[Route("/v1/chat/completions", keeper.answer, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
@@ -76,8 +79,11 @@ def door(behind: str = ""):
     while not server.started:
         time.sleep(0.02)
     keeper.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = " ".join(f"{keeper.url}={key}" for key in keys)
     try:
         yield keeper
     finally:
+        os.environ.pop(VARIABLE) if before is None else os.environ.update({VARIABLE: before})
         server.should_exit = True
         thread.join()

@@ -222,10 +222,12 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
     sys.executable = str(Path(sys.executable).with_name("python"))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))
+    sys.orig_argv = [sys.executable, *arguments]
+    safe = environment.get("PYTHONSAFEPATH") or arguments[0] == "-P"
+    arguments = arguments[1:] if arguments[0] == "-P" else arguments
     first = folder if kind == "module" else str(Path(arguments[0]).resolve().parent)
     own = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
-    sys.path[:] = [first, *own, *base_path]
-    sys.orig_argv = [sys.executable, *arguments]
+    sys.path[:] = [*([] if safe else [first]), *own, *base_path]
     sys.argv = arguments[1:] if kind == "module" else arguments
 
 

@@ -22,6 +22,7 @@ LIGHT = {"launch.py", "plan.py"}
 AFTER = 1
 # Variables that no library reads when it is imported, and those that the server applies anew for each script.
 FREE = {"_", "COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "PYTHONPATH", "MPLBACKEND"}
+FREE |= {"PYTHONSAFEPATH"}
 FREE |= {"HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"}
 FREE |= {"NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "PYTHONUNBUFFERED"}
 FREE_PREFIXES = ("LANGPTUNE", "PYTEST_", "SNAKEMAKE")
@@ -37,6 +38,7 @@ def plain():
 
 def kind_of(arguments):
     """What a command line runs: "script" of the repository, "module" (a server of ours or a dry run), or None."""
+    arguments = arguments[1:] if arguments[:1] == ["-P"] else arguments
     dry_run = arguments[:2] == ["-m", "snakemake"] and "-n" in arguments
     if dry_run or arguments[:2] == ["-m", "langptune.endpoint.serve"]:
         return "module"
@@ -92,7 +94,7 @@ def server(arguments, kind):
     folder = f"{RUN}/{signature()}"
     if connection := reached(f"{folder}/socket"):
         return connection
-    if kind == "script" and not computes(arguments[0]):
+    if kind == "script" and not computes(next(part for part in arguments if part != "-P")):
         return None
     os.makedirs(folder, exist_ok=True)
     with open(f"{folder}/lock", "a+") as lock:
@@ -110,7 +112,8 @@ def server(arguments, kind):
                 os.dup2(os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
                 os.dup2(1, 2)
                 os.closerange(3, 1024)
-                environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+                own = ("PYTHONPATH", "PYTHONSAFEPATH")
+                environment = {key: value for key, value in os.environ.items() if key not in own}
                 os.execve(PLAIN, [PLAIN, SERVER, f"{folder}/socket", f"{RUN}/owner"], environment)
             os._exit(0)
         os.waitpid(child, 0)

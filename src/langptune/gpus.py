@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+from langptune import processes
 from langptune.errors import UserError
 from langptune.files import Held, hold, own_folder
 
@@ -62,7 +63,7 @@ def _found() -> int:
     if devices := list(Path("/dev").glob("nvidia[0-9]*")):
         return len(devices)
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+        listed = processes.run(["nvidia-smi", "-L"], capture_output=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in listed.splitlines())  # parts of a GPU (MIG) are indented

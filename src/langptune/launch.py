@@ -18,11 +18,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from langptune import gpus
+from langptune import gpus, processes
 from langptune.config.base import read_yaml
 from langptune.errors import EXIT_AGAIN, UserError
 
@@ -30,6 +32,11 @@ PORTS = range(20000, 32000)
 """Where a port is looked for: below those that Linux hands out by itself, above those of common services."""
 KEPT = {"SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME"}
 """What a nested srun may know of SLURM's variables; the rest speaks of another step's tasks, memory and binding."""
+
+STORE = "LANGPTUNE_STORE"
+"""Variable with the file by which the processes of one machine find each other."""
+ALONE = "alone"
+"""Name of our rendezvous of one machine, for torch."""
 
 Ask = Callable[[list[str]], str]
 
@@ -163,19 +170,21 @@ def srun(job: str, wanted: Shape, command: list[str], within: bool = False) -> l
 
 
 def arguments(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> list[str]:
-    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; a port alone where there are no others."""
+    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; None where there are no others."""
     out = [f"--config_file={file}", f"--num_machines={wanted.machines}", f"--num_processes={wanted.processes}"]
     kind = read_yaml(file).get("distributed_type")
     if kind == "MULTI_CPU" and wanted.processes > 1:
         out.append("--multi_gpu")  # without it, accelerate leaves CPU processes to mpirun and starts a single one
-    if main is not None:
+    if main is None:
+        # A port that is free, for accelerate would give up our rendezvous where one that it was told is taken.
+        out += ["--main_process_port=0", f"--rdzv_backend={ALONE}"]
+    else:
         host, _, port = main.rpartition(":")
-        out.append(f"--main_process_port={port}")
-        if host:
-            # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
-            out += [f"--main_process_ip={host}", f"--machine_rank={rank}", "--rdzv_backend=static", "--same_network"]
-            if kind == "DEEPSPEED":
-                out.append("--deepspeed_multinode_launcher=standard")
+        # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
+        out += [f"--main_process_ip={host}", f"--main_process_port={port}", f"--machine_rank={rank}"]
+        out += ["--rdzv_backend=static", "--same_network"]
+        if kind == "DEEPSPEED":
+            out.append("--deepspeed_multinode_launcher=standard")
     return [*out, *command]
 
 
@@ -191,6 +200,78 @@ def status(codes: Iterable[int], rank: int, stopped: bool) -> int:
         return EXIT_AGAIN if rank == 0 else 0
     code = codes[0] if codes else 1
     return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """Let the processes of this machine meet where no other account can join them, while the block runs.
+
+    Torch's own store listens on all interfaces, and takes whoever comes. Here they meet at a file in a folder that only
+    this account can enter (``join``), and what they send each other goes over the loopback interface.
+    """
+    from torch.distributed import HashStore
+    from torch.distributed.elastic.rendezvous import (
+        RendezvousHandler,
+        RendezvousInfo,
+        RendezvousStoreInfo,
+        rendezvous_handler_registry,
+    )
+
+    class Alone(RendezvousHandler):
+        """One launcher, which has nobody to meet: its store is its own memory."""
+
+        def __init__(self, name: str):
+            self._name, self._store = name, HashStore()
+
+        def get_backend(self) -> str:
+            return ALONE
+
+        def next_rendezvous(self) -> RendezvousInfo:
+            return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("127.0.0.1", pick_port(self._name)))
+
+        def is_closed(self) -> bool:
+            return False
+
+        def set_closed(self) -> None:
+            pass
+
+        def num_nodes_waiting(self) -> int:
+            return 0
+
+        def get_run_id(self) -> str:
+            return self._name
+
+        def shutdown(self) -> bool:
+            return True
+
+    rendezvous_handler_registry.register(ALONE, lambda params: Alone(params.run_id))
+    with tempfile.TemporaryDirectory(prefix="langptune-") as folder:
+        os.environ |= {STORE: f"{folder}/store", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        yield
+
+
+def join(cpu: bool) -> None:
+    """Meet the other processes of this machine, where a launcher of ours started several; nothing else otherwise.
+
+    Call it before anything of accelerate does the same its own way.
+
+    Args:
+        cpu: the model is on the CPU.
+    """
+    if (file := os.environ.get(STORE)) is None:
+        return
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    divided = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    # As accelerate chooses, and the time that transformers gives.
+    backend = "gloo" if cpu else "cuda:nccl,cpu:gloo" if divided else "nccl"
+    store = dist.FileStore(file, size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=1800))
 
 
 def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> int:
@@ -223,8 +304,10 @@ def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: li
 
     args = launch_command_parser().parse_args(arguments(file, wanted, rank, main, command))
     args.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    processes.forget()  # a training calls no endpoint
     try:
-        launch_command(args)
+        with private() if wanted.machines == 1 else nullcontext():
+            launch_command(args)
     except ChildFailedError as error:
         failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
         return status([failure.exitcode for failure in failures], rank, stopped)
@@ -240,7 +323,7 @@ def _ask(command: list[str]) -> str:
         UserError: it is missing, or fails.
     """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return processes.run(command, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise UserError(
             f"{command[0]}: no such command, and SLURM_JOB_ID is set; make SLURM's commands visible to the job (in a "
@@ -266,10 +349,9 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
         return run_here(file, wanted, int(env["SLURM_NODEID"]), main, command)
     told = read_yaml(file)
     job = env.get("SLURM_JOB_ID") or env.get("SLURM_JOBID")
-    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
     if wanted.machines == 1:
         check_gpus(file, wanted, env)
-        return run_here(file, wanted, 0, port, command)
+        return run_here(file, wanted, 0, None, command)
     if job is None:
         if told.get("main_process_ip"):  # started by hand on each machine, with a file that says which one it is
             main = f"{told['main_process_ip']}:{told.get('main_process_port') or 29500}"
@@ -284,12 +366,15 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
             f"{file}: key 'num_machines': {wanted.machines}, but job {job} has {len(found)} nodes "
             f"({', '.join(found)}); ask for {wanted.machines} nodes, or set num_machines to {len(found)}"
         )
+    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
     main = f"{told.get('main_process_ip') or address(found[0], _ask)}:{port}"
-    here = [sys.executable, str(Path(sys.argv[0]).resolve()), f"--config-file={file.resolve()}", f"--main={main}", "--"]
-    kept = {key: value for key, value in env.items() if key in KEPT or not key.startswith(("SLURM_", "SRUN_"))}
+    program = Path(sys.argv[0]).resolve()
+    here = processes.python(program, f"--config-file={file.resolve()}", f"--main={main}", "--")
+    told = processes.environment()
+    kept = {key: value for key, value in told.items() if key in KEPT or not key.startswith(("SLURM_", "SRUN_"))}
     # Not a child: signals of the job reach srun, which hands them on to the nodes.
     try:
-        os.execvpe("srun", srun(job, wanted, [*here, *command], "SLURM_STEP_ID" in env), kept)
+        processes.become(srun(job, wanted, [*here, *command], "SLURM_STEP_ID" in env), kept)
     except FileNotFoundError:
         raise UserError("srun: no such command; make SLURM's commands visible to the job") from None
 

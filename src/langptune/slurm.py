@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from langptune import processes
 from langptune.errors import UserError
 from langptune.files import Held, hold
 from langptune.provenance import ROOT
@@ -79,7 +80,7 @@ def queue(workdir: Path) -> list[Entry] | None:
     """This user's jobs of drivers in one folder, the recently finished ones too; None where SLURM does not answer."""
     command = ["squeue", "--noheader", "--states=all", "--user", getpass.getuser(), "--format", FORMAT]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = processes.run(command, capture_output=True, timeout=60)
     except FileNotFoundError:
         raise UserError("squeue: no such command; run this where SLURM jobs are submitted (docs/cluster.md)") from None
     except subprocess.TimeoutExpired:
@@ -193,7 +194,7 @@ class Watch(threading.Thread):
             since = self._since.setdefault(entry.id, now)
             if now - since >= self._patience:
                 self._since[entry.id] = now
-                done = subprocess.run(["scontrol", "requeue", entry.id], capture_output=True, text=True)
+                done = processes.run(["scontrol", "requeue", entry.id], capture_output=True)
                 self._say(
                     f"{name} ended as {entry.state} and was not put back in the queue: "
                     + (
@@ -266,5 +267,5 @@ def guard(workdir: Path, say: Say) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os.chdir(workdir)
-        os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])
+        processes.become(processes.python("-m", "snakemake", *sys.argv[1:]), os.environ)  # jobs may need its keys
     Watch(workdir, say, every=every, summary=15 * every, patience=2 * every).start()

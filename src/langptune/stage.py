@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from langptune import gpus
+from langptune import gpus, processes
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError, printable
 from langptune.files import Held, fresh, hold
@@ -48,6 +48,10 @@ class StageSpec(Strict):
     def needs_gpu(self) -> bool:
         """Whether the job computes on a GPU where there is one."""
         return False
+
+    def secrets(self) -> tuple[str, ...]:
+        """Environment variables with secrets that the job needs; it, and what it starts, sees no others."""
+        return ()
 
     def unreached(self) -> tuple[str, ...]:
         """Modules that the script imports and this spec does not reach (``without`` of ``provenance.code_files``)."""
@@ -106,6 +110,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
     try:
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
+        processes.forget(spec.secrets())
         outputs = spec.paths("_out")
         record = Record(path, spec.model_dump(mode="json"), spec.unreached())
         refusal = _Refusal(outputs if first else [], record)
@@ -198,9 +203,7 @@ def preempted() -> bool:
     if job is None:
         return False
     try:
-        told = subprocess.run(
-            ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=20
-        )
+        told = processes.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout

@@ -18,6 +18,7 @@ from langptune.config.base import read_yaml, validate
 from langptune.config.models import EncoderEntry, ModelSource
 from langptune.config.workflow import load
 from langptune.data import contracts
+from langptune.endpoint import allowed
 from langptune.endpoint import client as client_module
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client
@@ -70,7 +71,8 @@ def test_an_answer_is_paid_for_once(chat_server, tmp_path, monkeypatch):
     kept = list(tmp_path.rglob("*.json"))
     assert len(kept) == 1 and KEY not in kept[0].read_text()
     kept[0].write_text(kept[0].read_text()[:40])  # half a file is none
-    with pytest.raises(UserError, match="DOOR_KEY"):
+    monkeypatch.setenv(allowed.VARIABLE, f"{keeper.url}=DOOR_KEY")
+    with pytest.raises(UserError, match=r"needs a key: `export DOOR_KEY"):
         Client(source(keeper.url), tmp_path).ask([YES])
 
 
@@ -142,11 +144,11 @@ def test_errors_say_what_to_do(keeper, chat_server, tmp_path, monkeypatch):
         monkeypatch.setenv("WRONG", "two words")
         Client(source(keeper.url, key="WRONG"), tmp_path).ask([YES])
     with pytest.raises(UserError, match=r"not found \(404: Not Found\); check 'model' and 'endpoint'"):
-        Client(source(chat_server.removesuffix("/v1")), tmp_path).ask([YES])
+        Client(source("http://127.0.0.1", key=None), tmp_path, socket=chat_server).ask([YES])
     with pytest.raises(UserError, match=r"other at .*: refused the request \(400: Server is pinned to"):
         Client(source(keeper.url, model="other"), tmp_path).ask([YES])
     with pytest.raises(UserError, match=r"cannot be reached \(Connect\w*\); is the server running"):
-        Client(source(f"http://127.0.0.1:{closed_port()}/v1", retries=0), tmp_path).ask([YES])
+        Client(source(f"http://127.0.0.1:{closed_port()}/v1", retries=0, key=None), tmp_path).ask([YES])
     with pytest.raises(UserError, match=r"no answer within 0.001 s; raise 'timeout'"):
         Client(source(keeper.url, timeout=0.001, retries=0), tmp_path).ask([YES])
     assert not list(tmp_path.rglob("*.json"))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, copy_of_repo, jobs_of, snakemake
+from tests.neighbour import plant
 
 pytestmark = pytest.mark.workflow
 ODD = """x {a} {{b}} $(touch made) `touch made` 'q' "d" ; touch made; [1] %s $HOME é"""
@@ -79,7 +80,7 @@ def make(tmp_path):
 @pytest.mark.parametrize("door", ["argument", "environment"])
 def test_make_hands_no_value_to_a_shell(make, tmp_path, door):
     """The name of the config, and the results folder that it names."""
-    results = tmp_path / "r $(touch made) `touch made`; touch made 'q'"
+    results = tmp_path / "r $(touch made) `touch made`'; touch made; '$(shell touch made) 'q'"
     path = config(tmp_path / "$(touch made) `touch made`; touch made 'q' \"d\".yaml", results=str(results))
     (results / "ml-100k-small/comparison").mkdir(parents=True)
     (results / "ml-100k-small/comparison/table.md").write_text("| a table |\n")
@@ -92,6 +93,35 @@ def test_make_hands_no_value_to_a_shell(make, tmp_path, door):
     assert not list(tmp_path.rglob("made"))
     done = make("report", "CONFIG=config/nowhere.yaml")
     assert done.returncode == 2 and "no such config file: config/nowhere.yaml" in done.stderr
+
+
+def test_a_run_imports_nothing_from_its_folder(make, tmp_path):
+    """Neither the driver that make starts, nor its jobs, nor what these start."""
+    folder, marker = tmp_path / "make", tmp_path / "imported"
+    for name in ("Snakefile", "workflow", "src", "slurm", "profiles"):
+        (folder / name).symlink_to(ROOT / name)
+    for place in (folder, folder / "results", folder / "results/alone/ml-100k-small/data"):
+        plant(place, marker)
+    path = config(tmp_path / "config.yaml")
+    done = make("prefetch", f"CONFIG={path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = "results/alone/ml-100k-small/data/items.parquet"
+    command = [
+        ".venv/bin/python",
+        "-P",
+        "-m",
+        "snakemake",
+        "--nolock",
+        "--cores",
+        "1",
+        "--configfile",
+        str(path),
+        wanted,
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": "s3cret"}
+    done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
+    assert done.returncode == 0 and (folder / wanted).is_file(), done.stderr[-3000:]
+    assert not marker.exists(), marker.read_text()
 
 
 def test_show_prints_the_tables_of_a_config(tmp_path):

@@ -30,12 +30,14 @@ from langptune.config.phases import VALIDATION, Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
+from langptune.endpoint.allowed import check as check_endpoint
 from langptune.errors import UserError
 from langptune.files import own_folder, whole
 
 from langptune.gpus import visible
 from langptune.launch import shape as shape_of
 from langptune.plan import identity
+from langptune.processes import places
 from langptune.provenance import code_hash
 from langptune.slurm import guard
 from langptune.stage import refused
@@ -46,6 +48,9 @@ try:
     for key, value in workflow.config_settings.config.items():
         update_config(config, {key: retype(value)})
     WORKFLOW = load(config, ROOT, ", ".join(str(path) for path in workflow.configfiles) or "config")
+    judges = [WORKFLOW.judges[judge].model for judge in WORKFLOW.config.interpretability.judges]
+    for name in dict.fromkeys([*WORKFLOW.config.encoders, *judges]):
+        check_endpoint(WORKFLOW.models[name].source, f"models.yaml: {name}")
     for name in WORKFLOW.config.methods:
         if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
             for point in WORKFLOW.methods[name].grid():
@@ -128,7 +133,7 @@ wildcard_constraints:
 # again. The library is that of this checkout, whichever one the environment was made for. The interpreter that runs
 # Snakemake has the locked environment; containers and conda bring their own.
 SCRIPTS = ROOT / "scripts"
-PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))} PYTHONSAFEPATH=1; "
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 # Jobs may run where there is no network: only the prefetch rules may ask the hub, and only if the user lets them.
@@ -136,6 +141,9 @@ PATHS += 'export LANGPTUNE_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" HF_HUB_OFFLINE=1; 
 # Snakemake formats the prefix: braces in a path are doubled, so that they come out as they are.
 shell.prefix(PATHS.replace("{", "{{").replace("}", "}}"))
 
+
+# Jobs, and Snakemake where it starts itself for them (on a cluster for all), find nothing in the working directory.
+os.environ.update(places())
 
 # All jobs of this run know it by this name, wherever they run: what the user must correct is tried once a run (stage.py).
 os.environ.setdefault("LANGPTUNE_RUN", uuid.uuid4().hex)

@@ -91,7 +91,7 @@ class ModelSource(Strict):
                 raise ValueError(f"'{given[0]}' goes with 'endpoint', which is not there")
             return
         # Not a ValueError: that would come with the value found, which may hold a secret.
-        if not re.match(r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$", self.endpoint):
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.endpoint):
             raise UserError(
                 f"models.yaml: the endpoint of model '{self.model}' must be a base URL such as "
                 "https://api.openai.com/v1, without user, password or query; a key goes into an environment variable"
@@ -100,7 +100,7 @@ class ModelSource(Strict):
             raise ValueError("endpoint is the base URL alone; leave out '/chat/completions'")
         if not self.model:
             raise ValueError("an endpoint needs 'model', the name it knows the model by")
-        if self.key is not None and not re.match(r"^[A-Z_][A-Z0-9_]*$", self.key):
+        if self.key is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key):
             raise UserError(
                 f"models.yaml: {self.endpoint}: key must be the NAME of an environment variable in capitals, such as "
                 "OPENAI_API_KEY; a key itself belongs into no file"

@@ -24,14 +24,15 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langptune.config.models import OMISSIBLE, ModelSource
-from langptune.endpoint import answers
+from langptune.endpoint import allowed, answers
 from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
 from langptune.files import private, whole
@@ -121,7 +122,7 @@ class Client:
         cache: Path | str,
         max_usd: float | None = None,
         identity: str | None = None,
-        url: str | None = None,
+        socket: str | None = None,
     ):
         """A client; nothing is sent yet.
 
@@ -131,11 +132,11 @@ class Client:
             max_usd: no more is spent on what this client is asked, in US dollars, answers that an earlier attempt paid
                 for and that are in the cache included; None: no limit.
             identity: what stands for the server in the cache, where its address does not (a port of the moment).
-            url: where the server listens now, where that is not ``source.endpoint``.
+            socket: Unix socket that the server listens on, in place of the port of ``source.endpoint``.
         """
         self.source, self.cache, self.max_usd = source, Path(cache), max_usd
         self.identity = identity or str(source.endpoint).rstrip("/")
-        self.url = (url or str(source.endpoint)).rstrip("/")
+        self.url, self.socket = str(source.endpoint).rstrip("/"), socket
         self.spent = Spent()
         self._before = 0.0
         self._charged: set[str] = set()
@@ -413,21 +414,28 @@ class Client:
             self._stop.wait(min(wait, 5.0))
 
     def _openai(self) -> OpenAI:
+        import httpx2
         from openai import DefaultHttpxClient, OpenAI
 
-        # A proxy of the environment is none for this machine itself.
-        near = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
-        return OpenAI(
-            api_key=self._secret() or "none",
-            base_url=self.url,
-            timeout=self.source.timeout,
-            max_retries=self.source.retries,
-            http_client=DefaultHttpxClient(trust_env=not near, event_hooks={"response": [self._unmask]}),
-        )
+        secret = self._secret()
+        with _hidden_variables("OPENAI_"):  # the package sends what it finds there to any server
+            return OpenAI(
+                api_key=secret or "none",
+                base_url=self.url,
+                timeout=self.source.timeout,
+                max_retries=self.source.retries,
+                http_client=DefaultHttpxClient(
+                    transport=None if self.socket is None else httpx2.HTTPTransport(uds=self.socket),
+                    trust_env=not allowed.near(self.url),  # a proxy of the environment is none for this machine itself
+                    follow_redirects=False,  # another server would read the prompts
+                    event_hooks={"response": [self._unmask]},
+                ),
+            )
 
     def _secret(self) -> str:
         if self.source.key is None:
             return ""
+        allowed.check(self.source)
         secret = os.environ.get(self.source.key, "").strip()
         if not secret:
             raise UserError(
@@ -458,6 +466,15 @@ class Client:
         if not isinstance(error, openai.APIStatusError):
             return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
         status, said = error.status_code, self._said(error)
+        if 300 <= status < 400:
+            try:
+                other = urlsplit(error.response.headers.get("location", "")).hostname or "another path"
+            except ValueError:
+                other = "an address that is none"
+            return UserError(
+                f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's "
+                "own address as 'endpoint' in models.yaml"
+            )
         if status in (401, 403):
             if self.source.key is None:
                 what = "no key was sent; name its variable as 'key' in models.yaml"
@@ -523,6 +540,16 @@ class Client:
     def _hidden(self, text: str) -> str:
         secret = os.environ.get(self.source.key or "", "").strip()
         return text.replace(secret, "***") if secret else text
+
+
+@contextmanager
+def _hidden_variables(prefix: str) -> Iterator[None]:
+    """Take variables out of the environment while the block runs."""
+    told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
+    try:
+        yield
+    finally:
+        os.environ.update(told)
 
 
 def _words(body: Mapping[str, Any]) -> str:

@@ -1,33 +1,42 @@
 """A local model behind the same chat API as a remote one: ``transformers serve``, for as long as a block runs.
 
 Sources: ``transformers/cli/serve.py`` and ``serving/server.py`` of transformers 5. The server loads the model before it
-listens, and takes a port that the system gives it, so that several may run beside each other.
+listens. It asks for no key, and would load any folder or drop the model for whoever reaches it: so it listens on no
+port, but on a Unix socket in a folder that no other account can enter.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from langptune import processes
 from langptune.errors import UserError
 from langptune.files import fresh
 
 PATIENCE = 600.0
 """Seconds that a server may take to load its model."""
-_LISTENS = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+NEEDED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_\w+|VIRTUAL_ENV|(CONDA|XDG|OMP|MKL|KMP|OPENBLAS|GOTO|MALLOC)_\w+"
+    r"|(CUDA|NVIDIA|NCCL|ROCR|ROCM|HIP|HSA|PYTORCH|TORCH|TRITON|HF|TRANSFORMERS|LANGPTUNE)_\w+|PYTHON\w+"
+)
+"""Environment variables that a server may need."""
+_LONGEST = 90
+"""Characters that the path of a Unix socket may have, less those of our own names."""
 
 
 @contextmanager
 def served(folder: Path | str, log: Path | str, threads: int, dtype: str = "auto") -> Iterator[str]:
-    """Serve a model folder on 127.0.0.1 while the block runs.
+    """Serve a model folder on a Unix socket of this account while the block runs.
 
     The server is ended however the block is left: at its end, by an exception, by SIGTERM (which scripts turn into
     one), and, because it watches a pipe to us, also when this process is killed.
@@ -39,7 +48,7 @@ def served(folder: Path | str, log: Path | str, threads: int, dtype: str = "auto
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: that of the weights.
 
     Yields:
-        The base URL, ``http://127.0.0.1:PORT/v1``; the model is called by the folder's name.
+        The socket, for ``Client``; the model is called by the folder's name.
 
     Raises:
         UserError: the server ended, or did not listen in time; the line names the log.
@@ -47,59 +56,79 @@ def served(folder: Path | str, log: Path | str, threads: int, dtype: str = "auto
     folder, log = Path(folder).resolve(), Path(log)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no model to serve; run the prefetch rule")
-    command = [sys.executable, "-m", "langptune.endpoint.serve", "serve", folder.name]
-    command += ["--host", "127.0.0.1", "--port", "0", "--device", "auto", "--dtype", dtype]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    environment |= {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    source = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    with fresh(log) as out:
-        # In the folder's parent, the folder's name is a path to transformers, and what requests call the model.
-        server = subprocess.Popen(
-            command, cwd=folder.parent, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        yield f"{_listening(server, log, folder)}/v1"
-    finally:
-        server.terminate()
+    changes = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    changes |= {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    short = len(tempfile.gettempdir()) < _LONGEST - len("/langptune-12345678")
+    with tempfile.TemporaryDirectory(prefix="langptune-", dir=None if short else "/tmp") as private:  # mode 0700
+        # Here the folder's name is a path to transformers, and what requests call the model. The folder of all models
+        # is no working directory: others may put files there.
+        here, socket = Path(private, "models"), str(Path(private, "socket"))
+        here.mkdir()
+        (here / folder.name).symlink_to(folder)
+        with fresh(log) as out:
+            server = processes.start(
+                processes.python("-m", "langptune.endpoint.serve", folder.name, dtype, socket),
+                processes.environment(only=NEEDED, **changes),
+                cwd=here,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
         try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            _wait_for(server, log, folder, socket)
+            yield socket
         finally:
-            if server.stdin:
-                with suppress(OSError):
-                    server.stdin.close()
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            finally:
+                if server.stdin:
+                    with suppress(OSError):
+                        server.stdin.close()
 
 
-def _listening(server: subprocess.Popen, log: Path, folder: Path) -> str:
-    """The server's address, once it answers."""
+def _wait_for(server: subprocess.Popen, log: Path, folder: Path, socket: str) -> None:
+    """Come back once the server answers."""
+    import httpx2
+
     end = time.monotonic() + PATIENCE
-    # A proxy of the environment is none for this machine itself.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < end:
-        if server.poll() is not None:
-            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            last = lines[-1].strip()[:200] if lines else "it said nothing"
-            raise UserError(f"the server of {folder.name} ended at once ({last}); all it said is in {log}")
-        if found := _LISTENS.search(log.read_text(encoding="utf-8", errors="replace")):
-            with suppress(OSError), opener.open(f"{found[1]}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return found[1]
-        time.sleep(0.1)
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=socket), timeout=5) as client:
+        while time.monotonic() < end:
+            if server.poll() is not None:
+                lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+                last = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
+                raise UserError(f"the server of {folder.name} ended at once ({last}); all it said is in {log}")
+            if Path(socket).exists():
+                with suppress(httpx2.HTTPError):
+                    if client.get("http://127.0.0.1/health").status_code == 200:
+                        return
+            time.sleep(0.1)
     raise UserError(f"the server of {folder.name} did not answer within {PATIENCE:.0f} s; all it said is in {log}")
 
 
-def _end_with_parent() -> None:
-    """Leave as soon as standard input ends: the process that started this one is gone."""
+def _end_with_parent(socket: str) -> None:
+    """Leave as soon as standard input ends: the process that started this one is gone, and cannot tidy up."""
     sys.stdin.buffer.read()
+    shutil.rmtree(Path(socket).parent, ignore_errors=True)
     os._exit(0)
 
 
-if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The command itself, without its look for a newer version on the network.
-    from transformers.cli.transformers import app
+def _serve(model: str, dtype: str, socket: str) -> None:
+    """The server of ``transformers serve``, on a socket; its own command line knows ports alone."""
+    from transformers.cli.serve import Serve
 
-    app()
+    class OnSocket(Serve):
+        def start_server(self) -> None:
+            self.server.config.uds = socket
+            self.server.run()
+
+    # ``non_blocking`` has it call ``start_server``.
+    OnSocket(force_model=model, device="auto", dtype=dtype, trust_remote_code=False, non_blocking=True)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, args=sys.argv[-1:], daemon=True).start()
+    _serve(*sys.argv[1:])

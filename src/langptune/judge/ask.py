@@ -94,7 +94,7 @@ def answers(
         told = client.estimate(requests)
         tell(f"{client.source.model}: {told.line}")
         if entry.source.endpoint is None and told.requests:
-            client.url = stack.enter_context(served(folder, log, threads, dtype))
+            client.socket = stack.enter_context(served(folder, log, threads, dtype))
         return client.ask(requests, progress), client
 
 

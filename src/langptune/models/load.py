@@ -142,7 +142,9 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
         if (Path(folder) / "modules.json").is_file():
             model = SentenceTransformer(str(folder), device=str(device), local_files_only=True, trust_remote_code=False)
         else:
-            body = Transformer(str(folder))
+            # Without these it asks whether to run the code of the folder.
+            ours = {"local_files_only": True, "trust_remote_code": False}
+            body = Transformer(str(folder), model_kwargs=ours, processor_kwargs=ours, config_kwargs=ours)
             pooling = Pooling(entry.dimensions, pooling_mode={"last": "lasttoken"}.get(entry.pooling, entry.pooling))
             model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
     except Exception as error:

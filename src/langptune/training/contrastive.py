@@ -30,6 +30,7 @@ from transformers import Trainer, TrainingArguments
 from langptune.config.recipes import ContrastiveRecipe
 from langptune.errors import UserError
 from langptune.gpus import refuse_several
+from langptune.launch import join
 from langptune.randomness import stream
 from langptune.ranking.decoder import unit_vectors
 from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
@@ -172,6 +173,7 @@ class ContrastiveTrainer(Resumable, Trainer):
 
         ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
         """
+        join(cpu=model.device.type == "cpu")
         arguments = TrainingArguments(
             **training_arguments(recipe, checkpoints, recipe.batches, bf16, seed, phase),
             per_device_train_batch_size=1,  # replaced below, once the number of processes is known

@@ -32,6 +32,7 @@ from transformers import Trainer, TrainingArguments
 from langptune.config.recipes import ReinforcementRecipe
 from langptune.errors import UserError
 from langptune.gpus import refuse_several
+from langptune.launch import join
 from langptune.profiles.generate import Profile, Reader, generate_batch, plan_batches
 from langptune.randomness import seed_torch, stream_seed
 from langptune.training.algorithms import ALGORITHMS, standardised
@@ -172,6 +173,7 @@ class PolicyTrainer(Resumable, Trainer):
         self._batch: tuple[int, Batch] | None = None
         self.checkpoints = checkpoints
 
+        join(cpu=model.device.type == "cpu")
         arguments = TrainingArguments(
             **training_arguments(recipe, checkpoints, recipe.batches * self._steps, bf16, seed, phase),
             per_device_train_batch_size=1,  # a step's number; the sessions follow from it

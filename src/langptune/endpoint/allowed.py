@@ -1,0 +1,146 @@
+"""Which key may go to which server: pairs that the user names, not a config.
+
+A config and its registries may come from a stranger. If they alone said which environment variable goes where, they
+could send any secret to any server. So an endpoint and its key must stand together in one of three places: here, in the
+user's file ``~/.config/langptune/endpoints.yaml``, or in the variable ``LANGPTUNE_ENDPOINTS``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from langptune.config.base import read_yaml
+from langptune.config.models import ModelSource
+from langptune.errors import UserError
+
+VARIABLE = "LANGPTUNE_ENDPOINTS"
+"""Pairs ``URL=NAME``, with white space between them."""
+KNOWN = {
+    "https://api.openai.com": "OPENAI_API_KEY",
+    "https://api.anthropic.com": "ANTHROPIC_API_KEY",
+    "https://generativelanguage.googleapis.com": "GEMINI_API_KEY",
+    "https://api.mistral.ai": "MISTRAL_API_KEY",
+    "https://api.deepseek.com": "DEEPSEEK_API_KEY",
+    "https://api.together.xyz": "TOGETHER_API_KEY",
+    "https://api.groq.com": "GROQ_API_KEY",
+    "https://openrouter.ai": "OPENROUTER_API_KEY",
+}
+"""Providers and the names that their own documentation gives the key."""
+_HOST = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+
+class _Address(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+def _address(url: str) -> _Address | None:
+    """Where a URL leads; None for one that can be read in more than one way (odd characters, a user, a query)."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    host = (parts.hostname or "").lower()
+    odd = "@" in parts.netloc or "\\" in url or ".." in parts.path or "%" in parts.path or parts.query or parts.fragment
+    return None if odd or not _HOST.fullmatch(host) else _Address(parts.scheme, host, port, parts.path.rstrip("/"))
+
+
+def near(url: str) -> bool:
+    """Whether a server is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _file() -> Path:
+    """The user's file. An account without a home has none, for no folder of the moment may stand in for it."""
+    folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not folder.is_absolute():
+        try:
+            folder = Path.home() / ".config"
+        except RuntimeError:
+            folder = Path("/~")
+    return folder / "langptune" / "endpoints.yaml"
+
+
+def pairs() -> list[tuple[str, str]]:
+    """All (base URL, name of the variable) that this user allows.
+
+    Raises:
+        UserError: the user's file or variable is none, or the file can be written by others.
+    """
+    out, file = list(KNOWN.items()), _file()
+    if file.exists():
+        state = file.stat()
+        if state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022:
+            raise UserError(f"{file}: others may write it, and so say where your keys go; `chmod go-w` it, and own it")
+        told = [(str(url), name) for url, names in read_yaml(file).items() for name in _listed(names)]
+        out += [_checked(url, name, str(file)) for url, name in told]
+    for word in os.environ.get(VARIABLE, "").split():
+        url, _, name = word.rpartition("=")
+        out.append(_checked(url, name, VARIABLE))
+    return out
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _checked(url: str, name: object, where: str) -> tuple[str, str]:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or _address(url) is None:
+        raise UserError(
+            f"{where}: give a base URL and the name of an environment variable, such as https://host/v1 and "
+            f"HOST_API_KEY (found {url!r} and {name!r})"
+        )
+    return url, name
+
+
+def names() -> set[str]:
+    """The variables that allowed pairs name; the known ones where the user's file cannot be read."""
+    try:
+        return {name for _, name in pairs()}
+    except (UserError, OSError):
+        return set(KNOWN.values())
+
+
+def check(source: ModelSource, where: str = "models.yaml") -> None:
+    """Refuse to send a key to a server that the user did not name together with it, or in the clear.
+
+    Args:
+        where: how an error names the source: a file, or a file and an entry.
+
+    Raises:
+        UserError: in one line, with what to write where if the key does belong there.
+    """
+    if source.endpoint is None or source.key is None:
+        return
+    asked = _address(source.endpoint)
+    if asked is None:
+        raise UserError(f"{where}: endpoint {source.endpoint!r}: write it in plain letters, without '%', '..' and '\\'")
+    if asked.scheme != "https" and not near(source.endpoint):
+        raise UserError(
+            f"{where}: endpoint {source.endpoint}: the key in {source.key} would be sent unencrypted; use https://, or "
+            "a server on this machine (a tunnel: `ssh -L`), or leave out 'key'"
+        )
+    for url, name in pairs():
+        known = _address(url)
+        there = known is not None and known[:3] == asked[:3] and f"{asked.path}/".startswith(f"{known.path}/")
+        if there and name == source.key:
+            return
+    origin = source.endpoint.rstrip("/")
+    raise UserError(
+        f"{where}: endpoint {origin} with key {source.key}: you have not allowed this pair, and a config cannot. If "
+        f"that key is meant for that server, write `{origin}: {source.key}` into {_file()}, or `export "
+        f"{VARIABLE}={origin}={source.key}`"
+    )

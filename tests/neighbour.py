@@ -1,0 +1,73 @@
+"""What another account of the same machine can do: plant files that Python would import, connect, look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PLAIN_PYTHON
+
+NAMES = (
+    "torch",
+    "transformers",
+    "snakemake",
+    "multiprocessing",
+    "json",
+    "sitecustomize",
+    "usercustomize",
+    "accelerate",
+)
+"""Modules of libraries, of Python itself, and those that Python imports by itself."""
+
+
+def plant(folder: Path, marker: Path) -> Path:
+    """Fill a folder with modules that tell, in a file of their own, that they were imported."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = "with open({!r}, 'a') as file:\n    print({!r}, __file__, file=file)\n"
+    for name in NAMES:
+        (folder / f"{name}.py").write_text(line.format(str(marker), name))
+    (folder / "langptune").mkdir(exist_ok=True)
+    (folder / "langptune" / "__init__.py").write_text(line.format(str(marker), "langptune"))
+    return folder
+
+
+def listening(pids: set[int]) -> list[str]:
+    """Addresses of the TCP sockets on which processes listen, as in /proc/net/tcp, without ports."""
+    own = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                own.add(str(handle.readlink()))
+            except OSError:
+                continue
+    out = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                out.append(fields[1].rpartition(":")[0])
+    return out
+
+
+LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"}
+"""127.0.0.1, ::1, and the former written as the latter."""
+
+
+def stranger(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code as another account of this machine; the test is skipped where nobody can be another."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as a second account")
+    python = str(Path(PLAIN_PYTHON).resolve())
+    return subprocess.run(
+        [python, "-I", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        user=65534,
+        group=65534,
+        extra_groups=[],
+    )
