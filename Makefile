@@ -30,7 +30,7 @@ SNAKEMAKE := $(ALONE) $(BIN)/python -m snakemake --nolock --configfile $(call qu
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 SHOW := $(BIN)/python scripts/show.py --config $(call quoted,CONFIG)
 
-.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report prefetch plan
+.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report keep prefetch plan
 .PHONY: doctor format docs
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
 	@echo "make prefetch  bring the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
+	@echo "make keep      CONFIG's tables, figures and per-session metrics in a small folder for git; make keep TO=folder"
 	@echo "make report    the HTML report of CONFIG's results"
 	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
 
@@ -102,6 +103,12 @@ tables: env
 partial: env
 	@$(SNAKEMAKE) --cores 1 --quiet all --forcerun compare_partial -- partial || { $(BUSY); }
 	$(SHOW) partial
+
+keep: env
+	@if [ -z $(call quoted,TO) ]; then
+	  echo "error: say where: make keep TO=results/reference/name" >&2; exit 2
+	fi
+	$(BIN)/python scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }
