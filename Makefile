@@ -32,7 +32,7 @@ SNAKEMAKE := $(ALONE) $(RUN) -m snakemake --nolock --configfile $(call quoted,CO
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 
-.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report prefetch plan
+.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report keep prefetch plan
 .PHONY: doctor format docs
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
 	@echo "make prefetch  bring the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
+	@echo "make keep      CONFIG's tables, figures and per-session metrics in a small folder for git; make keep TO=folder"
 	@echo "make report    the HTML report of CONFIG's results"
 	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
 
@@ -104,6 +105,12 @@ tables: env
 partial: env
 	@$(SNAKEMAKE) --cores 1 --quiet all --forcerun compare_partial -- partial || { $(BUSY); }
 	$(SHOW) partial
+
+keep: env
+	@if [ -z $(call quoted,TO) ]; then
+	  echo "error: say where: make keep TO=results/reference/name" >&2; exit 2
+	fi
+	$(BIN)/python scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }

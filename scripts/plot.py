@@ -39,7 +39,8 @@ class PlotSpec(StageSpec):
     table_in: str = Field(description="table_long.csv of the comparison")
     gains_in: str = Field(description="gains.parquet of the comparison")
     contrasts_in: str | None = Field(None, description="contrasts.csv of the comparison, for contrasts_out")
-    items_in: str = Field(description="items.parquet: the size of the catalogue")
+    items_in: str | None = Field(None, description="items.parquet: the size of the catalogue")
+    n_items: int | None = Field(None, description="the size of the catalogue, where there is no items_in")
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
         description="as in the comparison; missing files skipped"
     )
@@ -109,7 +110,9 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
         for row in collected.rows
         if not row.missing
     ]
-    n_items = len(contracts.read(spec.items_in, "items", ["item"]))
+    if (spec.items_in is None) == (spec.n_items is None):
+        raise UserError("plot.py --spec: give either items_in or n_items")
+    n_items = len(contracts.read(spec.items_in, "items", ["item"])) if spec.items_in else spec.n_items
     _save(figures.rank_distributions(ranks, n_items), spec.ranks_out)
 
     curves = [_curve(entry, spec.curve_metric) for entry in spec.curves if Path(entry.path).exists()]

@@ -5,12 +5,14 @@ Before the paragraph that it is about stands, on a line of its own, a comment of
 ``<!-- claim: langptune-cl > langptune-0, ndcg@10, holm, in ml-100k: "words of the claim" -->``
     A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not told apart.
     ``holm``: by the test of ``comparisons.csv`` after Holm at 5%; one of the two methods must be its reference.
+    ``contrast``: the same by ``contrasts.csv``, which must have this pair.
     ``mean``: by the means alone (only ``>`` and ``<``). ``interval``: each mean lies within the other's interval
     (``~``), or the intervals are apart. Without ``in``, the scope is every folder of the demo and the run with three
     seeds; ``in`` takes one folder or a pattern. The words must stand in the README.
 
 ``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
-    Cells of a folder's ``comparisons.csv``, rounded as written. Each must stand in the next paragraph.
+    Cells of a folder's ``comparisons.csv``, rounded as written. Each must stand in the next paragraph. In place of a
+    method, ``contrast:name`` takes the cells from ``contrasts.csv``.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ SEEDS = "ml-100k"
 """The folder of the run with several seeds."""
 LEVEL = 0.05
 CLAIM = re.compile(
-    r"(?P<one>[\w.-]+) (?P<relation>[<>~]) (?P<other>[\w.-]+), (?P<metric>[\w@-]+), (?P<by>holm|mean|interval)"
+    r"(?P<one>[\w.-]+) (?P<relation>[<>~]) (?P<other>[\w.-]+), (?P<metric>[\w@-]+), (?P<by>holm|contrast|mean|interval)"
     r'(?:, in (?P<scope>[\w.*-]+))?: "(?P<words>[^"]+)"'
 )
-NUMBERS = re.compile(r"(?P<folder>[\w.-]+) (?P<method>[\w.-]+) (?P<metric>[\w@-]+)(?P<cells>(?: \w+=[\d.]+)+)")
+NUMBERS = re.compile(r"(?P<folder>[\w.-]+) (?P<method>[\w.:-]+) (?P<metric>[\w@-]+)(?P<cells>(?: \w+=-?[\d.]+)+)")
 COMMENT = re.compile(r"<!--\s*(claim|numbers):\s*(.*?)\s*-->", re.DOTALL)
 
 
@@ -125,12 +127,15 @@ def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
 def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
     """A line on each number that is not that of its folder, or does not stand in its paragraph."""
     for told in numbers:
-        row = _rows(root / told.folder)[told.method, told.metric]
+        named, _, contrast = told.method.partition(":")
+        rows = _contrasts(root / told.folder, "contrast") if contrast else _rows(root / told.folder)
+        row = rows[contrast or named, told.metric]
         for column, written in told.cells.items():
             digits = len(written.partition(".")[2])
             if f"{float(row[column]):.{digits}f}" != written:
                 yield f"{told.folder}: {told.method}: {column} is {row[column]}, README.md says {written}"
-            if not re.search(rf"(?<![\d.]){re.escape(written)}(?!\d|\.\d)", told.paragraph):
+            # A sentence may give a fall as a positive number.
+            if not re.search(rf"(?<![\d.]){re.escape(written.lstrip('-'))}(?!\d|\.\d)", told.paragraph):
                 yield f"README.md: {written} ({told.method}, {column}) is not in its paragraph"
 
 
@@ -144,8 +149,15 @@ def _fails(claim: Claim, folder: Path) -> str | None:
             return "comparisons.csv has no test of these two"
         sign *= direction(claim.metric)
         p, difference = float(row["p_permutation_holm"]), sign * float(row["difference"])
-        found = "~" if p >= LEVEL else ">" if difference > 0 else "<"
-        return None if found == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
+        return None if _told(row, sign) == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
+    if claim.by == "contrast":
+        row = _contrasts(folder, "method", "against").get((claim.one, claim.other, claim.metric))
+        if row is None:
+            return "contrasts.csv has no test of these two"
+        found = _told(row, direction(claim.metric))
+        if found == claim.relation:
+            return None
+        return f"difference {float(row['difference']):.4f}, p {float(row['p_permutation_holm']):.4f} after Holm"
     one, other = (_means(folder)[name, claim.metric] for name in (claim.one, claim.other))
     if direction(claim.metric) < 0:
         one, other = ((-mean, -high, -low) for mean, low, high in (one, other))
@@ -156,6 +168,20 @@ def _fails(claim: Claim, folder: Path) -> str | None:
     else:
         found = ">" if one[1] > other[2] else "<" if one[2] < other[1] else "overlap"
     return None if found == claim.relation else f"{one[0]:.4f} and {other[0]:.4f}: {found}"
+
+
+def _told(row: dict[str, str], sign: int) -> str:
+    """What the test of a row says: better, worse, not told apart."""
+    if float(row["p_permutation_holm"]) >= LEVEL:
+        return "~"
+    return ">" if sign * float(row["difference"]) > 0 else "<"
+
+
+def _contrasts(folder: Path, *keys: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """(keys, metric) -> row of ``contrasts.csv``; differences of differences only by the contrast's name."""
+    with (folder / "contrasts.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if not row["beyond"] or keys == ("contrast",)]
+    return {(*(row[key] for key in keys), row["metric"]): row for row in rows}
 
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:

@@ -364,7 +364,9 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
             return _empty("No contrast has both of its methods run.")
         labels, place = list(rows.values()), {key: at for at, key in enumerate(rows)}
         lines = max(label.count("\n") + 1 for label in labels)
-        figure = _figure(6.4, 1.1 + (0.12 + 0.14 * lines) * len(labels))
+        longest = max(len(line) for label in labels for line in label.splitlines())
+        # A letter of a label takes about 0.065 inches; panels keep their width whatever the labels take.
+        figure = _figure(0.065 * longest + 1.9 * len(panels), 1.3 + (0.12 + 0.14 * lines) * len(labels))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         colour = _METHODS[0]
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
@@ -374,7 +376,7 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
                 fill = colour if one.significant else "white"
                 axis.plot(one.difference, at, marker="o", markersize=5, color=fill, markeredgecolor=colour)
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.set_title(title)
+            axis.set_title(title.replace(" (", "\n("))
             axis.margins(x=0.1)
             axis.locator_params(axis="x", nbins=4)
             axis.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -602,6 +604,9 @@ def _interval(axis: Axes, rows: list[dict], key: str, error: str) -> None:
     told = [row for row in rows if row.get(key) is not None and row.get(error) is not None]
     mean, spread = (np.array([row[name] for row in told]) for name in (key, error))
     at = [row["batch"] for row in told]
+    if len(at) == 1:  # a band of one point would not be seen
+        axis.errorbar(at, mean, 2 * spread, color=COLOURS["profiles"], linewidth=1.2, capsize=2)
+        return
     axis.fill_between(at, mean - 2 * spread, mean + 2 * spread, color=COLOURS["profiles"], alpha=0.2, linewidth=0)
 
 

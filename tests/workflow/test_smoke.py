@@ -306,6 +306,52 @@ def test_partial_grid_marks_what_is_missing(repo):
     assert planned(repo) == {}
 
 
+def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
+    """scripts/keep.py: the same tables from the small files alone; a second folder's seeds are added to them."""
+    own = copy_of_run(repo, tmp_path / "repo")
+    data, kept = own / RESULTS / "ml-100k-small", own / "results/reference/smoke"
+    environment = {**os.environ, "PYTHONPATH": str(own / "src")}
+
+    def script(*command: str) -> subprocess.CompletedProcess[str]:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run([sys.executable, *command], cwd=own, env=environment, text=True, **streams)
+
+    def keep(config: str = "config/smoke.yaml") -> subprocess.CompletedProcess[str]:
+        return script("scripts/keep.py", "--config", config, "--to", "results/reference/smoke")
+
+    def parts(of: int) -> dict[str, list[str]]:
+        """The runs of one seed alone, as a run with ``seeds: [of]`` would have left them."""
+        out = {}
+        for name in ("table.csv", "means.png"):
+            path = data / "comparison" / f"{name}.manifest.json"
+            out[name] = path.read_text()
+            told = json.loads(out[name])
+            told["spec"]["runs"] = [one for one in told["spec"]["runs"] if one["seed"] == of]
+            path.write_text(json.dumps(told))
+        return out
+
+    whole = parts(0)
+    assert (done := keep()).returncode == 0, done.stdout
+    assert {path.parent.name for path in kept.rglob("metrics.parquet")} == {"seed0"}
+    for name, text in whole.items():
+        (data / "comparison" / f"{name}.manifest.json").write_text(text)
+    parts(1)
+    assert (done := keep()).returncode == 0, done.stdout
+    assert {path.parent.name for path in kept.rglob("metrics.parquet")} == {"seed0", "seed1"}
+    for name in ("table.csv", "table_long.csv", "comparisons.csv", "contrasts.csv"):
+        assert (kept / name).read_bytes() == (data / "comparison" / name).read_bytes(), name
+    # What is kept suffices: without the results, the spec that lies there makes the tables again.
+    shutil.rmtree(data)
+    (kept / "table.csv").unlink()
+    done = script("scripts/compare.py", "--spec", "results/reference/smoke/compare.json")
+    assert done.returncode == 0 and (kept / "table.csv").is_file(), done.stdout
+
+    (own / "config/other.yaml").write_text((own / "config/smoke.yaml").read_text().replace("test: 12", "test: 11"))
+    shutil.copytree(repo / RESULTS / "ml-100k-small", data)
+    done = keep("config/other.yaml")
+    assert done.returncode == 2 and "key 'sample' is not that of" in done.stdout and "Traceback" not in done.stdout
+
+
 def test_config_mistakes_stop_before_any_job(repo):
     done = smoke(repo, "--config", "seedz=[1]")
     assert done.returncode != 0 and "unknown key 'seedz'; did you mean 'seeds'?" in done.stdout

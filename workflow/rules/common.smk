@@ -694,7 +694,7 @@ def phase_curves(dataset):
             title = ", then ".join(titles if len(titles) <= 4 else dict.fromkeys(titles))
             title += f", phase {len(titles)}" if len(titles) > 4 else ""
             texts = getattr(phase.recipe, "texts", "profiles")
-            title += f" on {TEXTS[texts]}"
+            title += "" if f" on {TEXTS[texts]}" in titles[-1] else f" on {TEXTS[texts]}"
             models = run.models if phase.prompt is not None else decoder_of(run.models)
             several = len(CONFIG.decoders) * (1 if phase.prompt is None else len(CONFIG.encoders)) > 1
             title += f" ({models})" if several else ""

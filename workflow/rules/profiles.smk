@@ -24,7 +24,7 @@ rule write_profiles:
     priority: 20
     threads: CONFIG.generation.threads
     resources:
-        **needs(memory=3000, minutes=30, model=lambda w: encoder_of(w.models), per_million=3, per_billion=100, gpus=1),
+        **needs(memory=4500, minutes=30, model=lambda w: encoder_of(w.models), per_million=3, per_billion=100, gpus=1),
     params:
         **specified(
             lambda w, input, output: spec(

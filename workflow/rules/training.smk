@@ -113,7 +113,7 @@ rule train_encoder:
     threads: CONFIG.training.threads
     resources:
         **needs(
-            memory=5500,
+            memory=6000,
             minutes=60,
             model=lambda w: encoder_of(w.models),
             per_million=8,
