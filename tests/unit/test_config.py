@@ -286,7 +286,7 @@ def test_model_sources_are_pinned(tmp_path, source, message):
 
 
 def test_reserved_and_odd_names_are_refused(tmp_path):
-    for name in ("data", "a+b", "a/b"):
+    for name in ("data", "a+b", "a/b", "ok\n", "a" * 65, "..", ""):
         config = registries(tmp_path, "datasets", lambda d, name=name: d.update({name: d["ml-100k"]}))
         with pytest.raises(UserError, match="a name is letters"):
             load(config, ROOT)

@@ -1,4 +1,4 @@
-"""What a failed job's driver does: a crash is tried three times, what the user must correct once, and the log says which."""
+"""What the driver does with a failed job: a crash is tried three times, what the user must correct once, as it says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAULTS = {
     "exit status 2": ("from langptune.errors import UserError; raise UserError('line 7: correct it')", 1),
     "an exception": ("raise RuntimeError('by chance')", 3),
     "a kill": ("import os; os.kill(os.getpid(), 9)", 3),
-    "once": ("raise RuntimeError('by chance') if len(Path('tries').read_text()) < 2 else SystemExit(0)", 2),
+    "once": ("if len(Path('tries').read_text()) < 2: raise RuntimeError('by chance')", 2),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,13 @@ from langptune.errors import UserError
 _CHOICES, _SHOWN, _STEPS = 1000, 100, 300_000
 """Of a hint: names that are compared, names (and characters of one) that are listed, steps of comparing one
 (``alike``)."""
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-"""What entries of registries may be called: their names stand in paths."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "a name is letters, digits, '.', '_' or '-', at most 64 of them, the first a letter or a digit"
+
+
+def sound_name(name: str) -> bool:
+    """Whether an entry of a registry may be called so (``NAME_RULE``): several such names make up one of a file."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Strict(BaseModel):
@@ -64,8 +70,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             data = yaml.load(stream, Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        raise UserError(f"{path}: not valid YAML: {str(error)[:500]}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
     return data
@@ -167,5 +177,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    # Not repr: a few lines of YAML with aliases stand for more than fits into memory.
+    text = _SHOWN.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 100
+_SHOWN.maxlist = _SHOWN.maxtuple = _SHOWN.maxset = _SHOWN.maxdict = 20
+_SHOWN.maxlevel = 3

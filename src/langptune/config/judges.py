@@ -10,7 +10,7 @@ import jinja2
 import jinja2.meta
 from pydantic import Field, RootModel, model_validator
 
-from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
+from langptune.config.base import NAME_RULE, Strict, nearest, read_yaml, sound_name, validate
 from langptune.errors import UserError
 
 FILE = "judges.yaml"
@@ -102,8 +102,8 @@ def read_judges(folder: Path | str, models: Mapping[str, Any]) -> dict[str, Judg
     encoders = [name for name, entry in models.items() if entry.role == "encoder"]
     for name, entry in validate(_Registry, read_yaml(path), str(path)).root.items():
         at = f"{path}: {name}"
-        if not NAME.match(name):
-            raise UserError(f"{path}: entry '{name}': a name is letters, digits, '.', '_' or '-'")
+        if not sound_name(name):
+            raise UserError(f"{path}: entry {name[:80]!r}: {NAME_RULE}")
         judge = validate(Judge, entry, at)
         if judge.model not in encoders:
             raise UserError(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from langptune import metrics
-from langptune.config.base import NAME, Strict, nearest, read_yaml, validate
+from langptune.config.base import NAME_RULE, Strict, nearest, read_yaml, sound_name, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge, read_judges
 from langptune.config.methods import (
@@ -505,6 +505,8 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         _RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", RECIPE_MAPPINGS, where
     )
     for study, told in settings.studies.items():
+        if not sound_name(study):
+            raise UserError(f"{where}: studies: {study[:80]!r}: {NAME_RULE}")
         recipes |= _derived_recipes(study, told, recipes, where)
         methods |= _derived(study, told, methods, where)
     prompts = {
@@ -547,10 +549,9 @@ def _published(
 def _registry(path: Path) -> dict[str, dict[str, Any]]:
     entries = validate(_Registry, read_yaml(path), str(path)).root
     for name in entries:
-        if not NAME.match(name) or name in RESERVED:
+        if not sound_name(name) or name in RESERVED:
             raise UserError(
-                f"{path}: entry '{name}': a name is letters, digits, '.', '_' or '-' (no '+', no '/') "
-                f"and none of {', '.join(sorted(RESERVED))}"
+                f"{path}: entry {name[:80]!r}: {NAME_RULE}; and it is none of {', '.join(sorted(RESERVED))}"
             )
     return entries
 

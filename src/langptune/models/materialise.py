@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from langptune.config.models import ModelEntry, ModelSource
@@ -37,7 +39,8 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
         source, facts = locate(entry.source, name)
         _check_hashes(entry, source, name)
         if entry.source.is_gguf:
-            _convert_gguf(source, part)
+            with _readable(source, name):
+                _convert_gguf(source, part)
         elif entry.source.hub:
             # A snapshot lives in the hub cache, which jobs may share; linking keeps one copy of large weights.
             _mirror(source, part, name, link=True)
@@ -45,7 +48,8 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
             _mirror(source, part, name)
         if not any(part.glob("*.safetensors")):
             raise UserError(f"model '{name}': {source} holds no .safetensors file; other weight formats are refused")
-        facts |= check_files(entry, part, name)
+        with _readable(source, name):
+            facts |= check_files(entry, part, name)
     return {**facts, "licence": entry.licence, "parameters": entry.parameters}
 
 
@@ -116,6 +120,23 @@ def _check_hashes(entry: ModelEntry, source: Path, name: str) -> None:
                 f"model '{name}': wrong hash: {path.name} has SHA-256 {found[:12]}..., models.yaml expects "
                 f"{wanted[:12]}...; the file is damaged or another version; reinstall or download it again"
             )
+
+
+@contextmanager
+def _readable(source: Path, name: str) -> Iterator[None]:
+    """Whatever libraries raise at files that are damaged, or of another kind than their name says, as one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of the file
+        text = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"model '{name}': {source}: cannot be read ({type(error).__name__}: {text}); the files are damaged, or no "
+            "model of this kind: get them again"
+        ) from None
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

@@ -163,7 +163,12 @@ def _header(data: bytes, path: Path, separator: str, quoted: bool, typed: bool) 
         raise UserError(f"{path}: the file is empty")
     # The first line that is not blank; a name with a line break in it is not supported.
     first = next(line for line in io.BytesIO(data) if line.strip(b"\r\n")).rstrip(b"\r\n").decode(errors="replace")
-    names = next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    try:
+        names = next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: line 1: the header cannot be read ({error}); save the file as CSV with a line break (LF) a row"
+        ) from None
     return [name.split(":")[0].strip() for name in names] if typed else names
 
 

@@ -5,7 +5,9 @@ Files of 20M as other sites serve them (``rating.csv``, ``movie.csv``, times as 
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +19,9 @@ from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first, year_apart
 from langptune.errors import UserError
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError, KeyError)
+"""What zipfile raises at an archive that is damaged, encrypted or of a kind that it does not know."""
 
 # Our names of the columns: by position in .dat files, which have no header, and by the name in the header of CSV files.
 RATINGS = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
@@ -133,7 +138,7 @@ class _Source:
             try:
                 with zipfile.ZipFile(self.where) as archive:
                     data = archive.read(name)
-            except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            except DAMAGED as error:
                 raise UserError(
                     f"{path}: cannot be unpacked ({str(error)[:100]}); download the archive again"
                 ) from None
@@ -166,7 +171,7 @@ def _source(folder: Path) -> _Source:
             try:
                 with zipfile.ZipFile(path) as archive:
                     inside = archive.namelist()
-            except (zipfile.BadZipFile, OSError) as error:
+            except DAMAGED as error:
                 broken.append(f"{path}: not a whole zip archive ({error}); download it again")
                 continue
             for parent in dict.fromkeys(PurePosixPath(name).parent for name in inside):

@@ -1,0 +1,115 @@
+"""A disk that fills up under a run at random moments: a line, nothing finished is lost, the rerun ends the same.
+
+The results lie on a file system of their own. By default the baselines are run and the disk fills up three times;
+``DISK_MOMENTS=10`` does so ten times over the whole of config/smoke.yaml.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from langptune.provenance import file_hash
+from tests.conftest import copy_of_repo
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+WHOLE = "DISK_MOMENTS" in os.environ
+MOMENTS = int(os.environ.get("DISK_MOMENTS", "3"))
+RESULTS = Path("results/smoke")
+TARGET, SIZE = ("all", "1500m") if WHOLE else ("baselines", "60m")
+COMMAND = ["-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml", "--", TARGET]
+
+
+def start(repo: Path, log: Path) -> subprocess.Popen:
+    """A run without retries: under a full disk each would fail three times."""
+    command = [sys.executable, *COMMAND[:-2], "--retries", "0", *COMMAND[-2:]]
+    return subprocess.Popen(command, cwd=repo, stdout=log.open("w"), stderr=subprocess.STDOUT)
+
+
+def finish(repo: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *COMMAND], cwd=repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+def results(repo: Path) -> dict[str, str]:
+    """Hash of every result that the same work always makes the same, by its path."""
+    kinds = ("*.parquet", "table*.*", "*.png", "*.pdf", "choice.json", "selected.json")
+    found = {path for kind in kinds for path in (repo / RESULTS).rglob(kind) if path.is_file()}
+    skipped = {"cost.png", "cost.pdf"}
+    return {
+        path.relative_to(repo).as_posix(): file_hash(path)
+        for path in found
+        if path.name not in skipped and not any(part.startswith(".") for part in path.relative_to(repo).parts)
+    }
+
+
+def fill(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as out, pytest.raises(OSError):
+        size = 1 << 20
+        while True:
+            try:
+                out.write(bytes(size))
+            except OSError:
+                if size == 1:
+                    raise
+                size = 1 if size <= 512 else size // 8
+    return ballast
+
+
+def finished(log: str) -> set[str]:
+    """The outputs of the jobs that Snakemake says have finished."""
+    blocks = re.findall(r"^(?:local)?rule \w+:\n((?: {4}.*\n)+)", log, re.M)
+    outputs = {}
+    for block in blocks:
+        told = dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line)
+        if "output" in told:
+            outputs[told["jobid"]] = told["output"].split(", ")
+    return {path for job in re.findall(r"^Finished jobid: (\d+)", log, re.M) for path in outputs.get(job, [])}
+
+
+def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
+    models = request.getfixturevalue("real_models") if WHOLE else tmp_path / "nothing"
+    repo, calm = (copy_of_repo(tmp_path / name, models) for name in ("disturbed", "calm"))
+    began = time.monotonic()
+    finish(calm)
+    took = time.monotonic() - began
+    wanted = results(calm)
+    disk = small_disk(repo / RESULTS, SIZE)
+    rng = random.Random(int(os.environ.get("DISK_SEED", "0")))
+    hit, done = 0, set()
+    for moment in range(MOMENTS):
+        log = tmp_path / f"run{moment}.log"
+        running = start(repo, log)
+        waited = rng.uniform(0.1, 0.9) * took
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(waited)
+        done |= finished(log.read_text())
+        before = {path: value for path, value in results(repo).items() if path in done}
+        ballast = fill(disk)
+        running.wait()
+        said = log.read_text()
+        after = results(repo)
+        ballast.unlink()
+        print(f"moment {moment}, {waited:.0f} s: {len(before)} results, exit status {running.returncode}", flush=True)
+        assert {path: after.get(path) for path in before} == before, said[-6000:]
+        assert all((repo / path).exists() for path in done), said[-6000:]
+        if running.returncode:
+            hit += 1
+            assert "the disk is full" in said or "No space left on device" in said, said[-6000:]
+            assert "Traceback" not in said, said[-6000:]
+    finish(repo)
+    assert results(repo) == wanted and len(wanted) > 4
+    assert not list(disk.rglob(".*.part")), "what a full disk left behind is removed"
+    assert hit, "no run was disturbed"
