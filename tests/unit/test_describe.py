@@ -103,8 +103,9 @@ def test_a_model_card_quotes_names_as_names():
     base = 'x")\nimport os; os.system("id")\n```\n<script>alert(1)</script>'
     for role in ("encoder", "decoder"):
         told = model_card(base, "cl", "<b>data</b>", "<i>", recipe, state, 0, role, 9)
-        assert told.count("```") == 4 and "\nimport os" not in told
-        shown = MarkdownIt("commonmark").enable("table").render(told.split("---")[2])
+        body = told.split("---", 2)[2]
+        assert len(re.findall("^```", body, re.M)) == 4 and "\nimport os" not in body
+        shown = MarkdownIt("commonmark").enable("table").render(body)
         assert not re.search(r"<(script|b|i)>", shown)
 
 

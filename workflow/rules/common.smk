@@ -31,7 +31,7 @@ from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
 from langptune.endpoint.allowed import check as check_endpoint
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.files import own_folder, whole
 
 from langptune.gpus import visible
@@ -847,10 +847,8 @@ def example_runs(dataset):
 def interpretations():
     """The final files of all datasets; asked for only where somebody wants them, for not every run has profiles."""
     if CONFIG.interpretability.reference not in WORKFLOW.readable:
-        raise WorkflowError(
-            f"interpretability.reference: '{CONFIG.interpretability.reference}' is not run here; name one of "
-            f"{', '.join(WORKFLOW.readable) or '(this run has no profiles)'}"
-        )
+        told = f"interpretability.reference: '{CONFIG.interpretability.reference}' is not run here; name one of "
+        raise WorkflowError(printable(told + (", ".join(WORKFLOW.readable) or "(this run has no profiles)")))
     names = [*INTERPRETED.values(), "table.html", "tradeoff.png", "steering.png", "examples.html"]
     return expand(f"{RESULTS}/{{dataset}}/interpretability/{{name}}", dataset=CONFIG.datasets, name=names)
 
