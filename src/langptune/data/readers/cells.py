@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import numpy as np
 import polars as pl
 
 from langptune.config.base import nearest
-from langptune.data import contracts
+from langptune.data import bounded, contracts
 from langptune.errors import UserError
 
 CHUNK = 1 << 24
 """Bytes whose cells are counted at once."""
+COLUMNS = 10_000
+"""Of a file, at most."""
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NEWLINE, _RETURN, _QUOTE, _UNIT = 10, 13, 34, b"\x1f"
 
@@ -76,7 +79,10 @@ def content(path: Path) -> bytes:
     """The bytes of a file, unpacked where its name ends in .gz; a ``UserError`` where that fails."""
     try:
         if path.suffix.lower() == ".gz":
-            return gzip.decompress(path.read_bytes())
+            with gzip.open(path) as stream:
+                return bounded.whole(stream, path.stat().st_size, path)
+        if path.stat().st_size > bounded.LARGEST:
+            raise UserError(f"{path}: larger than {bounded.LARGEST:,} bytes; save it as Parquet, or in parts")
         data = path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut off ({error}); get it again") from None
@@ -123,14 +129,18 @@ def delimited(
         shown = {"\t": "tab"}.get(separator, separator)
     names = _header(data, path, separator, quoted, typed) if header else columns
     columns = list(dict.fromkeys([*columns, *names])) if every else columns
+    if len(names) > COLUMNS:
+        raise UserError(f"{path}: {len(names)} columns, more than {COLUMNS}; is the separator right?")
+    places = {name: at for at, name in enumerate(names)}
+    often = Counter(names)
     for name in columns:
-        if names.count(name) != 1:
-            problem = f"is missing{nearest(name, names)}" if name not in names else "occurs twice in the header"
+        if often[name] != 1:
+            problem = f"is missing{nearest(name, names)}" if name not in places else "occurs twice in the header"
             raise UserError(f"{path}: column '{name}' {problem}")
     data, lines, spans = _rows(data, path, separator, quoted, shown, len(names), header)
     if len(lines) <= header:
         raise UserError(f"{path}: no rows below the header" if header else f"{path}: the file is empty")
-    wanted = [names.index(name) for name in columns]
+    wanted = [places[name] for name in columns]
     try:
         frame = pl.read_csv(
             data,
@@ -163,7 +173,12 @@ def _header(data: bytes, path: Path, separator: str, quoted: bool, typed: bool) 
         raise UserError(f"{path}: the file is empty")
     # The first line that is not blank; a name with a line break in it is not supported.
     first = next(line for line in io.BytesIO(data) if line.strip(b"\r\n")).rstrip(b"\r\n").decode(errors="replace")
-    names = next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    if len(first) > bounded.LINE:
+        raise bounded.too_long(path, 1)
+    try:
+        names = next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    except csv.Error as error:
+        raise UserError(f"{path}: the header cannot be read ({error}); save the file again, one row a line") from None
     return [name.split(":")[0].strip() for name in names] if typed else names
 
 
@@ -189,6 +204,8 @@ def _rows(
         if last and (not len(ends) or ends[-1] != len(part) - 1):
             ends = np.append(ends, len(part))  # the last line has no line break
         if not len(ends):
+            if len(part) >= bounded.LINE:
+                raise bounded.too_long(path, line)
             size *= 2
             continue
         first = np.concatenate([[0], ends[:-1] + 1])
@@ -211,16 +228,17 @@ def _rows(
             first_span = first_span or int(line + before[np.argmax(over)])
             spans += int(over.sum())
         begins.append(line + before[~nothing])
-        blank += [
-            (start + a, start + min(b + 1, len(part))) for a, b in zip(first[nothing], ends[nothing], strict=True)
-        ]
+        blank += [start + first[nothing], start + np.minimum(ends[nothing] + 1, len(part)) - 1]
         line += int(np.searchsorted(newlines, ends[-1])) + 1
         start += int(ends[-1]) + 1
-    kept = [data[a:b] for a, b in _between(blank, len(data))] if blank else [data]
+    if sum(map(len, blank)):
+        kept = np.ones(len(whole), dtype=bool)
+        kept[np.concatenate(blank)] = False  # a blank line is a line break, perhaps with a carriage return before it
+        data = whole[kept].tobytes()
     notes = [
         f"{path}: line {first_span}: a quoted cell goes over more than one line: {spans} such row{'s' * (spans != 1)}"
     ]
-    return b"".join(kept), np.concatenate(begins) if begins else np.zeros(0, np.int64), notes if spans else []
+    return data, np.concatenate(begins) if begins else np.zeros(0, np.int64), notes if spans else []
 
 
 def _why(more: bool, shown: str, quoted: bool) -> str:
@@ -229,11 +247,6 @@ def _why(more: bool, shown: str, quoted: bool) -> str:
     if quoted:
         return "a cell is missing, or a line break stands in a cell without quotes"
     return f"a {shown} or a line break inside a cell?"
-
-
-def _between(blank: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    edges = [0, *(int(edge) for pair in blank for edge in pair), size]
-    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _check_quotes(

@@ -5,13 +5,13 @@ Files of 20M as other sites serve them (``rating.csv``, ``movie.csv``, times as 
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
+from langptune.data import bounded
 from langptune.data.raw import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
@@ -130,13 +130,7 @@ class _Source:
         name = self.names[stem]
         path = self.where / PurePosixPath(name).name
         if self.packed:
-            try:
-                with zipfile.ZipFile(self.where) as archive:
-                    data = archive.read(name)
-            except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-                raise UserError(
-                    f"{path}: cannot be unpacked ({str(error)[:100]}); download the archive again"
-                ) from None
+            data = bounded.member(self.where, name, path)
         else:
             data = cells.content(path)
         if name.endswith(".dat"):
@@ -164,13 +158,15 @@ def _source(folder: Path) -> _Source:
     for path in there:
         if path.suffix.lower() == ".zip" and path.is_file():
             try:
-                with zipfile.ZipFile(path) as archive:
-                    inside = archive.namelist()
-            except (zipfile.BadZipFile, OSError) as error:
-                broken.append(f"{path}: not a whole zip archive ({error}); download it again")
+                inside = bounded.members(path)
+            except bounded.ZIP_ERRORS as error:
+                broken.append(f"{path}: not a whole zip archive ({str(error)[:100]}); download it again")
                 continue
-            for parent in dict.fromkeys(PurePosixPath(name).parent for name in inside):
-                names = {PurePosixPath(n).name: n for n in inside if PurePosixPath(n).parent == parent}
+            folders: dict[str, dict[str, str]] = {}
+            for name in inside:
+                parent, _, own = name.rpartition("/")
+                folders.setdefault(parent, {})[own] = name
+            for names in folders.values():
                 found += [_Source(path, layout) for layout in _layouts(names)]
     if len(found) > 1:
         which = " and ".join(str(source.where / PurePosixPath(source.names["ratings"])) for source in found[:3])
