@@ -46,8 +46,8 @@ def whole(stream: IO[bytes], packed: int, path: Path) -> bytes:
 def too_large(path: Path, packed: int, bound: int) -> UserError:
     """The error for an archive that unpacks to more than ``bound`` bytes."""
     return UserError(
-        f"{path}: {packed:,} bytes unpack to more than {bound:,}, which no table does; get the file again, or unpack it "
-        "yourself if you know it"
+        f"{path}: {packed:,} bytes unpack to more than {bound:,}, which no table does; get the file again, or unpack "
+        "it yourself if you know it"
     )
 
 

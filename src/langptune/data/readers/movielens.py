@@ -129,10 +129,7 @@ class _Source:
         """A file's columns as text, under our names."""
         name = self.names[stem]
         path = self.where / PurePosixPath(name).name
-        if self.packed:
-            data = bounded.member(self.where, name, path)
-        else:
-            data = cells.content(path)
+        data = bounded.member(self.where, name, path) if self.packed else cells.content(path)
         if name.endswith(".dat"):
             try:
                 data.decode()
