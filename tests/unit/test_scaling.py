@@ -517,7 +517,13 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
 
 
 RUNS: list[Hostile] = [("", unit, "x") for unit in (" ", "\n", ",", "a", "a. ", "(", "and ")]
-SLOW = {"interpretability/wording.py:measure", "interpretability/steering.py:edits"}
+SLOW = {
+    "interpretability/claims.py:extract",
+    "interpretability/steering.py:edits",
+    "interpretability/wording.py:measure",
+    "interpretability/wording.py:sameness",
+    "training/terms.py:terms",
+}
 """Functions that take long for any text."""
 
 

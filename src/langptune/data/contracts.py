@@ -117,6 +117,12 @@ def parquet_schema(path: Path | str) -> dict[str, pl.DataType]:
         return dict(pl.read_parquet_schema(path))
 
 
+def parquet_rows(path: Path | str) -> int:
+    """The number of rows that a Parquet file from elsewhere says it has; as ``parquet_schema``."""
+    with _named(path, FOREIGN):
+        return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+
+
 def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
     """A CSV file that a rule has written (not one from elsewhere: ``langptune.data.readers.cells``).
 

@@ -21,10 +21,12 @@ from langptune.config.base import nearest
 from langptune.data import bounded, contracts
 from langptune.errors import UserError
 
-CHUNK = 1 << 24
-"""Bytes whose cells are counted at once."""
+CHUNK = 1 << 22
+"""Bytes whose cells are counted at once; numbers of places in them take up to a hundred times as much."""
 COLUMNS = 10_000
 """Of a file, at most."""
+_CELL = 8
+"""Bytes of a cell of a Parquet file in memory, at least."""
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NEWLINE, _RETURN, _QUOTE, _UNIT = 10, 13, 34, b"\x1f"
 
@@ -187,7 +189,9 @@ def _rows(
 ) -> tuple[bytes, np.ndarray, list[str]]:
     """The text without blank lines, the line in which each row begins, and notes; cells are counted here."""
     whole = np.frombuffer(data, dtype=np.uint8)
-    begins, blank, size = [], [], CHUNK
+    begins: list[np.ndarray] = []
+    pieces: list[bytes | memoryview] = []
+    blank, size = False, CHUNK
     start, line, spans, first_span = 0, 1, 0, 0
     while start < len(whole):
         end = min(start + size, len(whole))
@@ -228,13 +232,19 @@ def _rows(
             first_span = first_span or int(line + before[np.argmax(over)])
             spans += int(over.sum())
         begins.append(line + before[~nothing])
-        blank += [start + first[nothing], start + np.minimum(ends[nothing] + 1, len(part)) - 1]
+        used = min(int(ends[-1]) + 1, len(part))
+        if nothing.any():
+            blank = True
+            kept = np.ones(used, dtype=bool)
+            # A blank line is a line break, perhaps with a carriage return before it.
+            kept[first[nothing]] = kept[np.minimum(ends[nothing], used - 1)] = False
+            pieces.append(part[:used][kept].tobytes())
+        else:
+            pieces.append(memoryview(data)[start : start + used])
         line += int(np.searchsorted(newlines, ends[-1])) + 1
         start += int(ends[-1]) + 1
-    if sum(map(len, blank)):
-        kept = np.ones(len(whole), dtype=bool)
-        kept[np.concatenate(blank)] = False  # a blank line is a line break, perhaps with a carriage return before it
-        data = whole[kept].tobytes()
+    if blank:
+        data = b"".join(pieces)
     notes = [
         f"{path}: line {first_span}: a quoted cell goes over more than one line: {spans} such row{'s' * (spans != 1)}"
     ]
@@ -282,7 +292,15 @@ def _parquet(path: Path, columns: list[str]) -> Table:
     for column in columns:
         if column not in names:
             raise UserError(f"{path}: column '{column}' is missing{nearest(column, list(names))}")
-    frame = contracts.read_parquet(path, list(dict.fromkeys(columns)), hint=contracts.FOREIGN)
+    columns = list(dict.fromkeys(columns))
+    # Equal cells are written once, with their number: neither tells how much they are when they are read.
+    packed = path.stat().st_size
+    bound = min(bounded.most(packed), bounded.LARGEST)
+    if contracts.parquet_rows(path) * len(columns) * _CELL > bound:
+        raise bounded.too_large(path, packed, bound)
+    frame = contracts.read_parquet(path, columns, hint=contracts.FOREIGN)
+    if sum(frame.select(pl.col(pl.String).str.len_bytes().sum()).row(0)) > bound:
+        raise bounded.too_large(path, packed, bound)
     if not len(frame):
         raise UserError(f"{path}: no rows")
     return Table(path, frame, pl.int_range(1, len(frame) + 1, dtype=pl.Int64, eager=True), unit="row")
