@@ -90,6 +90,7 @@ COMMON: list[Hostile] = [
 OWN: dict[str, list[Hostile]] = {
     "comparison/tables.py:_label": [],
     "config/base.py:NAME": [("a", "._-", "!")],
+    "data/fetch.py:_range": [("bytes ", "1", "-2/3"), ("bytes 1-", "2", "/"), ("bytes */", "1", "x")],
     "data/jsonl.py:_HALVES": [("", "\ud800", "")],
     "data/readers/titles.py:_BEFORE_BRACKETS": [("", ", The (a", ")"), ("x", ", The (a)", "b)"), ("", ", The", ")")],
     "data/readers/titles.py:_LAST": [("", ", The (a", ""), ("", ", The", "x"), ("x", ", ", ""), ("", ", The ", "")],
@@ -248,6 +249,7 @@ OWN: dict[str, list[Hostile]] = {
 }
 """Each expression of the source that reads texts, as file:name; without a name of its own, file:function."""
 EXCEPT = {
+    "config/datasets.py:_one": "the owner's own config; anchored",
     "config/models.py:_check_endpoint": "the owner's own config; one anchored pass",
     "config/workflow.py:changes": "the owner's own config",
     "data/fetch.py:fetch": "a file name in the hub's cache",
@@ -539,3 +541,89 @@ def test_a_function_takes_time_in_proportion(name):
         return of
 
     check(make, hostile + ([] if name in SLOW else RUNS))
+
+
+# --- the same results ------------------------------------------------------------------------------------------
+
+WRITTEN = (
+    "and or but not never dislikes: avoids:: likes comedy comedies drama war the a of is that nothing 1990s Star Wars "
+    "Usual Suspects Heat - * 1. 2) : :: . ... , ; ! ? ( ) () (1999) [ ] , The , A ( \n \n\n \t \ufdd0 (\ufdd0) [\ufdd0]"
+)
+VOCABULARY = WRITTEN.split(" ")
+PLAIN = {
+    "CLAUSE": (
+        claims.CLAUSE,
+        re.compile(
+            r"[.!?;\n]+(?=\s|$)|(?<!\bdislikes)(?<!\bavoids)(?<!\bhates):+(?=\s|$)|"
+            r"(?<!\bnothing )(?<!\banything )\bbut\b|\b(?:however|although|though|while|whereas)\b",
+            re.IGNORECASE,
+        ),
+    ),
+    "BRACKETS": (terms.BRACKETS, re.compile(r"\s*\([^()]*\)$")),
+    "NOTHING": (templates._NOTHING_IN_BRACKETS, re.compile("[ \t]*(?:\\(\ufdd0\\)|\\[\ufdd0\\])")),
+}
+"""Expressions with a guard, and without it."""
+
+
+def plainly_removed(profile: str, name: str) -> str:
+    told = re.sub(r"(?:,?\s*\b(?:and|or)\s+|,\s*)?" + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
+    told = re.sub(r"\s+([,.;:!?])", r"\1", told)
+    told = re.sub(r"([,:])\s*(?=[.;!?])", "", told)
+    return re.sub(r"\s{2,}", " ", told).strip(" ,")
+
+
+def plainly_copied(told: list[str], titles: list[str]) -> list[bool]:
+    taken = [False] * len(told)
+    for own in map(wording.words, titles):
+        for start in range(len(own)):
+            for at in range(len(told)):
+                length = 0
+                while (
+                    start + length < len(own)
+                    and own[start + length : start + length + 1] == told[at + length : at + length + 1]
+                ):
+                    length += 1
+                least = 2 if len(own) > 1 else 1
+                if (
+                    length >= least
+                    and (len(own) > 1 or len(own[0]) > 4)
+                    and not wording.COMMON.issuperset(told[at : at + length])
+                ):
+                    taken[at : at + length] = [True] * length
+    return taken
+
+
+def plainly_moved(title: str) -> str:
+    found = re.match(r"^(.+), (The|A|An|Les?|La|L'|El|Los|Las|Il|Die|Der|Das|Une?)( \(.*\))?$", title)
+    return f"{found[2]}{'' if found[2] == chr(76) + chr(39) else ' '}{found[1]}{found[3] or ''}" if found else title
+
+
+def test_what_is_faster_finds_the_same():
+    rng = np.random.default_rng(0)
+    blanks = [" ", " ", " ", "", "  ", "\n", "\t", ", "]
+    for _ in range(500):
+        told = "".join(rng.choice(VOCABULARY) + rng.choice(blanks) for _ in range(rng.integers(1, 40)))
+        for name, (guarded, plain) in PLAIN.items():
+            assert [m.span() for m in guarded.finditer(told)] == [m.span() for m in plain.finditer(told)], (name, told)
+        assert len(terms.ITEM.findall(told)) == len(re.findall(r"(?m)^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s", told)), told
+        assert steering.removed(told, "Comedy") == plainly_removed(told, "Comedy"), told
+        words, titles = wording.words(told), [*TITLES[:3], told[:40]]
+        assert wording.copied_words(words, titles).tolist() == plainly_copied(words, titles), told
+        for title in (told, told.split("\n")[0] + ", The", told[:30] + ", A (1999)", told[:30] + ", The\n"):
+            assert titles_read.move_article(title) == plainly_moved(title), title
+
+
+def test_long_comparisons_are_left_out_and_short_ones_are_not():
+    assert differences("a b " * 5000, "b a " * 5000) == [("-", "a b " * 5000, ""), ("+", "", "b a " * 5000)]
+    assert differences("a b " * 5000, "a b " * 5000) == [("=", "a b " * 5000, "a b " * 5000)]
+    long = " ".join(f"word{at}" for at in range(800))
+    assert [kind for kind, *_ in differences(long, long.replace("word7 ", "other "))] == ["=", "-", "+", "="]
+    near = (
+        "The Incredibly Strange Creatures Who Stopped Living and Became Mixed-Up Zombies and a Great Deal More Besides"
+    )
+    typed = titles_typed.Titles([near, "ab" * 300])
+    assert typed.match(near.replace("Strange", "Strnge")).near == [0]
+    assert typed.match("ab" * 299 + "a").near == [] and typed.match("ab" * 300).item == 1
+    assert typed.match("x" * 5000) == titles_typed.Match("x" * 5000, None, [], None)
+    assert "did you mean 'title'" in nearest("titel", ["title", "x" * 100_000])
+    assert len(nearest("titel", [f"{at}" for at in range(100_000)])) < 1000
