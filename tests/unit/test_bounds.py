@@ -19,6 +19,8 @@ import zipfile
 from contextlib import contextmanager, suppress
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from langptune.config.base import read_yaml, validate
@@ -134,10 +136,11 @@ def test_a_table_of_very_many_columns(tmp_path):
 
 def test_a_parquet_file_of_equal_cells(tmp_path):
     path = tmp_path / "a.parquet"
-    pl.DataFrame({"a": pl.repeat("a" * 20, 30_000_000, eager=True)}).write_parquet(path)
+    pl.DataFrame({"a": pl.repeat(7, 30_000_000, dtype=pl.Int64, eager=True)}).write_parquet(path)
     assert path.stat().st_size < MB
     assert "bytes unpack to more than 67,108,864" in read_in_child("cells.read_file(path, ['a'])", path)
-    pl.DataFrame({"a": pl.repeat("a" * MB, 100_000, eager=True)}).write_parquet(path)
+    cells_of_a_megabyte = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array(["a" * MB]))
+    pq.write_table(pa.table({"a": cells_of_a_megabyte}), path)
     assert path.stat().st_size < 4 * MB
     assert "bytes unpack to more than" in read_in_child("cells.read_file(path, ['a'])", path)
 

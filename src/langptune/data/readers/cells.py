@@ -298,9 +298,10 @@ def _parquet(path: Path, columns: list[str]) -> Table:
     bound = min(bounded.most(packed), bounded.LARGEST)
     if contracts.parquet_rows(path) * len(columns) * _CELL > bound:
         raise bounded.too_large(path, packed, bound)
-    frame = contracts.read_parquet(path, columns, hint=contracts.FOREIGN)
-    if sum(frame.select(pl.col(pl.String).str.len_bytes().sum()).row(0)) > bound:
+    texts = [column for column in columns if names[column] == pl.String]
+    if contracts.parquet_text(path, texts, bound) > bound:
         raise bounded.too_large(path, packed, bound)
+    frame = contracts.read_parquet(path, columns, hint=contracts.FOREIGN)
     if not len(frame):
         raise UserError(f"{path}: no rows")
     return Table(path, frame, pl.int_range(1, len(frame) + 1, dtype=pl.Int64, eager=True), unit="row")
