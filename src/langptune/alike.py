@@ -1,4 +1,4 @@
-"""How long a comparison by ``difflib`` may take: it grows up to the cube of the length, for texts that repeat a part."""
+"""How long a comparison by ``difflib`` may take: up to the cube of the length, for texts that repeat a part."""
 
 from __future__ import annotations
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from langptune.config.base import Strict
+from langptune.config.base import NAME, Strict
 
 HEX = set("0123456789abcdef")
 
@@ -19,7 +20,9 @@ class DataSource(Strict):
     folder: str | None = Field(None, description="folder with the files, absolute or relative to the repo")
     hub: str | None = Field(None, description="dataset id on the Hugging Face hub")
     revision: str | None = Field(None, description="full commit hash on the hub; a branch name is refused")
-    url: str | None = Field(None, description="address of one archive, which is downloaded once")
+    url: str | None = Field(
+        None, description="address of one archive, which is downloaded once; `sha256` must hold its hash"
+    )
     path: str = Field("", description="sub-folder inside the package, folder, hub repository or archive")
     files: list[str] = Field([], description="files of the hub repository, below `path`")
 
@@ -31,6 +34,13 @@ class DataSource(Strict):
             raise ValueError(f"hub dataset '{self.hub}' needs 'revision', a full 40-digit commit hash")
         if bool(self.hub) != bool(self.files):
             raise ValueError("'files' goes with 'hub': list the files to download")
+        for name in [self.path, *self.files] if self.hub else []:
+            if name.startswith("/") or ".." in name.split("/"):  # links to what is downloaded are made by these names
+                raise ValueError(f"'{name[:100]}' leaves the repository: give names below it, without '..'")
+        if self.url and not (re.match(r"^https?://[^/]", self.url) and NAME.fullmatch(self.url.rsplit("/", 1)[-1])):
+            raise ValueError(
+                f"url '{self.url[:100]}' must be http(s) and end in the archive's file name (letters, figures, . _ -)"
+            )
         return self
 
     @property
@@ -197,3 +207,17 @@ class DatasetEntry(Strict):
     item_text: str = Field(description="Jinja template of what the decoder embeds for an item")
     prompt: str = Field(description="default entry of config/prompts.yaml for this dataset")
     protocol: Protocol
+
+    @model_validator(mode="after")
+    def _hashed(self) -> DatasetEntry:
+        """What comes from an address is known by its hash alone: anything may stand there."""
+        if self.source.url is None:
+            return self
+        file = self.source.url.rsplit("/", 1)[-1]
+        wanted = self.sha256.get(file, "")
+        if not (len(wanted) == 64 and set(wanted) <= HEX):
+            raise ValueError(
+                f"a source with 'url' needs 'sha256: {{{file}: ...}}', the 64 digits that `sha256sum` gives for the "
+                "archive; get it once, compare it with what its authors publish, and write them here"
+            )
+        return self

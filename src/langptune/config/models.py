@@ -55,7 +55,9 @@ class ModelSource(Strict):
         None, description="US dollars per million generated tokens; 0 for a server of your own"
     )
     parallel: Annotated[int, Field(ge=1)] = Field(4, description="requests under way at once")
-    timeout: Annotated[float, Field(gt=0, strict=False)] = Field(120.0, description="seconds an answer may take")
+    timeout: Annotated[float, Field(gt=0, strict=False)] = Field(
+        120.0, description="seconds an answer may take, whole: from its request to its last byte"
+    )
     retries: Annotated[int, Field(ge=0)] = Field(
         6, description="of a request that failed for the moment (429, 5xx, no connection), with growing pauses"
     )

@@ -117,6 +117,39 @@ def parquet_schema(path: Path | str) -> dict[str, pl.DataType]:
         return dict(pl.read_parquet_schema(path))
 
 
+def parquet_rows(path: Path | str) -> int:
+    """The number of rows that a Parquet file from elsewhere says it has; as ``parquet_schema``."""
+    with _named(path, FOREIGN):
+        return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+
+
+def parquet_text(path: Path | str, columns: list[str], enough: int) -> int:
+    """Bytes of the text in columns of a Parquet file from elsewhere, each cell counted; as ``parquet_schema``.
+
+    Equal texts are held once while they are counted, which takes little memory; polars makes each anew.
+
+    Args:
+        columns: of type String.
+        enough: once there are more, the count ends.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+    from pyarrow.parquet import ParquetFile
+
+    total = 0
+    try:
+        with _named(path, FOREIGN), ParquetFile(path, read_dictionary=columns) as file:
+            for batch in file.iter_batches(batch_size=1 << 16, columns=columns, use_threads=False) if columns else ():
+                for cells in batch.columns:
+                    lengths = compute.binary_length(cells.dictionary).cast(pa.int64())
+                    total += compute.sum(lengths.take(cells.indices)).as_py() or 0
+                if total > enough:
+                    break
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]}); {FOREIGN}") from None
+    return total
+
+
 def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
     """A CSV file that a rule has written (not one from elsewhere: ``langptune.data.readers.cells``).
 

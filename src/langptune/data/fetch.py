@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from langptune.config.datasets import DatasetEntry
 from langptune.errors import UserError
 from langptune.files import own_folder, publish
 from langptune.provenance import file_hash
+
+LARGEST = 1 << 33
+"""Bytes of an archive: thirty times the largest of MovieLens."""
+STALLED, SLOWEST = 60.0, 1000
+"""A download ends that gets fewer than ``SLOWEST`` bytes a second over ``STALLED`` seconds; running again goes on."""
 
 
 def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], None]) -> dict[str, object]:
@@ -38,10 +45,12 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
         wanted = entry.sha256.get(relative) or (blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
         if wanted and hashes[relative] != wanted:
             bad = path.resolve()
-            raise UserError(
-                f"dataset '{name}': {bad}: SHA-256 is {hashes[relative][:12]}..., expected {wanted[:12]}...; the file "
-                "is damaged or another version: delete it and run `make prefetch` again"
-            )
+            told = f"SHA-256 is {hashes[relative][:12]}..., expected {wanted[:12]}..."
+            told += "; the file is damaged or another version"
+            if source.url:
+                bad.unlink()
+                raise UserError(f"dataset '{name}': {source.url}: {told}, and was removed: run `make prefetch` again")
+            raise UserError(f"dataset '{name}': {bad}: {told}: delete it and run `make prefetch` again")
     publish(part, target)
     facts = {"hub": source.hub, "revision": source.revision} if source.hub else {"url": source.url}
     return {**facts, "sha256": hashes, "licence": entry.licence}
@@ -91,9 +100,9 @@ def _unreachable(what: str, file: str, error: Exception) -> str:
 
 
 def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Path:
-    """An archive; a download that was cut off goes on where it stopped."""
+    """An archive; a download that was cut off goes on where it stopped. Its hash is the caller's to check."""
     import requests
-    from tqdm import tqdm
+    import urllib3
 
     path = part / url.rsplit("/", 1)[-1]
     growing = path.with_suffix(path.suffix + ".incomplete")
@@ -102,27 +111,67 @@ def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Pa
     log(f"{name}: {url}")
     try:
         have = growing.stat().st_size if growing.is_file() else 0
-        with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as answer:
-            if answer.status_code == 416:  # all of it is here already
+        # Nothing packed on the way: a server could send little that unpacks to much.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, stream=True, timeout=60, headers=headers) as answer:
+            start, end, total = _range(answer.headers.get("Content-Range", ""))
+            if answer.status_code == 416 and have and total in (None, have):  # all of it is here already
                 growing.rename(path)
                 return path
+            if answer.status_code == 416:
+                growing.unlink(missing_ok=True)
+                raise OSError(f"{have} bytes are here, the file has {total}; they were removed, run again")
             answer.raise_for_status()
             if answer.status_code != 206:
                 have = 0
-            total = have + int(answer.headers.get("Content-Length", 0))
-            with (
-                growing.open("ab" if have else "wb") as file,
-                tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
-            ):
-                for block in answer.iter_content(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
+            elif start != have or (total is not None and end != total - 1):
+                raise OSError(f"bytes from {have} on were asked for, the server sends {start} to {end} of {total}")
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise OSError(f"sent as {answer.headers['Content-Encoding'][:40]}, which was not asked for")
+            length = answer.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdecimal() and len(length) < 20 else total
+            if (total or 0) > LARGEST:
+                raise OSError(f"{total:,} bytes are more than the {LARGEST:,} of any dataset")
+            _receive(answer, growing, have, total)
         if total and growing.stat().st_size != total:
             raise OSError(f"{growing.stat().st_size} of {total} bytes came")
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise UserError(
             f"dataset '{name}': {url}: not downloaded ({type(error).__name__}: {str(error)[:100]}); run "
             "`make prefetch` where it can be reached, or put the archive into a folder and name that: dataset_overrides"
         ) from None
     growing.rename(path)
     return path
+
+
+def _range(header: str) -> tuple[int | None, int | None, int | None]:
+    """First byte, last byte, size: of ``Content-Range: bytes 5-9/10`` (or ``bytes */10``); None where it says none."""
+    found = re.fullmatch(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", header.strip())
+    if found is None:
+        return None, None, None
+    start, end, total = (int(part) if part and part != "*" else None for part in found.groups())
+    return start, end, total
+
+
+def _receive(answer: Any, growing: Path, have: int, total: int | None) -> None:
+    """Add to a file what comes, up to ``total`` or ``LARGEST``; an ``OSError`` where it is more, or hardly comes."""
+    from tqdm import tqdm
+
+    bound = total or LARGEST
+    since, received = time.monotonic(), 0
+    with (
+        growing.open("ab" if have else "wb") as file,
+        tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=growing.stem) as bar,
+    ):
+        # What has come is taken at once: a server that sends a byte a minute would never fill a block.
+        while block := answer.raw.read1(1 << 20):
+            have += len(block)
+            if have > bound:
+                raise OSError(f"more than {bound:,} bytes came")
+            file.write(block)
+            bar.update(len(block))
+            received += len(block)
+            if (now := time.monotonic()) - since > STALLED:
+                if received < SLOWEST * (now - since):
+                    raise OSError(f"less than {SLOWEST} bytes a second come")
+                since, received = now, 0

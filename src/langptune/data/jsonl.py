@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 
 import polars as pl
 
+from langptune.data import bounded
 from langptune.data.raw import Problems
 from langptune.errors import UserError
 
@@ -37,8 +38,8 @@ def records(path: Path, schema: dict[str, Any], problems: Problems, whole: bool 
         whole: also give ``json`` (Binary), each line as it stands in the file.
 
     Raises:
-        UserError: a gzip stream that is damaged or cut off, naming the line; a file that cannot be opened; too many bad
-            rows.
+        UserError: a gzip stream that is damaged or cut off, naming the line; one that unpacks to more than any table,
+            or a line that is longer than any (``bounded``); a file that cannot be opened; too many bad rows.
     """
     # Parsing has a thread of its own beside whatever is done with the tables.
     return _ahead(_records(path, schema, problems, whole))
@@ -122,11 +123,19 @@ def storable(text: str) -> str:
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
     """Whole lines, about ``CHUNK`` bytes at a time, and how many lines there are."""
-    read = 0
+    read = size = 0
     try:
+        packed = path.stat().st_size
+        bound = bounded.most(packed) if path.suffix == ".gz" else None
         with _open(path) as stream:
             while text := stream.read(CHUNK):
-                text += stream.readline()
+                rest = stream.readline(bounded.LINE + 1)
+                if len(rest) > bounded.LINE:
+                    raise bounded.too_long(path, read + text.count(b"\n") + 1)
+                text += rest
+                size += len(text)
+                if bound is not None and size > bound:
+                    raise bounded.too_large(path, packed, bound)
                 lines = text.count(b"\n") + (not text.endswith(b"\n"))
                 read += lines
                 yield text, lines

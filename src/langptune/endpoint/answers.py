@@ -25,6 +25,8 @@ _LARGEST = 2**31 - 1
 _ENDED = {"stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "complete", "completed", "finished"}
 _CUT = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"}
 _FILTERED = {"content_filter", "safety", "blocklist", "prohibited_content", "recitation", "spii", "refusal"}
+LONGEST_TOKEN = 256
+"""Characters: twice those of the longest runs of blanks or dashes that tokenizers have as one token."""
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
 
 
@@ -64,9 +66,9 @@ class Answer:
     prompt_tokens, tokens: as the server counted them; by characters where it does not say (``counted`` is False).
     model: what the server says it ran; ``unknown`` where it does not say.
     thought: reasoning was taken out of the content.
-    fault: ``empty``, ``reasoning`` (and nothing else), ``filtered``, ``aborted``, ``foreign`` (no answer of a chat
-        API); the empty string for an answer that can be used. With a fault the text is empty, what it cost is counted,
-        and the answer is never kept.
+    fault: ``empty``, ``reasoning`` (and nothing else), ``filtered``, ``aborted``, ``overlong`` (more than
+        ``max_tokens`` can be), ``foreign`` (no answer of a chat API); the empty string for an answer that can be used.
+        With a fault the text is empty, what it cost is counted, and the answer is never kept.
     why: the fault in words, with what the server said of it.
     """
 
@@ -83,8 +85,8 @@ class Answer:
 
     @property
     def again(self) -> bool:
-        """The same question may have a better answer: not where the limit on tokens was spent for nothing."""
-        return bool(self.fault) and self.reason not in _CUT
+        """The same question may have a better answer: not where the limit on tokens was used up, or not kept to."""
+        return bool(self.fault) and self.fault != "overlong" and self.reason not in _CUT
 
 
 def read(body: bytes, request: Request) -> Answer:
@@ -200,6 +202,8 @@ def _checked(
         fault, why = "filtered", "filtered by the server"
     elif reason and reason not in _ENDED | _CUT:
         fault, why = "aborted", f"ended by the server with finish reason '{reason[:50]}'"
+    elif len(said) > LONGEST_TOKEN * request.max_tokens:
+        fault, why = "overlong", f"{len(said):,} characters for {request.max_tokens} tokens"
     elif not said and (thought or reasoning.strip()):
         fault, why = "reasoning", "only reasoning came, no answer"
     elif not said and not (ended and request.stop is not None):  # the stop text may well come first
@@ -212,23 +216,29 @@ def _checked(
 
 def _content(content: Any) -> tuple[str, str, str]:
     """A message's content as text, reasoning and refusal; a list of parts is joined by kind."""
-    out = {"text": "", "reasoning": "", "refusal": ""}
+    out: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
     for part in content if isinstance(content, list) else [content]:
         kind, said = "text", part
         if isinstance(part, dict):
             kind = "reasoning" if part.get("type") in _REASONING_PARTS else "text"
             kind = "refusal" if part.get("type") == "refusal" else kind
             said = next((part[key] for key in ("text", "thinking", "reasoning", "refusal") if part.get(key)), "")
-        out[kind] += _text_of(said)
-    return out["text"], out["reasoning"], out["refusal"]
+        out[kind].append(_text_of(said))
+    return "".join(out["text"]), "".join(out["reasoning"]), "".join(out["refusal"])
 
 
-def _text_of(value: Any) -> str:
-    """Text where it may be wrapped: a string, ``{"value": text}``, or a list of parts; else nothing."""
+def _text_of(value: Any, depth: int = 8) -> str:
+    """Text where it may be wrapped: a string, ``{"value": text}``, or a list of parts; else nothing.
+
+    Args:
+        depth: wrappers that are looked into; servers have two, and a hostile one thousands.
+    """
+    if not depth:
+        return ""
     if isinstance(value, list):
-        return "".join(_text_of(part) for part in value)
+        return "".join(_text_of(part, depth - 1) for part in value)
     if isinstance(value, dict):
-        return _text_of(value.get("value") or value.get("text") or value.get("msg"))
+        return _text_of(value.get("value") or value.get("text") or value.get("msg"), depth - 1)
     return value if isinstance(value, str) else ""
 
 

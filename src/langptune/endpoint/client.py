@@ -47,6 +47,8 @@ EMPTY_SHARE = 0.05
 _HOPELESS = 20
 """A run ends once this many answers, and more than half of those so far, cannot be used."""
 _WINDOW = 60.0
+_KEPT = 1 << 25
+"""Bytes of a kept answer with its request; a longer file is none."""
 
 
 def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
@@ -156,9 +158,11 @@ class Client:
     def known(self, request: Request) -> Answer | None:
         """The answer in the cache; None where there is none, or none that can be used."""
         try:
-            return answers.kept(self._file(request).read_bytes(), request)
+            with self._file(request).open("rb") as file:
+                content = file.read(_KEPT + 1)
         except OSError:
             return None
+        return answers.kept(content, request) if len(content) <= _KEPT else None
 
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """What is still to be asked, in tokens (prompts by their characters, answers at their longest) and dollars."""
@@ -284,6 +288,8 @@ class Client:
         """One question sent; the package asks again where the server was busy or failed."""
         import openai
 
+        from langptune.endpoint.transport import TooLarge
+
         settings: dict[str, Any] = {
             "model": self.source.model,
             "messages": [{"role": role, "content": text} for role, text in request.messages],
@@ -301,6 +307,12 @@ class Client:
             # The bytes, for the package would make objects of whatever it gets, unchecked.
             told = client.chat.completions.with_raw_response.create(**settings)
             return answers.read(told.http_response.content, request)
+        except TooLarge as error:
+            # What it cost is not known, but no more than what was asked for should.
+            tokens = (request.tokens, request.max_tokens)
+            return Answer(
+                "", False, "", *tokens, False, "unknown", fault="overlong", why=f"{error} for {tokens[1]} tokens"
+            )
         except openai.APIStatusError as error:
             if (filtered := answers.refused_prompt(error.response.content, request)) is not None:
                 return filtered
@@ -312,7 +324,7 @@ class Client:
         """Give an error that came with HTTP 200 the status it should have: it is then retried and explained as such."""
         if response.status_code != 200:
             return
-        body = response.read()
+        body = response.content
         if (status := answers.error_status(body)) is not None:
             prompt, tokens = answers.usage_of(body)
             if prompt or tokens:
@@ -358,10 +370,12 @@ class Client:
     def without_text(self, faults: Sequence[Answer], asked: int) -> str:
         """The line for answers of which too many cannot be used: how many, why, and what to change."""
         kinds = Counter(answer.fault for answer in faults)
-        cut = any(answer.reason and not answer.again for answer in faults)
+        cut = any(answer.reason and not answer.again and answer.fault != "overlong" for answer in faults)
         advice = []
         if kinds["reasoning"] or cut:
             advice.append("raise max_tokens, or have the server answer without reasoning")
+        if kinds["overlong"]:
+            advice.append("the server does not keep to max_tokens: set another 'limit_key', or take another endpoint")
         if kinds["filtered"]:
             advice.append("look at the provider's content filter")
         if kinds["aborted"] or (kinds["empty"] and not advice):
@@ -415,7 +429,9 @@ class Client:
 
     def _openai(self) -> OpenAI:
         import httpx2
-        from openai import DefaultHttpxClient, OpenAI
+        from openai import OpenAI
+
+        from langptune.endpoint.transport import PER_TOKEN, SPARE, Bounded
 
         secret = self._secret()
         with _hidden_variables("OPENAI_"):  # the package sends what it finds there to any server
@@ -424,11 +440,13 @@ class Client:
                 base_url=self.url,
                 timeout=self.source.timeout,
                 max_retries=self.source.retries,
-                http_client=DefaultHttpxClient(
+                http_client=Bounded(
+                    self.source.timeout,
+                    lambda: SPARE + PER_TOKEN * self._asking.request.max_tokens,
+                    self._unmask,
                     transport=None if self.socket is None else httpx2.HTTPTransport(uds=self.socket),
                     trust_env=not allowed.near(self.url),  # a proxy of the environment is none for this machine itself
                     follow_redirects=False,  # another server would read the prompts
-                    event_hooks={"response": [self._unmask]},
                 ),
             )
 

@@ -14,8 +14,8 @@ first), ``+`` (only in the second)."""
 ALIKE = 0.25
 """Texts that have less in common (difflib's ratio) differ as a whole: marks around each "the" would tell nothing."""
 
-STEPS = 50_000_000
-"""Most steps of a comparison (``alike``); profiles of 1,000 words keep to it, and what does not differs as a whole."""
+STEPS = 20_000_000
+"""Most steps of a comparison (``alike``); profiles of 800 words keep to it, and what does not differs as a whole."""
 
 _WORD = re.compile(r"\s+|\w+(?:['’]\w+)*\s*|[^\w\s]\s*")
 

@@ -58,8 +58,9 @@ def measure(profile: str, titles: Sequence[str]) -> Wording:
 
 def repetition(told: Sequence[str], run: int = 3) -> float:
     """Share of the runs of ``run`` words that stood there before: ``1 - distinct / all``."""
-    runs = [tuple(told[at : at + run]) for at in range(len(told) - run + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    count = len(told) - run + 1
+    distinct = len(set(zip(*(told[at : at + count] for at in range(run)), strict=True))) if count > 0 else 0
+    return 1 - distinct / count if count > 0 else 0.0
 
 
 def copied(told: Sequence[str], titles: Sequence[str]) -> float:

@@ -222,12 +222,16 @@ def _in_milliseconds(frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
 def _finish(items: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """Fields as plain text, from the lines as they stand in the file: only those say whether a field is a list."""
     items = items.sort("line")
-    rows = [json.loads(line) for line in items["json"]]
+    told: dict[str, list[str]] = {field: [] for field in columns}
+    for number, line in items.select("line", "json").iter_rows():
+        try:
+            row = json.loads(line)
+            for field, key in columns.items():
+                told[field].append(plain(row.get(key), " " if field == "description" else ", "))
+        except RecursionError:
+            raise UserError(f"metadata: line {number}: brackets are nested too deeply; remove the line") from None
     return items.select("item_id").with_columns(
-        pl.Series(
-            field, [plain(row.get(key), " " if field == "description" else ", ") for row in rows], dtype=pl.String
-        )
-        for field, key in columns.items()
+        pl.Series(field, texts, dtype=pl.String) for field, texts in told.items()
     )
 
 

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +18,15 @@ import numpy as np
 import polars as pl
 
 from langptune.config.base import nearest
-from langptune.data import contracts
+from langptune.data import bounded, contracts
 from langptune.errors import UserError
 
-CHUNK = 1 << 24
-"""Bytes whose cells are counted at once."""
+CHUNK = 1 << 22
+"""Bytes whose cells are counted at once; numbers of places in them take up to a hundred times as much."""
+COLUMNS = 10_000
+"""Of a file, at most."""
+_CELL = 8
+"""Bytes of a cell of a Parquet file in memory, at least."""
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NEWLINE, _RETURN, _QUOTE, _UNIT = 10, 13, 34, b"\x1f"
 
@@ -76,7 +81,10 @@ def content(path: Path) -> bytes:
     """The bytes of a file, unpacked where its name ends in .gz; a ``UserError`` where that fails."""
     try:
         if path.suffix.lower() == ".gz":
-            return gzip.decompress(path.read_bytes())
+            with gzip.open(path) as stream:
+                return bounded.whole(stream, path.stat().st_size, path)
+        if path.stat().st_size > bounded.LARGEST:
+            raise UserError(f"{path}: larger than {bounded.LARGEST:,} bytes; save it as Parquet, or in parts")
         data = path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut off ({error}); get it again") from None
@@ -123,14 +131,18 @@ def delimited(
         shown = {"\t": "tab"}.get(separator, separator)
     names = _header(data, path, separator, quoted, typed) if header else columns
     columns = list(dict.fromkeys([*columns, *names])) if every else columns
+    if len(names) > COLUMNS:
+        raise UserError(f"{path}: {len(names)} columns, more than {COLUMNS}; is the separator right?")
+    places = {name: at for at, name in enumerate(names)}
+    often = Counter(names)
     for name in columns:
-        if names.count(name) != 1:
-            problem = f"is missing{nearest(name, names)}" if name not in names else "occurs twice in the header"
+        if often[name] != 1:
+            problem = f"is missing{nearest(name, names)}" if name not in places else "occurs twice in the header"
             raise UserError(f"{path}: column '{name}' {problem}")
     data, lines, spans = _rows(data, path, separator, quoted, shown, len(names), header)
     if len(lines) <= header:
         raise UserError(f"{path}: no rows below the header" if header else f"{path}: the file is empty")
-    wanted = [names.index(name) for name in columns]
+    wanted = [places[name] for name in columns]
     try:
         frame = pl.read_csv(
             data,
@@ -163,12 +175,12 @@ def _header(data: bytes, path: Path, separator: str, quoted: bool, typed: bool) 
         raise UserError(f"{path}: the file is empty")
     # The first line that is not blank; a name with a line break in it is not supported.
     first = next(line for line in io.BytesIO(data) if line.strip(b"\r\n")).rstrip(b"\r\n").decode(errors="replace")
+    if len(first) > bounded.LINE:
+        raise bounded.too_long(path, 1)
     try:
         names = next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
     except csv.Error as error:
-        raise UserError(
-            f"{path}: line 1: the header cannot be read ({error}); save the file as CSV with a line break (LF) a row"
-        ) from None
+        raise UserError(f"{path}: the header cannot be read ({error}); save the file again, one row a line") from None
     return [name.split(":")[0].strip() for name in names] if typed else names
 
 
@@ -177,7 +189,9 @@ def _rows(
 ) -> tuple[bytes, np.ndarray, list[str]]:
     """The text without blank lines, the line in which each row begins, and notes; cells are counted here."""
     whole = np.frombuffer(data, dtype=np.uint8)
-    begins, blank, size = [], [], CHUNK
+    begins: list[np.ndarray] = []
+    pieces: list[bytes | memoryview] = []
+    blank, size = False, CHUNK
     start, line, spans, first_span = 0, 1, 0, 0
     while start < len(whole):
         end = min(start + size, len(whole))
@@ -194,6 +208,8 @@ def _rows(
         if last and (not len(ends) or ends[-1] != len(part) - 1):
             ends = np.append(ends, len(part))  # the last line has no line break
         if not len(ends):
+            if len(part) >= bounded.LINE:
+                raise bounded.too_long(path, line)
             size *= 2
             continue
         first = np.concatenate([[0], ends[:-1] + 1])
@@ -216,16 +232,23 @@ def _rows(
             first_span = first_span or int(line + before[np.argmax(over)])
             spans += int(over.sum())
         begins.append(line + before[~nothing])
-        blank += [
-            (start + a, start + min(b + 1, len(part))) for a, b in zip(first[nothing], ends[nothing], strict=True)
-        ]
+        used = min(int(ends[-1]) + 1, len(part))
+        if nothing.any():
+            blank = True
+            kept = np.ones(used, dtype=bool)
+            # A blank line is a line break, perhaps with a carriage return before it.
+            kept[first[nothing]] = kept[np.minimum(ends[nothing], used - 1)] = False
+            pieces.append(part[:used][kept].tobytes())
+        else:
+            pieces.append(memoryview(data)[start : start + used])
         line += int(np.searchsorted(newlines, ends[-1])) + 1
         start += int(ends[-1]) + 1
-    kept = [data[a:b] for a, b in _between(blank, len(data))] if blank else [data]
+    if blank:
+        data = b"".join(pieces)
     notes = [
         f"{path}: line {first_span}: a quoted cell goes over more than one line: {spans} such row{'s' * (spans != 1)}"
     ]
-    return b"".join(kept), np.concatenate(begins) if begins else np.zeros(0, np.int64), notes if spans else []
+    return data, np.concatenate(begins) if begins else np.zeros(0, np.int64), notes if spans else []
 
 
 def _why(more: bool, shown: str, quoted: bool) -> str:
@@ -234,11 +257,6 @@ def _why(more: bool, shown: str, quoted: bool) -> str:
     if quoted:
         return "a cell is missing, or a line break stands in a cell without quotes"
     return f"a {shown} or a line break inside a cell?"
-
-
-def _between(blank: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    edges = [0, *(int(edge) for pair in blank for edge in pair), size]
-    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _check_quotes(
@@ -274,7 +292,16 @@ def _parquet(path: Path, columns: list[str]) -> Table:
     for column in columns:
         if column not in names:
             raise UserError(f"{path}: column '{column}' is missing{nearest(column, list(names))}")
-    frame = contracts.read_parquet(path, list(dict.fromkeys(columns)), hint=contracts.FOREIGN)
+    columns = list(dict.fromkeys(columns))
+    # Equal cells are written once, with their number: neither tells how much they are when they are read.
+    packed = path.stat().st_size
+    bound = min(bounded.most(packed), bounded.LARGEST)
+    if contracts.parquet_rows(path) * len(columns) * _CELL > bound:
+        raise bounded.too_large(path, packed, bound)
+    texts = [column for column in columns if names[column] == pl.String]
+    if contracts.parquet_text(path, texts, bound) > bound:
+        raise bounded.too_large(path, packed, bound)
+    frame = contracts.read_parquet(path, columns, hint=contracts.FOREIGN)
     if not len(frame):
         raise UserError(f"{path}: no rows")
     return Table(path, frame, pl.int_range(1, len(frame) + 1, dtype=pl.Int64, eager=True), unit="row")

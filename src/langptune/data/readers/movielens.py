@@ -5,23 +5,18 @@ Files of 20M as other sites serve them (``rating.csv``, ``movie.csv``, times as 
 
 from __future__ import annotations
 
-import lzma
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
+from langptune.data import bounded
 from langptune.data.raw import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first, year_apart
 from langptune.errors import UserError
-
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError, KeyError)
-"""What zipfile raises at an archive that is damaged, encrypted or of a kind that it does not know."""
 
 # Our names of the columns: by position in .dat files, which have no header, and by the name in the header of CSV files.
 RATINGS = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
@@ -134,16 +129,7 @@ class _Source:
         """A file's columns as text, under our names."""
         name = self.names[stem]
         path = self.where / PurePosixPath(name).name
-        if self.packed:
-            try:
-                with zipfile.ZipFile(self.where) as archive:
-                    data = archive.read(name)
-            except DAMAGED as error:
-                raise UserError(
-                    f"{path}: cannot be unpacked ({str(error)[:100]}); download the archive again"
-                ) from None
-        else:
-            data = cells.content(path)
+        data = bounded.member(self.where, name, path) if self.packed else cells.content(path)
         if name.endswith(".dat"):
             try:
                 data.decode()
@@ -169,13 +155,15 @@ def _source(folder: Path) -> _Source:
     for path in there:
         if path.suffix.lower() == ".zip" and path.is_file():
             try:
-                with zipfile.ZipFile(path) as archive:
-                    inside = archive.namelist()
-            except DAMAGED as error:
-                broken.append(f"{path}: not a whole zip archive ({error}); download it again")
+                inside = bounded.members(path)
+            except bounded.ZIP_ERRORS as error:
+                broken.append(f"{path}: not a whole zip archive ({str(error)[:100]}); download it again")
                 continue
-            for parent in dict.fromkeys(PurePosixPath(name).parent for name in inside):
-                names = {PurePosixPath(n).name: n for n in inside if PurePosixPath(n).parent == parent}
+            folders: dict[str, dict[str, str]] = {}
+            for name in inside:
+                parent, _, own = name.rpartition("/")
+                folders.setdefault(parent, {})[own] = name
+            for names in folders.values():
                 found += [_Source(path, layout) for layout in _layouts(names)]
     if len(found) > 1:
         which = " and ".join(str(source.where / PurePosixPath(source.names["ratings"])) for source in found[:3])
