@@ -78,7 +78,7 @@ def missing(workflow: Workflow) -> list[str]:
     for name in dict.fromkeys([*workflow.config.encoders, *workflow.config.decoders, *judges]):
         key = workflow.models[name].source.key
         try:
-            allowed.check(workflow.models[name].source, f"models.yaml: {name}")
+            allowed.check(workflow.models[name].source.endpoint, key, f"models.yaml: {name}")
         except UserError as error:
             out.append(str(error))
         if key is not None and not os.environ.get(key):

@@ -57,17 +57,12 @@ LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"}
 
 
 def stranger(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code as another account of this machine; the test is skipped where nobody can be another."""
+    """Run Python code as another account of this machine; the test is skipped where nobody can be another.
+
+    ``os``, ``socket`` and ``sys`` are imported: the interpreter may lie where that account cannot read.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can act as a second account")
-    python = str(Path(PLAIN_PYTHON).resolve())
-    return subprocess.run(
-        [python, "-I", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin"},
-        user=65534,
-        group=65534,
-        extra_groups=[],
-    )
+    become = "import os, socket, sys\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n"
+    command = [PLAIN_PYTHON, "-I", "-c", become + code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/")

@@ -35,6 +35,10 @@ def source(url: str, key: str | None = "OPENAI_API_KEY", **changes) -> ModelSour
     return ModelSource(endpoint=url, model="m", key=key, input_price=0, output_price=0, retries=0, **changes)
 
 
+def check(url: str, key: str | None = "OPENAI_API_KEY") -> None:
+    allowed.check(url, key, "models.yaml: m")
+
+
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path, monkeypatch):
     """No settings of whoever runs the tests."""
@@ -81,7 +85,7 @@ def listener(answer=None):
 )
 def test_a_config_alone_sends_no_key(url, key):
     with pytest.raises(UserError, match="you have not allowed this pair, and a config cannot") as told:
-        allowed.check(source(url, key), "models.yaml: m")
+        check(url, key)
     line = str(told.value)
     assert "\n" not in line and f"`{url}: {key}` into" in line and f"`export LANGPTUNE_ENDPOINTS={url}={key}`" in line
 
@@ -90,7 +94,7 @@ def test_a_config_alone_sends_no_key(url, key):
 def test_no_key_goes_unencrypted_over_a_network(url, monkeypatch):
     monkeypatch.setenv(allowed.VARIABLE, f"{url}=OPENAI_API_KEY")
     with pytest.raises(UserError, match="would be sent unencrypted; use https://"):
-        allowed.check(source(url))
+        check(url)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_no_key_goes_unencrypted_over_a_network(url, monkeypatch):
 )
 def test_an_address_that_can_be_read_in_two_ways_gets_no_key(url):
     with pytest.raises(UserError) as told:
-        allowed.check(source(url))
+        check(url)
     assert "write it in plain letters" in str(told.value) or "not allowed this pair" in str(told.value)
 
 
@@ -119,9 +123,9 @@ def test_an_address_and_a_name_end_where_they_end(end):
 
 
 def test_what_the_user_allows(own_settings, monkeypatch):
-    allowed.check(source("https://api.openai.com/v1"))
-    allowed.check(source("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"))
-    allowed.check(source("http://anywhere.example/v1", None))  # no key, no pair
+    check("https://api.openai.com/v1")
+    check("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY")
+    check("http://anywhere.example/v1", None)  # no key, no pair
     own_settings.write_text(
         "https://gateway.example/openai: GATEWAY_KEY\nhttp://localhost:8000: [LOCAL_KEY, OTHER_KEY]\n"
     )
@@ -131,17 +135,17 @@ def test_what_the_user_allows(own_settings, monkeypatch):
         ("https://GATEWAY.example:443/openai", "GATEWAY_KEY"),
         ("http://localhost:8000/v1", "OTHER_KEY"),
     ]:
-        allowed.check(source(url, key))
+        check(url, key)
     for url, key in [
         ("https://gateway.example/openai-evil", "GATEWAY_KEY"),
         ("https://gateway.example/v1", "GATEWAY_KEY"),
     ]:
         with pytest.raises(UserError, match="not allowed this pair"):
-            allowed.check(source(url, key))
+            check(url, key)
     assert allowed.names() >= {"GATEWAY_KEY", "LOCAL_KEY", "OTHER_KEY", "OPENAI_API_KEY"}
     monkeypatch.setenv(allowed.VARIABLE, "https://a.example=A_KEY\nhttps://b.example/v1=B_KEY")
-    allowed.check(source("https://a.example/v1", "A_KEY"))
-    allowed.check(source("https://b.example/v1", "B_KEY"))
+    check("https://a.example/v1", "A_KEY")
+    check("https://b.example/v1", "B_KEY")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_what_the_user_allows(own_settings, monkeypatch):
 def test_a_list_that_is_none_is_said(own_settings, text):
     own_settings.write_text(text)
     with pytest.raises(UserError, match=r"endpoints\.yaml") as told:
-        allowed.check(source("https://api.openai.com/v1"))
+        check("https://api.openai.com/v1")
     assert "\n" not in str(told.value)
 
 
@@ -159,13 +163,13 @@ def test_a_list_that_others_may_write_is_refused(own_settings):
     for mode in (0o664, 0o646):
         own_settings.chmod(mode)
         with pytest.raises(UserError, match="others may write it, and so say where your keys go"):
-            allowed.check(source("https://evil.example/v1"))
+            check("https://evil.example/v1")
     own_settings.chmod(0o600)
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of another account")
     os.chown(own_settings, 65534, 65534)
     with pytest.raises(UserError, match="others may write it"):
-        allowed.check(source("https://evil.example/v1"))
+        check("https://evil.example/v1")
 
 
 def test_nothing_is_sent_to_where_the_key_may_not_go(tmp_path, monkeypatch):

@@ -165,7 +165,6 @@ def test_a_job_knows_the_secrets_that_it_needs(tmp_path, secrets, needs):
 
 
 CONNECT = """
-import os, socket, sys
 for act in (lambda: os.listdir(sys.argv[1]), lambda: socket.socket(socket.AF_UNIX).connect(sys.argv[1] + "/socket")):
     try:
         act()

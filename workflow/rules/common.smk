@@ -50,7 +50,8 @@ try:
     WORKFLOW = load(config, ROOT, ", ".join(str(path) for path in workflow.configfiles) or "config")
     judges = [WORKFLOW.judges[judge].model for judge in WORKFLOW.config.interpretability.judges]
     for name in dict.fromkeys([*WORKFLOW.config.encoders, *judges]):
-        check_endpoint(WORKFLOW.models[name].source, f"models.yaml: {name}")
+        entry = WORKFLOW.models[name].source
+        check_endpoint(entry.endpoint, entry.key, f"models.yaml: {name}")
     for name in WORKFLOW.config.methods:
         if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
             for point in WORKFLOW.methods[name].grid():

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from langptune.config.base import read_yaml
-from langptune.config.models import ModelSource
 from langptune.errors import UserError
 
 VARIABLE = "LANGPTUNE_ENDPOINTS"
@@ -56,8 +55,8 @@ def _address(url: str) -> _Address | None:
 
 def near(url: str) -> bool:
     """Whether a server is on this machine."""
-    host = urlsplit(url).hostname or ""
     try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
@@ -114,33 +113,34 @@ def names() -> set[str]:
         return set(KNOWN.values())
 
 
-def check(source: ModelSource, where: str = "models.yaml") -> None:
+def check(endpoint: str | None, key: str | None, where: str = "models.yaml") -> None:
     """Refuse to send a key to a server that the user did not name together with it, or in the clear.
 
     Args:
+        endpoint, key: base URL and the variable's name, as an entry of models.yaml has them; None: there is none.
         where: how an error names the source: a file, or a file and an entry.
 
     Raises:
         UserError: in one line, with what to write where if the key does belong there.
     """
-    if source.endpoint is None or source.key is None:
+    if endpoint is None or key is None:
         return
-    asked = _address(source.endpoint)
+    asked = _address(endpoint)
     if asked is None:
-        raise UserError(f"{where}: endpoint {source.endpoint!r}: write it in plain letters, without '%', '..' and '\\'")
-    if asked.scheme != "https" and not near(source.endpoint):
+        raise UserError(f"{where}: endpoint {endpoint!r}: write it in plain letters, without '%', '..' and '\\'")
+    if asked.scheme != "https" and not near(endpoint):
         raise UserError(
-            f"{where}: endpoint {source.endpoint}: the key in {source.key} would be sent unencrypted; use https://, or "
+            f"{where}: endpoint {endpoint}: the key in {key} would be sent unencrypted; use https://, or "
             "a server on this machine (a tunnel: `ssh -L`), or leave out 'key'"
         )
     for url, name in pairs():
         known = _address(url)
         there = known is not None and known[:3] == asked[:3] and f"{asked.path}/".startswith(f"{known.path}/")
-        if there and name == source.key:
+        if there and name == key:
             return
-    origin = source.endpoint.rstrip("/")
+    origin = endpoint.rstrip("/")
     raise UserError(
-        f"{where}: endpoint {origin} with key {source.key}: you have not allowed this pair, and a config cannot. If "
-        f"that key is meant for that server, write `{origin}: {source.key}` into {_file()}, or `export "
-        f"{VARIABLE}={origin}={source.key}`"
+        f"{where}: endpoint {origin} with key {key}: you have not allowed this pair, and a config cannot. If "
+        f"that key is meant for that server, write `{origin}: {key}` into {_file()}, or `export "
+        f"{VARIABLE}={origin}={key}`"
     )

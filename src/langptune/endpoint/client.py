@@ -453,7 +453,7 @@ class Client:
     def _secret(self) -> str:
         if self.source.key is None:
             return ""
-        allowed.check(self.source)
+        allowed.check(self.source.endpoint, self.source.key)
         secret = os.environ.get(self.source.key, "").strip()
         if not secret:
             raise UserError(
