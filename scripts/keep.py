@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -150,8 +150,8 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         for key in ("curves", "phases") if name == "plot" else ():
             spec[key] = joined(spec[key], before[key], ("key", "path"))
         write(ROOT / to / f"{name}.json", spec)
-        command = [sys.executable, f"scripts/{name}.py", "--spec", f"{to}/{name}.json"]
-        if subprocess.run(command, cwd=ROOT).returncode:
+        command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
+        if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
     for path in (ROOT / to).iterdir():
         if path.name.endswith((".lock", ".manifest.json")) and path.name not in MANIFESTS:
