@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from langptune.config.base import NAME, Strict
+from langptune.config.base import Strict, sound_name
 
 HEX = set("0123456789abcdef")
 
@@ -37,7 +37,7 @@ class DataSource(Strict):
         for name in [self.path, *self.files] if self.hub else []:
             if name.startswith("/") or ".." in name.split("/"):  # links to what is downloaded are made by these names
                 raise ValueError(f"'{name[:100]}' leaves the repository: give names below it, without '..'")
-        if self.url and not (re.match(r"^https?://[^/]", self.url) and NAME.fullmatch(self.url.rsplit("/", 1)[-1])):
+        if self.url and not (re.match(r"^https?://[^/]", self.url) and sound_name(self.url.rsplit("/", 1)[-1])):
             raise ValueError(
                 f"url '{self.url[:100]}' must be http(s) and end in the archive's file name (letters, figures, . _ -)"
             )
