@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from langptune.alike import affordable
 from langptune.errors import UserError
 
-_CHOICES, _SHOWN, _STEPS = 1000, 100, 300_000
+_CHOICES, _LISTED, _STEPS = 1000, 100, 300_000
 """Of a hint: names that are compared, names (and characters of one) that are listed, steps of comparing one
 (``alike``)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -111,7 +111,7 @@ def nearest(word: str, choices: list[str]) -> str:
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    shown = sorted(choice for choice in choices[:_CHOICES] if len(choice) <= _SHOWN)[:_SHOWN]
+    shown = sorted(choice for choice in choices[:_CHOICES] if len(choice) <= _LISTED)[:_LISTED]
     more = f" and {len(choices) - len(shown)} more" if len(choices) > len(shown) else ""
     return f"; valid: {', '.join(shown)}{more}" if shown else ""
 
