@@ -28,6 +28,7 @@ from langptune.config.datasets import DatasetEntry
 from langptune.data import bounded, fetch, jsonl
 from langptune.data.raw import Problems
 from langptune.data.readers import amazon, cells, movielens
+from langptune.endpoint import allowed
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import TRIES, Client
 from langptune.errors import UserError
@@ -361,6 +362,7 @@ ASK = Request((("user", "What do I like?"),), 4)
 def endpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("DOOR_KEY", "sk-of-this-test-0123456789")
     with site() as server:
+        monkeypatch.setenv(allowed.VARIABLE, f"{server.url}/v1=DOOR_KEY")
 
         def client(says, max_usd=None, **changes):
             server.says = says
