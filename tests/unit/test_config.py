@@ -292,6 +292,13 @@ def test_reserved_and_odd_names_are_refused(tmp_path):
             load(config, ROOT)
 
 
+@pytest.mark.parametrize("name", ["../../x", "a/b", "ok\n", "a" * 65])
+def test_a_study_is_named_as_its_files_can_be(name):
+    smoke = read_yaml(ROOT / "config/smoke.yaml")
+    with pytest.raises(UserError, match="a name is letters"):
+        load({**smoke, "studies": {name: smoke["studies"]["history"]}}, ROOT)
+
+
 def test_algorithms_are_compared_at_equal_tokens():
     recipes = load(base(), ROOT).recipes
     spent = {

@@ -122,6 +122,36 @@ def test_wrong_hash_pickles_and_wrong_pooling_are_refused(real_models, tmp_path)
         materialise(decoder_entry({"folder": str(pickled)}), "m", tmp_path / "out")
 
 
+@pytest.mark.parametrize("place", ["notes.json", "deep/notes.json"])
+def test_a_link_that_leaves_the_model_is_refused(hub, real_models, tmp_path, place):
+    """Else whoever may write in a shared folder has a private file of this user copied to where all can read it."""
+    private = tmp_path / "private.json"
+    private.write_text('{"secret": 1}')
+    private.chmod(0o600)
+    snapshot = next(hub.glob("*/snapshots/*"))
+    own = tmp_path / "own"
+    shutil.copytree(real_models / "minilm-l6", own)
+    for source, base in (({"folder": str(own)}, own), ({"hub": "org/tiny-embedder", "revision": REVISION}, snapshot)):
+        (base / place).parent.mkdir(exist_ok=True)
+        (base / place).symlink_to(private)
+        with pytest.raises(UserError, match=r"notes\.json is a link to .*private\.json, outside the model's folder"):
+            materialise(decoder_entry(source), "m", tmp_path / "out")
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_links_within_a_model_are_copied_as_files(hub, real_models, tmp_path):
+    """Also those of a snapshot in the hub's cache that is named as a folder: they lead to the blobs beside it."""
+    snapshot = next(hub.glob("*/snapshots/*"))
+    materialise(decoder_entry({"folder": str(snapshot)}), "m", tmp_path / "out")
+    made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert made and not any(path.is_symlink() for path in made)
+    own = tmp_path / "own"
+    shutil.copytree(real_models / "minilm-l6", own)
+    (own / "again.json").symlink_to("config.json")
+    materialise(decoder_entry({"folder": str(own)}), "m", tmp_path / "out")
+    assert (tmp_path / "out" / "again.json").read_text() == (own / "config.json").read_text()
+
+
 def test_truncated_and_unfit_models_are_one_line(real_models, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(real_models / "minilm-l6", broken)

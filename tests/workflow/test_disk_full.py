@@ -92,7 +92,9 @@ def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
     for moment in range(MOMENTS):
         log = tmp_path / f"run{moment}.log"
         running = start(repo, log)
-        waited = rng.uniform(0.1, 0.9) * took
+        # Less and less is left to do.
+        left = 1 - sum(path in done for path in wanted) / len(wanted)
+        waited = rng.uniform(0.1, 0.7) * took * left
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(waited)
         done |= finished(log.read_text())
