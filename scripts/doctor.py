@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 
+from langptune import allowed
 from langptune.config.base import read_yaml
 from langptune.config.methods import ProfileMethod, RecBoleMethod
 from langptune.config.workflow import Workflow, load
 from langptune.data import readers
-from langptune.endpoint import allowed
 from langptune.errors import UserError
 from langptune.provenance import LOCK, ROOT, versions
 

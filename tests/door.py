@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from langptune.endpoint.allowed import VARIABLE
+from langptune.allowed import VARIABLE
 
 KEY = "sk-of-this-test-0123456789"
 

@@ -1,8 +1,9 @@
 """LangPTune: natural-language user profiles for recommendation, as a reproducible benchmark.
 
 The rooms of the library import only from rooms above them in this list: ``errors``, ``files``, ``metrics``,
-``randomness``, ``config``, ``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``, ``data``, ``thinking``,
-``prompts``, ``endpoint``, ``models``, ``ranking``, ``profiles``, ``comparison``, ``interpretability``, ``training``,
-``baselines``, ``judge``, ``survey``, ``figures``, ``benchmarks``, ``plan``, ``cost``, ``explorer``.
+``randomness``, ``config``, ``allowed``, ``processes``, ``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``,
+``data``, ``thinking``, ``prompts``, ``endpoint``, ``models``, ``ranking``, ``profiles``, ``comparison``,
+``interpretability``, ``training``, ``baselines``, ``judge``, ``survey``, ``figures``, ``benchmarks``, ``plan``,
+``cost``, ``explorer``.
 Importing the package itself imports none of them.
 """

@@ -16,8 +16,8 @@ from starlette.requests import Request as Received
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from langptune import allowed
 from langptune.config.models import ModelSource
-from langptune.endpoint import allowed
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client
 from langptune.errors import UserError

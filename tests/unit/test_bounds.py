@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from langptune import allowed
 from langptune.config.base import read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.data import bounded, fetch, jsonl
 from langptune.data.raw import Problems
 from langptune.data.readers import amazon, cells, movielens
-from langptune.endpoint import allowed
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import TRIES, Client
 from langptune.errors import UserError

@@ -14,11 +14,11 @@ import psutil
 import pytest
 import yaml
 
+from langptune import allowed
 from langptune.config.base import read_yaml, validate
 from langptune.config.models import EncoderEntry, ModelSource
 from langptune.config.workflow import load
 from langptune.data import contracts
-from langptune.endpoint import allowed
 from langptune.endpoint import client as client_module
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client

@@ -15,8 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from langptune import processes, slurm
-from langptune.endpoint import allowed
+from langptune import allowed, processes, slurm
 from tests.conftest import ROOT
 from tests.neighbour import LOOPBACK, listening, plant, stranger
 

@@ -106,18 +106,8 @@ def test_a_run_imports_nothing_from_its_folder(make, tmp_path):
     done = make("prefetch", f"CONFIG={path}")
     assert done.returncode == 0, done.stdout + done.stderr
     wanted = "results/alone/ml-100k-small/data/items.parquet"
-    command = [
-        ".venv/bin/python",
-        "-P",
-        "-m",
-        "snakemake",
-        "--nolock",
-        "--cores",
-        "1",
-        "--configfile",
-        str(path),
-        wanted,
-    ]
+    command = [".venv/bin/python", "-P", "-m", "snakemake", "--nolock", "--cores", "1"]
+    command += ["--configfile", str(path), "--", wanted]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": "s3cret"}
     done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
     assert done.returncode == 0 and (folder / wanted).is_file(), done.stderr[-3000:]

@@ -20,6 +20,7 @@ from snakemake.utils import update_config
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
+from langptune.allowed import check as check_endpoint
 from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import methods as kinds
 from langptune.config.base import read_yaml, retype, validate
@@ -30,7 +31,6 @@ from langptune.config.phases import VALIDATION, Phase, evaluation_draw
 from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
-from langptune.endpoint.allowed import check as check_endpoint
 from langptune.errors import UserError, printable
 from langptune.files import own_folder, whole
 

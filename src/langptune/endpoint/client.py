@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from langptune import allowed
 from langptune.config.models import OMISSIBLE, ModelSource
-from langptune.endpoint import allowed, answers
+from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
 from langptune.files import private, whole
