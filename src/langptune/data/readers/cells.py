@@ -298,7 +298,7 @@ def _parquet(path: Path, columns: list[str]) -> Table:
     bound = min(bounded.most(packed), bounded.LARGEST)
     if contracts.parquet_rows(path) * len(columns) * _CELL > bound:
         raise bounded.too_large(path, packed, bound)
-    texts = [column for column in columns if names[column] == pl.String]
+    texts = [column for column in columns if isinstance(names[column], pl.String | pl.Categorical | pl.Enum)]
     if contracts.parquet_text(path, texts, bound) > bound:
         raise bounded.too_large(path, packed, bound)
     frame = contracts.read_parquet(path, columns, hint=contracts.FOREIGN)
