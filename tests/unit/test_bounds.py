@@ -228,6 +228,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
+        self.send_header("Connection", "close")  # else a client might ask again on a connection that is being closed
         self.end_headers()
 
 
