@@ -68,7 +68,7 @@ def joined(new: list[dict[str, Any]], old: list[dict[str, Any]], keys: tuple[str
     return list(found.values())
 
 
-def copy(source: Path, target: Path) -> None:
+def take(source: Path, target: Path) -> None:
     """Copy one file, whole or not at all; nothing where it does not exist."""
     if source.is_file():
         with whole(target) as part:
@@ -122,20 +122,20 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     for entry in tables["runs"]:
         folder = Path(entry["metrics_path"]).parent
         for name in BESIDE_RUNS:
-            copy(ROOT / folder / name, ROOT / to / folder.relative_to(results) / name)
+            take(ROOT / folder / name, ROOT / to / folder.relative_to(results) / name)
         if weight := entry.get("weight_path"):
-            copy(ROOT / weight, ROOT / to / Path(weight).relative_to(results))
+            take(ROOT / weight, ROOT / to / Path(weight).relative_to(results))
     for entry in figures["phases"]:
         folder = Path(entry["path"]).parent
         target = ROOT / to / folder.relative_to(results)
         for name in BESIDE_PHASES:
-            copy(ROOT / folder / name, target / name)
+            take(ROOT / folder / name, target / name)
         for model in ("encoder", "decoder"):
-            copy(ROOT / folder / model / "manifest.json", target / f"{model}.manifest.json")
-            copy(ROOT / folder / model / "README.md", target / "model_card.md")
+            take(ROOT / folder / model / "manifest.json", target / f"{model}.manifest.json")
+            take(ROOT / folder / model / "README.md", target / "model_card.md")
     for name in BESIDE_TABLES:
-        copy(ROOT / results / "comparison" / name, ROOT / to / name)
-    copy(config, ROOT / to / "config.yaml")
+        take(ROOT / results / "comparison" / name, ROOT / to / name)
+    take(config, ROOT / to / "config.yaml")
 
     made = json.loads((ROOT / f"{figures['runs'][0]['metrics_path']}.manifest.json").read_text(encoding="utf-8"))
     specs = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ CONFIG, POOLING, MODULES = "config_sentence_transformers.json", "1_Pooling/confi
 
 @pytest.fixture
 def variant(real_models, tmp_path):
-    """A function: the real MiniLM in a folder of its own, some of its JSON files changed; its weights are linked."""
+    """A function: the real MiniLM in a folder of its own, some of its JSON files changed; its weights are a hard link."""
 
     def make(changes: dict[str, object] | None = None, name: str = "variant") -> Path:
         folder, source = tmp_path / name, real_models / "minilm-l6"
@@ -38,7 +39,7 @@ def variant(real_models, tmp_path):
             target = folder / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == ".safetensors":
-                target.symlink_to(file.resolve())
+                os.link(file, target)
             else:
                 shutil.copyfile(file, target)
         for file, changed in (changes or {}).items():

@@ -360,6 +360,8 @@ def server(tmp_path):
             asked.append(start)
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
             self.wfile.write(content[start : start + (len(content) // 2 if len(asked) == 1 else len(content))])
 
