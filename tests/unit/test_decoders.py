@@ -31,7 +31,7 @@ CONFIG, POOLING, MODULES = "config_sentence_transformers.json", "1_Pooling/confi
 
 @pytest.fixture
 def variant(real_models, tmp_path):
-    """A function: the real MiniLM in a folder of its own, some of its JSON files changed; its weights are a hard link."""
+    """A function: the real MiniLM in a folder of its own, some of its JSON files changed; its weights are shared."""
 
     def make(changes: dict[str, object] | None = None, name: str = "variant") -> Path:
         folder, source = tmp_path / name, real_models / "minilm-l6"
