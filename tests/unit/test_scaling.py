@@ -297,7 +297,7 @@ def ratio(make: Callable[[int], Callable[[], object]]) -> float:
         found = seconds(long, times) / max(seconds(short, 2 * times), LEAST)
         if found <= MOST:
             return found
-    # The longer text may be the first that leaves a cache, or that needs more memory of the system: that happens once, and
+    # The longer text may be the first that leaves a cache or needs more memory of the system. That happens once, and
     # a square shows at every length.
     return min(found, seconds(make(4 * LONG), 3) / max(seconds(long, 3), LEAST))
 
