@@ -22,7 +22,7 @@ from tests.slurm.conftest import start_driver
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 ON_GPU = {
     *("embed_items", "embed_phase_items", "train_decoder", "train_encoder", "write_profiles"),
-    *("rank_profiles", "rank_history_text", "try_recbole", "train_recbole"),
+    *("choose_popularity", "rank_profiles", "rank_history_text", "try_recbole", "train_recbole"),
 }
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts", "train_recbole")
 LOCAL = {"compare", "plot", "study", "show_profiles"}
