@@ -22,7 +22,7 @@ import yaml
 
 from langptune.provenance import file_hash
 from langptune.training.checkpoints import SEAL
-from tests.conftest import copy_of_repo, copy_of_run, snakemake
+from tests.conftest import PLAIN_PYTHON, copy_of_repo, copy_of_run
 from tests.slurm.conftest import RECIPE, TRAINING, Cluster, driver, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
@@ -55,8 +55,15 @@ class Trial:
         self.began = time.monotonic()
 
     def local(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Snakemake on this machine."""
-        return snakemake("--configfile", "faults.yaml", *args, cwd=self.repo)
+        """Snakemake on this machine, by the interpreter of the cluster's jobs.
+
+        torch takes other kernels where it was imported before the number of threads was set, as in tests/preload.py: the
+        weights then differ by roundings.
+        """
+        command = [PLAIN_PYTHON, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "faults.yaml", *args]
+        path = f"{Path(PLAIN_PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(command, cwd=self.repo, env={**os.environ, "PATH": path}, text=True, **streams)
 
     def phase(self, seed: int) -> Path | None:
         return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-history-*")), None)
