@@ -57,7 +57,7 @@ class Trial:
     def local(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Snakemake on this machine, by the interpreter of the cluster's jobs.
 
-        torch takes other kernels where it was imported before the number of threads was set, as in tests/preload.py: the
+        torch takes other kernels where it is imported before the number of threads is set, as in tests/preload.py: the
         weights then differ by roundings.
         """
         command = [PLAIN_PYTHON, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "faults.yaml", *args]
