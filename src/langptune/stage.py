@@ -267,8 +267,9 @@ def read_spec(text: str) -> object:
 
 def _told(error: Exception, outputs: list[Path]) -> str:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # polars and torch wrap a full disk in errors of their own
-    if full or "No space left on device" in str(error) or "os error 28" in str(error):
+    # polars and torch wrap a full disk in errors of their own; torch says at the end of a file that it is too short
+    short = "inline_container" in str(error) and "unexpected pos" in str(error)
+    if full or short or "No space left on device" in str(error) or "os error 28" in str(error):
         folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
         free = shutil.disk_usage(folder).free // 2**20
         return (

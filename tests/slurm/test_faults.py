@@ -259,7 +259,7 @@ def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path
     trial = Trial(tmp_path, real_models, [0])
     disk = trial.repo / "results" / "faults"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900m", "tmpfs", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400m", "tmpfs", str(disk)], check=True)
     try:
         args = ("--configfile", "faults.yaml", "--", "all")
         running = start_driver(cluster, trial.repo, trial.log, *args)
