@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from langptune import provenance
+from langptune import provenance, stage
 from langptune.endpoint import CLIENT
 from tests.conftest import ROOT, entry, write_raw
 from tests.unit.test_data import ITEMS, ROWS
@@ -230,3 +230,13 @@ def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
     assert done.returncode == 1 and "the disk is full" in done.stderr and "Traceback" not in done.stderr
     assert (out / "sessions.parquet").read_bytes() == before and not list(out.glob(".*.part"))
     assert "Traceback" in (tmp_path / "log").read_text(), "the log holds the details"
+
+
+def test_a_full_disk_that_torch_tells_in_its_own_way(tmp_path, small_disk):
+    """A real checkpoint on a file system that is too small for it."""
+    import torch
+
+    out = small_disk(tmp_path / "out", "1m")
+    with pytest.raises(RuntimeError) as found:
+        torch.save({"weights": torch.zeros(1 << 20)}, out / "weights.pt")
+    assert stage._told(found.value, [out / "decoder"]).startswith("the disk is full (0 MiB free")
