@@ -266,12 +266,12 @@ def read_spec(text: str) -> object:
 
 
 def _told(error: Exception, outputs: list[Path]) -> str:
+    folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
+    free = shutil.disk_usage(folder).free // 2**20
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # polars and torch wrap a full disk in errors of their own; torch says at the end of a file that it is too short
-    short = "inline_container" in str(error) and "unexpected pos" in str(error)
-    if full or short or "No space left on device" in str(error) or "os error 28" in str(error):
-        folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
-        free = shutil.disk_usage(folder).free // 2**20
+    # polars and torch have errors of their own for it; torch's say only that a file is too short, or a stream broken
+    words = ("No space left on device", "os error 28", "iostream error", "inline_container")
+    if full or any(word in str(error) for word in words) or (free == 0 and isinstance(error, OSError | RuntimeError)):
         return (
             f"the disk is full ({free} MiB free at {folder}); free some space and run again, finished outputs are kept"
         )
