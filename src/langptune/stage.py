@@ -269,7 +269,7 @@ def _told(error: Exception, outputs: list[Path]) -> str:
     folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
     free = shutil.disk_usage(folder).free // 2**20
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # polars and torch have errors of their own for it. Torch's say only that a file is too short or a stream broken, and
+    # polars and torch have errors of their own for it. Torch's say only that a file is short or a stream broken, and
     # what it wrote in part may be gone by now.
     words = ["No space left on device", "os error 28"]
     words += ["unexpected pos", "PytorchStreamWriter failed", "iostream error"] if free < 1024 else []
