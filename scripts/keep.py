@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
-from langptune.files import whole
-from langptune.provenance import ROOT
+from langptune.files import whole_file
+from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
@@ -71,14 +70,7 @@ def joined(new: list[dict[str, Any]], old: list[dict[str, Any]], keys: tuple[str
 def take(source: Path, target: Path) -> None:
     """Copy one file, whole or not at all; nothing where it does not exist."""
     if source.is_file():
-        with whole(target) as part:
-            shutil.copyfile(source, part)
-
-
-def write(path: Path, spec: dict[str, Any]) -> None:
-    """Write a spec that a person may read and run."""
-    with whole(path) as part:
-        part.write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        whole_file(source, target)
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -116,9 +108,9 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     """
     tables, figures = made_by(results, "table.csv"), made_by(results, "means.png")
     same_config(ROOT / to / "config.yaml", config)
-    before = kept(ROOT / to / "compare.json")["runs"]
+    before = {name: kept(ROOT / to / f"{name}.json") for name in ("compare", "plot")}
     for spec in (tables, figures):
-        spec["runs"] = added(spec["runs"], before, workflow)
+        spec["runs"] = added(spec["runs"], before["compare"]["runs"], workflow)
     for entry in tables["runs"]:
         folder = Path(entry["metrics_path"]).parent
         for name in BESIDE_RUNS:
@@ -143,13 +135,12 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         "plot": moved(figures, str(results), str(to)) | {"items_in": None, "n_items": made["notes"]["items"]},
     }
     for name, spec in specs.items():
-        before = kept(ROOT / to / f"{name}.json")
         order = workflow.config.methods
-        runs = joined(spec["runs"], before["runs"], ("method", "models", "seed"))
+        runs = joined(spec["runs"], before[name]["runs"], ("method", "models", "seed"))
         spec["runs"] = sorted(runs, key=lambda one: (order.index(one["method"]), one["seed"]))
         for key in ("curves", "phases") if name == "plot" else ():
-            spec[key] = joined(spec[key], before[key], ("key", "path"))
-        write(ROOT / to / f"{name}.json", spec)
+            spec[key] = joined(spec[key], before[name][key], ("key", "path"))
+        write_json(ROOT / to / f"{name}.json", spec)
         command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
         if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")

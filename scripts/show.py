@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
-from langptune.files import whole
+from langptune.files import whole_file
 from langptune.provenance import ROOT
 from langptune.survey.runs import surveyed
 
@@ -64,8 +63,7 @@ def report(workflow: Workflow, config: Path) -> int:
         command += ["--quiet", "all", "--report", str(made), "--", "all"]
         status = processes.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
         if made.is_file():
-            with whole(ROOT / results / "report.html") as part:
-                shutil.copyfile(made, part)
+            whole_file(made, ROOT / results / "report.html")
     return status
 
 

@@ -3,7 +3,7 @@
 Before the paragraph that it is about stands, on a line of its own, a comment of one of two forms:
 
 ``<!-- claim: langptune-cl > langptune-0, ndcg@10, holm, in ml-100k: "words of the claim" -->``
-    A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not told apart.
+    A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not significant.
     ``holm``: by the test of ``comparisons.csv`` after Holm at 5%; one of the two methods must be its reference.
     ``contrast``: the same by ``contrasts.csv``, which must have this pair.
     ``mean``: by the means alone (only ``>`` and ``<``). ``interval``: each mean lies within the other's interval
@@ -171,7 +171,7 @@ def _fails(claim: Claim, folder: Path) -> str | None:
 
 
 def _told(row: dict[str, str], sign: int) -> str:
-    """What the test of a row says: better, worse, not told apart."""
+    """What the test of a row says: better, worse, no significant difference."""
     if float(row["p_permutation_holm"]) >= LEVEL:
         return "~"
     return ">" if sign * float(row["difference"]) > 0 else "<"

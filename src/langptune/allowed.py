@@ -63,7 +63,7 @@ def near(url: str) -> bool:
 
 
 def _file() -> Path:
-    """The user's file. An account without a home has none, for no folder of the moment may stand in for it."""
+    """The user's file. An account without a home folder has none: the working directory must not be used instead."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not folder.is_absolute():
         try:
@@ -84,8 +84,8 @@ def pairs() -> list[tuple[str, str]]:
         state = file.stat()
         if state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022:
             raise UserError(f"{file}: others may write it, and so say where your keys go; `chmod go-w` it, and own it")
-        told = [(str(url), name) for url, names in read_yaml(file).items() for name in _listed(names)]
-        out += [_checked(url, name, str(file)) for url, name in told]
+        listed = [(str(url), name) for url, names in read_yaml(file).items() for name in _listed(names)]
+        out += [_checked(url, name, str(file)) for url, name in listed]
     for word in os.environ.get(VARIABLE, "").split():
         url, _, name = word.rpartition("=")
         out.append(_checked(url, name, VARIABLE))

@@ -240,6 +240,16 @@ def publish(part: Path, target: Path) -> None:
         os.rename(part.name, target.name, src_dir_fd=at, dst_dir_fd=at)
 
 
+def whole_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Raises:
+        UserError: the copy cannot be made there.
+    """
+    with whole(target) as part:
+        shutil.copyfile(source, part)
+
+
 def whole_folder(source: Path, target: Path, readme: str) -> None:
     """Copy a folder of this program's and give it a README.md, whole or not at all."""
     with new_folder(target) as part:

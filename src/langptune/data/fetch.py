@@ -45,12 +45,14 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
         wanted = entry.sha256.get(relative) or (blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
         if wanted and hashes[relative] != wanted:
             bad = path.resolve()
-            told = f"SHA-256 is {hashes[relative][:12]}..., expected {wanted[:12]}..."
-            told += "; the file is damaged or another version"
+            problem = f"SHA-256 is {hashes[relative][:12]}..., expected {wanted[:12]}..."
+            problem += "; the file is damaged or another version"
             if source.url:
                 bad.unlink()
-                raise UserError(f"dataset '{name}': {source.url}: {told}, and was removed: run `make prefetch` again")
-            raise UserError(f"dataset '{name}': {bad}: {told}: delete it and run `make prefetch` again")
+                raise UserError(
+                    f"dataset '{name}': {source.url}: {problem}, and was removed: run `make prefetch` again"
+                )
+            raise UserError(f"dataset '{name}': {bad}: {problem}: delete it and run `make prefetch` again")
     publish(part, target)
     facts = {"hub": source.hub, "revision": source.revision} if source.hub else {"url": source.url}
     return {**facts, "sha256": hashes, "licence": entry.licence}
