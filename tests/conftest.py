@@ -20,10 +20,11 @@ from langptune.config.datasets import DatasetEntry
 from tests import preload
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN_PYTHON = sys.executable
+PRELOAD = "LANGPTUNE_TEST_PYTHON"
+# A worker of xdist is started by the preloading interpreter: it takes the plain one from the process that started it.
+PLAIN_PYTHON = os.environ.setdefault("LANGPTUNE_TEST_PLAIN_PYTHON", sys.executable)
 """The environment's interpreter: for jobs on a cluster. All others start ``sys.executable``, see tests/preload.py."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-PRELOAD = "LANGPTUNE_TEST_PYTHON"
 
 
 def pytest_configure(config: pytest.Config) -> None:
