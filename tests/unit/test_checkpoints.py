@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from langptune.data import contracts
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError
@@ -148,6 +149,18 @@ def test_early_stop_keeps_the_best(tmp_path):
     assert len(curve) < 41 and trainer.watch.state["bad"] == 2
     values = [row["val_ndcg"] for row in curve]
     assert trainer.watch.state["best"] == max(values) and trainer.watch.best.name == f"best-{values.index(max(values))}"
+
+
+def test_the_time_left_counts_validations_apart(tmp_path):
+    recipe = p.contrastive(batches=100, validate_every=50)
+    trainer = p.decoder_trainer(tmp_path, recipe)
+    watch, now = trainer.watch, time.monotonic()
+    watch._first_step, watch._training_began = 0, now - 110
+    watch._validations, watch._validation_seconds = 1, 60.0
+    # Ten steps of 5 seconds, then 90 more and the validations of batches 50 and 100.
+    left = watch._seconds_left(10, TrainerState(global_step=10, max_steps=100))
+    assert left == pytest.approx(90 * 5 + 2 * 60, rel=0.01)
+    assert watch._seconds_left(100, TrainerState(global_step=100, max_steps=100)) == pytest.approx(60, rel=0.01)
 
 
 # The scripts themselves, killed

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -138,6 +139,8 @@ class Watch(TrainerCallback):
         self._previous: Any = None
         self._started = time.monotonic()
         self._spent = 0.0
+        self._training_began = self._started
+        self._validations, self._validation_seconds = 0, 0.0
         self._sealed_best = 0
 
     @property
@@ -175,6 +178,7 @@ class Watch(TrainerCallback):
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._on_term)
         self._first_step = state.global_step
+        self._training_began = time.monotonic()
         if state.global_step == 0:
             self._judge(0, args.device)
 
@@ -230,16 +234,27 @@ class Watch(TrainerCallback):
         for key in rows[0] if rows else ():
             told[key] = sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
         self.state["curve"].append(told)
-        done = state.global_step - self._first_step
-        left = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step)
+        left = self._seconds_left(batch, state)
         shown = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if key not in ("batch", "seconds"))
         total = state.max_steps // self._steps_per_batch
         self.log(f"{self.recipe.title} batch {batch}/{total}: {shown}; {_minutes(left)} left")
         self._write_curve()
 
+    def _seconds_left(self, batch: int, state: TrainerState) -> float:
+        """Steps and validations that are still to come, at what each took so far in this process."""
+        steps = state.global_step - self._first_step
+        step_seconds = (time.monotonic() - self._training_began - self._validation_seconds) / steps
+        validation_seconds = self._validation_seconds / max(1, self._validations)
+        total = state.max_steps // self._steps_per_batch
+        validations = math.ceil(total / self.recipe.validate_every) - (batch - 1) // self.recipe.validate_every
+        return (state.max_steps - state.global_step) * step_seconds + validations * validation_seconds
+
     def _judge(self, batch: int, device: torch.device) -> None:
         # Rounding differs between processes: were each to decide by its own values, one might stop and the others wait.
+        began = time.monotonic()
         values = agreed(self._validate(), device)
+        self._validations += 1
+        self._validation_seconds += time.monotonic() - began
         ranks = values.pop("ranks", None)
         if batch == 0:
             self.state["start_ranks"] = ranks
