@@ -104,7 +104,10 @@ def code_hash(script: Path | str, without: tuple[str, ...] = ()) -> str:
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the repository; nulls outside git."""
+    """Commit and dirty flag of the repository; nulls outside git.
+
+    Files under results/ do not make it dirty: a job that reads one has its hash in the manifest.
+    """
 
     def git(*args: str) -> str | None:
         try:
@@ -113,7 +116,7 @@ def git_state() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--", ".", ":(exclude)results")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

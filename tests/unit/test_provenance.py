@@ -240,3 +240,27 @@ def test_a_full_disk_that_torch_tells_in_its_own_way(tmp_path, small_disk):
     with pytest.raises(RuntimeError) as found:
         torch.save({"weights": torch.zeros(1 << 20)}, out / "weights.pt")
     assert stage._told(found.value, [out / "decoder"]).startswith("the disk is full (0 MiB free")
+
+
+def test_only_changes_outside_results_make_a_checkout_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/table.md"):
+        (tmp_path / name).write_text("1")
+    for args in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *args], check=True)
+
+    def dirty() -> bool:
+        provenance.git_state.cache_clear()
+        return provenance.git_state()["dirty"]
+
+    try:
+        assert dirty() is False
+        (tmp_path / "results" / "table.md").write_text("2")
+        (tmp_path / "results" / "other.md").write_text("2")
+        assert dirty() is False
+        (tmp_path / "other.py").write_text("2")
+        assert dirty() is True
+    finally:
+        provenance.git_state.cache_clear()
