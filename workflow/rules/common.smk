@@ -32,6 +32,7 @@ from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError, printable
+from langptune.figures import comparison as comparison_figures
 from langptune.files import own_folder, whole
 
 from langptune.gpus import visible
@@ -228,10 +229,10 @@ def decodes(model):
     return needs(memory=2000, minutes=20, model=model, per_million=6, per_billion=100, gpus=1)
 
 
-def code(name, without=()):
-    """The content hash of a script and of all library modules that it imports, but those that it does not reach here: a
-    param of its rule, so that editing either reruns the rule and nothing else."""
-    return code_hash(SCRIPTS / f"{name}.py", without)
+def code(name, without=(), loads=()):
+    """The content hash of a script and of all library modules that it imports, but those that it does not reach here, and
+    of those that it loads by name: a param of its rule, so that editing either reruns the rule and nothing else."""
+    return code_hash(SCRIPTS / f"{name}.py", without, loads)
 
 
 def spec(**fields):
@@ -566,11 +567,15 @@ TABLES = {
     "contrasts": "contrasts.csv",
     "gains": "gains.parquet",
 }
-FIGURES = ["means", "gains", "ranks", "curves", "training"]
-if any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets):
-    FIGURES.append("published")
-if CONFIG.comparison.contrasts:
-    FIGURES.append("contrasts")
+try:
+    FIGURES = comparison_figures.drawn(
+        {
+            "published": any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets),
+            "contrasts": bool(CONFIG.comparison.contrasts),
+        }
+    )
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def rules_of(kind):
