@@ -13,8 +13,8 @@ from pydantic import Field
 from langptune import benchmarks, cost, plan
 from langptune.config.datasets import DatasetEntry
 from langptune.config.sample import Sample
+from langptune.figures import style
 from langptune.figures.cost import draw
-from langptune.figures.style import save
 from langptune.files import whole
 from langptune.markup import duration
 from langptune.provenance import ROOT, Record
@@ -60,7 +60,7 @@ def gather(spec: CostSpec, record: Record, log: Log) -> None:
         part.write_text(cost.page(costs, spec.dataset.title, machines, lost), encoding="utf-8")
     figure = draw(costs)
     for path in spec.figure_out:
-        save(figure, path)
+        style.save(figure, path)
     counted, missing = int(costs["jobs"].sum()), int(costs["missing"].sum())
     record.note(jobs=counted, missing=missing, without_manifest=lost)
     log(f"{spec.name}: {counted - missing} of {counted} jobs, {duration(costs['seconds'].sum())} in all")

@@ -13,8 +13,8 @@ from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts
 from langptune.data.card import card, statistics
 from langptune.errors import UserError
+from langptune.figures import style
 from langptune.figures.funnel import funnel as draw
-from langptune.figures.style import save
 from langptune.files import whole
 from langptune.provenance import Record
 
@@ -50,7 +50,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
     figure = draw(funnel, spec.dataset.title)
     for path in spec.figure_out:
-        save(figure, path)
+        style.save(figure, path)
     log(f"{spec.name}: card, statistics and funnel written")
 
 

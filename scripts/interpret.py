@@ -14,9 +14,9 @@ from langptune.comparison.tables import to_html
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.figures import style
 from langptune.figures.bar import Bar
 from langptune.figures.steering import intervals
-from langptune.figures.style import save
 from langptune.figures.tradeoff import tradeoff
 from langptune.files import whole
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
@@ -263,10 +263,10 @@ def _draw(
             "Own history against strangers'": bar("advantage"),
             "Forward simulation": bar("told"),
         }
-        save(tradeoff(bar(main.key), panels, metric, main.better), path)
+        style.save(tradeoff(bar(main.key), panels, metric, main.better), path)
     for path in spec.steering_out:
         panels = {measure.title: bar(measure.key) for measure in MEASURES if measure.key.startswith("steer_")}
-        save(intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
+        style.save(intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
 
 
 if __name__ == "__main__":

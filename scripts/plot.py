@@ -10,9 +10,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pydantic import Field
 
-from langptune.figures import comparison
+from langptune.figures import comparison, style
 from langptune.figures.inputs import Comparison
-from langptune.figures.style import save
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, run
 
@@ -48,7 +47,7 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     for name, paths in spec.figures().items():
         figure = comparison.REGISTRY.load(name).draw(spec)
         for path in paths:
-            save(figure, path)
+            style.save(figure, path)
     reads = {kind for name in spec.figures() for kind in comparison.entry(name).reads}
     read = [entry.metrics_path for entry in spec.runs] if "metrics" in reads else []
     read += [entry.path for entry in [*spec.curves, *spec.phases]]

@@ -15,8 +15,8 @@ from langptune import metrics
 from langptune.comparison import bootstrap, grid
 from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
+from langptune.figures import style
 from langptune.figures.study import draw
-from langptune.figures.style import save
 from langptune.files import read_lines, whole
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import cells
@@ -88,7 +88,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
         cells(frame).write_csv(part)
     figure = draw(table, spec.key, named, metrics.title(spec.metric))
     for path in spec.figure_out:
-        save(figure, path)
+        style.save(figure, path)
     read = [entry.metrics_path for entry in spec.runs] + [one.path for entry in spec.runs for one in entry.curves]
     record.note(read={path: file_hash(path) for path in read})
     log(f"{spec.title}: {len(table)} points")

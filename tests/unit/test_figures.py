@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from langptune.comparison.grid import GROUPS
 from langptune.errors import UserError
+from langptune.figures import comparison
 from langptune.figures.bar import Bar
 from langptune.figures.comparison.contrasts import Difference
 from langptune.figures.comparison.contrasts import contrasts as draw_contrasts
@@ -25,6 +27,7 @@ from langptune.figures.comparison.published import Pair
 from langptune.figures.comparison.published import published as draw_published
 from langptune.figures.comparison.ranks import Ranks, rank_distributions
 from langptune.figures.comparison.training import Training, training
+from langptune.figures.inputs import Comparison
 from langptune.figures.steering import intervals
 from langptune.figures.study import StudyLine, models_grid, study, variants
 from langptune.figures.style import save
@@ -211,19 +214,46 @@ def test_rank_curves_are_the_share_at_or_above():
     assert (share[1], share[2], share[3], share[9], share[10]) == (0.25, 0.25, 0.75, 0.75, 1.0)
 
 
+def panels(figure) -> list[dict]:
+    """The axes of each phase of a training figure, by title; that of validation NDCG is ``ndcg``."""
+    out = []
+    for axis in figure.axes:
+        title = axis.get_title(loc="left")
+        if "validation NDCG" in title:
+            out.append({"ndcg": axis})
+        else:
+            out[-1][title] = axis
+    return out
+
+
 def test_training_shows_each_phase_once_and_seeds_as_a_band():
-    cl, rlso = training(phases()).subfigs
-    titles = [[axis.get_title(loc="left") for axis in block.axes] for block in (cl, rlso)]
-    assert titles[0] == ["validation NDCG", "loss"], "CL has no reward"
-    assert titles[1] == ["validation NDCG", "loss", "reward", "gain in log rank", "own over shuffled"]
-    assert not any(axis.collections for axis in cl.axes) and all(axis.collections for axis in rlso.axes)
+    cl, rlso = panels(training(phases()))
+    assert list(cl) == ["ndcg", "loss"], "CL has no reward"
+    assert list(rlso) == ["ndcg", "loss", "reward", "gain in log rank", "own over shuffled"]
+    assert not any(axis.collections for axis in cl.values()) and all(axis.collections for axis in rlso.values())
+    assert cl["ndcg"].get_title(loc="left") == "CL on profiles\nvalidation NDCG"
+
+
+def test_axes_of_a_column_of_training_are_equal():
+    (cl, *seeds) = phases()
+    cl.rows[0]["val_ndcg"], cl.rows[0]["val_own"] = 0.9, 3.0
+    figure = training([cl, *seeds])
+    figure.draw_without_rendering()
+    first, second = panels(figure)
+    for title in ("ndcg", "loss", "own over shuffled"):
+        above, below = (block[title].get_position() for block in (first, second))
+        assert (above.x0, above.width, above.height) == pytest.approx((below.x0, below.width, below.height)), title
+    for title in ("ndcg", "own over shuffled"):
+        assert first[title].get_ylim() == second[title].get_ylim()
+    assert first["ndcg"].get_ylim()[1] > 0.9 and second["own over shuffled"].get_ylim()[1] > 3
+    assert first["loss"].get_ylim() != second["loss"].get_ylim(), "another algorithm's loss has another unit"
+    assert len({axis.get_xlim() for axis in second.values()}) == 1, "the axis of batches is one for a phase"
 
 
 def test_training_shows_the_noise_of_validation():
     (cl, *seeds) = phases()
-    alone = training([cl, seeds[0]]).subfigs[1]
-    axes = {axis.get_title(loc="left"): axis for axis in alone.axes}
-    (noise,) = axes["validation NDCG"].collections
+    axes = panels(training([cl, seeds[0]]))[1]
+    (noise,) = axes["ndcg"].collections
     edges = noise.get_paths()[0].vertices
     assert {0.092, 0.1, 0.108} == set(edges[:, 1].round(6).tolist()), "two standard errors around the start"
     (own,) = axes["own over shuffled"].collections
@@ -231,10 +261,39 @@ def test_training_shows_the_noise_of_validation():
     assert not axes["reward"].collections
 
 
+def test_a_phase_without_a_paired_difference_shows_the_error_of_its_mean():
+    (cl, *_) = phases()
+    for row in cl.rows:
+        row["val_ndcg_se"] = 0.01
+    (noise,) = panels(training([cl]))[0]["ndcg"].collections
+    assert set(noise.get_paths()[0].vertices[:, 1].round(6).tolist()) == {0.08, 0.12}
+
+
+def test_training_marks_the_batch_that_selection_kept(tmp_path):
+    """The batch stands in the manifest of the curve."""
+    paths = [tmp_path / f"{seed}.jsonl" for seed in range(3)]
+    for path, kept in zip(paths, (2, 4, None), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in phases()[1].rows))
+        if kept is not None:
+            Path(f"{path}.manifest.json").write_text(json.dumps({"notes": {"best_batch": kept}}))
+    entries = [{"key": "rlso", "title": "RLSO", "path": str(path)} for path in paths]
+    run = {"method": "m", "models": "x", "seed": 0, "title": "M", "group": "profiles", "metrics_path": "absent"}
+    found = comparison.REGISTRY.load("training").draw(
+        Comparison.model_validate({"phases": entries, "runs": [run], "reference": "m"})
+    )
+    (block,) = panels(found)
+    assert block["ndcg"].get_title(loc="left") == "RLSO\nvalidation NDCG, kept: batches 2, 4"
+    lines = [line for line in block["ndcg"].lines if line.get_marker() == "o" and line.get_color() == "black"]
+    dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
+    assert dots == [(2, pytest.approx(0.12)), (4, pytest.approx(0.14))]
+    for axis in block.values():
+        assert {2, 4} <= {line.get_xdata()[0] for line in axis.lines if list(line.get_ydata()) == [0, 1]}
+
+
 def test_training_marks_a_run_that_collapsed():
     (cl, *seeds) = phases()
     seeds[0].rows[-1]["collapsed"] = "entropy 0.01"
-    large = training([cl, *seeds]).subfigs[1].axes[0]
+    large = panels(training([cl, *seeds]))[1]["ndcg"]
     crosses = [(line.get_xdata()[0], line.get_ydata()[0]) for line in large.lines if line.get_marker() == "x"]
     assert crosses == [(4, pytest.approx(0.14))]
     assert "collapsed" in [text.get_text() for text in large.texts]
@@ -278,7 +337,7 @@ def test_lines_of_a_group_can_be_told_apart():
     assert len(looks) == len(lines) - 2
 
 
-@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published", "contrasts"])
+@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published", "contrasts", "training"])
 def test_no_text_leaves_the_figure(name):
     figure = DRAW[name]()
     figure.draw_without_rendering()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,7 +50,7 @@ def test_one_new_file_is_a_figure_of_every_comparison(tmp_path):
         "figures_out": [str(tmp_path / f"counts.{end}") for end in ("png", "pdf")],
     }
     command = [sys.executable, "scripts/plot.py", "--spec", json.dumps(spec)]
-    environment = {"PYTHONPATH": str(repo / "src"), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(repo / "src"), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")

@@ -40,6 +40,7 @@ from langptune.launch import shape as shape_of
 from langptune.plan import identity
 from langptune.processes import places
 from langptune.provenance import code_hash
+from langptune.report import first_page  # workflow/report/workflow.rst calls it
 from langptune.slurm import guard
 from langptune.stage import refused
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +15,22 @@ from matplotlib.figure import Figure
 from langptune.figures.inputs import Comparison
 from langptune.figures.style import COLOURS, empty, new_figure, of_texts, styled
 from langptune.files import read_lines
+from langptune.provenance import manifest_of
 
 CAPTION = """
-Training of encoders and decoders on {dataset}: a block per phase, by batch; bands span the seeds. Validation NDCG is
-without cut-off, on greedy profiles of validation sessions; the state where it is highest is kept. The grey band is the
-noise of validation, two standard errors of the paired difference to the start: what stays within it is no progress.
-Loss, reward, entropy and KL are of the sampled profiles, the rest of validation's greedy ones. Gain: mean log rank at
-the start less that now, paired. Own over shuffled: mean log rank by another user's profile less that by the own; near
-0, the profiles say nothing about their users. A cross: stopped as collapsed, the best state before is kept, which may
-be the start. Test sessions play no part in these.
+How training went on {dataset}, a block per phase, by batch. Look first at validation NDCG on the left. It is without
+cut-off, on greedy profiles of validation sessions. The black dot, and the dotted line through the block, is the batch
+that selection kept. The grey band around the start is the noise of validation: two standard errors of the paired
+difference to the start, or of the mean where a phase has no paired difference. A curve that stays within it shows no
+progress. A dot at the right end means that a longer training might have gained more. The axes of a column are equal,
+so that phases compare; the losses of contrastive learning and of reinforcement learning alone have a scale each. Blue
+bands span the seeds. Loss, reward, entropy and KL are of the sampled profiles, all else of validation's greedy ones.
+Gain in log rank: mean log rank at the start less that now, paired. Own over shuffled: mean log rank by another user's
+profile less that by the own; near 0, the profiles say nothing about their users. A cross marks a seed that was stopped
+as collapsed; the best state before it is kept, which may be the start. Test sessions play no part in these.
 """
 READS = ("phases",)
-
-
-def draw(comparison: Comparison) -> Figure:
-    """The phases whose curves exist."""
-    return training(
-        [
-            Training(entry.key, entry.title, read_lines(entry.path))
-            for entry in comparison.phases
-            if Path(entry.path).exists()
-        ]
-    )
-
-
-TRAINING_PANELS = {
+PANELS = {
     "loss": "loss",
     "reward": "reward",
     "entropy": "entropy, nats a token",
@@ -51,84 +43,130 @@ TRAINING_PANELS = {
     "val_tokens": "tokens",
 }
 """Keys of a phase's ``curve.jsonl`` that are drawn beside validation NDCG, and what the panels are called."""
-TRAINING_BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
+BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
 """Panels with a line at 0 and, of a single seed, an interval of two standard errors."""
-TRAINING_COLUMNS = 5
+COLUMNS = 5
+"""Of small panels; validation NDCG is as wide as two."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The curve of one trained phase: rows with ``batch``, ``val_ndcg``, its noise, and keys of ``TRAINING_PANELS``.
+    """The curve of one trained phase: rows with ``batch``, ``val_ndcg``, its noise, and keys of ``PANELS``.
 
     key: curves with the same one are seeds of one phase.
     title: what the figure calls the phase.
+    kept: the batch whose state was selected; None where that is unknown.
     """
 
     key: str
     title: str
     rows: list[dict]
+    kept: int | None = None
+
+
+def draw(comparison: Comparison) -> Figure:
+    """The phases whose curves exist."""
+    found = [entry for entry in comparison.phases if Path(entry.path).exists()]
+    return training([Training(entry.key, entry.title, read_lines(entry.path), _kept(entry.path)) for entry in found])
+
+
+def _kept(path: str) -> int | None:
+    """The batch that selection kept, as the training noted it in the manifest of its curve."""
+    try:
+        return json.loads(manifest_of(path).read_text(encoding="utf-8"))["notes"]["best_batch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @of_texts
 def training(phases: list[Training]) -> Figure:
     """How training went, a block per phase: validation NDCG large, the other measures in small panels beside it.
 
-    The grey band around NDCG at the start is the noise of validation: two standard errors of the paired difference to
-    the start. What stays within it is no progress. Seeds are drawn as a band from the lowest to the highest around
-    their mean; a single seed's gain and advantage have intervals of two standard errors. A cross marks where a seed was
-    stopped because it had collapsed; its best state before is kept.
+    A measure has the same place in every block, and its axes there have the same size and range; only the losses of
+    different kinds of training have a range each. The panels of a block share the axis of batches.
+
+    The grey band around NDCG at the start is the noise of validation. Seeds are drawn as a band from the lowest to the
+    highest around their mean; a single seed's gain and advantage have intervals of two standard errors. A black dot
+    marks the batch that selection kept, a cross where a seed was stopped because it had collapsed.
 
     Args:
         phases: curves with the same key are seeds of one phase.
     """
     with styled():
-        by_key: dict[str, list[Training]] = {}
+        blocks: dict[str, list[Training]] = {}
         for phase in phases:
-            by_key.setdefault(phase.key, []).append(phase)
-        if not by_key:
+            blocks.setdefault(phase.key, []).append(phase)
+        if not blocks:
             return empty("No method of this comparison is trained by LangPTune.")
-        shown = [
-            [key for key in TRAINING_PANELS if any(row.get(key) is not None for one in seeds for row in one.rows)]
-            for seeds in by_key.values()
-        ]
-        lines = [max(1, -(-len(keys) // TRAINING_COLUMNS)) for keys in shown]
-        heights = [0.5 + max(1.7, 1.15 * count) for count in lines]
-        figure = new_figure(9.6, sum(heights))
-        blocks = np.atleast_1d(figure.subfigures(len(by_key), 1, height_ratios=heights))
-        for block, seeds, keys, count in zip(blocks, by_key.values(), shown, lines, strict=True):
-            block.suptitle(textwrap.shorten(seeds[0].title, 110, placeholder=" ..."), x=0.01, ha="left", fontsize=9)
-            cells = block.add_gridspec(count, TRAINING_COLUMNS + 2)
-            large = block.add_subplot(cells[:, :2])
+        keys = [key for key in PANELS if any(_points(phase.rows, key) for phase in phases)]
+        lines = max(1, -(-len(keys) // COLUMNS))
+        figure = new_figure(9.6, len(blocks) * (0.65 + max(1.5, 1.15 * lines)))
+        cells = figure.add_gridspec(len(blocks) * lines, 2 + COLUMNS)
+        scales: dict[tuple[str, bool], Axes] = {}
+        for top, seeds in zip(range(0, len(blocks) * lines, lines), blocks.values(), strict=True):
+            reinforced = any(_points(phase.rows, "reward") for phase in seeds)
+            large = figure.add_subplot(cells[top : top + lines, :2], sharey=scales.get(("val_ndcg", False)))
+            scales.setdefault(("val_ndcg", False), large)
             _band(large, [_points(phase.rows, "val_ndcg") for phase in seeds])
-            large.set_title("validation NDCG", fontsize=8)
+            large.set_title(_heading(seeds), fontsize=8)
             large.set_xlabel("batch", fontsize=7)
             _noise(large, [phase.rows for phase in seeds])
-            for row in (row for phase in seeds for row in phase.rows if row.get("collapsed")):
-                large.plot(row["batch"], row["val_ndcg"], marker="x", markersize=7, color="black", linestyle="none")
-                large.annotate("collapsed", (row["batch"], row["val_ndcg"]), fontsize=6, ha="right", va="bottom")
+            _selection(large, seeds)
             for at, key in enumerate(keys):
-                axis = block.add_subplot(cells[at // TRAINING_COLUMNS, 2 + at % TRAINING_COLUMNS])
+                if not any(_points(phase.rows, key) for phase in seeds):
+                    continue
+                scale = key, key == "loss" and reinforced
+                cell = cells[top + at // COLUMNS, 2 + at % COLUMNS]
+                axis = figure.add_subplot(cell, sharex=large, sharey=scales.get(scale))
+                scales.setdefault(scale, axis)
                 _band(axis, [_points(phase.rows, key) for phase in seeds])
-                axis.set_title(TRAINING_PANELS[key], fontsize=7)
-                if key in TRAINING_BANDS:
+                _kept_lines(axis, seeds)
+                axis.set_title(PANELS[key], fontsize=7)
+                if key in BANDS:
                     axis.axhline(0, color="black", linewidth=0.6)
                     if len(seeds) == 1:
-                        _interval(axis, seeds[0].rows, key, TRAINING_BANDS[key])
+                        _interval(axis, seeds[0].rows, key, BANDS[key])
         return figure
 
 
+def _heading(seeds: list[Training]) -> str:
+    """The phase, and below it what the large panel shows and which batches were kept."""
+    kept = sorted({phase.kept for phase in seeds if phase.kept is not None})
+    told = f", kept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
+    return f"{textwrap.shorten(seeds[0].title, 110, placeholder=' ...')}\nvalidation NDCG{told}"
+
+
+def _selection(axis: Axes, seeds: list[Training]) -> None:
+    """Mark in the panel of NDCG which state of each seed was kept, and where one collapsed."""
+    _kept_lines(axis, seeds)
+    for phase in seeds:
+        points = _points(phase.rows, "val_ndcg")
+        if phase.kept in points:
+            axis.plot(phase.kept, points[phase.kept], marker="o", markersize=4.5, color="black", zorder=3)
+        for row in (row for row in phase.rows if row.get("collapsed")):
+            axis.plot(row["batch"], row["val_ndcg"], marker="x", markersize=7, color="black", linestyle="none")
+            axis.annotate("collapsed", (row["batch"], row["val_ndcg"]), fontsize=6, ha="right", va="bottom")
+
+
+def _kept_lines(axis: Axes, seeds: list[Training]) -> None:
+    for kept in sorted({phase.kept for phase in seeds if phase.kept is not None}):
+        axis.axvline(kept, color="black", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.7)
+
+
 def _noise(axis: Axes, seeds: list[list[dict]]) -> None:
-    """The band in which a difference to the start's NDCG is noise, by batch, mean over seeds."""
-    errors = [_points(rows, "val_ndcg_gain_se") for rows in seeds]
-    at = sorted({batch for seed in errors for batch in seed})
+    """The band in which a difference to the start's NDCG is noise: two standard errors, by batch, mean over seeds.
+
+    The error is that of the paired difference to the start. A phase without it has that of the mean, which is larger.
+    """
     starts = [rows[0]["val_ndcg"] for rows in seeds if rows and rows[0].get("val_ndcg") is not None]
+    errors = [{0: 0.0} | told for rows in seeds if (told := _points(rows, "val_ndcg_gain_se"))]
+    errors = errors or [told for rows in seeds if (told := _points(rows, "val_ndcg_se"))]
+    at = sorted({batch for seed in errors for batch in seed})
     if not at or not starts:
         return
     start = float(np.mean(starts))
-    error = np.array([0.0, *(np.mean([seed[batch] for seed in errors if batch in seed]) for batch in at)])
-    axis.fill_between(
-        [0, *at], start - 2 * error, start + 2 * error, color="#bbbbbb", alpha=0.5, linewidth=0, zorder=0.5
-    )
+    error = np.array([np.mean([seed[batch] for seed in errors if batch in seed]) for batch in at])
+    axis.fill_between(at, start - 2 * error, start + 2 * error, color="#bbbbbb", alpha=0.5, linewidth=0, zorder=0.5)
     axis.axhline(start, color="#666666", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.6)
     axis.annotate("noise", (at[-1], start - 2 * error[-1]), fontsize=6, color="#444444", ha="right", va="bottom")
 
