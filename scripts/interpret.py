@@ -10,7 +10,7 @@ from pydantic import Field
 
 from langptune import metrics, stage
 from langptune.comparison import grid
-from langptune.comparison.tables import to_html
+from langptune.comparison.pages import to_html
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,7 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
         ("src/langptune/figures/comparison/means.py", {"plot": 1}),
         ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
-        ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 3}),
+        ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
         (
@@ -367,6 +368,11 @@ def test_report_is_one_html_file(repo):
     done = smoke(repo, "--report", "results/smoke/report.html")
     assert done.returncode == 0, done.stdout[-3000:]
     assert (repo / "results/smoke/report.html").stat().st_size > 200_000
+    page = (repo / "results/smoke/report.html").read_text()
+    described = json.loads(re.search(r"var workflow_desc = (.*);\n", page)[1])
+    assert "ml-100k-small</h2>" in described and "data:image/png;base64," in described and "<table>" in described
+    assert "ERROR/" not in done.stdout and "system-message" not in described
+    assert "Which methods are ahead on ml-100k-small" in described, "the figure's caption, from its own file"
 
 
 def test_titles_of_a_config_are_no_script_of_the_report(repo):
