@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,29 +15,14 @@ from langptune.figures import comparison
 from tests.conftest import ROOT, copy_of_repo, jobs_of, snakemake
 
 pytestmark = pytest.mark.workflow
-FIGURE = '''"""How many runs each method has."""
-
-from collections import Counter
-
-from langptune.figures.inputs import Comparison
-from langptune.figures.style import new_figure, styled
-
-CAPTION = "Runs on {dataset}: equal bars mean equal seeds."
-READS = ()
-
-
-def draw(comparison: Comparison):
-    counts = Counter(entry.method for entry in comparison.runs)
-    with styled():
-        figure = new_figure(4, 2)
-        figure.subplots().bar(list(counts), list(counts.values()))
-        return figure
-'''
 
 
 def test_one_new_file_is_a_figure_of_every_comparison(tmp_path):
+    """The file is that of docs/extend.md, word for word."""
+    page = (ROOT / "docs/extend.md").read_text()
+    figure = re.search(r"\*\*A figure of the comparison\*\*.*?```python\n(.*?)```", page, re.S)[1]
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
-    (repo / "src/langptune/figures/comparison/counts.py").write_text(FIGURE)
+    (repo / "src/langptune/figures/comparison/counts.py").write_text(figure)
     done = snakemake("--configfile", "config/smoke.yaml", "-n", "--", "figures", cwd=repo)
     assert done.returncode == 0, done.stdout[-3000:]
     before = comparison.drawn({"contrasts": True, "published": False})
