@@ -6,6 +6,7 @@ import base64
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from docutils.core import publish_parts
@@ -14,6 +15,13 @@ from jinja2 import Environment
 from langptune.comparison.pages import to_html
 from langptune.report import first_page
 from tests.conftest import ROOT
+
+
+class Category(NamedTuple):
+    """As Snakemake's: known by its name."""
+
+    name: str
+
 
 FIGURE = ROOT / "results/reference/ml-100k-demo/means.png"
 
@@ -28,8 +36,7 @@ def shown(tmp_path):
         rule = SimpleNamespace(module_globals={"first_page": first_page})
         return SimpleNamespace(path=path, caption="<p>What to see.</p>", job=SimpleNamespace(rule=rule))
 
-    whole, part = SimpleNamespace(name="movies <i>"), SimpleNamespace(name="books")
-    figures, pages = SimpleNamespace(name="Other"), SimpleNamespace(name="pages")
+    whole, part, figures, pages = map(Category, ("movies <i>", "books", "Other", "pages"))
     return {whole: {figures: [record(FIGURE)], pages: [record(table)]}, part: {figures: [record(FIGURE)]}}
 
 
