@@ -1,7 +1,7 @@
 """Cost: what the jobs behind a dataset's results took, by stage and model, beside what a plan would have said.
 
-Which jobs these are, the manifests tell: from the results back over the inputs of each job. So a file that an earlier
-config left behind is not counted. What a job took stands in its benchmark file.
+The manifests say which jobs these are: from the results back over the inputs of each job. So a file that an earlier
+config left behind is not counted. What a job took is in its benchmark file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCHEMA = {
     "measured_hours": pl.Float64,
     "ratio": pl.Float64,
 }
-"""Columns of ``cost.csv``; what they mean stands in ``table``."""
+"""Columns of ``cost.csv``; ``table`` says what they mean."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def reached(targets: Iterable[str]) -> tuple[dict[Outputs, dict[str, Any]], int]
             continue
         seen.add(path)
         try:
-            told = json.loads(manifest_of(path).read_text(encoding="utf-8"))
-            jobs[outputs(told["spec"])] = told
-            todo += told["inputs"]
+            manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+            jobs[outputs(manifest["spec"])] = manifest
+            todo += manifest["inputs"]
             for name in ("runs", "read"):
-                noted = told["notes"].get(name)
+                noted = manifest["notes"].get(name)
                 todo += noted if isinstance(noted, dict) else []
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             lost += 1

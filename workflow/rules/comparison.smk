@@ -79,41 +79,6 @@ rule compare:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'
 
 
-def figure_inputs(w):
-    """The files that a figure of the comparison reads, by what its entry calls them, with `_in` behind it."""
-    comparison = f"{RESULTS}/{w.dataset}/comparison"
-    files = {
-        "table": f"{comparison}/table_long.csv",
-        "gains": f"{comparison}/gains.parquet",
-        "contrasts": f"{comparison}/contrasts.csv",
-        "items": data_file(w.dataset, "items"),
-        "metrics": [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
-        "curves": list(curves(w.dataset)),
-        "phases": list(phase_curves(w.dataset)),
-    }
-    return {f"{name}_in": files[name] for name in FIGURES[w.figure].reads}
-
-
-def plot_spec(w, input, output):
-    """The spec of plot.py, with what the figure reads and nothing else."""
-    reads = FIGURES[w.figure].reads
-    curves_of = {"curves": curves, "phases": phase_curves}
-    return spec(
-        **{f"{name}_in": getattr(input, f"{name}_in") for name in reads if name not in ("metrics", *curves_of)},
-        **{
-            name: [{"path": path, **named} for path, named in curves_of[name](w.dataset).items()]
-            for name in reads
-            if name in curves_of
-        },
-        runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
-        reference=WORKFLOW.reference,
-        main_metric=CONFIG.comparison.main_metric,
-        confidence=CONFIG.comparison.confidence,
-        second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
-        figures_out=[output.figure, output.pdf],
-    )
-
-
 rule plot:
     input:
         unpack(figure_inputs),

@@ -54,12 +54,12 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
             cells += weight_cells(results, line)
             for m in range(len(metrics)):
                 if line.row.missing:
-                    cells += [MISSING, *_told(results, line, m)]
+                    cells += [MISSING, *_published(results, line, m)]
                     continue
                 mean = f"{line.means[m]:.4f}"
                 mean = f"**{mean}**" if (line.row.key, m) in best else mean
                 mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(line, m)]
-                cells += [f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}", *_told(results, line, m)]
+                cells += [f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}", *_published(results, line, m)]
             out.append(_pipe([*cells, _p(results, line)]))
     out.append("")
     out += [f"- {markdown(note)}" for note in explanations(results)]
@@ -72,9 +72,9 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
             for m in range(len(metrics)):
                 cell = MISSING
                 if one.tests:
-                    told = one.tests[m]
+                    test = one.tests[m]
                     mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(one, m)]
-                    cell = f"{told.effect.difference:+.4f} [{told.low:+.4f}, {told.high:+.4f}]{mark}"
+                    cell = f"{test.effect.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]{mark}"
                 cells.append(cell)
             out.append(_pipe([*cells, _contrast_p(results, one)]))
         out += ["", *(f"- {markdown(note)}" for note in contrast_explanations(results))]
@@ -136,14 +136,17 @@ def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
             cells += weight_cells(results, line)
             ends = []
             for m in range(len(metrics)):
-                told = _told(results, line, m)
+                published = _published(results, line, m)
                 if line.row.missing:
-                    cells += [rf"\emph{{{MISSING}}}", *told]
+                    cells += [rf"\emph{{{MISSING}}}", *published]
                     continue
                 mean = f"{line.means[m]:.4f}"
                 mean = rf"\textbf{{{mean}}}" if (line.row.key, m) in best else mean
-                cells += [mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)], *told]
-                ends += [rf"{{\scriptsize [{line.low[m]:.4f}, {line.high[m]:.4f}]}}", *[""] * len(told)]
+                cells += [
+                    mean + {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(line, m)],
+                    *published,
+                ]
+                ends += [rf"{{\scriptsize [{line.low[m]:.4f}, {line.high[m]:.4f}]}}", *[""] * len(published)]
             out.append(_amp([*cells, latex(_p(results, line))]))
             if ends:
                 out.append(_amp([*[""] * first, *ends, ""]))
@@ -168,10 +171,10 @@ def _latex_contrasts(results: Results, title: str, label: str) -> list[str]:
             if not one.tests:
                 cells.append(rf"\emph{{{MISSING}}}")
                 continue
-            told = one.tests[m]
+            test = one.tests[m]
             mark = {1: r"$^{\uparrow}$", -1: r"$^{\downarrow}$", 0: ""}[results.mark(one, m)]
-            cells.append(f"{told.effect.difference:+.4f}{mark}")
-            ends.append(rf"{{\scriptsize [{told.low:+.4f}, {told.high:+.4f}]}}")
+            cells.append(f"{test.effect.difference:+.4f}{mark}")
+            ends.append(rf"{{\scriptsize [{test.low:+.4f}, {test.high:+.4f}]}}")
         out.append(_amp([*cells, latex(_contrast_p(results, one))]))
         if one.tests:
             out.append(_amp([*ends, ""]))
@@ -338,7 +341,7 @@ def _metric_heads(results: Results) -> list[str]:
     return heads
 
 
-def _told(results: Results, line: Line, metric: int) -> list[str]:
+def _published(results: Results, line: Line, metric: int) -> list[str]:
     """``published_cells`` as people see it; empty where it is unknown."""
     return ["" if value is None else f"{value:.4f}" for value in published_cells(results, line, metric)]
 

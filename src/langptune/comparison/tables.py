@@ -171,8 +171,8 @@ def weighted(results: Results) -> bool:
 
 def weight_cells(results: Results, line: Line) -> list[str]:
     """The cell of the weight of popularity, where the table has it: one number, or those of all seeds."""
-    told = [f"{weight:g}" for weight in line.row.weights]
-    return [", ".join(told if len(set(told)) > 1 else told[:1])] if weighted(results) else []
+    weights = [f"{weight:g}" for weight in line.row.weights]
+    return [", ".join(weights if len(set(weights)) > 1 else weights[:1])] if weighted(results) else []
 
 
 def published_cells(results: Results, line: Line, metric: int) -> list[float | None]:

@@ -50,8 +50,8 @@ def draw(costs: pl.DataFrame) -> Figure:
 
 
 def _label(row: dict[str, Any]) -> str:
-    told = [*([row["model"]] if row["model"] else []), *(["shared"] if row["shared"] else [])]
-    return row["rule"].replace("_", " ") + (f" ({', '.join(told)})" if told else "")
+    details = [*([row["model"]] if row["model"] else []), *(["shared"] if row["shared"] else [])]
+    return row["rule"].replace("_", " ") + (f" ({', '.join(details)})" if details else "")
 
 
 def _bars(axis: Axes, rows: list[dict[str, Any]], name: str, title: str) -> None:

@@ -40,7 +40,7 @@ def _lines(table: list[dict], key: str, metric: str) -> Figure:
 
 
 def _variants(table: list[dict], named: list[str], metric: str) -> Figure:
-    """Variants one below the other, one panel for each value of the last varied key."""
+    """Variants as rows, with one panel for each value of the last varied key."""
     several = len({(row["method"], row["models"]) for row in table if row["variant"]}) > 1
     panels: dict[str, list[Bar]] = {}
     lines = {}

@@ -15,7 +15,9 @@ from langptune.spreadsheet import plain
 CAPTION = """
 The questions that this comparison asks on {dataset} (`comparison.contrasts`): the difference between the first and the
 second method of each pair, with its interval. Right of the line the first is better, whichever way the metric goes.
-Filled dots are significant after Holm's correction over all contrasts of the metric; an open dot is no answer.
+Filled dots are significant after Holm's correction over all contrasts of the metric; an open dot is no answer. The
+interval covers sessions and seeds and the test covers sessions alone, so the interval of a filled dot may cross the
+line.
 """
 READS = ("contrasts",)
 ONLY_WITH = "contrasts"
@@ -102,6 +104,6 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
             if members and members[0].better < 0:
                 axis.invert_xaxis()
         axes[0].set_yticks(range(len(labels)), labels)
-        told = "to the right: the first method is better\nfilled: significant after Holm's correction"
-        figure.supxlabel(told, fontsize=8, color="#444444")
+        note = "to the right: the first method is better\nfilled: significant after Holm's correction"
+        figure.supxlabel(note, fontsize=8, color="#444444")
         return figure

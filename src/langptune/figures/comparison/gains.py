@@ -54,7 +54,7 @@ class Gain:
     """A method against the reference, per session (float64 ``[S]``).
 
     differences: of the main metric, above 0 where the method is better.
-    rank_gains: log2 of how many times higher the target stands.
+    rank_gains: log2 of how many times higher the target ranks.
     """
 
     label: str

@@ -44,7 +44,7 @@ def bars(panels: dict[str, list[Bar]], better: int = 1) -> Figure:
 
     Args:
         panels: metric's title -> bars. The first panel is sorted, the others follow its order. Bounds are
-            told below the axes: an oracle at 1 would flatten everything else.
+            listed below the axes: an oracle at 1 would flatten everything else.
         better: +1 where a higher value of the first panel is better, -1 where a lower one is.
     """
     with styled():

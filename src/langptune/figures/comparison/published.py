@@ -76,7 +76,7 @@ def published(panels: dict[str, list[Pair]]) -> Figure:
             axis.grid(axis="x", color="#dddddd", linewidth=0.6)
             axis.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(shown)), [pair.label for pair in shown])
-        told = "open: published, one number without interval\nfilled: ours, with its interval"
-        figure.supxlabel(told, fontsize=8, color="#444444")
+        note = "open: published, one number without interval\nfilled: ours, with its interval"
+        figure.supxlabel(note, fontsize=8, color="#444444")
         group_legend(figure, [pair.group for pair in shown])
         return figure

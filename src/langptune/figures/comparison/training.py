@@ -132,8 +132,8 @@ def training(phases: list[Training]) -> Figure:
 def _heading(seeds: list[Training]) -> str:
     """The phase, and below it what the large panel shows and which batches were kept."""
     kept = sorted({phase.kept for phase in seeds if phase.kept is not None})
-    told = f", kept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
-    return f"{textwrap.shorten(seeds[0].title, 110, placeholder=' ...')}\nvalidation NDCG{told}"
+    note = f", kept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
+    return f"{textwrap.shorten(seeds[0].title, 110, placeholder=' ...')}\nvalidation NDCG{note}"
 
 
 def _selection(axis: Axes, seeds: list[Training]) -> None:
@@ -159,8 +159,8 @@ def _noise(axis: Axes, seeds: list[list[dict]]) -> None:
     The error is that of the paired difference to the start. A phase without it has that of the mean, which is larger.
     """
     starts = [rows[0]["val_ndcg"] for rows in seeds if rows and rows[0].get("val_ndcg") is not None]
-    errors = [{0: 0.0} | told for rows in seeds if (told := _points(rows, "val_ndcg_gain_se"))]
-    errors = errors or [told for rows in seeds if (told := _points(rows, "val_ndcg_se"))]
+    errors = [{0: 0.0} | paired for rows in seeds if (paired := _points(rows, "val_ndcg_gain_se"))]
+    errors = errors or [own for rows in seeds if (own := _points(rows, "val_ndcg_se"))]
     at = sorted({batch for seed in errors for batch in seed})
     if not at or not starts:
         return
@@ -173,9 +173,9 @@ def _noise(axis: Axes, seeds: list[list[dict]]) -> None:
 
 def _interval(axis: Axes, rows: list[dict], key: str, error: str) -> None:
     """Two standard errors around one seed's line."""
-    told = [row for row in rows if row.get(key) is not None and row.get(error) is not None]
-    mean, spread = (np.array([row[name] for row in told]) for name in (key, error))
-    at = [row["batch"] for row in told]
+    known = [row for row in rows if row.get(key) is not None and row.get(error) is not None]
+    mean, spread = (np.array([row[name] for row in known]) for name in (key, error))
+    at = [row["batch"] for row in known]
     if len(at) == 1:  # a band of one point would not be seen
         axis.errorbar(at, mean, 2 * spread, color=COLOURS["profiles"], linewidth=1.2, capsize=2)
         return
