@@ -1,7 +1,7 @@
-"""The first page of the report that `snakemake --report` makes: figure and table, where Snakemake has its rule graph.
+"""The first page of the report that `snakemake --report` makes: the means figure and the table, above the rule graph.
 
 Snakemake shows the description of the workflow (``workflow/report/workflow.rst``) beside a graph of all rules. The
-description takes ``first_page`` from the rules' names and gives it the results; the graph comes below it.
+description calls ``first_page``, which the rules files import, with the results. The graph comes below it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def first_page(categories: Mapping[Any, Mapping[Any, Iterable[Any]]]) -> str:
 
 
 def _section(dataset: str, figure: Any, table: Path) -> str:
-    # In short lines: docutils takes none of 10,000 characters, and browsers pass over the breaks in between.
+    # Short lines: docutils refuses those over 10,000 characters. Browsers ignore the line breaks.
     image = base64.encodebytes(figure.path.read_bytes()).decode()
     body = table.read_text(encoding="utf-8").partition("<body>")[2].partition("</body>")[0]
     return (
