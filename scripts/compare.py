@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from langptune import metrics
-from langptune.comparison import grid, results, tables
+from langptune.comparison import grid, pages, results, tables
 from langptune.comparison.grid import ContrastEntry, PublishedValue, RunEntry
 from langptune.data import contracts
 from langptune.files import whole
@@ -67,13 +67,13 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     if spec.sessions_in is not None:
         split = contracts.read(spec.sessions_in, "sessions", ["split"])["split"]
         facts = [*facts, f"Compared on {len(collected.sessions)} of {(split == 'test').sum()} test sessions."]
-    page = tables.to_markdown(found, spec.title, facts)
+    page = pages.to_markdown(found, spec.title, facts)
     for path, text in (
         (spec.table_csv_out, tables.wide_csv(found)),
         (spec.table_long_out, tables.long_csv(found)),
         (spec.table_md_out, page),
-        (spec.table_html_out, tables.to_html(page, spec.title)),
-        (spec.table_tex_out, tables.to_latex(found, spec.title, facts, spec.dataset)),
+        (spec.table_html_out, pages.to_html(page, spec.title)),
+        (spec.table_tex_out, pages.to_latex(found, spec.title, facts, spec.dataset)),
         (spec.comparisons_out, tables.comparisons_csv(found)),
         (spec.contrasts_out, tables.contrasts_csv(found)),
     ):

@@ -10,10 +10,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pydantic import Field
 
-from langptune import benchmarks, cost, figures, plan
+from langptune import benchmarks, cost, plan
 from langptune.config.datasets import DatasetEntry
 from langptune.config.sample import Sample
+from langptune.figures import style
+from langptune.figures.cost import draw
 from langptune.files import whole
+from langptune.markup import duration
 from langptune.provenance import ROOT, Record
 from langptune.stage import Log, StageSpec, run
 
@@ -55,12 +58,12 @@ def gather(spec: CostSpec, record: Record, log: Log) -> None:
         costs.write_csv(part)
     with whole(spec.page_out) as part:
         part.write_text(cost.page(costs, spec.dataset.title, machines, lost), encoding="utf-8")
-    figure = cost.draw(costs)
+    figure = draw(costs)
     for path in spec.figure_out:
-        figures.save(figure, path)
+        style.save(figure, path)
     counted, missing = int(costs["jobs"].sum()), int(costs["missing"].sum())
     record.note(jobs=counted, missing=missing, without_manifest=lost)
-    log(f"{spec.name}: {counted - missing} of {counted} jobs, {cost.duration(costs['seconds'].sum())} in all")
+    log(f"{spec.name}: {counted - missing} of {counted} jobs, {duration(costs['seconds'].sum())} in all")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from langptune import figures, stage
+from langptune import stage
 from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts
 from langptune.data.card import card, statistics
 from langptune.errors import UserError
+from langptune.figures import style
+from langptune.figures.funnel import funnel as draw
 from langptune.files import whole
 from langptune.provenance import Record
 
@@ -46,9 +48,9 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     facts = json.loads(Path(spec.manifest_in).read_text(encoding="utf-8"))["notes"]
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
-    figure = figures.funnel(funnel, spec.dataset.title)
+    figure = draw(funnel, spec.dataset.title)
     for path in spec.figure_out:
-        figures.save(figure, path)
+        style.save(figure, path)
     log(f"{spec.name}: card, statistics and funnel written")
 
 

@@ -8,12 +8,16 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures, metrics, stage
+from langptune import metrics, stage
 from langptune.comparison import grid
-from langptune.comparison.tables import to_html
+from langptune.comparison.pages import to_html
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.figures import style
+from langptune.figures.bar import Bar
+from langptune.figures.steering import intervals
+from langptune.figures.tradeoff import tradeoff
 from langptune.files import whole
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
 from langptune.judge.summary import summary
@@ -248,7 +252,7 @@ def _draw(
 ) -> None:
     names = _titles(rows)
     bar = lambda key: [  # noqa: E731
-        figures.Bar(name, names[name], rows[name][0].group, one.mean, one.low, one.high)
+        Bar(name, names[name], rows[name][0].group, one.mean, one.low, one.high)
         for name, one in estimated[key].items()
         if not np.isnan(one.mean)
     ]
@@ -259,10 +263,10 @@ def _draw(
             "Own history against strangers'": bar("advantage"),
             "Forward simulation": bar("told"),
         }
-        figures.save(figures.tradeoff(bar(main.key), panels, metric, main.better), path)
+        style.save(tradeoff(bar(main.key), panels, metric, main.better), path)
     for path in spec.steering_out:
         panels = {measure.title: bar(measure.key) for measure in MEASURES if measure.key.startswith("steer_")}
-        figures.save(figures.intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
+        style.save(intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ from langptune import processes
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
+from langptune.figures.comparison import REGISTRY
 from langptune.files import whole_file
 from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
-MANIFESTS = ("table.csv.manifest.json", "means.png.manifest.json")
-"""Those of the other tables and figures say the same."""
 BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv")
 
 
@@ -42,6 +41,20 @@ def made_by(results: Path, name: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))["spec"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no spec of a comparison in it ({error}); run the config first") from None
+
+
+def drawn_by(results: Path) -> dict[str, Any]:
+    """One spec for all figures of the comparison. The spec of each names only what that figure reads.
+
+    Raises:
+        UserError: no figure is there, or a manifest cannot be read.
+    """
+    names = [f"{name}.png" for name in REGISTRY.names()]
+    there = [name for name in names if (results / "comparison" / name).is_file()]
+    specs = [made_by(results, name) for name in there or names[:1]]
+    out = {key: value for spec in specs for key, value in spec.items() if value not in (None, [])}
+    empty = {"curves": [], "phases": []}
+    return empty | out | {"figures_out": [path for spec in specs for path in spec["figures_out"]]}
 
 
 def moved(value: Any, source: str, target: str) -> Any:
@@ -106,7 +119,7 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     Raises:
         UserError: an unfinished run, or a folder that holds the results of another config.
     """
-    tables, figures = made_by(results, "table.csv"), made_by(results, "means.png")
+    tables, figures = made_by(results, "table.csv"), drawn_by(results)
     same_config(ROOT / to / "config.yaml", config)
     before = {name: kept(ROOT / to / f"{name}.json") for name in ("compare", "plot")}
     for spec in (tables, figures):
@@ -144,8 +157,10 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
         if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
+    # All tables were made by one job, and all figures by another: one manifest of each says everything.
+    one_of_each = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
     for path in (ROOT / to).iterdir():
-        if path.name.endswith((".lock", ".manifest.json")) and path.name not in MANIFESTS:
+        if path.name.endswith((".lock", ".manifest.json")) and path.name not in one_of_each:
             path.unlink()
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from langptune import figures, metrics
+from langptune import metrics
 from langptune.comparison import bootstrap, grid
 from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
+from langptune.figures import style
+from langptune.figures.study import draw
 from langptune.files import read_lines, whole
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import cells
@@ -84,13 +86,9 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         cells(frame).write_csv(part)
-    title = metrics.title(spec.metric)
-    if spec.key == "recipe":
-        figure = _variants(table, named, title)
-    else:
-        figure = _grid(table, title) if spec.key == "models" else _lines(table, spec.key, title)
+    figure = draw(table, spec.key, named, metrics.title(spec.metric))
     for path in spec.figure_out:
-        figures.save(figure, path)
+        style.save(figure, path)
     read = [entry.metrics_path for entry in spec.runs] + [one.path for entry in spec.runs for one in entry.curves]
     record.note(read={path: file_hash(path) for path in read})
     log(f"{spec.title}: {len(table)} points")
@@ -106,49 +104,6 @@ def _training(runs: list[StudyRun]) -> dict[str, float | int | None]:
         tokens.append(sum(profiles * row.get("tokens", 0.0) for profiles, rows in curves for row in rows))
         collapsed += any(row.get("collapsed") for _, rows in curves for row in rows)
     return {"tokens": float(np.mean(tokens)), "collapsed": collapsed}
-
-
-def _lines(table: list[dict], key: str, metric: str) -> figures.Figure:
-    several = len({row["models"] for row in table}) > 1
-    lines = []
-    for method, models in dict.fromkeys((row["method"], row["models"]) for row in table):
-        points = sorted(
-            (row for row in table if (row["method"], row["models"]) == (method, models)), key=lambda row: row["value"]
-        )
-        label = f"{points[0]['label']}\n{models}" if several else points[0]["label"]
-        columns = [[row[name] for row in points] for name in ("value", "mean", "low", "high")]
-        lines.append(figures.StudyLine(label, points[0]["group"], *columns))
-    values = [row["value"] for row in table]
-    return figures.study(lines, key.replace("_", " "), metric, logarithmic=max(values) / min(values) > 5)
-
-
-def _variants(table: list[dict], named: list[str], metric: str) -> figures.Figure:
-    """Variants one below the other, one panel for each value of the last varied key."""
-    several = len({(row["method"], row["models"]) for row in table if row["variant"]}) > 1
-    panels: dict[str, list[figures.Bar]] = {}
-    lines = {}
-    for row in table:
-        where = f"{row['label']} {row['models']}"
-        if not row["variant"]:
-            lines[where if several else row["label"]] = row["mean"]
-            continue
-        label = f"{row['variant']}\n{where}" if several else row["variant"]
-        label += f"\n({row['collapsed']} of {row['seeds']} collapsed)" if row["collapsed"] else ""
-        title = f"{named[-1]} {row[named[-1]]}" if len(named) > 2 else ""
-        panels.setdefault(title, []).append(
-            figures.Bar(label, label, row["group"], row["mean"], row["low"], row["high"])
-        )
-    return figures.variants(panels, lines, metric)
-
-
-def _grid(table: list[dict], metric: str) -> figures.Figure:
-    panels = []
-    for method, label in {row["method"]: row["label"] for row in table}.items():
-        cells = {tuple(row["models"].split("+")): row["mean"] for row in table if row["method"] == method}
-        encoders, decoders = (list(dict.fromkeys(pair[side] for pair in cells)) for side in (0, -1))
-        values = np.array([[cells.get((encoder, decoder), np.nan) for decoder in decoders] for encoder in encoders])
-        panels.append((label, encoders, decoders, values))
-    return figures.models_grid(panels, metric)
 
 
 if __name__ == "__main__":

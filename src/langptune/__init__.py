@@ -1,9 +1,9 @@
 """LangPTune: natural-language user profiles for recommendation, as a reproducible benchmark.
 
 The rooms of the library import only from rooms above them in this list: ``errors``, ``files``, ``spreadsheet``,
-``markup``, ``alike``, ``metrics``, ``randomness``, ``config``, ``allowed``, ``processes``, ``provenance``, ``gpus``,
-``launch``, ``slurm``, ``stage``, ``data``, ``thinking``, ``prompts``, ``endpoint``, ``models``, ``ranking``,
-``profiles``, ``comparison``, ``interpretability``, ``training``, ``baselines``, ``judge``, ``survey``, ``figures``,
-``benchmarks``, ``plan``, ``cost``, ``explorer``.
+``markup``, ``alike``, ``metrics``, ``randomness``, ``config``, ``registry``, ``allowed``, ``processes``,
+``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``, ``data``, ``thinking``, ``prompts``, ``endpoint``,
+``models``, ``ranking``, ``profiles``, ``comparison``, ``interpretability``, ``training``, ``baselines``, ``judge``,
+``survey``, ``figures``, ``report``, ``benchmarks``, ``plan``, ``cost``, ``explorer``.
 Importing the package itself imports none of them.
 """

@@ -1,4 +1,4 @@
-"""Text that Markdown and LaTeX print as it stands, wherever it comes from."""
+"""Text that Markdown and LaTeX print as it stands, wherever it comes from; and times with their unit."""
 
 from __future__ import annotations
 
@@ -31,3 +31,13 @@ def latex(text: str) -> str:
 def markdown(text: str) -> str:
     """Text that Markdown prints as it stands, inside a table too: no markup, HTML, line break or control character."""
     return "".join(_MARKDOWN.get(mark, mark) for mark in printable(" ".join(text.split())))
+
+
+def duration(seconds: float | None) -> str:
+    """A time with its unit, two or three digits: ``0.7 s``, ``12 s``, ``3.4 min``, ``2.1 h``; empty where unknown."""
+    if seconds is None:
+        return ""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -41,15 +41,18 @@ def file_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def code_files(script: Path | str, without: tuple[str, ...] = ()) -> list[Path]:
+def code_files(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> list[Path]:
     """A script and every ``langptune`` module it imports, directly or not, at any depth of the code.
 
     Args:
         without: modules (``langptune.prompts``) that this use of the script never reaches; neither they nor what only
             they import are listed.
+        loads: modules that this use of the script imports by name (entries of a ``Registry``).
     """
-    skipped = {ROOT / "src" / Path(*name.split(".")).with_suffix(".py") for name in without}
-    todo, seen = [Path(script).resolve()], {}
+    skipped, loaded = (
+        {ROOT / "src" / Path(*n.split(".")).with_suffix(".py") for n in names} for names in (without, loads)
+    )
+    todo, seen = [Path(script).resolve(), *loaded], {}
     while todo:
         path = todo.pop()
         if path in seen or path in skipped:
@@ -91,13 +94,13 @@ def _imports(path: Path) -> tuple[Path, ...]:
     return _module(path)[0]
 
 
-def code_hash(script: Path | str, without: tuple[str, ...] = ()) -> str:
+def code_hash(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> str:
     """SHA-256 over what runs of ``code_files``; a param of every rule, so that editing what it runs reruns that rule.
 
     Comments, docstrings and the layout of the text do not count: syntax trees are compared.
     """
     digest = hashlib.sha256()
-    for path in code_files(script, without):
+    for path in code_files(script, without, loads):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\0{_module(path)[1]}\0".encode())
     return digest.hexdigest()[:16]
 
@@ -168,11 +171,11 @@ def versions(*names: str) -> dict[str, str | None]:
 class Record:
     """Collects what a manifest says about one execution of a script."""
 
-    def __init__(self, script: Path, spec: dict[str, Any], without: tuple[str, ...] = ()):
+    def __init__(self, script: Path, spec: dict[str, Any], without: tuple[str, ...] = (), loads: tuple[str, ...] = ()):
         self.script, self.spec = script, spec
         self.started = time.time()
         # Taken now: what is edited while the job runs is not what made its output.
-        self.code, self.git = code_hash(script, without), git_state()
+        self.code, self.git = code_hash(script, without, loads), git_state()
         self.notes: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:

@@ -57,6 +57,10 @@ class StageSpec(Strict):
         """Modules that the script imports and this spec does not reach (``without`` of ``provenance.code_files``)."""
         return ()
 
+    def loads(self) -> tuple[str, ...]:
+        """Modules that this spec makes the script import by name (``loads`` of ``provenance.code_files``)."""
+        return ()
+
 
 S = TypeVar("S", bound=StageSpec)
 
@@ -112,7 +116,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
         processes.forget(spec.secrets())
         outputs = spec.paths("_out")
-        record = Record(path, spec.model_dump(mode="json"), spec.unreached())
+        record = Record(path, spec.model_dump(mode="json"), spec.unreached(), spec.loads())
         refusal = _Refusal(outputs if first else [], record)
         for source in spec.paths("_in"):
             if not source.exists():

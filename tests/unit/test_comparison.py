@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from langptune import metrics
-from langptune.comparison import bootstrap, grid, results, significance, tables
+from langptune import markup, metrics
+from langptune.comparison import bootstrap, grid, pages, results, significance, tables
 from langptune.comparison.grid import PublishedValue, RunEntry
 from langptune.config.methods import SimpleMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
@@ -268,7 +268,7 @@ def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
     gains = results.gains(found).filter(pl.col("models") == "e2+d")
     assert gains.filter(pl.col("method") == "ref")["difference"].abs().max() == 0
     assert gains.filter(pl.col("method") == "cl")["rank_gain"].max() < 0
-    page = tables.to_markdown(found, "t", [])
+    page = pages.to_markdown(found, "t", [])
     assert page.count("| reference |") == 2 and "with the same models" in page
     assert "Holm-corrected over 4 comparisons" in page
 
@@ -282,7 +282,7 @@ def test_a_missing_reference_takes_the_tests_of_its_own_rows_alone(tmp_path):
     ]  # fmt: skip
     found = made(entries, allow_missing=True)
     assert {line.row.key for line in found.lines if line.against} == {"cl/e1+d"}
-    assert "No tests of the rows whose reference is missing: REF (e2+d)." in tables.explanations(found)
+    assert "No tests of the rows whose reference is missing: REF (e2+d)." in pages.explanations(found)
     lost = results.gains(found).filter(pl.col("difference").is_null())
     assert set(lost.select("method", "models").iter_rows()) == {("cl", "e2+d")}
 
@@ -295,7 +295,7 @@ def test_a_worse_method_is_marked_as_worse(tmp_path):
     found = made(entries)
     bad = next(line for line in found.lines if line.row.method == "bad")
     assert found.mark(bad, 0) == -1
-    assert "0.0000 [0.0000, 0.0000] ↓" in tables.to_markdown(found, "t", [])
+    assert "0.0000 [0.0000, 0.0000] ↓" in pages.to_markdown(found, "t", [])
 
 
 def test_a_complete_comparison_fails_on_a_missing_run(runs):
@@ -308,7 +308,7 @@ def test_a_partial_comparison_marks_what_is_missing_and_invents_nothing(runs):
     entries, absent = runs
     also = entry(absent.metrics_path, "good", seed=3, trials=6)
     found = made([*entries, also, absent], allow_missing=True)
-    text = tables.to_markdown(found, "t", [])
+    text = pages.to_markdown(found, "t", [])
     row = next(line for line in text.splitlines() if line.startswith("| Absent"))
     assert row.count("missing") == len(METRICS)
     assert not any(mark.isdigit() for mark in row.replace("0 of 1", ""))
@@ -328,7 +328,7 @@ def test_without_the_reference_nothing_is_tested(runs):
     gone = entry(absent.metrics_path, "ref", "enc+d0")
     found = made([gone, *entries[2:]], allow_missing=True)
     assert all(line.against == () for line in found.lines)
-    assert "No tests: the reference, REF (enc+d0), is missing." in tables.explanations(found)
+    assert "No tests: the reference, REF (enc+d0), is missing." in pages.explanations(found)
     assert results.gains(found)["difference"].is_null().all()
 
 
@@ -380,34 +380,34 @@ def test_gains_by_hand(tmp_path):
 
 def test_hostile_text_is_printed_as_it_stands():
     text = "a_b & 50% | <b>x</b> $1 #2 {c} ~ ^ \\ *y* [z](u) `q`\nnext"
-    assert tables.latex("a_b & 50% | <b>") == r"a\_b \& 50\% \textbar{} \textless{}b\textgreater{}"
-    assert tables.markdown("a_b & 50% | <b>") == r"a\_b &amp; 50% \| &lt;b&gt;"
-    assert tables.latex("\\{~^") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"
-    for escape in (tables.latex, tables.markdown):
+    assert markup.latex("a_b & 50% | <b>") == r"a\_b \& 50\% \textbar{} \textless{}b\textgreater{}"
+    assert markup.markdown("a_b & 50% | <b>") == r"a\_b &amp; 50% \| &lt;b&gt;"
+    assert markup.latex("\\{~^") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"
+    for escape in (markup.latex, markup.markdown):
         assert "\n" not in escape(text)
         assert "<" not in escape(text)
-    assert r"\[z\](u)" in tables.markdown(text)
+    assert r"\[z\](u)" in markup.markdown(text)
     hostile = "id\x1b]0;owned\x07 \x9b31m\u202egnp.exe \ud800\rover"
-    assert printable(tables.markdown(hostile)) == tables.markdown(hostile)
-    assert tables.markdown(hostile) == r"id\\x1b\]0;owned\\x07 \\x9b31m\\u202egnp.exe \\ud800 over"
-    assert tables.latex(hostile).startswith(r"id\textbackslash{}x1b]0;owned\textbackslash{}x07 ")
+    assert printable(markup.markdown(hostile)) == markup.markdown(hostile)
+    assert markup.markdown(hostile) == r"id\\x1b\]0;owned\\x07 \\x9b31m\\u202egnp.exe \\ud800 over"
+    assert markup.latex(hostile).startswith(r"id\textbackslash{}x1b]0;owned\textbackslash{}x07 ")
 
 
 def test_tables_escape_titles_and_keep_their_shape(runs):
     found = made(runs[0])
-    md = tables.to_markdown(found, "Data_set <i>", ["50% of users & more"])
+    md = pages.to_markdown(found, "Data_set <i>", ["50% of users & more"])
     assert r"Ref\_1 &amp; &lt;b&gt;50%&lt;/b&gt;\|" in md
     assert "<i>" not in md
     body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in body} == {5 + len(METRICS) + 2}
     assert r"<sup>a</sup> tuned\_on {val}" in md
 
-    page = tables.to_html(md, "<D&D>")
+    page = pages.to_html(md, "<D&D>")
     assert "<title>&lt;D&amp;D&gt;</title>" in page and "http" not in page
     assert "<b>50%" not in page and "&lt;b&gt;50%" in page and "<sup>a</sup>" in page
     assert page.count("<tr>") == len([line for line in md.splitlines() if line.startswith("|")]) - 1
 
-    tex = tables.to_latex(found, "Data_set", ["50% of users & more"], "ml_100k")
+    tex = pages.to_latex(found, "Data_set", ["50% of users & more"], "ml_100k")
     assert r"Ref\_1 \& \textless{}b\textgreater{}50\%\textless{}/b\textgreater{}\textbar{}" in tex
     assert r"\caption{Data\_set. 50\% of users \& more}" in tex
     assert r"\label{tab:ml-100k}" in tex
@@ -437,7 +437,7 @@ def test_titles_that_begin_like_markup_or_a_formula(tmp_path):
         for at, title in enumerate(titles)
     ]
     found = results.compare(grid.collect(entries, METRICS), "m0", "ndcg@10", resamples=100)
-    lines = tables.to_latex(found, "D", [], "d").splitlines()
+    lines = pages.to_latex(found, "D", [], "d").splitlines()
     assert not [line for line in lines if line.startswith(("[", "*"))]
     assert [line for line in lines if line.startswith("{}[0.5pt]")] and [
         line for line in lines if line.startswith("{}*")
@@ -476,11 +476,11 @@ def test_where_lower_is_better_everything_is_turned_over(tmp_path, monkeypatch):
     expected = np.log(ranks["good"]).mean() - np.log(ranks["ref"]).mean()
     assert effect.difference == pytest.approx(expected) and effect.d_z < 0
     assert (effect.wins, effect.losses) == (60, 0) and bad.against[1].effect.losses == 60
-    page = tables.to_markdown(found, "t", [])
+    page = pages.to_markdown(found, "t", [])
     assert "Log rank (lower is better)" in page and "a lower value is better" in page
     row = next(line for line in page.splitlines() if line.startswith("| GOOD"))
     assert f"**{good.means[1]:.4f}**" in row and row.count("↑") == 2
-    assert "lower" not in tables.to_markdown(
+    assert "lower" not in pages.to_markdown(
         results.compare(grid.collect(entries, ["ndcg@10"]), "ref", "ndcg@10"), "", []
     )
 
@@ -521,7 +521,7 @@ def test_a_difference_of_differences_by_hand(tmp_path):
     assert one.means[m] == pytest.approx(plain.tests[m].effect.difference), "the first side is the plain contrast"
     rows = [row for row in csv.DictReader(io.StringIO(tables.contrasts_csv(found))) if row["metric"] == "ndcg@10"]
     assert [(row["beyond"], row["beyond_against"]) for row in rows] == [("", ""), ("cl", "cd")]
-    page = tables.to_markdown(found, "t", [])
+    page = pages.to_markdown(found, "t", [])
     assert "OWN against DEALT, beyond CL against CD" in page and "less that of the other two" in page
     lost = results.compare(
         grid.collect([*entries[:-1], entry(str(tmp_path / "gone"), "cd", seed=1)], METRICS, allow_missing=True),
@@ -582,7 +582,7 @@ def test_one_seed_stands_beside_every_seed_and_missing_seeds_are_left_out(runs):
     told = list(csv.DictReader(io.StringIO(tables.contrasts_csv(found))))
     assert [row["status"] for row in told] == ["partial"] * 2 + ["complete"] * 2 + ["missing"] * 2
     assert all(row["difference"] == row["sessions"] == row["p_permutation_holm"] == "" for row in told[4:])
-    page = tables.to_markdown(found, "t", []).partition("**Contrasts**")[2]
+    page = pages.to_markdown(found, "t", []).partition("**Contrasts**")[2]
     assert "| How far?: GOOD against ORACLE | m | 3 of 4 |" in page
     assert "Holm-corrected over 2 contrasts" in page and "1 of 3 contrasts lack a side" in page
 
@@ -619,14 +619,14 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
     for text in (tables.wide_csv, tables.long_csv, tables.comparisons_csv):
         assert text(told) == text(plain)
     assert [one.of.models for one in told.contrasts] == ["m", "m", "enc+d1", "enc+d2"]
-    before, _, after = tables.to_markdown(told, "D", []).partition("\n**Contrasts**\n")
-    assert before == tables.to_markdown(plain, "D", [])
+    before, _, after = pages.to_markdown(told, "D", []).partition("\n**Contrasts**\n")
+    assert before == pages.to_markdown(plain, "D", [])
     body = [line.replace(r"\|", "") for line in after.splitlines() if line.startswith("|")]
     assert len(body) == 2 + 4 and {line.count("|") for line in body} == {3 + len(METRICS) + 2}
     assert "50% &amp; &lt;more&gt;: GOOD against" in after and "| m / enc+d1 |" in after
-    page = tables.to_html(tables.to_markdown(told, "D", []), "D")
+    page = pages.to_html(pages.to_markdown(told, "D", []), "D")
     assert page.count("<table>") == 2
-    tex = tables.to_latex(told, "D", [], "d")
+    tex = pages.to_latex(told, "D", [], "d")
     assert r"\label{tab:d}" in tex and r"\label{tab:d-contrasts}" in tex
     assert tex.count("{") == tex.count("}") and all(ord(mark) < 128 for mark in tex)
     second = tex.partition(r"\label{tab:d-contrasts}")[2].splitlines()
@@ -776,14 +776,14 @@ def test_published_numbers_stand_beside_ours_in_every_table(runs):
         PublishedValue(method="absent", models="m", metric="ndcg@10", value=0.05),
     ]
     plain, found = made(entries), made([*entries, absent], allow_missing=True, published=told)
-    md = tables.to_markdown(found, "D", [])
+    md = pages.to_markdown(found, "D", [])
     body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in body} == {5 + len(METRICS) + 1 + 2}
     assert "| Recall@10 | NDCG@10 | Published |" in md and "Published: one number" in md
     cells = {line.split("|")[1].split("<")[0].strip(): [c.strip() for c in line.split("|")] for line in body}
     assert cells["GOOD"][8] == "0.1234" and cells["ORACLE"][8] == ""
     assert cells["Absent"][7:9] == ["missing", "0.0500"], "a published number stands in its own column alone"
-    tex = tables.to_latex(found, "D", [], "d")
+    tex = pages.to_latex(found, "D", [], "d")
     rows = [line for line in tex.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {5 + len(METRICS) + 1}
     assert "& 0.1234 &" in tex and rf"\multicolumn{{{5 + len(METRICS) + 2}}}" in tex
@@ -793,7 +793,7 @@ def test_published_numbers_stand_beside_ours_in_every_table(runs):
     long = list(csv.DictReader(io.StringIO(tables.long_csv(found))))
     assert [line["published"] for line in long if line["method"] == "good"] == ["", "0.1234"]
     # Without published numbers nothing of it is seen, and with them no number of ours changes.
-    for text in (tables.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
+    for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "ublished" not in text
     assert [line.against for line in made(entries, published=told[:1]).lines] == [line.against for line in plain.lines]
     with pytest.raises(UserError, match="metric 'mrr' is not among"):
@@ -805,7 +805,7 @@ def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
     weights = [{"weight": 0.0}, {"weight": 0}, *[{"weight_path": str(tmp_path / "popularity.json")}] * 2, {"weight": 2}]
     entries = [run.model_copy(update=told) for run, told in zip(runs[0], weights, strict=False)] + runs[0][5:]
     plain, found = made(runs[0]), made([*entries, runs[1]], allow_missing=True)
-    md, tex = tables.to_markdown(found, "D", []), tables.to_latex(found, "D", [], "d")
+    md, tex = pages.to_markdown(found, "D", []), pages.to_latex(found, "D", [], "d")
     body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in body} == {6 + len(METRICS) + 2}
     cells = {line.split("|")[1].split("<")[0].strip(): [c.strip() for c in line.split("|")] for line in body}
@@ -817,7 +817,7 @@ def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
     for text in (tables.wide_csv(found), tables.long_csv(found)):
         told = {line["method"]: line["weight"] for line in csv.DictReader(io.StringIO(text))}
         assert told == {"ref": "0", "good": "1.5, 1.5, 2", "oracle": "", "absent": ""}
-    for text in (tables.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
+    for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "weight" not in text
     (tmp_path / "popularity.json").write_text("{}")
     with pytest.raises(UserError, match=r"popularity\.json: no weight of popularity in it"):

@@ -10,9 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from langptune import benchmarks, cost, figures, plan
+from langptune import benchmarks, cost, plan
 from langptune.config.rates import Rate, Rates
 from langptune.config.sample import Sample
+from langptune.figures.cost import draw
+from langptune.figures.style import save
+from langptune.markup import duration
 from tests.conftest import ROOT, entry
 
 CPU, GPU = "AMD EPYC", "NVIDIA H100 80GB HBM3"
@@ -213,14 +216,14 @@ def test_manifests_of_other_versions_and_no_jobs_at_all(toy):
     ],
 )
 def test_times_have_units(seconds, text):
-    assert cost.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_figure_has_a_row_per_stage_and_a_panel_for_gpus_only_where_there_are_some(toy, tmp_path):
-    assert len(cost.draw(cost.table([])).axes) == 0
+    assert len(draw(cost.table([])).axes) == 0
     toy.took("rank_profiles", toy.ran("rank_texts", "toy/m/0.parquet"), 60.0)
     toy.ran("evaluate", "toy/m/1.parquet")
-    figure = cost.draw(toy.costs("toy/m/0.parquet", "toy/m/1.parquet"))
+    figure = draw(toy.costs("toy/m/0.parquet", "toy/m/1.parquet"))
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
         "Time, all jobs together",
         "Measured / predicted",
@@ -229,9 +232,9 @@ def test_figure_has_a_row_per_stage_and_a_panel_for_gpus_only_where_there_are_so
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["rank profiles (small)"]
     toy.took("rank_profiles", toy.ran("rank_texts", "toy/m/2.parquet", device=GPU), 60.0)
     costs = toy.costs("toy/m/0.parquet", "toy/m/2.parquet")
-    assert cost.draw(costs).axes[1].get_title(loc="left") == "GPU time"
+    assert draw(costs).axes[1].get_title(loc="left") == "GPU time"
     for turn in "ab":
-        figures.save(cost.draw(costs), tmp_path / f"{turn}.png")
+        save(draw(costs), tmp_path / f"{turn}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

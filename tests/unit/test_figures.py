@@ -6,15 +6,32 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
 import pytest
 
-from langptune import figures
 from langptune.comparison.grid import GROUPS
 from langptune.errors import UserError
+from langptune.figures import comparison
+from langptune.figures.bar import Bar
+from langptune.figures.comparison.contrasts import Difference
+from langptune.figures.comparison.contrasts import contrasts as draw_contrasts
+from langptune.figures.comparison.curves import Curve, learning_curves
+from langptune.figures.comparison.gains import Gain
+from langptune.figures.comparison.gains import gains as draw_gains
+from langptune.figures.comparison.means import bars as draw_means
+from langptune.figures.comparison.published import Pair
+from langptune.figures.comparison.published import published as draw_published
+from langptune.figures.comparison.ranks import Ranks, rank_distributions
+from langptune.figures.comparison.training import Training, training
+from langptune.figures.inputs import Comparison
+from langptune.figures.steering import intervals
+from langptune.figures.study import StudyLine, models_grid, study, variants
+from langptune.figures.style import save
+from langptune.figures.tradeoff import tradeoff
 from langptune.provenance import ROOT
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF"}
@@ -23,10 +40,10 @@ MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF"}
 def bars():
     return {
         title: [
-            figures.Bar("low_title & <b>", "Low_title & <b>", "profiles", 0.01, 0.0, 0.02),
-            figures.Bar("high", "High", "baselines", 0.07, 0.05, 0.09),
-            figures.Bar("middle", "Middle", "text controls", 0.03, 0.02, 0.04),
-            figures.Bar("oracle", "Oracle", "bounds", 1.0, 1.0, 1.0),
+            Bar("low_title & <b>", "Low_title & <b>", "profiles", 0.01, 0.0, 0.02),
+            Bar("high", "High", "baselines", 0.07, 0.05, 0.09),
+            Bar("middle", "Middle", "text controls", 0.03, 0.02, 0.04),
+            Bar("oracle", "Oracle", "bounds", 1.0, 1.0, 1.0),
         ]
         for title in ("NDCG@10", "Recall@10")
     }
@@ -35,18 +52,18 @@ def bars():
 def gains():
     rng = np.random.default_rng(0)
     return [
-        figures.Gain(name, group, rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1], size=60), rng.normal(size=60))
+        Gain(name, group, rng.choice([-0.5, 0, 0.5], p=[0.1, 0.8, 0.1], size=60), rng.normal(size=60))
         for name, group in (("A", "profiles"), ("B", "baselines"), ("Random", "bounds"))
     ]
 
 
 def ranks():
     rng = np.random.default_rng(0)
-    return [figures.Ranks(f"M{i}", group, rng.integers(1, 100, 80)) for i, group in enumerate(GROUPS * 4)]
+    return [Ranks(f"M{i}", group, rng.integers(1, 100, 80)) for i, group in enumerate(GROUPS * 4)]
 
 
 def curves():
-    return [figures.Curve(f"c{i % 4}", f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
+    return [Curve(f"c{i % 4}", f"C{i % 4}", np.arange(1, 6), np.linspace(0.01, 0.05, 5)) for i in range(6)]
 
 
 def phases():
@@ -57,26 +74,26 @@ def phases():
     ]
     shifted = [{key: value + (key != "batch") * 0.02 for key, value in row.items()} for row in rows]
     return [
-        figures.Training("cl", "CL on profiles", [{k: row[k] for k in ("batch", "val_ndcg", "loss")} for row in rows]),
-        figures.Training("rlso", "CL on profiles, then RLSO with a long title", rows),
-        figures.Training("rlso", "CL on profiles, then RLSO with a long title", shifted),
+        Training("cl", "CL on profiles", [{k: row[k] for k in ("batch", "val_ndcg", "loss")} for row in rows]),
+        Training("rlso", "CL on profiles, then RLSO with a long title", rows),
+        Training("rlso", "CL on profiles, then RLSO with a long title", shifted),
     ]
 
 
 def study_lines():
     return [
-        figures.StudyLine(f"M{i}", group, [64, 128, 512], [0.01, 0.02, 0.03], [0.0, 0.01, 0.02], [0.02, 0.03, 0.04])
+        StudyLine(f"M{i}", group, [64, 128, 512], [0.01, 0.02, 0.03], [0.0, 0.01, 0.02], [0.02, 0.03, 0.04])
         for i, group in enumerate(("profiles", "text controls"))
     ]
 
 
 def published():
     ours = [
-        figures.Pair("langptune\ne+d", "LangPTune\ne+d", "profiles", 0.045, 0.02, 0.015, 0.03),
-        figures.Pair("lightgcn", "LightGCN", "baselines", 0.052, 0.06, 0.05, 0.07),
-        figures.Pair("random", "Random", "bounds", 0.0006, 0.0007, 0.0, 0.001),
+        Pair("langptune\ne+d", "LangPTune\ne+d", "profiles", 0.045, 0.02, 0.015, 0.03),
+        Pair("lightgcn", "LightGCN", "baselines", 0.052, 0.06, 0.05, 0.07),
+        Pair("random", "Random", "bounds", 0.0006, 0.0007, 0.0, 0.001),
     ]
-    return {"NDCG@20": ours, "Recall@20": [ours[0], figures.Pair("pop", "Pop", "baselines", 0.01, 0.012, 0.01, 0.02)]}
+    return {"NDCG@20": ours, "Recall@20": [ours[0], Pair("pop", "Pop", "baselines", 0.01, 0.012, 0.01, 0.02)]}
 
 
 def pairs():
@@ -90,28 +107,28 @@ def contrasts():
     ]
     panels = {"NDCG@10": 1, "Log rank (lower is better)": -1}
     return {
-        title: [figures.Difference(*name, better * mean, *sorted((better * low, better * high)), better, filled)
+        title: [Difference(*name, better * mean, *sorted((better * low, better * high)), better, filled)
                 for *name, mean, low, high, filled in told]
         for title, better in panels.items()
     }  # fmt: skip
 
 
 DRAW = {
-    "contrasts": lambda: figures.contrasts(contrasts()),
-    "no contrasts": lambda: figures.contrasts({"NDCG@10": []}),
-    "training": lambda: figures.training(phases()),
-    "no training": lambda: figures.training([]),
-    "study": lambda: figures.study(study_lines(), "max tokens", "NDCG@10", logarithmic=True),
-    "variants": lambda: figures.variants({"rebel": bars()["NDCG@10"]}, {"CL": 0.03}, "NDCG@10"),
-    "models": lambda: figures.models_grid(pairs(), "NDCG@10"),
-    "bars": lambda: figures.bars(bars()),
-    "gains": lambda: figures.gains(gains(), "Ref", "NDCG@10"),
-    "no gains": lambda: figures.gains([], "Ref", "NDCG@10"),
-    "ranks": lambda: figures.rank_distributions(ranks(), 100),
-    "published": lambda: figures.published(published()),
-    "no published": lambda: figures.published({}),
-    "curves": lambda: figures.learning_curves(curves(), "NDCG@10"),
-    "no curves": lambda: figures.learning_curves([], "NDCG@10"),
+    "contrasts": lambda: draw_contrasts(contrasts()),
+    "no contrasts": lambda: draw_contrasts({"NDCG@10": []}),
+    "training": lambda: training(phases()),
+    "no training": lambda: training([]),
+    "study": lambda: study(study_lines(), "max tokens", "NDCG@10", logarithmic=True),
+    "variants": lambda: variants({"rebel": bars()["NDCG@10"]}, {"CL": 0.03}, "NDCG@10"),
+    "models": lambda: models_grid(pairs(), "NDCG@10"),
+    "bars": lambda: draw_means(bars()),
+    "gains": lambda: draw_gains(gains(), "Ref", "NDCG@10"),
+    "no gains": lambda: draw_gains([], "Ref", "NDCG@10"),
+    "ranks": lambda: rank_distributions(ranks(), 100),
+    "published": lambda: draw_published(published()),
+    "no published": lambda: draw_published({}),
+    "curves": lambda: learning_curves(curves(), "NDCG@10"),
+    "no curves": lambda: learning_curves([], "NDCG@10"),
 }
 
 
@@ -120,7 +137,7 @@ DRAW = {
 def test_files_have_the_same_bytes_twice(tmp_path, name, suffix):
     paths = [tmp_path / f"{turn}{suffix}" for turn in "ab"]
     for path in paths:
-        figures.save(DRAW[name](), path)
+        save(DRAW[name](), path)
     first, second = (path.read_bytes() for path in paths)
     assert first.startswith(MAGIC[suffix])
     assert first == second
@@ -129,11 +146,11 @@ def test_files_have_the_same_bytes_twice(tmp_path, name, suffix):
 
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"\.png or \.pdf"):
-        figures.save(DRAW["bars"](), tmp_path / "a.svg")
+        save(DRAW["bars"](), tmp_path / "a.svg")
 
 
 def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
-    figure = figures.bars(bars())
+    figure = draw_means(bars())
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["Low_title & <b>", "Middle", "High"]
     for axis in (left, right):
@@ -143,12 +160,12 @@ def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
 
 
 def test_bars_of_bounds_alone_say_so():
-    figure = figures.bars({"NDCG@10": [figures.Bar("oracle", "Oracle", "bounds", 1, 1, 1)]})
+    figure = draw_means({"NDCG@10": [Bar("oracle", "Oracle", "bounds", 1, 1, 1)]})
     assert any("Only bounds" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
 
 def test_published_numbers_and_ours_share_a_row():
-    left, right = figures.published(published()).axes
+    left, right = draw_published(published()).axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == ["Random", "Pop", "LangPTune\ne+d", "LightGCN"], "in the order of the published numbers"
     at = names.index("LightGCN")
@@ -164,15 +181,15 @@ def test_published_numbers_and_ours_share_a_row():
 
 
 def test_gains_show_the_shares_won_and_lost():
-    made = figures.Gain("A", "baselines", np.array([0.5, 0.5, -0.1, 0.0]), np.array([3.0, 1.0, -1.0, 1.0]))
-    left, right = figures.gains([made], "Ref", "NDCG@10").axes
+    made = Gain("A", "baselines", np.array([0.5, 0.5, -0.1, 0.0]), np.array([3.0, 1.0, -1.0, 1.0]))
+    left, right = draw_gains([made], "Ref", "NDCG@10").axes
     assert [patch.get_width() for patch in left.patches] == [50.0, -25.0]
     medians = [line for line in right.lines if line.get_marker() == "o"]
     assert [float(np.ravel(line.get_xdata())[0]) for line in medians] == [1.0]
 
 
 def test_contrasts_have_the_better_side_on_the_right():
-    figure = figures.contrasts(contrasts())
+    figure = draw_contrasts(contrasts())
     left, right = figure.axes
     assert not left.xaxis_inverted() and right.xaxis_inverted()
     assert [label.get_text().splitlines()[-1] for label in left.get_yticklabels()] == [
@@ -184,32 +201,59 @@ def test_contrasts_have_the_better_side_on_the_right():
 
 def test_a_metric_by_which_lower_is_better_is_sorted_the_other_way():
     panels = {"Log rank": bars()["NDCG@10"]}
-    labels = [label.get_text() for label in figures.bars(panels, -1).axes[0].get_yticklabels()]
+    labels = [label.get_text() for label in draw_means(panels, -1).axes[0].get_yticklabels()]
     assert labels == ["High", "Middle", "Low_title & <b>"], "drawn from below: the lowest mean is on top"
-    turned = figures.tradeoff(panels["Log rank"], {"Faithful": []}, "Log rank", -1)
+    turned = tradeoff(panels["Log rank"], {"Faithful": []}, "Log rank", -1)
     assert turned.axes[0].yaxis_inverted()
 
 
 def test_rank_curves_are_the_share_at_or_above():
-    figure = figures.rank_distributions([figures.Ranks("A", "profiles", np.array([1, 3, 3, 10]))], 10)
+    figure = rank_distributions([Ranks("A", "profiles", np.array([1, 3, 3, 10]))], 10)
     line = figure.axes[0].lines[0]
     share = dict(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
     assert (share[1], share[2], share[3], share[9], share[10]) == (0.25, 0.25, 0.75, 0.75, 1.0)
 
 
+def panels(figure) -> list[dict]:
+    """The axes of each phase of a training figure, by title; that of validation NDCG is ``ndcg``."""
+    out = []
+    for axis in figure.axes:
+        title = axis.get_title(loc="left")
+        if "validation NDCG" in title:
+            out.append({"ndcg": axis})
+        else:
+            out[-1][title] = axis
+    return out
+
+
 def test_training_shows_each_phase_once_and_seeds_as_a_band():
-    cl, rlso = figures.training(phases()).subfigs
-    titles = [[axis.get_title(loc="left") for axis in block.axes] for block in (cl, rlso)]
-    assert titles[0] == ["validation NDCG", "loss"], "CL has no reward"
-    assert titles[1] == ["validation NDCG", "loss", "reward", "gain in log rank", "own over shuffled"]
-    assert not any(axis.collections for axis in cl.axes) and all(axis.collections for axis in rlso.axes)
+    cl, rlso = panels(training(phases()))
+    assert list(cl) == ["ndcg", "loss"], "CL has no reward"
+    assert list(rlso) == ["ndcg", "loss", "reward", "gain in log rank", "own over shuffled"]
+    assert not any(axis.collections for axis in cl.values()) and all(axis.collections for axis in rlso.values())
+    assert cl["ndcg"].get_title(loc="left") == "CL on profiles\nvalidation NDCG"
+
+
+def test_axes_of_a_column_of_training_are_equal():
+    (cl, *seeds) = phases()
+    cl.rows[0]["val_ndcg"], cl.rows[0]["val_own"] = 0.9, 3.0
+    figure = training([cl, *seeds])
+    figure.draw_without_rendering()
+    first, second = panels(figure)
+    for title in ("ndcg", "loss", "own over shuffled"):
+        above, below = (block[title].get_position() for block in (first, second))
+        assert (above.x0, above.width, above.height) == pytest.approx((below.x0, below.width, below.height)), title
+    for title in ("ndcg", "own over shuffled"):
+        assert first[title].get_ylim() == second[title].get_ylim()
+    assert first["ndcg"].get_ylim()[1] > 0.9 and second["own over shuffled"].get_ylim()[1] > 3
+    assert first["loss"].get_ylim() != second["loss"].get_ylim(), "another algorithm's loss has another unit"
+    assert len({axis.get_xlim() for axis in second.values()}) == 1, "the axis of batches is one for a phase"
 
 
 def test_training_shows_the_noise_of_validation():
     (cl, *seeds) = phases()
-    alone = figures.training([cl, seeds[0]]).subfigs[1]
-    axes = {axis.get_title(loc="left"): axis for axis in alone.axes}
-    (noise,) = axes["validation NDCG"].collections
+    axes = panels(training([cl, seeds[0]]))[1]
+    (noise,) = axes["ndcg"].collections
     edges = noise.get_paths()[0].vertices
     assert {0.092, 0.1, 0.108} == set(edges[:, 1].round(6).tolist()), "two standard errors around the start"
     (own,) = axes["own over shuffled"].collections
@@ -217,18 +261,47 @@ def test_training_shows_the_noise_of_validation():
     assert not axes["reward"].collections
 
 
+def test_a_phase_without_a_paired_difference_shows_the_error_of_its_mean():
+    (cl, *_) = phases()
+    for row in cl.rows:
+        row["val_ndcg_se"] = 0.01
+    (noise,) = panels(training([cl]))[0]["ndcg"].collections
+    assert set(noise.get_paths()[0].vertices[:, 1].round(6).tolist()) == {0.08, 0.12}
+
+
+def test_training_marks_the_batch_that_selection_kept(tmp_path):
+    """The batch stands in the manifest of the curve."""
+    paths = [tmp_path / f"{seed}.jsonl" for seed in range(3)]
+    for path, kept in zip(paths, (2, 4, None), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in phases()[1].rows))
+        if kept is not None:
+            Path(f"{path}.manifest.json").write_text(json.dumps({"notes": {"best_batch": kept}}))
+    entries = [{"key": "rlso", "title": "RLSO", "path": str(path)} for path in paths]
+    run = {"method": "m", "models": "x", "seed": 0, "title": "M", "group": "profiles", "metrics_path": "absent"}
+    found = comparison.REGISTRY.load("training").draw(
+        Comparison.model_validate({"phases": entries, "runs": [run], "reference": "m"})
+    )
+    (block,) = panels(found)
+    assert block["ndcg"].get_title(loc="left") == "RLSO\nvalidation NDCG, kept: batches 2, 4"
+    lines = [line for line in block["ndcg"].lines if line.get_marker() == "o" and line.get_color() == "black"]
+    dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
+    assert dots == [(2, pytest.approx(0.12)), (4, pytest.approx(0.14))]
+    for axis in block.values():
+        assert {2, 4} <= {line.get_xdata()[0] for line in axis.lines if list(line.get_ydata()) == [0, 1]}
+
+
 def test_training_marks_a_run_that_collapsed():
     (cl, *seeds) = phases()
     seeds[0].rows[-1]["collapsed"] = "entropy 0.01"
-    large = figures.training([cl, *seeds]).subfigs[1].axes[0]
+    large = panels(training([cl, *seeds]))[1]["ndcg"]
     crosses = [(line.get_xdata()[0], line.get_ydata()[0]) for line in large.lines if line.get_marker() == "x"]
     assert crosses == [(4, pytest.approx(0.14))]
     assert "collapsed" in [text.get_text() for text in large.texts]
 
 
 def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
-    bars = {name: figures.Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
-    figure = figures.variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
+    bars = {name: Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
+    figure = variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
     dots = [[line for line in axis.lines if line.get_marker() == "o"] for axis in (left, right)]
@@ -238,33 +311,33 @@ def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
 
 
 def test_rows_with_one_label_stay_two_rows():
-    same = [figures.Bar(key, "Same", "profiles", mean, 0.0, 0.1) for key, mean in (("a", 0.02), ("b", 0.05))]
-    (axis,) = figures.bars({"NDCG@10": same}).axes
+    same = [Bar(key, "Same", "profiles", mean, 0.0, 0.1) for key, mean in (("a", 0.02), ("b", 0.05))]
+    (axis,) = draw_means({"NDCG@10": same}).axes
     drawn = sorted((patch.get_y() + 0.33, patch.get_width()) for patch in axis.patches)
     assert np.array(drawn) == pytest.approx(np.array([(0, 0.02), (1, 0.05)]))
-    (axis,) = figures.intervals({"add": same}, "change").axes
+    (axis,) = intervals({"add": same}, "change").axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Same", "Same"]
-    drawn = figures.tradeoff(same, {"Faithful": same}, "NDCG@10")
+    drawn = tradeoff(same, {"Faithful": same}, "NDCG@10")
     heights = {float(line.get_ydata()[0]) for line in drawn.axes[0].lines if len(line.get_ydata()) == 1}
     assert heights == {0.02, 0.05} and len(drawn.legends[0].get_texts()) == 2
-    told = [figures.Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
-    assert len(figures.published({"NDCG@10": told}).axes[0].get_yticks()) == 2
-    curves = [figures.Curve(key, "Same", np.arange(3), np.arange(3) / 9) for key in ("a", "a", "b")]
-    panels = [axis for axis in figures.learning_curves(curves, "NDCG@10").axes if axis.get_visible()]
+    told = [Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
+    assert len(draw_published({"NDCG@10": told}).axes[0].get_yticks()) == 2
+    curves = [Curve(key, "Same", np.arange(3), np.arange(3) / 9) for key in ("a", "a", "b")]
+    panels = [axis for axis in learning_curves(curves, "NDCG@10").axes if axis.get_visible()]
     assert [len(axis.lines) for axis in panels] == [4, 2], "a line and a dot for each seed"
     rows = [{"batch": at, "loss": at / 9} for at in range(3)]
-    drawn = figures.training([figures.Training(key, "Same", rows) for key in ("a", "b")])
+    drawn = training([Training(key, "Same", rows) for key in ("a", "b")])
     seen = [axis for axis in drawn.axes if axis.get_visible()]
     assert len(seen) == 2 and not any(axis.collections for axis in seen), "two phases, no band of seeds"
 
 
 def test_lines_of_a_group_can_be_told_apart():
-    lines = figures.rank_distributions(ranks() * 3, 100).axes[0].lines
+    lines = rank_distributions(ranks() * 3, 100).axes[0].lines
     looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in lines[:-2]}
     assert len(looks) == len(lines) - 2
 
 
-@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published", "contrasts"])
+@pytest.mark.parametrize("name", ["bars", "gains", "ranks", "curves", "published", "contrasts", "training"])
 def test_no_text_leaves_the_figure(name):
     figure = DRAW[name]()
     figure.draw_without_rendering()
@@ -290,14 +363,14 @@ def test_no_text_leaves_the_figure(name):
 
 ONE = np.array([1, 2, 3])
 TITLED = {
-    "bars": lambda text: figures.bars({text: [figures.Bar("k", text, "profiles", 0.1, 0.0, 0.2)]}),
-    "published": lambda text: figures.published({text: [figures.Pair("k", text, "profiles", 0.1, 0.1, 0.0, 0.2)]}),
-    "gains": lambda text: figures.gains([figures.Gain(text, "profiles", ONE / 3, ONE / 3)], text, text),
-    "contrasts": lambda text: figures.contrasts({text: [figures.Difference("k", text, 0.1, 0.0, 0.2, 1, True)]}),
-    "ranks": lambda text: figures.rank_distributions([figures.Ranks(text, "profiles", ONE)], 10),
-    "curves": lambda text: figures.learning_curves([figures.Curve("k", text, ONE, ONE / 9)], text),
-    "training": lambda text: figures.training([figures.Training("k", text, [{"batch": 0, "val_ndcg": 0.1}])]),
-    "study": lambda text: figures.study([figures.StudyLine(text, "x", [1.0], [0.1], [0.0], [0.2])], text, text, False),
+    "bars": lambda text: draw_means({text: [Bar("k", text, "profiles", 0.1, 0.0, 0.2)]}),
+    "published": lambda text: draw_published({text: [Pair("k", text, "profiles", 0.1, 0.1, 0.0, 0.2)]}),
+    "gains": lambda text: draw_gains([Gain(text, "profiles", ONE / 3, ONE / 3)], text, text),
+    "contrasts": lambda text: draw_contrasts({text: [Difference("k", text, 0.1, 0.0, 0.2, 1, True)]}),
+    "ranks": lambda text: rank_distributions([Ranks(text, "profiles", ONE)], 10),
+    "curves": lambda text: learning_curves([Curve("k", text, ONE, ONE / 9)], text),
+    "training": lambda text: training([Training("k", text, [{"batch": 0, "val_ndcg": 0.1}])]),
+    "study": lambda text: study([StudyLine(text, "x", [1.0], [0.1], [0.0], [0.2])], text, text, False),
 }
 
 
@@ -305,7 +378,7 @@ TITLED = {
 def test_no_title_is_a_formula(tmp_path, name):
     """Matplotlib would read mathematics between dollar signs, and end where it is none."""
     figure = TITLED[name](r"$\frac{$")
-    figures.save(figure, tmp_path / "figure.png")
+    save(figure, tmp_path / "figure.png")
     drawn = [one._preprocess_math(one.get_text()) for one in figure.findobj(mpl.text.Text)]
     assert [text for text, formula in drawn if r"$\frac{$" in text and not formula]
 
@@ -323,10 +396,10 @@ def test_no_title_is_a_formula(tmp_path, name):
 )
 def test_titles_are_drawn_as_they_stand(tmp_path, text, shown):
     figure = TITLED["ranks"](text)
-    figures.save(figure, tmp_path / "figure.png")
+    save(figure, tmp_path / "figure.png")
     first = figure.legends[0].get_texts()[0]
     assert first._preprocess_math(first.get_text()) == (shown, False)
-    figures.save(TITLED["contrasts"](text), tmp_path / "figure.png")
+    save(TITLED["contrasts"](text), tmp_path / "figure.png")
 
 
 def test_a_title_that_begins_with_an_underscore_is_in_the_legend():
@@ -392,7 +465,7 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
                 {"key": "no", "title": "no", "path": "absent"},
             ],
             "reference": "ref",
-            **{f"{out}_out": [str(tmp_path / turn / f"{out}{suffix}") for suffix in MAGIC] for out in outs},
+            "figures_out": [str(tmp_path / turn / f"{out}{suffix}") for out in outs for suffix in MAGIC],
         }
         done = subprocess.run(
             [sys.executable, str(ROOT / "scripts" / "plot.py"), "--spec", json.dumps(spec)],
@@ -408,18 +481,18 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
 
 def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
     accuracy = [
-        figures.Bar("langptune-0", "LangPTune-0", "profiles", 0.0, 0.0, 0.0),
-        figures.Bar("langptune", "LangPTune", "profiles", 0.02, 0.01, 0.03),
+        Bar("langptune-0", "LangPTune-0", "profiles", 0.0, 0.0, 0.0),
+        Bar("langptune", "LangPTune", "profiles", 0.02, 0.01, 0.03),
     ]
-    faithful = [figures.Bar("langptune", "LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
-    figure = figures.tradeoff(accuracy, {"Faithful": faithful, "Simulation": accuracy}, "NDCG@10")
+    faithful = [Bar("langptune", "LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
+    figure = tradeoff(accuracy, {"Faithful": faithful, "Simulation": accuracy}, "NDCG@10")
     left, right = figure.axes
     assert left.get_title(loc="left") == "Faithful" and len(left.lines) == 3 and len(right.lines) == 6
     assert left.get_ylim()[0] < 0  # an interval at 0 is not behind the axis
-    figures.save(figure, tmp_path / "tradeoff.png")
-    panels = {"add": accuracy, "negate": [figures.Bar("langptune", "LangPTune", "profiles", -0.1, -0.2, 0.1)]}
-    figure = figures.intervals(panels, "change")
+    save(figure, tmp_path / "tradeoff.png")
+    panels = {"add": accuracy, "negate": [Bar("langptune", "LangPTune", "profiles", -0.1, -0.2, 0.1)]}
+    figure = intervals(panels, "change")
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()  # effects can be compared across edits
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["LangPTune-0", "LangPTune"]
     assert figure.axes[0].yaxis_inverted()
-    assert figures.intervals({"add": []}, "change").texts[0].get_text() == "Nothing could be edited."
+    assert intervals({"add": []}, "change").texts[0].get_text() == "Nothing could be edited."

@@ -34,7 +34,7 @@ SECOND = {
 }
 """Functions whose second argument is written."""
 FIRST_OF_MODULES = {"mkfifo", "makedirs", "mkdir", "mknod"}
-OURS = {"contracts", "figures"}
+OURS = {"contracts", "style"}
 """Modules of the program that have functions of such names, which are searched themselves."""
 MODULES = {"os", "shutil", "json", "yaml", "pickle", "torch", "np", "numpy"}
 

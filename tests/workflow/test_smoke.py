@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -172,10 +173,12 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("scripts/plot.py", {"plot": 1}),
-        ("src/langptune/figures.py", {"plot": 1, "study": 2, "describe_data": 1}),
+        ("scripts/plot.py", {"plot": 6}),
+        ("src/langptune/figures/style.py", {"plot": 6, "study": 2, "describe_data": 1}),
+        ("src/langptune/figures/comparison/means.py", {"plot": 1}),
+        ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
-        ("src/langptune/comparison/tables.py", {"compare": 1, "plot": 1}),
+        ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
         (
@@ -259,7 +262,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 1, "cost": 1, "all": 1}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 4, "cost": 1, "all": 1}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
     shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)
@@ -322,7 +325,8 @@ def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
     def parts(of: int) -> dict[str, list[str]]:
         """The runs of one seed alone, as a run with ``seeds: [of]`` would have left them."""
         out = {}
-        for name in ("table.csv", "means.png"):
+        drawn = [path.name for path in (data / "comparison").glob("*.png") if path.stem != "cost"]
+        for name in ("table.csv", *drawn):
             path = data / "comparison" / f"{name}.manifest.json"
             out[name] = path.read_text()
             told = json.loads(out[name])
@@ -364,6 +368,11 @@ def test_report_is_one_html_file(repo):
     done = smoke(repo, "--report", "results/smoke/report.html")
     assert done.returncode == 0, done.stdout[-3000:]
     assert (repo / "results/smoke/report.html").stat().st_size > 200_000
+    page = (repo / "results/smoke/report.html").read_text()
+    described = json.loads(re.search(r"var workflow_desc = (.*);\n", page)[1])
+    assert "ml-100k-small</h2>" in described and "data:image/png;base64," in described and "<table>" in described
+    assert "ERROR/" not in done.stdout and "system-message" not in described
+    assert "Which methods are ahead on ml-100k-small" in described, "the figure's caption, from its own file"
 
 
 def test_titles_of_a_config_are_no_script_of_the_report(repo):

@@ -32,6 +32,7 @@ from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRe
 from langptune.config.workflow import Run, load
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError, printable
+from langptune.figures import comparison as comparison_figures
 from langptune.files import own_folder, whole
 
 from langptune.gpus import visible
@@ -39,6 +40,7 @@ from langptune.launch import shape as shape_of
 from langptune.plan import identity
 from langptune.processes import places
 from langptune.provenance import code_hash
+from langptune.report import first_page  # workflow/report/workflow.rst calls it
 from langptune.slurm import guard
 from langptune.stage import refused
 
@@ -228,10 +230,10 @@ def decodes(model):
     return needs(memory=2000, minutes=20, model=model, per_million=6, per_billion=100, gpus=1)
 
 
-def code(name, without=()):
-    """The content hash of a script and of all library modules that it imports, but those that it does not reach here: a
-    param of its rule, so that editing either reruns the rule and nothing else."""
-    return code_hash(SCRIPTS / f"{name}.py", without)
+def code(name, without=(), loads=()):
+    """The content hash of a script and of all library modules that it imports, but those that it does not reach here, and
+    of those that it loads by name: a param of its rule, so that editing either reruns the rule and nothing else."""
+    return code_hash(SCRIPTS / f"{name}.py", without, loads)
 
 
 def spec(**fields):
@@ -566,11 +568,15 @@ TABLES = {
     "contrasts": "contrasts.csv",
     "gains": "gains.parquet",
 }
-FIGURES = ["means", "gains", "ranks", "curves", "training"]
-if any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets):
-    FIGURES.append("published")
-if CONFIG.comparison.contrasts:
-    FIGURES.append("contrasts")
+try:
+    FIGURES = comparison_figures.drawn(
+        {
+            "published": any(WORKFLOW.published_of(dataset) for dataset in CONFIG.datasets),
+            "contrasts": bool(CONFIG.comparison.contrasts),
+        }
+    )
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def rules_of(kind):
@@ -707,6 +713,41 @@ def phase_curves(dataset):
         if list(phases.values()).count(named["title"]) > 1:
             named["title"] += f", {named['key'].rpartition('/')[2]}"
     return out
+
+
+def figure_inputs(w):
+    """The files that a figure of the comparison reads, by what its entry calls them, with `_in` behind it."""
+    comparison = f"{RESULTS}/{w.dataset}/comparison"
+    files = {
+        "table": f"{comparison}/table_long.csv",
+        "gains": f"{comparison}/gains.parquet",
+        "contrasts": f"{comparison}/contrasts.csv",
+        "items": data_file(w.dataset, "items"),
+        "metrics": [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
+        "curves": list(curves(w.dataset)),
+        "phases": list(phase_curves(w.dataset)),
+    }
+    return {f"{name}_in": files[name] for name in FIGURES[w.figure].reads}
+
+
+def plot_spec(w, input, output):
+    """The spec of plot.py, with what the figure reads and nothing else."""
+    reads = FIGURES[w.figure].reads
+    curves_of = {"curves": curves, "phases": phase_curves}
+    return spec(
+        **{f"{name}_in": getattr(input, f"{name}_in") for name in reads if name not in ("metrics", *curves_of)},
+        **{
+            name: [{"path": path, **named} for path, named in curves_of[name](w.dataset).items()]
+            for name in reads
+            if name in curves_of
+        },
+        runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
+        reference=WORKFLOW.reference,
+        main_metric=CONFIG.comparison.main_metric,
+        confidence=CONFIG.comparison.confidence,
+        second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
+        figures_out=[output.figure, output.pdf],
+    )
 
 
 def profile_columns(dataset):

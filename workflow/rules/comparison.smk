@@ -81,47 +81,24 @@ rule compare:
 
 rule plot:
     input:
-        **data_files("items"),
-        table=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
-        gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
-        contrasts=f"{RESULTS}/{{dataset}}/comparison/contrasts.csv",
-        metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
-        curves=lambda w: [*curves(w.dataset), *phase_curves(w.dataset)],
+        unpack(figure_inputs),
     output:
-        **{
-            name: report(
-                f"{RESULTS}/{{dataset}}/comparison/{name}.png", caption=f"../report/{name}.rst", category="{dataset}"
-            )
-            for name in FIGURES
-        },
-        pdf=expand(f"{RESULTS}/{{dataset}}/comparison/{{name}}.pdf", name=FIGURES, allow_missing=True),
+        figure=report(
+            f"{RESULTS}/{{dataset}}/comparison/{{figure}}.png", caption="../report/figure.rst", category="{dataset}"
+        ),
+        pdf=f"{RESULTS}/{{dataset}}/comparison/{{figure}}.pdf",
     log:
-        f"{LOGS}/plot/{{dataset}}.log",
+        f"{LOGS}/plot/{{dataset}}-{{figure}}.log",
     benchmark:
-        f"{BENCHMARKS}/plot/{{dataset}}.jsonl"
+        f"{BENCHMARKS}/plot/{{dataset}}-{{figure}}.jsonl"
+    wildcard_constraints:
+        figure=either(FIGURES),
     resources:
         **needs(memory=1000, minutes=30),
     params:
-        **specified(
-            lambda w, input, output: spec(
-                table_in=input.table,
-                gains_in=input.gains,
-                contrasts_in=input.contrasts,
-                items_in=input.items_file,
-                runs=[run_entry(run) for run in WORKFLOW.runs(w.dataset)],
-                curves=[{"path": path, **named} for path, named in curves(w.dataset).items()],
-                phases=[{"path": path, **named} for path, named in phase_curves(w.dataset).items()],
-                reference=WORKFLOW.reference,
-                main_metric=CONFIG.comparison.main_metric,
-                confidence=CONFIG.comparison.confidence,
-                second_metric="recall@10" if "recall@10" in CONFIG.comparison.metrics else None,
-                **{
-                    f"{name}_out": [getattr(output, name), getattr(output, name).replace(".png", ".pdf")]
-                    for name in FIGURES
-                },
-            )
-        ),
-        code=code("plot"),
+        **specified(plot_spec),
+        caption=lambda w: FIGURES[w.figure].caption.format(dataset=w.dataset),
+        code=lambda w: code("plot", loads=[FIGURES[w.figure].module]),
     shell:
         'python "$LANGPTUNE/scripts/plot.py" --spec {params.spec:q} --log {log:q}'
 

@@ -1,0 +1,136 @@
+"""What all figures share: colours, matplotlib's settings, how texts are shown, and how a figure is saved.
+
+Figures are drawn without global state; the same data give the same bytes. Colours say the group of a method (Okabe and
+Ito's palette, distinguishable with any colour vision); position, line style and text say everything else, so that the
+figures also survive a grey printer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from langptune.comparison.grid import GROUPS
+from langptune.errors import UserError, printable
+from langptune.files import whole
+
+P = ParamSpec("P")
+COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#767676"), strict=True))
+OTHER = "#CC79A7"
+DPI = 150
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "figure.dpi": DPI,
+}
+METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""For methods of one group; distinguishable with any colour vision. Their marks differ, too."""
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+LONGEST = 200
+"""Characters of a line, and ``LINES`` lines of a text, that a figure shows: more would leave no room for its axes."""
+LINES = 5
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The house style, undone on leaving, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
+def shown(text: str) -> str:
+    """Text as matplotlib draws it as it stands: no formula between dollar signs, no control characters, not endless."""
+    lines = printable(text, "\n").replace("$", r"\$").split("\n")[:LINES]
+    return "\n".join(line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in lines)
+
+
+def of_texts(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that draws, given every text among its arguments as it is ``shown``."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        return draw(*map(_shown, args), **{name: _shown(value) for name, value in kwargs.items()})
+
+    return drawn
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_shown(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: _shown(getattr(value, part.name)) for part in fields(value)}
+        if str(parts.get("label", "")).startswith("_"):
+            parts["label"] = f" {parts['label']}"  # matplotlib leaves such a label out of the legend
+        return replace(value, **parts)
+    return value
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a PNG (150 dpi) or PDF, by the path's suffix, whole or not at all and without a time stamp.
+
+    Raises:
+        UserError: any other suffix.
+    """
+    path = Path(path)
+    if path.suffix not in _METADATA:
+        raise UserError(f"{path}: figures are written as {' or '.join(_METADATA)}")
+    with whole(path) as part, styled():
+        figure.savefig(part, format=path.suffix[1:], dpi=DPI, metadata=_METADATA[path.suffix])
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure (inches) with an Agg canvas of its own: no pyplot, no window, nothing to close."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def row_height(labels: list[str]) -> float:
+    """Inches of a bar's row; labels of two lines need more."""
+    return 0.36 if any("\n" in label for label in labels) else 0.24
+
+
+def empty(sentence: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure = new_figure(5.6, 1.2)
+    figure.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure
+
+
+def group_legend(figure: Figure, present: list[str]) -> None:
+    """Name the colours of the groups that are present above the axes."""
+    groups = [group for group in dict.fromkeys([*GROUPS, *present]) if group in present]
+    handles = [Patch(facecolor=COLOURS.get(group, OTHER), label=group) for group in groups]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), handlelength=1.2)
+
+
+def shade(colour: str, step: int) -> tuple[float, float, float]:
+    """A lighter or darker variant for the second and third round of line styles within a group."""
+    base = np.array(mpl.colors.to_rgb(colour))
+    return tuple(base if step == 0 else base * 0.55 if step == 1 else base * 0.5 + 0.5)

@@ -1,0 +1,76 @@
+"""A folder as a registry: each file is an entry, and its name is the entry's name."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from langptune.config.base import nearest
+from langptune.errors import UserError
+
+SOURCES = Path(__file__).resolve().parents[1]
+
+
+class Registry:
+    """The modules of a package, by name.
+
+    Names and constants are read from the files. So a workflow is parsed without what the entries import.
+    """
+
+    def __init__(self, package: str):
+        """``package``: a dotted name, such as ``langptune.figures.comparison``."""
+        self.package = package
+        self.folder = SOURCES / Path(*package.split("."))
+
+    def names(self) -> list[str]:
+        """All entries, in alphabetical order."""
+        return sorted(path.stem for path in self.folder.glob("*.py") if path.stem != "__init__")
+
+    def file(self, name: str) -> Path:
+        """The file of an entry.
+
+        Raises:
+            UserError: there is no such entry.
+        """
+        if name not in (names := self.names()):
+            raise UserError(f"{self.package}: no entry '{name}'{nearest(name, names)}")
+        return self.folder / f"{name}.py"
+
+    def constants(self, name: str) -> dict[str, Any]:
+        """The literal constants at the top level of an entry's file.
+
+        Raises:
+            UserError: there is no such entry, or its file is not Python.
+        """
+        path = self.file(name)
+        try:
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+        except SyntaxError as error:
+            raise UserError(f"{path}: line {error.lineno}: {error.msg}") from None
+        found = {}
+        for line in body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                try:
+                    found[line.targets[0].id] = ast.literal_eval(line.value)
+                except ValueError:
+                    continue  # computed, and so known only to the module itself
+        return found
+
+    def module(self, name: str) -> str:
+        """The dotted name of an entry's module.
+
+        Raises:
+            UserError: there is no such entry.
+        """
+        return f"{self.package}.{self.file(name).stem}"
+
+    def load(self, name: str) -> ModuleType:
+        """An entry's module, imported.
+
+        Raises:
+            UserError: there is no such entry.
+        """
+        return importlib.import_module(self.module(name))
