@@ -13,6 +13,7 @@ from pathlib import Path
 
 from langptune import benchmarks, plan
 from langptune.config.base import read_yaml
+from langptune.config.identity import identity
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
 from langptune.provenance import ROOT
@@ -95,7 +96,7 @@ def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
     # Entries may share their files; the run's own names go before others.
     mine = workflow.config.encoders + workflow.config.decoders
     by_use = sorted(workflow.models, key=lambda name: name in mine)
-    names = {plan.identity(workflow.models[name].model_dump(mode="json")): name for name in by_use}
+    names = {identity(workflow.models[name].model_dump(mode="json")): name for name in by_use}
     device = args.device if args.device != "auto" else "gpu" if shutil.which("nvidia-smi") else "cpu"
     return plan.table(plan.lines(jobs, sizes, seen, rates, device, names))
 

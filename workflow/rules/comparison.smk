@@ -21,6 +21,8 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     group:
         cheap
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -70,6 +72,8 @@ rule compare:
         f"{LOGS}/compare/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/compare/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:
@@ -99,6 +103,8 @@ rule plot:
         f"{LOGS}/plot/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/plot/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:
@@ -140,6 +146,8 @@ rule show_profiles:
         f"{LOGS}/show_profiles/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/show_profiles/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -174,6 +182,8 @@ rule study:
         f"{BENCHMARKS}/study/{{dataset}}-{{study}}.jsonl"
     wildcard_constraints:
         study=either(CONFIG.studies),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -193,6 +203,8 @@ rule compare_partial:
         f"{LOGS}/compare_partial/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/compare_partial/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:
