@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 LOCK = dict(
     line.split("==")
-    for name in ("lock.txt", "lock-nodeps.txt", "lock-dev.txt")
+    for name in ("lock.txt", "lock-nodeps.txt", "lock-dev.txt", "lock-dev-nodeps.txt")
     for line in (ROOT / "envs" / name).read_text().splitlines()
     if "==" in line
 )

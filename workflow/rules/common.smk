@@ -15,6 +15,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 from snakemake.sourcecache import HostingProviderFile
 from snakemake.utils import update_config
 
@@ -180,6 +181,9 @@ def deployed(path):
 # `--sdm conda` makes the one, `--sdm apptainer` takes the other (envs/Containerfile); without them they are not looked at.
 ENVIRONMENT = deployed(str(ROOT / "envs" / "jobs.yaml"))
 IMAGE = deployed(os.environ.get("LANGPTUNE_IMAGE", str(ROOT / "envs" / "langptune.sif")))
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    if "://" not in IMAGE and not Path(IMAGE).is_file():
+        raise WorkflowError(f"{IMAGE}: no such image; build it (docs/ecosystem.md), or `export LANGPTUNE_IMAGE=file`")
 PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))} PYTHONSAFEPATH=1; "
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
