@@ -12,6 +12,7 @@ import datetime
 import json
 import mimetypes
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rocrate.model.entity import Entity
     from rocrate.rocrate import ROCrate
 
+SHA256 = re.compile("[0-9a-f]{64}")
 METADATA = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 """Process Run Crate: every job is an action, with its script, inputs and outputs."""
@@ -58,15 +60,24 @@ def manifests(folder: Path, files: list[Path]) -> list[tuple[Path, dict[str, Any
     for file in files:
         if not file.name.endswith("manifest.json"):
             continue
-        output = file.parent if file.name == "manifest.json" else file.with_name(file.name.removesuffix(".manifest.json"))
+        name = file.name.removesuffix("manifest.json").removesuffix(".")
+        output = file.with_name(name) if name else file.parent
         if output == folder or not output.exists() or manifest_of(output) != file:
             continue  # kept without its output, as those of ranks are
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
-            out.append((output, {key: told[key] for key in ("script", "code", "sha256", "started", "wall_seconds")} | told))
+            needed = {key: told[key] for key in ("script", "code", "sha256", "started", "wall_seconds")}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: not a manifest of a job ({error!r}); remove it, or run the config again") from None
+            raise UserError(f"{file}: not a job's manifest ({error!r}); remove it, or run the config again") from None
+        out.append((output, told | needed))
     return sorted(out, key=lambda pair: (pair[1]["started"], str(pair[0])))
+
+
+def read_by(manifest: dict[str, Any]) -> dict[str, str]:
+    """What a job read: path -> SHA-256. Stages with many inputs list them in a note, whatever its name."""
+    notes = [note for note in manifest.get("notes", {}).values() if isinstance(note, dict)]
+    listed = {path: digest for note in notes for path, digest in note.items() if SHA256.fullmatch(str(digest))}
+    return {**manifest.get("inputs", {}), **listed}
 
 
 def crate_of(folder: Path, licence: str | None) -> ROCrate:
@@ -116,7 +127,6 @@ def crate_of(folder: Path, licence: str | None) -> ROCrate:
         script, code = manifest["script"], manifest["code"]
         start = datetime.datetime.fromisoformat(manifest["started"])
         end = start + datetime.timedelta(seconds=manifest["wall_seconds"])
-        read = {**manifest.get("inputs", {}), **(manifest.get("notes", {}).get("read") or {})}
         action = described(
             {
                 "@id": f"#job-{number}",
@@ -133,7 +143,7 @@ def crate_of(folder: Path, licence: str | None) -> ROCrate:
         action["object"] = [
             by_hash.get(digest)
             or described({"@id": f"#{digest}", "@type": "CreativeWork", "name": path, "identifier": f"sha256:{digest}"})
-            for path, digest in sorted(read.items())
+            for path, digest in sorted(read_by(manifest).items())
         ]
         crate.root_dataset.append_to("mentions", action)
 
@@ -141,7 +151,7 @@ def crate_of(folder: Path, licence: str | None) -> ROCrate:
     crate.description = f"Results of {len(jobs)} jobs of the LangPTune benchmark; each output has a manifest beside it."
     crate.datePublished = made[-1][1]["started"]
     stated = {"@id": "#licence", "@type": "CreativeWork", "name": "Licences of data and models", "description": LICENCE}
-    crate.license = licence or described(stated)
+    crate.license = described({"@id": licence, "@type": "CreativeWork", "name": licence} if licence else stated)
     version = {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
     crate.root_dataset["conformsTo"] = described(version)
     return crate

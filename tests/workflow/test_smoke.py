@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -364,6 +365,14 @@ def test_report_is_one_html_file(repo):
     done = smoke(repo, "--report", "results/smoke/report.html")
     assert done.returncode == 0, done.stdout[-3000:]
     assert (repo / "results/smoke/report.html").stat().st_size > 200_000
+
+
+def test_report_is_an_archive(repo):
+    """As Snakemake's workflow catalogue tells people to make it."""
+    done = smoke(repo, "--report", "results/smoke/report.zip")
+    assert done.returncode == 0, done.stdout[-3000:]
+    names = zipfile.ZipFile(repo / "results/smoke/report.zip").namelist()
+    assert "report/report.html" in names and any(name.endswith("/means.png") for name in names), names
 
 
 def test_titles_of_a_config_are_no_script_of_the_report(repo):
