@@ -20,6 +20,7 @@ TOOLS = {
     "crate": "an RO-Crate of a finished results folder",
 }
 """Scripts that people call -> what they give. All others but `launch` are stages."""
+STAGE = "one script alone, as a rule runs it: --spec, --log"
 VARIABLE = "LANGPTUNE"
 
 
@@ -61,10 +62,10 @@ def langptune() -> int:
     Raises:
         UserError: no checkout, or no such stage.
     """
-    told = "\n".join(f"  {name:<10} {gives}" for name, gives in TOOLS.items())
+    told = "\n".join(f"  {name:<10} {gives}" for name, gives in {**TOOLS, "stage NAME": STAGE}.items())
     parser = argparse.ArgumentParser(
         prog="langptune",
-        description=f"commands (each has --help):\n{told}\n  stage NAME runs one script alone, as a rule does: --spec, --log",
+        description=f"commands (each has --help):\n{told}",
         epilog=f"In a checkout, or with {VARIABLE}=/path/to/checkout. All jobs of a config: snakemake, or make demo.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
