@@ -81,7 +81,7 @@ def langptune() -> int:
         known = stages(root)
         name, rest = (rest[0], rest[1:]) if rest else ("", [])
         if name not in known:
-            raise UserError(f"stage '{name}': no such stage{nearest(name, known)}; there are: {', '.join(known)}")
+            raise UserError(f"stage '{name}': no such stage{nearest(name, known)}")
     path = os.pathsep.join(part for part in (str(root / "src"), processes.places().get("PYTHONPATH", "")) if part)
     environment = {**os.environ, **processes.places(), "PYTHONPATH": path, VARIABLE: str(root)}
     processes.become(processes.python(root / "scripts" / f"{name}.py", *rest), environment)
