@@ -29,6 +29,9 @@ module langptune:
 
 use rule * from langptune as langptune_*
 
+onstart:
+    langptune.onstart()
+
 rule mine:
     input: "results/alone/ml-100k-small/comparison/table.csv"
     output: "mine.txt"
@@ -73,6 +76,7 @@ def test_as_a_module(tmp_path):
     wanted = "results/alone/ml-100k-small/data/items.parquet"
     done = run("--", wanted, cwd=folder, PYTHONPATH="")
     assert done.returncode == 0 and (folder / wanted).is_file(), done.stdout[-3000:]
+    assert (folder / "results/alone/benchmarks").is_dir()  # onstart's
     (folder / "outer.yaml").write_text("benchmark: {}\n")
     assert "module langptune: no config" in run("-n", cwd=folder).stdout
 
