@@ -33,7 +33,7 @@ BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in thi
 SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 
 .PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report keep prefetch plan
-.PHONY: doctor format docs
+.PHONY: doctor format docs crate lock
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
@@ -48,6 +48,7 @@ help:
 	@echo "make prefetch  bring the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
 	@echo "make keep      CONFIG's tables, figures and per-session metrics in a small folder for git; make keep TO=folder"
+	@echo "make crate     an RO-Crate of finished results: make crate FOLDER=results/ml-100k"
 	@echo "make report    the HTML report of CONFIG's results"
 	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
 
@@ -69,8 +70,9 @@ $(READY): $(LOCKS) pyproject.toml
 	$(PIP) --no-deps --editable .
 	touch $@
 
-$(READY_DEV): $(READY) envs/lock-dev.txt
+$(READY_DEV): $(READY) envs/lock-dev.txt envs/lock-dev-nodeps.txt
 	@$(PIP) -r envs/lock-dev.txt
+	$(PIP) --no-deps -r envs/lock-dev-nodeps.txt
 	touch $@
 
 demo: env
@@ -112,6 +114,12 @@ keep: env
 	fi
 	$(BIN)/python scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
+crate: env-dev
+	@if [ -z $(call quoted,FOLDER) ]; then
+	  echo "error: say which folder: make crate FOLDER=results/ml-100k" >&2; exit 2
+	fi
+	$(RUN) scripts/crate.py --folder $(call quoted,FOLDER)
+
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }
 
@@ -131,13 +139,19 @@ test-slurm: env-dev
 check: env-dev
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check --line-length 120 Snakefile workflow
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint >/dev/null
 
 format: env-dev
 	@$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt --line-length 120 Snakefile workflow
+	$(BIN)/snakefmt Snakefile workflow
+
+# After a change of the locks: what `--sdm conda` installs says the same.
+lock:
+	@sed -i '/==/d' envs/jobs.yaml
+	sed -n 's/^[^#].*/      - &/p' envs/lock.txt >> envs/jobs.yaml
+	sed -i "s/^python -m pip .*/python -m pip install --no-deps $$(sed '/^#/d' envs/lock-nodeps.txt | xargs)/" envs/jobs.post-deploy.sh
 
 docs: env
 	@$(RUN) -m langptune.config.document > config/README.md

@@ -32,7 +32,7 @@ class CostSpec(StageSpec):
     )
     folder: str = Field(description="the dataset's results; jobs whose outputs lie elsewhere are shared")
     benchmarks: list[str] = Field(description="folders of benchmark files, one below it for each rule")
-    models: dict[str, str] = Field({}, description="a model's source as JSON (plan.identity) -> its name")
+    models: dict[str, str] = Field({}, description="a model's source as JSON (config.identity) -> its name")
     rates: str | None = Field(None, description="YAML of stated speeds; null: config/rates.yaml of the repository")
     table_out: str = Field(description="CSV, one line per rule, model and kind of device")
     page_out: str = Field(description="the same for people (Markdown)")

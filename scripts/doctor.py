@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import psutil
 
 from langptune import allowed
+from langptune.cli import finish
 from langptune.config.base import read_yaml
 from langptune.config.methods import ProfileMethod, RecBoleMethod
 from langptune.config.workflow import Workflow, load
@@ -51,7 +51,7 @@ def unlocked() -> list[str]:
         found = versions(*[name for name, _ in pins])
         for name, wanted in pins:
             have = found[name]
-            if have is None and path.name != "lock-dev.txt":
+            if have is None and not path.name.startswith("lock-dev"):
                 out.append(f"{path.name}: {name} {wanted} is not installed; run `make env`")
             elif have is not None and have.split("+")[0] != wanted:
                 out.append(f"{path.name}: {name} is {have}, locked {wanted}; run `make env`")
@@ -110,11 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")
     args = parser.parse_args()
-    try:
-        workflow = load(read_yaml(args.config), ROOT, str(args.config))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    workflow = load(read_yaml(args.config), ROOT, str(args.config))
     print("\n".join(machine()))
     config = workflow.config
     trained = [m for m in config.methods if isinstance(workflow.methods[m], RecBoleMethod)]
@@ -129,4 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from langptune.cli import finish
 from langptune.config.base import nearest, read_yaml
 from langptune.config.workflow import load
 from langptune.errors import UserError, printable
@@ -78,15 +79,11 @@ def main() -> int:
     parser.add_argument("--no-token", action="store_true", help="let in every account of this machine, without a token")
     parser.add_argument("--memory", type=int, default=4096, help="MiB that loaded models may take together (4096)")
     args = parser.parse_args()
-    try:
-        results = finished(args.config, args.dataset)
-        for name in results.workflow.config.datasets:
-            if lacks := results.lacking(name):
-                print(f"{name}: left out, {', '.join(lacks)} not there", file=sys.stderr)
-        sock = bind(args.port)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = finished(args.config, args.dataset)
+    for name in results.workflow.config.datasets:
+        if lacks := results.lacking(name):
+            print(f"{name}: left out, {', '.join(lacks)} not there", file=sys.stderr)
+    sock = bind(args.port)
 
     from langptune.explorer.access import new_token, server
     from langptune.explorer.live import Live
@@ -129,4 +126,4 @@ def opened(address: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from langptune import processes
+from langptune.cli import finish
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -170,19 +170,15 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=ROOT / "config/config.yaml", help="what the run was made by")
     parser.add_argument("--to", type=Path, required=True, help="the folder to keep it in; one below it per dataset")
     args = parser.parse_args()
-    try:
-        if args.to.is_absolute() or ".." in args.to.parts:
-            raise UserError(f"{args.to}: give it relative to the repository, so that no file names a machine's path")
-        workflow = load(read_yaml(args.config), ROOT, str(args.config))
-        several = len(workflow.config.datasets) > 1
-        for dataset in workflow.config.datasets:
-            results = Path(workflow.config.results) / dataset
-            keep(results, args.config, args.to / dataset if several else args.to, workflow)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.to.is_absolute() or ".." in args.to.parts:
+        raise UserError(f"{args.to}: give it relative to the repository, so that no file names a machine's path")
+    workflow = load(read_yaml(args.config), ROOT, str(args.config))
+    several = len(workflow.config.datasets) > 1
+    for dataset in workflow.config.datasets:
+        results = Path(workflow.config.results) / dataset
+        keep(results, args.config, args.to / dataset if several else args.to, workflow)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -8,11 +8,12 @@ import io
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from langptune import benchmarks, plan
+from langptune.cli import finish
 from langptune.config.base import read_yaml
+from langptune.config.identity import identity
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
 from langptune.provenance import ROOT
@@ -95,7 +96,7 @@ def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
     # Entries may share their files; the run's own names go before others.
     mine = workflow.config.encoders + workflow.config.decoders
     by_use = sorted(workflow.models, key=lambda name: name in mine)
-    names = {plan.identity(workflow.models[name].model_dump(mode="json")): name for name in by_use}
+    names = {identity(workflow.models[name].model_dump(mode="json")): name for name in by_use}
     device = args.device if args.device != "auto" else "gpu" if shutil.which("nvidia-smi") else "cpu"
     return plan.table(plan.lines(jobs, sizes, seen, rates, device, names))
 
@@ -110,16 +111,12 @@ def main() -> int:
     parser.add_argument("--rates", type=Path, default=ROOT / "config" / "rates.yaml", help="speeds that are stated")
     parser.add_argument("targets", nargs="*", help="as for snakemake: files or rules; default: all")
     args = parser.parse_args()
-    try:
-        workflow = load(read_yaml(args.config), ROOT, str(args.config))
-        args.config, args.rates = args.config.resolve(), args.rates.resolve()
-        with contextlib.chdir(ROOT):  # which the paths in specs are relative to
-            print(_planned(workflow, args))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    workflow = load(read_yaml(args.config), ROOT, str(args.config))
+    args.config, args.rates = args.config.resolve(), args.rates.resolve()
+    with contextlib.chdir(ROOT):  # which the paths in specs are relative to
+        print(_planned(workflow, args))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 from langptune import processes
+from langptune.cli import finish
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
@@ -73,24 +73,20 @@ def main() -> int:
     parser.add_argument("what", choices=[*TABLES, "surveys", "report"])
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")
     args = parser.parse_args()
-    try:
-        workflow = load(read_yaml(args.config), ROOT, str(args.config))
-        results = workflow.config.results
-        if args.what == "report":
-            return report(workflow, args.config)
-        if args.what == "surveys":
-            print("\n".join(f"{results}/{run.folder}/survey/questionnaire.html" for run in surveyed(workflow)))
-            return 0
-        print("\n".join(tables(workflow, TABLES[args.what])), end="")
-        if args.what != "partial":
-            more = ", figures and examples" if args.what == "interpretability" else " and figures"
-            folder = f"{results}/*/{TABLES[args.what]}/"
-            print(f"\ntables{more}: {folder}   report: {results}/report.html")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    workflow = load(read_yaml(args.config), ROOT, str(args.config))
+    results = workflow.config.results
+    if args.what == "report":
+        return report(workflow, args.config)
+    if args.what == "surveys":
+        print("\n".join(f"{results}/{run.folder}/survey/questionnaire.html" for run in surveyed(workflow)))
+        return 0
+    print("\n".join(tables(workflow, TABLES[args.what])), end="")
+    if args.what != "partial":
+        more = ", figures and examples" if args.what == "interpretability" else " and figures"
+        folder = f"{results}/*/{TABLES[args.what]}/"
+        print(f"\ntables{more}: {folder}   report: {results}/report.html")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

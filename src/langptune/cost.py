@@ -120,7 +120,7 @@ def spent(
     Args:
         jobs: outputs -> manifest, as ``reached`` finds them.
         folder: the dataset's results; what lies elsewhere is shared.
-        names: a model's identity (``plan.identity``) -> its name in the registry.
+        names: a model's identity (``config.identity``) -> its name in the registry.
 
     Raises:
         UserError: a stated speed in another unit than the work.

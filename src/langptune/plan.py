@@ -19,6 +19,7 @@ import polars as pl
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.base import nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
+from langptune.config.identity import identity
 from langptune.config.rates import Rates
 from langptune.config.sample import Sample
 from langptune.data import contracts
@@ -214,21 +215,6 @@ def _encoder(spec: dict[str, Any], tokens: float | None, disk: float | None) -> 
 def _decoder(spec: dict[str, Any], texts: float | None, disk: float | None) -> Work:
     entry = spec["decoder"]
     return Work("texts", texts, identity(entry), entry["parameters"], disk, accelerated=True)
-
-
-READ_BY_PEOPLE = ("title", "url", "licence", "sha256", "parameters")
-"""Keys of a model's entry that say nothing of how it is used, or follow from its files."""
-
-
-def identity(entry: dict[str, Any]) -> str:
-    """What tells a model from another in specs, which do not hold its name: where it comes from, and how it is used.
-
-    Keys that are empty, zero or null do not count, so that an entry stays the same when keys are added to its kind.
-    """
-    out = {key: value for key, value in entry.items() if value and key not in READ_BY_PEOPLE}
-    if "endpoint" in entry["source"]:  # and not how it is reached and paid
-        out["source"] = {key: entry["source"][key] for key in ("endpoint", "model")}
-    return json.dumps(out, sort_keys=True)
 
 
 def _validations(recipe: dict[str, Any]) -> int:

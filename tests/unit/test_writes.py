@@ -159,7 +159,7 @@ def test_the_rules_write_by_the_helper_too():
     """Snakemake's language is not Python's, so a line with a write must name what ``whole`` gave."""
     found = [
         f"{path.name}:{number}: {line.strip()}"
-        for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
+        for path in [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if re.search(r"\.write_(text|bytes|csv|parquet)\(|\bopen\(|shutil\.|symlink|[^2]> ?\{", line)
         and not line.strip().startswith("part.write_")

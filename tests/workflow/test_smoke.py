@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -373,6 +374,14 @@ def test_report_is_one_html_file(repo):
     assert "ml-100k-small</h2>" in described and "data:image/png;base64," in described and "<table>" in described
     assert "ERROR/" not in done.stdout and "system-message" not in described
     assert "Which methods are ahead on ml-100k-small" in described, "the figure's caption, from its own file"
+
+
+def test_report_is_an_archive(repo):
+    """As Snakemake's workflow catalogue tells people to make it."""
+    done = smoke(repo, "--report", "results/smoke/report.zip")
+    assert done.returncode == 0, done.stdout[-3000:]
+    names = zipfile.ZipFile(repo / "results/smoke/report.zip").namelist()
+    assert "report/report.html" in names and any(name.endswith("/means.png") for name in names), names
 
 
 def test_titles_of_a_config_are_no_script_of_the_report(repo):

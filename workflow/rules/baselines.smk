@@ -18,6 +18,8 @@ rule try_recbole:
         f"{BENCHMARKS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=2000, minutes=240, gpus=1),
     params:
@@ -52,6 +54,8 @@ rule select_recbole:
         f"{BENCHMARKS}/select_recbole/{{dataset}}-{{method}}-{{models}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -75,6 +79,8 @@ rule train_recbole:
         f"{BENCHMARKS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=methods_of(kinds.RecBoleMethod),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=2000, minutes=240, gpus=1),
     params:
@@ -109,6 +115,8 @@ rule rank_nmf:
         method=methods_of(kinds.NMFMethod),
     group:
         cheap
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=2000, minutes=120),
     params:

@@ -15,46 +15,79 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
+from snakemake.sourcecache import HostingProviderFile
 from snakemake.utils import update_config
 
-ROOT = Path(workflow.basedir)
+
+def checkout():
+    """The folder of this repository, by the place of this file: workflow.basedir is another repository's where this is
+    its module. Where Snakemake reads that module from a host of git repositories, there are no scripts on disk yet:
+    the clone that it keeps gives them.
+    """
+    here = workflow.current_basedir
+    if not isinstance(here, HostingProviderFile):
+        return Path(here).parents[1]
+    repository = here.hosted_repo.repo
+    folder = Path(".snakemake", "langptune", repository.commit(here.ref).hexsha).absolute()
+    if not folder.is_dir():
+        repository.git.worktree("add", "--force", "--detach", str(folder), here.ref)
+    return folder
+
+
+ROOT = checkout()
 sys.path.insert(0, str(ROOT / "src"))
 
-from langptune.allowed import check as check_endpoint
-from langptune.baselines.recbole_catalogue import check as check_recbole
-from langptune.config import methods as kinds
-from langptune.config.base import read_yaml, retype, validate
-from langptune.config.cluster import KEYS, Cluster, Demand
-from langptune.config.cluster import resources as cluster_resources
-from langptune.config.layout import Layout, decoder_of, encoder_of
-from langptune.config.phases import VALIDATION, Phase, evaluation_draw
-from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
-from langptune.config.workflow import Run, load
-from langptune.endpoint import CLIENT
-from langptune.errors import UserError, printable
-from langptune.figures import comparison as comparison_figures
-from langptune.files import own_folder, whole
+try:
+    from langptune.allowed import check as check_endpoint
+    from langptune.baselines.recbole_catalogue import check as check_recbole
+    from langptune.config import methods as kinds
+    from langptune.config.base import read_yaml, retype, validate
+    from langptune.config.cluster import KEYS, Cluster, Demand
+    from langptune.config.cluster import resources as cluster_resources
+    from langptune.config.identity import identity
+    from langptune.config.layout import Layout, decoder_of, encoder_of
+    from langptune.config.phases import VALIDATION, Phase, evaluation_draw
+    from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
+    from langptune.config.workflow import Run, load
+    from langptune.endpoint import CLIENT
+    from langptune.errors import UserError, printable
+    from langptune.figures import comparison as comparison_figures
+    from langptune.files import own_folder, whole
+    from langptune.gpus import visible
+    from langptune.launch import shape as shape_of
+    from langptune.processes import places
+    from langptune.provenance import code_hash, installed
+    from langptune.report import first_page  # workflow/report/workflow.rst calls it
+    from langptune.slurm import guard
+    from langptune.stage import refused
+    from langptune.survey.runs import surveyed, surveys
+except ImportError as error:
+    raise WorkflowError(
+        f"{error.name} is not installed: `pip install pydantic Jinja2 PyYAML numpy` is what Snakemake needs to read this "
+        "workflow, `make env` what its jobs need"
+    ) from None
 
-from langptune.gpus import visible
-from langptune.launch import shape as shape_of
-from langptune.plan import identity
-from langptune.processes import places
-from langptune.provenance import code_hash
-from langptune.report import first_page  # workflow/report/workflow.rst calls it
-from langptune.slurm import guard
-from langptune.stage import refused
+# Command line and config files are those of the outer workflow where this is its module, which is given its config whole.
+MAIN = workflow.modifier.is_main_snakefile()
+CONFIG_FILES = workflow.configfiles if MAIN else []
 
 try:
-    for path in workflow.configfiles:
+    for path in CONFIG_FILES:
         read_yaml(Path(path))  # finds keys that stand twice, which Snakemake's own reader passes over
-    for key, value in workflow.config_settings.config.items():
+    for key, value in workflow.config_settings.config.items() if MAIN else ():
         update_config(config, {key: retype(value)})
-    WORKFLOW = load(config, ROOT, ", ".join(str(path) for path in workflow.configfiles) or "config")
+    if not MAIN and not config:
+        raise UserError(
+            "module langptune: no config; give it one, with the keys of config/README.md: `config: config[...]`"
+        )
+    WORKFLOW = load(config, ROOT, ", ".join(map(str, CONFIG_FILES)) or "config")
     judges = [WORKFLOW.judges[judge].model for judge in WORKFLOW.config.interpretability.judges]
     for name in dict.fromkeys([*WORKFLOW.config.encoders, *judges]):
         entry = WORKFLOW.models[name].source
         check_endpoint(entry.endpoint, entry.key, f"models.yaml: {name}")
-    for name in WORKFLOW.config.methods:
+    # Where RecBole is missing (a dry run, a lint), its names cannot be checked; training says so.
+    for name in WORKFLOW.config.methods if installed("recbole") else ():
         if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
             for point in WORKFLOW.methods[name].grid():
                 check_recbole(WORKFLOW.methods[name].model, point)
@@ -136,6 +169,23 @@ wildcard_constraints:
 # again. The library is that of this checkout, whichever one the environment was made for. The interpreter that runs
 # Snakemake has the locked environment; containers and conda bring their own.
 SCRIPTS = ROOT / "scripts"
+
+
+def deployed(path):
+    """The name of an environment; none where its path has braces, which Snakemake would take for wildcards."""
+    if not re.search(r"[{}]", path):
+        return path
+    if workflow.deployment_settings.deployment_method:
+        raise WorkflowError(f"--sdm: {path}: Snakemake takes braces for wildcards; move the checkout to a path without")
+    return None
+
+
+# `--sdm conda` makes the one, `--sdm apptainer` takes the other (envs/Containerfile); without them they are not looked at.
+ENVIRONMENT = deployed(str(ROOT / "envs" / "jobs.yaml"))
+IMAGE = deployed(os.environ.get("LANGPTUNE_IMAGE", str(ROOT / "envs" / "langptune.sif")))
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    if "://" not in IMAGE and not Path(IMAGE).is_file():
+        raise WorkflowError(f"{IMAGE}: no such image; build it (docs/ecosystem.md), or `export LANGPTUNE_IMAGE=file`")
 PATHS = f"export LANGPTUNE={shlex.quote(str(ROOT))} PYTHONPATH={shlex.quote(str(ROOT / 'src'))} PYTHONSAFEPATH=1; "
 if not workflow.deployment_settings.deployment_method:
     PATHS += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "

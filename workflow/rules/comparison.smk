@@ -21,6 +21,8 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     group:
         cheap
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -70,6 +72,8 @@ rule compare:
         f"{LOGS}/compare/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/compare/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:
@@ -93,6 +97,8 @@ rule plot:
         f"{BENCHMARKS}/plot/{{dataset}}-{{figure}}.jsonl"
     wildcard_constraints:
         figure=either(FIGURES),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:
@@ -117,6 +123,8 @@ rule show_profiles:
         f"{LOGS}/show_profiles/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/show_profiles/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -151,6 +159,8 @@ rule study:
         f"{BENCHMARKS}/study/{{dataset}}-{{study}}.jsonl"
     wildcard_constraints:
         study=either(CONFIG.studies),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
@@ -170,6 +180,8 @@ rule compare_partial:
         f"{LOGS}/compare_partial/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/compare_partial/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=30),
     params:

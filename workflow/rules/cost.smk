@@ -24,6 +24,8 @@ rule cost:
         f"{LOGS}/cost/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/cost/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=10),
     params:

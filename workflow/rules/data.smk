@@ -15,6 +15,8 @@ rule prefetch_data:
         f"{BENCHMARKS}/prefetch_data/{{slug}}.jsonl"
     wildcard_constraints:
         slug=either(DOWNLOADS),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=30),
     params:
@@ -41,6 +43,8 @@ rule prepare_data:
         f"{LOGS}/prepare_data/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/prepare_data/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(
             memory=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
@@ -83,6 +87,8 @@ rule describe_data:
         f"{LOGS}/describe_data/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/describe_data/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=2000, minutes=30),
     params:
@@ -113,6 +119,8 @@ rule draw_sample:
         f"{LOGS}/draw_sample/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/draw_sample/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=30),
     params:
@@ -138,6 +146,8 @@ rule draw_training_sample:
         f"{LOGS}/draw_training_sample/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/draw_training_sample/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=30),
     params:

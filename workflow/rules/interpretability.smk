@@ -21,6 +21,8 @@ rule measure_profiles:
         f"{BENCHMARKS}/measure_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=READABLE,
+    conda:
+        ENVIRONMENT
     threads: CONFIG.generation.threads
     resources:
         **needs(memory=3000, minutes=30, model=lambda w: w.encoder, per_million=3, per_billion=60, gpus=1),
@@ -62,6 +64,8 @@ rule simulate:
         f"{BENCHMARKS}/simulate/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=READABLE,
+    conda:
+        ENVIRONMENT
     threads: CONFIG.generation.threads
     resources:
         **needs(memory=3000, minutes=30, model=lambda w: WORKFLOW.reader, per_million=3, per_billion=60, gpus=1),
@@ -95,6 +99,8 @@ rule steer:
         f"{BENCHMARKS}/steer/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=READABLE,
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: w.decoder),
     params:
@@ -141,6 +147,8 @@ rule interpret:
         f"{LOGS}/interpret/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/interpret/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=20),
     params:
@@ -196,6 +204,8 @@ rule show_examples:
         f"{LOGS}/show_examples/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/show_examples/{{dataset}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:

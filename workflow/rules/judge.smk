@@ -16,6 +16,8 @@ rule judge:
     wildcard_constraints:
         method=READABLE,
         judge=either(JUDGES),
+    conda:
+        ENVIRONMENT
     threads: judge_threads
     resources:
         # One server a job; its memory is that of the model in float32 twice over, while it is loaded.

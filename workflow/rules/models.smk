@@ -14,6 +14,8 @@ rule prefetch_model:
         f"{BENCHMARKS}/prefetch_model/{{model}}.jsonl"
     wildcard_constraints:
         model=either(MODELS),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=2000, minutes=60, model=lambda w: w.model, per_million=6, per_billion=30),
     params:

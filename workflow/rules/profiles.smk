@@ -22,6 +22,8 @@ rule write_profiles:
         shards=r"\d+",
     # What training waits for comes first; see training.smk.
     priority: 20
+    conda:
+        ENVIRONMENT
     threads: CONFIG.generation.threads
     resources:
         **needs(memory=4500, minutes=30, model=lambda w: encoder_of(w.models), per_million=3, per_billion=100, gpus=1),
@@ -75,6 +77,8 @@ rule gather_profiles:
     benchmark:
         f"{BENCHMARKS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.jsonl"
     priority: 50
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:

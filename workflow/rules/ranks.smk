@@ -11,6 +11,8 @@ rule embed_items:
         f"{LOGS}/embed_items/{{dataset}}-{{decoder}}.log",
     benchmark:
         f"{BENCHMARKS}/embed_items/{{dataset}}-{{decoder}}.jsonl"
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: w.decoder),
     params:
@@ -42,6 +44,8 @@ rule choose_popularity:
     benchmark:
         f"{BENCHMARKS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     priority: 50
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: decoder_of(w.models)),
     params:
@@ -77,6 +81,8 @@ rule rank_profiles:
         f"{BENCHMARKS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=ranked_by(kinds.ProfileMethod),
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: w.decoder),
     params:
@@ -107,6 +113,8 @@ rule rank_history_text:
         f"{BENCHMARKS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=ranked_by(kinds.TextMethod),
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: w.decoder),
     params:
@@ -138,6 +146,8 @@ rule rank_simple:
         method=methods_of(kinds.SimpleMethod),
     group:
         cheap
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=1000, minutes=10),
     params:

@@ -1,7 +1,5 @@
 """Survey: a questionnaire for people that compares a trained encoder's profiles with those of the reference."""
 
-from langptune.survey.runs import surveyed, surveys
-
 
 localrules:
     make_survey,
@@ -27,6 +25,8 @@ rule make_survey:
         f"{BENCHMARKS}/make_survey/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
         method=either({run.method: None for run in surveyed(WORKFLOW)}),
+    conda:
+        ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:

@@ -24,6 +24,8 @@ rule train_decoder:
         phase=phases_by(ContrastiveRecipe),
     priority: 30
     retries: RETRIES
+    conda:
+        ENVIRONMENT
     threads: CONFIG.training.threads
     resources:
         **needs(
@@ -75,6 +77,8 @@ rule embed_phase_items:
     wildcard_constraints:
         phase=phases_by(ContrastiveRecipe),
     priority: 50
+    conda:
+        ENVIRONMENT
     resources:
         **decodes(lambda w: decoder_of(w.models)),
     params:
@@ -110,6 +114,8 @@ rule train_encoder:
         phase=phases_by(ReinforcementRecipe),
     priority: 40
     retries: RETRIES
+    conda:
+        ENVIRONMENT
     threads: CONFIG.training.threads
     resources:
         **needs(
