@@ -110,7 +110,7 @@ keep: env
 	@if [ -z $(call quoted,TO) ]; then
 	  echo "error: say where: make keep TO=results/reference/name" >&2; exit 2
 	fi
-	$(BIN)/python scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
+	$(RUN) scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
 prefetch: env
 	@$(SNAKEMAKE) --cores 1 prefetch || { $(BUSY); }

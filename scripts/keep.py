@@ -14,14 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from langptune import processes
-from langptune.config.base import read_yaml
+from langptune.comparison.grid import RunEntry
+from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
-from langptune.files import whole_file
+from langptune.files import read_inside, whole, whole_file
 from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
@@ -29,19 +33,100 @@ BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", 
 MANIFESTS = ("table.csv.manifest.json", "means.png.manifest.json")
 """Those of the other tables and figures say the same."""
 BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv")
+LARGEST = 100_000_000
+"""Bytes of a file to keep."""
 
 
-def made_by(results: Path, name: str) -> dict[str, Any]:
+class Curve(BaseModel):
+    """A curve of a figure; its other keys are plot.py's to check."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    key: str
+    path: str
+
+
+class Made(BaseModel):
+    """What is used here of the spec of a table or a figure; the rest is for the script that it is handed to."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    runs: Annotated[list[RunEntry], Field(min_length=1)]
+    curves: list[Curve] = []
+    phases: list[Curve] = []
+
+
+def content(results: Path, path: Path) -> bytes | None:
+    """What a file of the results holds; None where there is none.
+
+    A folder of results may be somebody else's. No link in it is followed: a file of this user's own could else be kept
+    in git, and be published with it.
+
+    Args:
+        results: a dataset's folder in the results, relative to the repository.
+        path: of the file, below ``results``.
+
+    Raises:
+        UserError: a link, something else than a file, or more than ``LARGEST`` bytes.
+    """
+    try:
+        with read_inside(ROOT / results.parent, path.relative_to(results.parent)) as file:
+            out = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: not kept: a link stands there or on the way, or no file ({error.strerror})") from None
+    if len(out) > LARGEST:
+        raise UserError(f"{path}: not kept: more than {LARGEST:,} bytes, which git hosts refuse")
+    return out
+
+
+def told(results: Path, path: Path) -> dict[str, Any]:
+    """What a JSON file of the results says.
+
+    Raises:
+        UserError: no such file, or no JSON object in it.
+    """
+    try:
+        out = json.loads(content(results, path) or b"")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the config first") from None
+    if not isinstance(out, dict):
+        raise UserError(f"{path}: holds no JSON object; run the config again")
+    return out
+
+
+def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
     """The spec that a file of the comparison was made by.
 
     Raises:
-        UserError: there is no such file, or its manifest cannot be read.
+        UserError: there is no such file, it holds no such spec, or the spec names a file outside the results, or a
+            method that is not of this config.
     """
     path = results / "comparison" / f"{name}.manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["spec"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no spec of a comparison in it ({error}); run the config first") from None
+    spec = told(results, path).get("spec")
+    validate(Made, spec, f"{path}: spec")
+    assert isinstance(spec, dict)
+    spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # what is kept holds neither
+    for one in named(spec):
+        if ".." in Path(one).parts or not Path(one).is_relative_to(results):
+            raise UserError(f"{path}: spec: '{one[:200]}' lies outside {results}; run the config again")
+    for run in spec["runs"]:
+        if run["method"] not in methods:
+            raise UserError(f"{path}: spec: method '{run['method'][:80]}' is not one of this config")
+    return spec
+
+
+def named(value: Any, path: bool = False) -> Iterator[str]:
+    """The paths that a spec names: texts in fields whose names end in ``_in``, ``_out`` or ``path``."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from named(one, key.endswith(("_in", "_out", "path")))
+    elif isinstance(value, list):
+        for one in value:
+            yield from named(one, path)
+    elif isinstance(value, str) and path:
+        yield value
 
 
 def moved(value: Any, source: str, target: str) -> Any:
@@ -67,10 +152,17 @@ def joined(new: list[dict[str, Any]], old: list[dict[str, Any]], keys: tuple[str
     return list(found.values())
 
 
-def take(source: Path, target: Path) -> None:
-    """Copy one file, whole or not at all; nothing where it does not exist."""
-    if source.is_file():
-        whole_file(source, target)
+def outputs(spec: dict[str, Any]) -> Iterator[str]:
+    """The files that a spec has made."""
+    return named([value for key, value in spec.items() if key.endswith("_out")], True)
+
+
+def take(results: Path, path: Path, target: Path) -> None:
+    """Copy one file of the results, whole or not at all; nothing where it does not exist."""
+    found = content(results, path)
+    if found is not None:
+        with whole(target) as part:
+            part.write_bytes(found)
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -106,7 +198,8 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     Raises:
         UserError: an unfinished run, or a folder that holds the results of another config.
     """
-    tables, figures = made_by(results, "table.csv"), made_by(results, "means.png")
+    order = workflow.config.methods
+    tables, figures = made_by(results, "table.csv", order), made_by(results, "means.png", order)
     same_config(ROOT / to / "config.yaml", config)
     before = {name: kept(ROOT / to / f"{name}.json") for name in ("compare", "plot")}
     for spec in (tables, figures):
@@ -114,39 +207,40 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     for entry in tables["runs"]:
         folder = Path(entry["metrics_path"]).parent
         for name in BESIDE_RUNS:
-            take(ROOT / folder / name, ROOT / to / folder.relative_to(results) / name)
+            take(results, folder / name, ROOT / to / folder.relative_to(results) / name)
         if weight := entry.get("weight_path"):
-            take(ROOT / weight, ROOT / to / Path(weight).relative_to(results))
-    for entry in figures["phases"]:
+            take(results, Path(weight), ROOT / to / Path(weight).relative_to(results))
+    for entry in figures.get("phases", []):
         folder = Path(entry["path"]).parent
         target = ROOT / to / folder.relative_to(results)
         for name in BESIDE_PHASES:
-            take(ROOT / folder / name, target / name)
+            take(results, folder / name, target / name)
         for model in ("encoder", "decoder"):
-            take(ROOT / folder / model / "manifest.json", target / f"{model}.manifest.json")
-            take(ROOT / folder / model / "README.md", target / "model_card.md")
+            take(results, folder / model / "manifest.json", target / f"{model}.manifest.json")
+            take(results, folder / model / "README.md", target / "model_card.md")
     for name in BESIDE_TABLES:
-        take(ROOT / results / "comparison" / name, ROOT / to / name)
-    take(config, ROOT / to / "config.yaml")
+        take(results, results / "comparison" / name, ROOT / to / name)
+    whole_file(config, ROOT / to / "config.yaml")
 
-    made = json.loads((ROOT / f"{figures['runs'][0]['metrics_path']}.manifest.json").read_text(encoding="utf-8"))
+    notes = told(results, Path(f"{figures['runs'][0]['metrics_path']}.manifest.json")).get("notes")
+    items = notes.get("items") if isinstance(notes, dict) else None
     specs = {
         "compare": moved(tables, str(results), str(to)) | {"sessions_in": None},
-        "plot": moved(figures, str(results), str(to)) | {"items_in": None, "n_items": made["notes"]["items"]},
+        "plot": moved(figures, str(results), str(to)) | {"items_in": None, "n_items": items},
     }
     for name, spec in specs.items():
-        order = workflow.config.methods
         runs = joined(spec["runs"], before[name]["runs"], ("method", "models", "seed"))
         spec["runs"] = sorted(runs, key=lambda one: (order.index(one["method"]), one["seed"]))
         for key in ("curves", "phases") if name == "plot" else ():
-            spec[key] = joined(spec[key], before[name][key], ("key", "path"))
+            spec[key] = joined(spec.get(key, []), before[name][key], ("key", "path"))
         write_json(ROOT / to / f"{name}.json", spec)
         command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
         if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
-    for path in (ROOT / to).iterdir():
-        if path.name.endswith((".lock", ".manifest.json")) and path.name not in MANIFESTS:
-            path.unlink()
+    for output in {Path(one).name for spec in specs.values() for one in outputs(spec)}:
+        (ROOT / to / f".{output}.lock").unlink(missing_ok=True)
+        if f"{output}.manifest.json" not in MANIFESTS:
+            (ROOT / to / f"{output}.manifest.json").unlink(missing_ok=True)
 
 
 def main() -> int:
