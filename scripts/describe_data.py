@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import polars as pl
 from pydantic import Field
 
@@ -13,7 +10,7 @@ from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts
 from langptune.data.card import card, statistics
 from langptune.errors import UserError
-from langptune.files import whole
+from langptune.files import read_json, whole
 from langptune.provenance import Record
 
 COUNTS = ("interactions", "users", "items")
@@ -43,7 +40,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     funnel = beside_published(
         contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
     )
-    facts = json.loads(Path(spec.manifest_in).read_text(encoding="utf-8"))["notes"]
+    facts = read_json(spec.manifest_in)["notes"]
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
     figure = figures.funnel(funnel, spec.dataset.title)

@@ -25,7 +25,7 @@ from langptune.comparison.grid import RunEntry
 from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
-from langptune.files import read_inside, whole, whole_file
+from langptune.files import read_inside, read_json, whole, whole_file
 from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
@@ -167,7 +167,7 @@ def take(results: Path, path: Path, target: Path) -> None:
 
 def kept(path: Path) -> dict[str, Any]:
     """A spec that was kept before; empty where none was."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": [], "curves": [], "phases": []}
+    return read_json(path) if path.is_file() else {"runs": [], "curves": [], "phases": []}
 
 
 def same_config(kept_config: Path, config: Path) -> None:

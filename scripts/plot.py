@@ -19,7 +19,7 @@ from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.files import read_lines
+from langptune.files import read_lines, read_plain
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import plain
 from langptune.stage import Log, StageSpec, run
@@ -195,12 +195,12 @@ def _differences(spec: PlotSpec) -> dict[str, list[figures.Difference]]:
 
 def _curve(entry: CurveEntry, metric: str) -> figures.Curve:
     points = []
-    for number, text in enumerate(Path(entry.path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(read_plain(entry.path).decode().splitlines(), start=1):
         try:
             line = json.loads(text)
             if line.get(metric) is not None:  # epochs without a validation carry the loss alone
                 points.append((float(line["epoch"]), float(line[metric])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{entry.path}: line {number}: no epoch and {metric} in it ({error})") from None
     if not points:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")

@@ -6,7 +6,6 @@ config left behind is not counted. What a job took stands in its benchmark file.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from matplotlib.patches import Patch
 from langptune import figures, plan
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.rates import Rates
+from langptune.files import read_json
 from langptune.markup import markdown
 from langptune.provenance import manifest_of
 
@@ -104,15 +104,19 @@ def reached(targets: Iterable[str]) -> tuple[dict[Outputs, dict[str, Any]], int]
             continue
         seen.add(path)
         try:
-            told = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+            told = read_json(manifest_of(path))
             jobs[outputs(told["spec"])] = told
-            todo += told["inputs"]
+            todo += filter(_is_text, told["inputs"])
             for name in ("runs", "read"):
                 noted = told["notes"].get(name)
-                todo += noted if isinstance(noted, dict) else []
+                todo += filter(_is_text, noted if isinstance(noted, dict) else [])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             lost += 1
     return jobs, lost
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def spent(

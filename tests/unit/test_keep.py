@@ -30,6 +30,8 @@ def keep(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keep", module)  # pydantic looks for annotations there
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path / "repo")
+    (tmp_path / "repo").mkdir()
+    monkeypatch.chdir(tmp_path / "repo")
     for folder in (RUN, RESULTS / "comparison"):
         (tmp_path / "repo" / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "repo" / RUN / "metrics.parquet").write_text("numbers")

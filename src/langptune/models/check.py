@@ -7,13 +7,13 @@ in a job. The files read are those of sentence-transformers (``modules.json``, t
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry, VerifierEntry
 from langptune.errors import UserError
+from langptune.files import read_json
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "Dropout", "LayerNorm", "Normalize")
 """Modules of sentence-transformers that a decoder may have."""
@@ -240,8 +240,8 @@ def _check_dimensions(entry: DecoderEntry, found: int | None, name: str) -> None
 def _json(path: Path, name: str) -> Any:
     """What a JSON file of a model holds; nothing where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
+        return read_json(path) if path.is_file() else {}
+    except ValueError as error:
         raise UserError(
             f"model '{name}': {path.name} is no JSON ({error}); the file is damaged; fetch it again"
         ) from None
