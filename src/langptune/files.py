@@ -210,11 +210,16 @@ def private(path: Path | str) -> IO[str]:
 def own_folder(path: Path | str) -> Path:
     """A folder in which nobody but this user may write, made where it is missing; for what writes by names of its own.
 
+    The same holds for all that this process, and what it starts, makes from now on: a library makes folders of its own
+    in there, and with umask 002 the group could put links into those.
+
     Raises:
         UserError: something else stands there: a link, a folder of another user, or one in which others may write and
             which holds a link or what is not this user's.
     """
     path = Path(path)
+    before = os.umask(0o077)
+    os.umask(before | 0o022)
     with _folder(path.parent) as at, _named(path):
         with suppress(FileExistsError):
             os.mkdir(path.name, 0o755, dir_fd=at)

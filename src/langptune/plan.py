@@ -22,7 +22,7 @@ from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
 from langptune.config.rates import Rates
 from langptune.config.sample import Sample
 from langptune.data import contracts
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
 from langptune.files import read_json
 
 Device = Literal["cpu", "gpu"]
@@ -458,7 +458,7 @@ def table(plan: list[Line]) -> str:
     ]
     total = ["total", "", "", str(sum(line.jobs for line in plan)), "", ""]
     total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), "", ""]
-    rows = [head, *body, total]
+    rows = [[printable(cell) for cell in row] for row in [head, *body, total]]  # devices come from manifests
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
     numbers = {3, 5, 6, 7, 8}  # to the right
     printed = [

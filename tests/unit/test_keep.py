@@ -19,7 +19,7 @@ CONFIG = ROOT / "config" / "smoke.yaml"
 RESULTS, TO = Path("results/smoke/ml-100k-small"), Path("results/reference/smoke")
 RUN = RESULTS / "random/tiny/seed0"
 TABLES = {"table_csv_out": f"{RESULTS}/comparison/table.csv", "sessions_in": f"{RESULTS}/data/sessions.parquet"}
-FIGURES = {"means_out": [f"{RESULTS}/comparison/means.png"], "items_in": "elsewhere/items.parquet"}
+FIGURES = {"means_out": [f"{RESULTS}/comparison/means.png"], "items_in": "elsewhere/items.parquet", "phases": []}
 
 
 @pytest.fixture
