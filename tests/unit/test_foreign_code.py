@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from langptune.config.models import DecoderEntry, ModelSource
+from langptune.endpoint.serve import served
 from langptune.errors import UserError
 from langptune.models import check, load, materialise, tiny
 from langptune.provenance import installed
@@ -316,3 +317,12 @@ def test_a_model_folder_is_no_adapter_of_another_model(tiny_encoder, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"adapter_config\.json: an adapter within a model's folder"):
         load.load_encoder(folder, torch.device("cpu"), torch.float32)
+
+
+def test_a_model_that_is_served_is_looked_at_too(tiny_encoder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter within"), served(folder, tmp_path / "log", 1):
+        pass
+    assert not (tmp_path / "log").exists()
