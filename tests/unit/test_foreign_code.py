@@ -16,10 +16,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from langptune.config.models import DecoderEntry, ModelSource
+from langptune.config.recipes import Trained
 from langptune.endpoint.serve import served
 from langptune.errors import UserError
 from langptune.models import check, load, materialise, tiny
 from langptune.provenance import installed
+from langptune.training.policy import adapter_config
 from tests.conftest import ROOT
 
 SOURCES = [file for folder in ("src", "scripts", "workflow", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
@@ -260,7 +262,16 @@ def test_a_model_folder_makes_no_folder_elsewhere(tiny_decoder, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("given", [{"padding_side": "left"}, {"dtype": "float32"}, {"low_cpu_mem_usage": True}, None])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"padding_side": "left"},
+        {"dtype": "float32"},
+        {"low_cpu_mem_usage": True},
+        {"attn_implementation": "sdpa"},
+        None,
+    ],
+)
 def test_arguments_that_choose_no_file_are_allowed(tiny_decoder, tmp_path, given):
     folder = tmp_path / "model"
     shutil.copytree(tiny_decoder, folder)
@@ -276,6 +287,7 @@ def test_arguments_that_choose_no_file_are_allowed(tiny_decoder, tmp_path, given
         {"peft_type": "SHADOW"},
         {"peft_type": "LORA", "megatron_config": {"x": 1}},
         {"peft_type": "LORA", "target_modules": "(.|.)*(.|.)*x"},
+        {"peft_type": "LORA", "modules_to_save": ["lm_head"]},
     ],
 )
 def test_an_adapter_is_one_of_ours(tiny_encoder, tmp_path, planted, monkeypatch):
@@ -298,10 +310,18 @@ def test_an_adapter_is_one_of_ours(tiny_encoder, tmp_path, planted, monkeypatch)
     assert not marker.exists() and not asked
 
 
-@pytest.mark.parametrize("modules", [["q_proj", "v_proj"], r".*\.layers\.(0|1)\..*\.(q_proj|o_proj)|.*lm_head"])
-def test_our_adapters_keep_their_settings(tmp_path, modules):
-    """Of lists and of the expressions for the last layers."""
-    wanted = LoraConfig(r=3, lora_alpha=5, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")
+@pytest.mark.parametrize(
+    "trained",
+    [
+        {"lora_rank": 3, "lora_alpha": 5},
+        {"lora_rank": 3, "last_layers": 1, "modules": ["q_proj", "lm_head"]},
+        {"lora_rank": None, "last_layers": 2},
+    ],
+)
+def test_our_adapters_keep_their_settings(tiny_encoder, tmp_path, trained):
+    """LoRA on all layers or the last ones, and whole layers."""
+    model, _ = load.load_encoder(tiny_encoder, torch.device("cpu"), torch.float32)
+    wanted = adapter_config(model, Trained.model_validate(trained))
     wanted.save_pretrained(str(tmp_path))
     found = LoraConfig(**check.adapter_settings(tmp_path)).to_dict()
     assert found == {**wanted.to_dict(), "inference_mode": False}

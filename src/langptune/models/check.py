@@ -31,16 +31,18 @@ _SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "xmod", "longformer"
 """Beginnings of model types that number positions from ``pad_token_id + 1``: so many fewer tokens fit."""
 _ARGUMENTS = [f"{of}_{kind}" for of in ("model", "tokenizer", "processor", "config") for kind in ("args", "kwargs")]
 """Keys of a module's config by which sentence-transformers hands arguments to transformers, old names and new."""
-_WORDS = {"dtype", "torch_dtype", "padding_side", "truncation_side"}
-"""Arguments among them that may be text. Others may name a file to be read or a folder to be written."""
+_WORDS = {"dtype", "torch_dtype", "padding_side", "truncation_side", "attn_implementation"}
+"""Arguments among them that may be a word. Others may name a file to be read or a folder to be written."""
 _UNSAFE = {"trust_remote_code", "weights_only", "use_safetensors"}
 _ADAPTER = {
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "task_type", "inference_mode"),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type", "inference_mode"),
     *("peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
 }
 """Keys of an adapter's config that trainings here write; the last five say nothing about how it is loaded."""
 _LAYERS = re.compile(r"(\.\*\\\.layers\\\.\([0-9|]{1,4000}\)\\\.\.\*\\\.\([\w|]{0,1000}\))(\|\.\*lm_head)?")
 """The expressions for layers that trainings here write (``langptune.training.policy``)."""
+_WHOLE = re.compile(r"model\.layers\.[0-9]{1,4}")
+"""A layer that is trained as a whole."""
 
 
 def check_reach(folder: Path, name: str) -> None:
@@ -74,7 +76,8 @@ def _check_arguments(told: Any, what: str) -> None:
         given = told.get(key) if isinstance(told, dict) else None
         for argument, value in given.items() if isinstance(given, dict) else ():
             plain = value is None or isinstance(value, bool | int | float)
-            if argument in _UNSAFE or not (plain or (argument in _WORDS and isinstance(value, str))):
+            word = argument in _WORDS and isinstance(value, str) and "/" not in value  # else kernels of the hub
+            if argument in _UNSAFE or not (plain or word):
                 raise UserError(
                     f"{what}: key '{key}.{argument}' (found {str(value)[:60]!r}) changes how files are read; "
                     "remove it, or choose another model"
@@ -94,6 +97,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         UserError: no adapter as trainings here write it.
     """
     from peft import LoraConfig
+    from peft.utils.constants import DUMMY_TARGET_MODULES
 
     path = folder / "adapter_config.json"
     told = _json(path, folder.name) if path.is_file() else None
@@ -101,16 +105,19 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no adapter of this program; delete the folder and rerun its training")
     plain = LoraConfig().to_dict()
     odd = [key for key, value in sorted(told.items()) if key not in _ADAPTER and value != plain.get(key) and value]
-    modules = told.get("target_modules")
+    modules, layers = told.get("target_modules"), told.get("modules_to_save") or []
     names = isinstance(modules, list) and all(isinstance(one, str) for one in modules)
-    if not names and not (isinstance(modules, str) and _LAYERS.fullmatch(modules)):
+    if not names and not (isinstance(modules, str) and (modules == DUMMY_TARGET_MODULES or _LAYERS.fullmatch(modules))):
         odd.append("target_modules")
+    if not isinstance(layers, list) or not all(isinstance(one, str) and _WHOLE.fullmatch(one) for one in layers):
+        odd.append("modules_to_save")
     if odd:
         raise UserError(
             f"{path}: key '{odd[0]}' (found {str(told.get(odd[0]))[:60]!r}) is none that trainings here write; delete "
             "the folder and rerun its training"
         )
-    return {key: told[key] for key in ("r", "lora_alpha", "lora_dropout", "target_modules", "task_type") if key in told}
+    kept = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type")
+    return {key: told[key] for key in kept if key in told}
 
 
 def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]:
