@@ -112,7 +112,7 @@ keep: env
 	@if [ -z $(call quoted,TO) ]; then
 	  echo "error: say where: make keep TO=results/reference/name" >&2; exit 2
 	fi
-	$(BIN)/python scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
+	$(RUN) scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
 crate: env-dev
 	@if [ -z $(call quoted,FOLDER) ]; then

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from langptune.cli import finish
 from langptune.errors import UserError
+from langptune.files import read_json
 from langptune.provenance import file_hash, manifest_of, write_json
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def manifests(folder: Path, files: list[Path]) -> list[tuple[Path, dict[str, Any
         if output == folder or not output.exists() or manifest_of(output) != file:
             continue  # kept without its output, as those of ranks are
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
+            told = read_json(file)
             needed = {key: told[key] for key in ("script", "code", "sha256", "started", "wall_seconds")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not a job's manifest ({error!r}); remove it, or run the config again") from None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import polars as pl
 from pydantic import Field
 
@@ -15,7 +12,7 @@ from langptune.data.card import card, statistics
 from langptune.errors import UserError
 from langptune.figures import style
 from langptune.figures.funnel import funnel as draw
-from langptune.files import whole
+from langptune.files import read_json, whole
 from langptune.provenance import Record
 
 COUNTS = ("interactions", "users", "items")
@@ -45,7 +42,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     funnel = beside_published(
         contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
     )
-    facts = json.loads(Path(spec.manifest_in).read_text(encoding="utf-8"))["notes"]
+    facts = read_json(spec.manifest_in)["notes"]
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
     figure = draw(funnel, spec.dataset.title)

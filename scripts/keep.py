@@ -13,45 +13,135 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from langptune import processes
 from langptune.cli import finish
-from langptune.config.base import read_yaml
+from langptune.comparison.grid import RunEntry
+from langptune.config.base import read_yaml, validate
 from langptune.config.workflow import Workflow, load
 from langptune.errors import UserError
 from langptune.figures.comparison import REGISTRY
-from langptune.files import whole_file
+from langptune.files import read_inside, read_json, whole, whole_file
 from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
 BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv")
+LARGEST = 100_000_000
+"""Bytes of a file to keep."""
 
 
-def made_by(results: Path, name: str) -> dict[str, Any]:
+class Curve(BaseModel):
+    """A curve of a figure; its other keys are plot.py's to check."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    key: str
+    path: str
+
+
+class Made(BaseModel):
+    """What is used here of the spec of a table or a figure; the rest is for the script that it is handed to."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    runs: Annotated[list[RunEntry], Field(min_length=1)]
+    curves: list[Curve] = []
+    phases: list[Curve] = []
+    figures_out: list[str] = []
+
+
+def content(results: Path, path: Path) -> bytes | None:
+    """What a file of the results holds; None where there is none.
+
+    A folder of results may be somebody else's. No link in it is followed: a file of this user's own could else be kept
+    in git, and be published with it.
+
+    Args:
+        results: a dataset's folder in the results, relative to the repository.
+        path: of the file, below ``results``.
+
+    Raises:
+        UserError: a link, something else than a file, or more than ``LARGEST`` bytes.
+    """
+    try:
+        with read_inside(ROOT / results.parent, path.relative_to(results.parent)) as file:
+            out = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: not kept: a link stands there or on the way, or no file ({error.strerror})") from None
+    if len(out) > LARGEST:
+        raise UserError(f"{path}: not kept: more than {LARGEST:,} bytes, which git hosts refuse")
+    return out
+
+
+def told(results: Path, path: Path) -> dict[str, Any]:
+    """What a JSON file of the results says.
+
+    Raises:
+        UserError: no such file, or no JSON object in it.
+    """
+    try:
+        out = json.loads(content(results, path) or b"")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the config first") from None
+    if not isinstance(out, dict):
+        raise UserError(f"{path}: holds no JSON object; run the config again")
+    return out
+
+
+def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
     """The spec that a file of the comparison was made by.
 
     Raises:
-        UserError: there is no such file, or its manifest cannot be read.
+        UserError: there is no such file, it holds no such spec, or the spec names a file outside the results, or a
+            method that is not of this config.
     """
     path = results / "comparison" / f"{name}.manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["spec"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no spec of a comparison in it ({error}); run the config first") from None
+    spec = told(results, path).get("spec")
+    validate(Made, spec, f"{path}: spec")
+    assert isinstance(spec, dict)
+    spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # what is kept holds neither
+    for one in named(spec):
+        if ".." in Path(one).parts or not Path(one).is_relative_to(results):
+            raise UserError(f"{path}: spec: '{one[:200]}' lies outside {results}; run the config again")
+    for run in spec["runs"]:
+        if run["method"] not in methods:
+            raise UserError(f"{path}: spec: method '{run['method'][:80]}' is not one of this config")
+    return spec
 
 
-def drawn_by(results: Path) -> dict[str, Any]:
+def named(value: Any, path: bool = False) -> Iterator[str]:
+    """The paths that a spec names: texts in fields whose names end in ``_in``, ``_out`` or ``path``."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from named(one, key.endswith(("_in", "_out", "path")))
+    elif isinstance(value, list):
+        for one in value:
+            yield from named(one, path)
+    elif isinstance(value, str) and path:
+        yield value
+
+
+def drawn_by(results: Path, methods: list[str]) -> dict[str, Any]:
     """One spec for all figures of the comparison. The spec of each names only what that figure reads.
 
     Raises:
-        UserError: no figure is there, or a manifest cannot be read.
+        UserError: no figure is there, or a manifest cannot be used (``made_by``).
     """
     names = [f"{name}.png" for name in REGISTRY.names()]
     there = [name for name in names if (results / "comparison" / name).is_file()]
-    specs = [made_by(results, name) for name in there or names[:1]]
+    specs = [made_by(results, name, methods) for name in there or names[:1]]
+    for name, spec in zip(there or names[:1], specs, strict=True):
+        if not spec.get("figures_out"):
+            path = results / "comparison" / name
+            raise UserError(f"{path}: drawn by an older version; draw it again: `snakemake --forcerun plot`")
     out = {key: value for spec in specs for key, value in spec.items() if value not in (None, [])}
     empty = {"curves": [], "phases": []}
     return empty | out | {"figures_out": [path for spec in specs for path in spec["figures_out"]]}
@@ -80,15 +170,22 @@ def joined(new: list[dict[str, Any]], old: list[dict[str, Any]], keys: tuple[str
     return list(found.values())
 
 
-def take(source: Path, target: Path) -> None:
-    """Copy one file, whole or not at all; nothing where it does not exist."""
-    if source.is_file():
-        whole_file(source, target)
+def outputs(spec: dict[str, Any]) -> Iterator[str]:
+    """The files that a spec has made."""
+    return named([value for key, value in spec.items() if key.endswith("_out")], True)
+
+
+def take(results: Path, path: Path, target: Path) -> None:
+    """Copy one file of the results, whole or not at all; nothing where it does not exist."""
+    found = content(results, path)
+    if found is not None:
+        with whole(target) as part:
+            part.write_bytes(found)
 
 
 def kept(path: Path) -> dict[str, Any]:
     """A spec that was kept before; empty where none was."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": [], "curves": [], "phases": []}
+    return read_json(path) if path.is_file() else {"runs": [], "curves": [], "phases": []}
 
 
 def same_config(kept_config: Path, config: Path) -> None:
@@ -119,7 +216,8 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     Raises:
         UserError: an unfinished run, or a folder that holds the results of another config.
     """
-    tables, figures = made_by(results, "table.csv"), drawn_by(results)
+    order = workflow.config.methods
+    tables, figures = made_by(results, "table.csv", order), drawn_by(results, order)
     same_config(ROOT / to / "config.yaml", config)
     before = {name: kept(ROOT / to / f"{name}.json") for name in ("compare", "plot")}
     for spec in (tables, figures):
@@ -127,41 +225,42 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
     for entry in tables["runs"]:
         folder = Path(entry["metrics_path"]).parent
         for name in BESIDE_RUNS:
-            take(ROOT / folder / name, ROOT / to / folder.relative_to(results) / name)
+            take(results, folder / name, ROOT / to / folder.relative_to(results) / name)
         if weight := entry.get("weight_path"):
-            take(ROOT / weight, ROOT / to / Path(weight).relative_to(results))
-    for entry in figures["phases"]:
+            take(results, Path(weight), ROOT / to / Path(weight).relative_to(results))
+    for entry in figures.get("phases", []):
         folder = Path(entry["path"]).parent
         target = ROOT / to / folder.relative_to(results)
         for name in BESIDE_PHASES:
-            take(ROOT / folder / name, target / name)
+            take(results, folder / name, target / name)
         for model in ("encoder", "decoder"):
-            take(ROOT / folder / model / "manifest.json", target / f"{model}.manifest.json")
-            take(ROOT / folder / model / "README.md", target / "model_card.md")
+            take(results, folder / model / "manifest.json", target / f"{model}.manifest.json")
+            take(results, folder / model / "README.md", target / "model_card.md")
     for name in BESIDE_TABLES:
-        take(ROOT / results / "comparison" / name, ROOT / to / name)
-    take(config, ROOT / to / "config.yaml")
+        take(results, results / "comparison" / name, ROOT / to / name)
+    whole_file(config, ROOT / to / "config.yaml")
 
-    made = json.loads((ROOT / f"{figures['runs'][0]['metrics_path']}.manifest.json").read_text(encoding="utf-8"))
+    notes = told(results, Path(f"{figures['runs'][0]['metrics_path']}.manifest.json")).get("notes")
+    items = notes.get("items") if isinstance(notes, dict) else None
     specs = {
         "compare": moved(tables, str(results), str(to)) | {"sessions_in": None},
-        "plot": moved(figures, str(results), str(to)) | {"items_in": None, "n_items": made["notes"]["items"]},
+        "plot": moved(figures, str(results), str(to)) | {"items_in": None, "n_items": items},
     }
     for name, spec in specs.items():
-        order = workflow.config.methods
         runs = joined(spec["runs"], before[name]["runs"], ("method", "models", "seed"))
         spec["runs"] = sorted(runs, key=lambda one: (order.index(one["method"]), one["seed"]))
         for key in ("curves", "phases") if name == "plot" else ():
-            spec[key] = joined(spec[key], before[name][key], ("key", "path"))
+            spec[key] = joined(spec.get(key, []), before[name][key], ("key", "path"))
         write_json(ROOT / to / f"{name}.json", spec)
         command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
         if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
     # All tables were made by one job, and all figures by another: one manifest of each says everything.
-    one_of_each = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
-    for path in (ROOT / to).iterdir():
-        if path.name.endswith((".lock", ".manifest.json")) and path.name not in one_of_each:
-            path.unlink()
+    kept_manifests = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
+    for output in {Path(one).name for spec in specs.values() for one in outputs(spec)}:
+        (ROOT / to / f".{output}.lock").unlink(missing_ok=True)
+        if f"{output}.manifest.json" not in kept_manifests:
+            (ROOT / to / f"{output}.manifest.json").unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from langptune.errors import UserError
+from langptune.files import read_json
 from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run
 
@@ -53,10 +52,10 @@ def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        trial = json.loads(Path(path).read_text(encoding="utf-8"))
+        trial = read_json(path)
         score = trial["val"]["ndcg@10"]
         complete = {"model", "settings", "best_epoch", "epochs_run"} <= trial.keys()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complete, score = False, 0.0
     if not complete or not isinstance(score, int | float) or not math.isfinite(score):
         raise UserError(f"{path}: not a trial of train_recbole.py; delete it and rerun its rule")

@@ -10,8 +10,8 @@ from langptune import processes
 from langptune.cli import finish
 from langptune.config.base import read_yaml
 from langptune.config.workflow import Workflow, load
-from langptune.errors import UserError
-from langptune.files import whole_file
+from langptune.errors import UserError, printable
+from langptune.files import read_plain, whole_file
 from langptune.provenance import ROOT
 from langptune.survey.runs import surveyed
 
@@ -29,7 +29,7 @@ def tables(workflow: Workflow, folder: str) -> list[str]:
     for dataset in workflow.config.datasets:
         file = ROOT / workflow.config.results / dataset / folder / "table.md"
         try:
-            out.append(file.read_text(encoding="utf-8"))
+            out.append(printable(read_plain(file).decode(errors="replace"), "\n\t"))
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}; run the config first") from None
     return out

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from langptune.config.methods import Setting
 from langptune.errors import UserError
-from langptune.files import write_lines
+from langptune.files import read_json, write_lines
 from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run, set_threads
 
@@ -106,8 +104,8 @@ def _settings(spec: TrainRecBoleSpec) -> dict[str, Setting]:
     if spec.best_in is None:
         return spec.settings
     try:
-        return json.loads(Path(spec.best_in).read_text(encoding="utf-8"))["settings"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return read_json(spec.best_in)["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{spec.best_in}: no 'settings' in it; rerun select_trial.py") from None
 
 

@@ -16,6 +16,7 @@ from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError
+from langptune.files import read_json
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
 from langptune.thinking import refuse_only_thoughts
@@ -112,7 +113,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         aside = path.with_suffix(".json")  # what the table has no column for
         if path.is_file():
             parts.append(contracts.read(path, "profiles"))
-            counts = json.loads(aside.read_text(encoding="utf-8")) if aside.is_file() else {}
+            counts = read_json(aside) if aside.is_file() else {}
             kept += len(batch)
         else:
             source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed

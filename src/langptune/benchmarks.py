@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from langptune.errors import UserError
+from langptune.files import read_plain
 from langptune.stage import read_spec
 
 FOLDER = "benchmarks"
@@ -73,7 +74,7 @@ def read(path: Path) -> Benchmark | None:
     """The job in a benchmark file; None where it is no such file, or was written without ``--benchmark-extended``."""
     try:
         # One line; with `repeat` several, of which the last is the one whose outputs are there.
-        told = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        told = json.loads(read_plain(path).decode().splitlines()[-1])
         spec = read_spec(told["params"]["spec"])
         granted = told["resources"]
         return Benchmark(
@@ -85,7 +86,7 @@ def read(path: Path) -> Benchmark | None:
             requested=_number(granted.get("mem_mb")),
             gpus=gpus(granted),
         )
-    except (UserError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
 
 

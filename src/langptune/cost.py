@@ -6,7 +6,6 @@ config left behind is not counted. What a job took is in its benchmark file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import polars as pl
 from langptune import plan
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.rates import Rates
+from langptune.files import read_json
 from langptune.markup import duration, markdown
 from langptune.provenance import manifest_of
 
@@ -96,15 +96,19 @@ def reached(targets: Iterable[str]) -> tuple[dict[Outputs, dict[str, Any]], int]
             continue
         seen.add(path)
         try:
-            manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+            manifest = read_json(manifest_of(path))
             jobs[outputs(manifest["spec"])] = manifest
-            todo += manifest["inputs"]
+            todo += filter(_is_text, manifest["inputs"])
             for name in ("runs", "read"):
                 noted = manifest["notes"].get(name)
-                todo += noted if isinstance(noted, dict) else []
+                todo += filter(_is_text, noted if isinstance(noted, dict) else [])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             lost += 1
     return jobs, lost
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def spent(

@@ -34,6 +34,8 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 _WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | _SAFE
 _LINKS = 40
 """Links on the way to a file, at most; as Linux has it."""
+LARGEST = 1 << 28
+"""Bytes of a file that is read as a whole; the largest that is written so, a curve, has a hundredth of it."""
 _HANDLES = Path("/proc/self/fd")
 _THE_USERS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
@@ -94,9 +96,40 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
         UserError: other lines than that.
     """
     try:
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        return [json.loads(line) for line in read_plain(path).decode().splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not lines of JSON ({error}); delete it and rerun its training") from None
+
+
+def read_plain(path: Path | str, most: int = LARGEST) -> bytes:
+    """What a plain file holds.
+
+    A pipe, which would be waited for without end, and a device, which may have no end, are none: who may write in a
+    folder can put one where a file is expected.
+
+    Raises:
+        OSError: no such file, something else than a plain file, or one of more than ``most`` bytes.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+    return content
+
+
+def read_json(path: Path | str) -> Any:
+    """What a JSON file says, of our own making or so it should be.
+
+    Raises:
+        OSError: as ``read_plain``.
+        ValueError: no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_plain(path).decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def fresh(path: Path | str) -> IO[str]:
@@ -177,11 +210,16 @@ def private(path: Path | str) -> IO[str]:
 def own_folder(path: Path | str) -> Path:
     """A folder in which nobody but this user may write, made where it is missing; for what writes by names of its own.
 
+    The same holds for all that this process, and what it starts, makes from now on: a library makes folders of its own
+    in there, and with umask 002 the group could put links into those.
+
     Raises:
         UserError: something else stands there: a link, a folder of another user, or one in which others may write and
             which holds a link or what is not this user's.
     """
     path = Path(path)
+    before = os.umask(0o077)
+    os.umask(before | 0o022)
     with _folder(path.parent) as at, _named(path):
         with suppress(FileExistsError):
             os.mkdir(path.name, 0o755, dir_fd=at)

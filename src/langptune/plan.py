@@ -23,7 +23,8 @@ from langptune.config.identity import identity
 from langptune.config.rates import Rates
 from langptune.config.sample import Sample
 from langptune.data import contracts
-from langptune.errors import UserError
+from langptune.errors import UserError, printable
+from langptune.files import read_json
 
 Device = Literal["cpu", "gpu"]
 GPU_NAMES = ("NVIDIA", "GeForce", "Tesla", "Quadro", "Instinct")
@@ -229,6 +230,10 @@ def _sum(*parts: float | None) -> float | None:
     return None if None in parts else sum(parts)
 
 
+_MANIFEST = {"output": str, "script": str, "spec": dict, "notes": dict, "device": str, "wall_seconds": int | float}
+"""What a manifest says, as far as it is used here."""
+
+
 def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every output under some folders that has a manifest, with it; what is no such manifest is passed over.
 
@@ -242,11 +247,14 @@ def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     }
     for path in sorted(paths):
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = read_json(path)
         except (OSError, ValueError):
             continue
-        if isinstance(told, dict) and told.keys() >= {"output", "script", "spec", "notes", "device", "wall_seconds"}:
-            yield path.parent if path.name == "manifest.json" else path.with_name(told["output"]), told
+        if not isinstance(told, dict) or not all(isinstance(told.get(key), kind) for key, kind in _MANIFEST.items()):
+            continue
+        output = path.parent if path.name == "manifest.json" else path.with_name(path.name[: -len(".manifest.json")])
+        if told["output"] == output.name and 0 <= told["wall_seconds"] < math.inf:
+            yield output, told
 
 
 def measured(
@@ -436,7 +444,7 @@ def table(plan: list[Line]) -> str:
     ]
     total = ["total", "", "", str(sum(line.jobs for line in plan)), "", ""]
     total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), "", ""]
-    rows = [head, *body, total]
+    rows = [[printable(cell) for cell in row] for row in [head, *body, total]]  # devices come from manifests
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
     numbers = {3, 5, 6, 7, 8}  # to the right
     printed = [

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from langptune import processes
-from langptune.files import whole
+from langptune.errors import UserError
+from langptune.files import read_json, whole
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository (the package is installed in place)."""
@@ -214,7 +215,7 @@ def input_hash(path: Path) -> str:
     """A materialised model's hash from its manifest (gigabytes are not read again for each job), else the file's."""
     manifest = path / "manifest.json"
     if path.is_dir() and manifest.is_file():
-        return json.loads(manifest.read_text())["sha256"]
+        return str(_manifest(manifest)["sha256"])
     return file_hash(path)
 
 
@@ -230,9 +231,25 @@ def model_revisions(inputs: list[Path]) -> dict[str, Any]:
     for path in inputs:
         manifest = Path(path) / "manifest.json"
         if Path(path).is_dir() and manifest.is_file():
-            told = json.loads(manifest.read_text())
-            out[path.name] = {"sha256": told.get("sha256"), **told.get("notes", {})}
+            told = _manifest(manifest)
+            out[path.name] = {"sha256": told["sha256"], **told["notes"]}
     return out
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a model's folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        told = read_json(path)
+        if isinstance(told["sha256"], str) and isinstance(told["notes"], dict):
+            return told
+        problem = "no hash and notes in it"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise UserError(f"{path}: no manifest ({problem}); delete the folder and rerun the rule that makes it")
 
 
 def write_json(path: Path | str, data: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from langptune.config.base import nearest
 from langptune.errors import UserError
+from langptune.files import read_plain
 
 SOURCES = Path(__file__).resolve().parents[1]
 
@@ -47,7 +48,7 @@ class Registry:
         """
         path = self.file(name)
         try:
-            body = ast.parse(path.read_text(encoding="utf-8")).body
+            body = ast.parse(read_plain(path)).body
         except SyntaxError as error:
             raise UserError(f"{path}: line {error.lineno}: {error.msg}") from None
         found = {}

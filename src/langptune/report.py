@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from langptune.files import read_plain
+
 FIGURE, TABLE = "means.png", "table.html"
 STYLE = """
 <style>
@@ -55,8 +57,8 @@ def first_page(categories: Mapping[Any, Mapping[Any, Iterable[Any]]]) -> str:
 
 def _section(dataset: str, figure: Any, table: Path) -> str:
     # Short lines: docutils refuses those over 10,000 characters. Browsers ignore the line breaks.
-    image = base64.encodebytes(figure.path.read_bytes()).decode()
-    body = table.read_text(encoding="utf-8").partition("<body>")[2].partition("</body>")[0]
+    image = base64.encodebytes(read_plain(figure.path)).decode()
+    body = read_plain(table).decode().partition("<body>")[2].partition("</body>")[0]
     return (
         f'<div class="first-page"><h2>{html.escape(dataset)}</h2>\n'
         f'<figure><img alt="Means with intervals" src="data:image/png;base64,{image}">\n'

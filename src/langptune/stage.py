@@ -25,7 +25,7 @@ from typing import TypeVar
 from langptune import gpus, processes
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError, printable
-from langptune.files import Held, fresh, hold
+from langptune.files import Held, fresh, hold, read_json
 from langptune.provenance import Record, write_json
 
 HOLD = 900.0
@@ -121,6 +121,8 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         for source in spec.paths("_in"):
             if not source.exists():
                 raise UserError(f"{path.name}: input {source} does not exist; run the rule that makes it")
+            if not (source.is_file() or source.is_dir()):
+                raise UserError(f"{path.name}: input {source} is neither a file nor a folder; remove it and run again")
         with _sole_writer(outputs if first else []):
             refusal.check()
             if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
@@ -158,7 +160,7 @@ def refused(output: Path | str) -> bool:
     """Whether a script of this run (``LANGPTUNE_RUN``) ended with exit status 2 instead of making an output."""
     run = os.environ.get("LANGPTUNE_RUN")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return run is not None and json.loads(_refusal_of(Path(output)).read_text(encoding="utf-8"))["run"] == run
+        return run is not None and read_json(_refusal_of(Path(output)))["run"] == run
     return False
 
 
@@ -189,7 +191,7 @@ class _Refusal:
         if self._path is None:
             return
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads(self._path.read_text(encoding="utf-8"))
+            told = read_json(self._path)
             if (told["run"], told["key"]) == (self._run, self._key):
                 raise UserError(told["line"])
         self._path.unlink(missing_ok=True)

@@ -344,3 +344,18 @@ def test_a_device_stays_where_it_is():
     """`--log /dev/null`, by root too."""
     Log(Path("/dev/null"), quiet=True)("line")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_nobody_else_writes_in_what_libraries_make_in_an_own_folder(tmp_path):
+    """With umask 002 the group could put links into folders of checkpoints, downloads and Snakemake's benchmarks."""
+    before = os.umask(0o002)
+    try:
+        (inner := files.own_folder(tmp_path / "own") / "made" / "by" / "a-library").mkdir(parents=True)
+        (inner / "file").write_text("x")
+        made = [tmp_path / "own", *(tmp_path / "own").rglob("*")]
+        assert len(made) == 5 and not any(path.stat().st_mode & 0o022 for path in made)
+        os.umask(0o077)
+        files.own_folder(tmp_path / "own")
+        assert os.umask(0o077) == 0o077, "what was narrower stays so"
+    finally:
+        os.umask(before)

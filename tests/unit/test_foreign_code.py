@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
+from langptune.config.models import DecoderEntry, ModelSource
+from langptune.config.recipes import Trained
+from langptune.endpoint.serve import served
+from langptune.errors import UserError
+from langptune.models import check, load, materialise, tiny
 from langptune.provenance import installed
+from langptune.training.policy import adapter_config
 from tests.conftest import ROOT
 
 SOURCES = [file for folder in ("src", "scripts", "workflow", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
-ONLY_JSON = {"PeftConfig"}
-"""Classes whose ``from_pretrained`` reads a JSON file and knows no remote code."""
 KWARGS = {"model_kwargs", "processor_kwargs", "config_kwargs"}
 
 
@@ -47,8 +55,7 @@ def lacking(text: str, path: str) -> list[str]:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         if called == "from_pretrained":
-            owner = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
-            fine = owner in ONLY_JSON or refuses(given.get("trust_remote_code"), names)
+            fine = refuses(given.get("trust_remote_code"), names)
         elif called in ("SentenceTransformer", "CrossEncoder", "pipeline"):
             fine = (not node.args and set(given) >= {"modules"}) or refuses(given.get("trust_remote_code"), names)
         elif called == "Transformer":  # of sentence-transformers
@@ -147,3 +154,195 @@ def test_the_code_of_a_model_folder_is_not_run_and_not_asked_for(real_models, tm
         assert done.returncode == 0 and "(1, 384)" in done.stdout, told
     else:
         assert done.returncode and "contains custom code" in done.stderr.splitlines()[-1], told
+
+
+class Pickled:
+    """What makes a folder when it is read from a pickle."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def settings(path: Path, **changes) -> None:
+    told = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(told | changes))
+
+
+TINY = DecoderEntry(
+    role="decoder",
+    title="D",
+    source={"folder": "x"},
+    licence="x",
+    parameters=1,
+    pooling="cls",
+    dimensions=tiny.HIDDEN,
+    max_tokens=64,
+)
+SECRET = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhunter2\n"
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder(tmp_path_factory):
+    return tiny.write_mxbai(tmp_path_factory.mktemp("tiny") / "decoder")
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory):
+    return tiny.write_llama(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+@pytest.mark.parametrize("door", ["load", "materialise"])
+def test_a_decoder_has_no_pickle_read(tiny_decoder, tmp_path, door):
+    """Arguments in a module's config had transformers read weights as a pickle, from a file of any name."""
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny_decoder, folder)
+    torch.save({"x": Pickled(marker)}, folder / "weights.txt")
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"x": "weights.txt"}})
+    )
+    given = {"weights_only": False, "use_safetensors": False, "dtype": "auto"}
+    settings(folder / "sentence_bert_config.json", model_kwargs=given)
+    settings(folder / "config.json", dtype=None)
+    with pytest.raises(UserError, match=r"sentence_bert_config.json: key 'model_kwargs\.") as told:
+        if door == "materialise":
+            entry = TINY.model_copy(update={"source": ModelSource(folder=str(folder))})
+            materialise.materialise(entry, "d", tmp_path / "out")
+            folder = tmp_path / "out"
+        load.load_decoder(folder, TINY, torch.device("cpu"))
+    assert not marker.exists() and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("argument", ["weights_only", "use_safetensors"])
+def test_how_weights_are_read_is_not_the_folders_choice(tiny_decoder, tmp_path, monkeypatch, argument):
+    """Also where its config changes after it was looked at."""
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny_decoder, folder)
+    torch.save({"x": Pickled(marker)}, folder / "pytorch_model.bin")
+    given = {"weights_only": False, "use_safetensors": False, "dtype": "auto"}
+    settings(folder / "sentence_bert_config.json", model_kwargs=given)
+    settings(folder / "config.json", dtype=None)
+    monkeypatch.setattr(load, "check_reach", lambda *_: None)
+    monkeypatch.setattr(load, "_SAFE", {argument: True})
+    with contextlib.suppress(UserError):
+        load.load_decoder(folder, TINY, torch.device("cpu"))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("sentence_bert_config.json", "processor_kwargs", "vocab_file"),
+        ("sentence_bert_config.json", "tokenizer_args", "vocab"),
+        ("tokenizer_config.json", "vocab", None),
+    ],
+)
+def test_a_tokenizer_is_no_other_file_of_this_user(tiny_decoder, tmp_path, file, key, value):
+    """It would stand, line by line, in every decoder that is trained from there and given away."""
+    folder, secret = tmp_path / "model", tmp_path / "secret"
+    shutil.copytree(tiny_decoder, folder)
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    secret.write_text(SECRET)
+    settings(folder / file, **{key: {value: str(secret)} if value else str(secret)})
+    with pytest.raises(UserError, match=f"{file}: key '{key}"):
+        load.load_decoder(folder, TINY, torch.device("cpu")).save(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_model_folder_makes_no_folder_elsewhere(tiny_decoder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_decoder, folder)
+    given = {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "elsewhere")}
+    settings(folder / "sentence_bert_config.json", model_args=given)
+    with pytest.raises(UserError, match="model_args"):
+        load.load_decoder(folder, TINY, torch.device("cpu"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"padding_side": "left"},
+        {"dtype": "float32"},
+        {"low_cpu_mem_usage": True},
+        {"attn_implementation": "sdpa"},
+        None,
+    ],
+)
+def test_arguments_that_choose_no_file_are_allowed(tiny_decoder, tmp_path, given):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_decoder, folder)
+    key = "tokenizer_args" if given and "padding_side" in given else "model_args"
+    settings(folder / "sentence_bert_config.json", **({key: given} if given else {}))
+    check.check_reach(folder, "d")
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "x"},
+        {"peft_type": "SHADOW"},
+        {"peft_type": "LORA", "megatron_config": {"x": 1}},
+        {"peft_type": "LORA", "target_modules": "(.|.)*(.|.)*x"},
+        {"peft_type": "LORA", "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_an_adapter_is_one_of_ours(tiny_encoder, tmp_path, planted, monkeypatch):
+    """Of some kinds PEFT loads a tokenizer or a model from where the config says, and asks whether to run its code."""
+    code, marker, folder = tmp_path / "code", tmp_path / "ran", tmp_path / "adapter"
+    model, _ = load.load_encoder(tiny_encoder, torch.device("cpu"), torch.float32)
+    code.mkdir()
+    plant(code, marker, model_type="acme", tokenizer_class="AcmeTokenizer")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(folder))
+    told = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "tokenizer_name_or_path": str(code)}
+    if planted["peft_type"] != "LORA":
+        (folder / "adapter_config.json").write_text(json.dumps({**told, "shadow_model": str(code), **planted}))
+    else:
+        settings(folder / "adapter_config.json", **planted)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    fresh, _ = load.load_encoder(tiny_encoder, torch.device("cpu"), torch.float32)
+    with pytest.raises(UserError, match=r"adapter_config\.json: .*rerun its training"):
+        load.load_adapter(fresh, folder)
+    assert not marker.exists() and not asked
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        {"lora_rank": 3, "lora_alpha": 5},
+        {"lora_rank": 3, "last_layers": 1, "modules": ["q_proj", "lm_head"]},
+        {"lora_rank": None, "last_layers": 2},
+    ],
+)
+def test_our_adapters_keep_their_settings(tiny_encoder, tmp_path, trained):
+    """LoRA on all layers or the last ones, and whole layers."""
+    model, _ = load.load_encoder(tiny_encoder, torch.device("cpu"), torch.float32)
+    wanted = adapter_config(model, Trained.model_validate(trained))
+    wanted.save_pretrained(str(tmp_path))
+    found = LoraConfig(**check.adapter_settings(tmp_path)).to_dict()
+    assert found == {**wanted.to_dict(), "inference_mode": False}
+
+
+def test_a_model_folder_is_no_adapter_of_another_model(tiny_encoder, tmp_path):
+    """Transformers would take the weights from wherever the adapter's config says."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_encoder / file, folder / file)
+    told = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_encoder), "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter within a model's folder"):
+        load.load_encoder(folder, torch.device("cpu"), torch.float32)
+
+
+def test_a_model_that_is_served_is_looked_at_too(tiny_encoder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter within"), served(folder, tmp_path / "log", 1):
+        pass
+    assert not (tmp_path / "log").exists()

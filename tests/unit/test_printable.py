@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import unicodedata
 
 import pytest
 
+from langptune import plan
+from langptune.config.base import read_yaml
+from langptune.config.workflow import load
 from langptune.errors import UserError, printable
 from langptune.stage import Log
 from tests.conftest import ROOT
@@ -51,3 +56,26 @@ def test_a_script_that_quotes_its_input_prints(tmp_path, text):
         assert done.returncode == 2 and done.stderr.startswith("error: ")
         for told in (done.stderr, (tmp_path / "log").read_text()):
             assert printable(told, "\n") == told
+
+
+def test_a_finished_table_of_somebody_else_prints(tmp_path, monkeypatch, capsys):
+    """``make demo`` shows it in the terminal; whoever may write in the results may have written it."""
+    spec = importlib.util.spec_from_file_location("show", ROOT / "scripts" / "show.py")
+    show = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(show)
+    monkeypatch.setattr(show, "ROOT", tmp_path)
+    workflow = load(read_yaml(ROOT / "config/smoke.yaml"), ROOT, "smoke.yaml")
+    table = tmp_path / workflow.config.results / workflow.config.datasets[0] / "comparison/table.md"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(f"| {HOSTILE} |\n".encode(errors="surrogatepass") + b"\xff\n")
+    (told,) = show.tables(workflow, "comparison")
+    assert r"\x1b]0;owned" in told and printable(told, "\n") == told and told.count("\n") == 2
+    table.unlink()
+    os.mkfifo(table)
+    with pytest.raises(UserError, match="run the config first"):
+        show.tables(workflow, "comparison")
+
+
+def test_a_plan_of_others_manifests_prints():
+    line = plan.Line("rule", "d", HOSTILE, 1, "jobs", 1.0, "cpu", None, 1.0, 0, HOSTILE)
+    assert printable(plan.table([line]), "\n") == plan.table([line])

@@ -45,7 +45,6 @@ EXCEPTIONS = {
     "src/langptune/data/fetch.py:_receive": "below the folder of its own that fetch makes",
     "src/langptune/data/bounded.py:member": "reads a member of an archive",
     "src/langptune/endpoint/serve.py:served": "in a temporary folder",
-    "src/langptune/survey/responses.py:_read": "opens for reading, without waiting for a pipe",
     "src/langptune/models/materialise.py:_convert_gguf": "in the new folder of materialise",
     "src/langptune/models/materialise.py:_mirror": "in the new folder of materialise",
     "src/langptune/data/readers/amazon.py:_read_metadata": "in the scratch folder of its own of prepare_data.py",

@@ -122,3 +122,15 @@ def test_show_prints_the_tables_of_a_config(tmp_path):
     (tmp_path / "r/ml-100k-small/comparison").mkdir(parents=True)
     (tmp_path / "r/ml-100k-small/comparison/table.md").write_text("| a table |\n")
     assert "| a table |" in subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout
+
+
+def test_a_group_writes_nowhere_that_snakemake_writes_by_itself(tmp_path):
+    """Snakemake follows links where it writes benchmark files; with umask 002 the group could put some there."""
+    repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1"]
+    command += ["--configfile", str(config(repo / "config/own.yaml")), "--"]
+    wanted = "results/alone/ml-100k-small/data/items.parquet"
+    done = subprocess.run([*command, wanted], cwd=repo, text=True, capture_output=True, umask=0o002)
+    made = list((repo / "results/alone/benchmarks").rglob("*"))
+    assert done.returncode == 0 and made, done.stderr[-3000:]
+    assert not [path for path in made if path.stat().st_mode & 0o022]

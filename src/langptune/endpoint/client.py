@@ -36,7 +36,7 @@ from langptune.config.models import OMISSIBLE, ModelSource
 from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
-from langptune.files import private, whole
+from langptune.files import private, read_plain, whole
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -159,11 +159,9 @@ class Client:
     def known(self, request: Request) -> Answer | None:
         """The answer in the cache; None where there is none, or none that can be used."""
         try:
-            with self._file(request).open("rb") as file:
-                content = file.read(_KEPT + 1)
+            return answers.kept(read_plain(self._file(request), _KEPT), request)
         except OSError:
             return None
-        return answers.kept(content, request) if len(content) <= _KEPT else None
 
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """What is still to be asked, in tokens (prompts by their characters, answers at their longest) and dollars."""
@@ -353,7 +351,7 @@ class Client:
     @staticmethod
     def _lines(path: Path) -> list[bytes]:
         try:
-            return path.read_bytes().splitlines()
+            return read_plain(path, _KEPT).splitlines()
         except OSError:
             return []
 

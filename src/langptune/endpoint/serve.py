@@ -22,6 +22,7 @@ from pathlib import Path
 from langptune import processes
 from langptune.errors import UserError
 from langptune.files import fresh
+from langptune.models.check import check_reach
 
 PATIENCE = 600.0
 """Seconds that a server may take to load its model."""
@@ -56,6 +57,7 @@ def served(folder: Path | str, log: Path | str, threads: int, dtype: str = "auto
     folder, log = Path(folder).resolve(), Path(log)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no model to serve; run the prefetch rule")
+    check_reach(folder, folder.name)
     changes = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     changes |= {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     short = len(tempfile.gettempdir()) < _LONGEST - len("/langptune-12345678")

@@ -7,12 +7,13 @@ in a job. The files read are those of sentence-transformers (``modules.json``, t
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry, VerifierEntry
 from langptune.errors import UserError
+from langptune.files import read_json
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "Dropout", "LayerNorm", "Normalize")
 """Modules of sentence-transformers that a decoder may have."""
@@ -28,6 +29,95 @@ _LEGACY_POOLING = {
 }
 _SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "xmod", "longformer", "data2vec-text", "ibert", "luke")
 """Beginnings of model types that number positions from ``pad_token_id + 1``: so many fewer tokens fit."""
+_ARGUMENTS = [f"{of}_{kind}" for of in ("model", "tokenizer", "processor", "config") for kind in ("args", "kwargs")]
+"""Keys of a module's config by which sentence-transformers hands arguments to transformers, old names and new."""
+_WORDS = {"dtype", "torch_dtype", "padding_side", "truncation_side", "attn_implementation"}
+"""Arguments among them that may be a word. Others may name a file to be read or a folder to be written."""
+_UNSAFE = {"trust_remote_code", "weights_only", "use_safetensors"}
+_ADAPTER = {
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type", "inference_mode"),
+    *("peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
+}
+"""Keys of an adapter's config that trainings here write; the last five say nothing about how it is loaded."""
+_LAYERS = re.compile(r"(\.\*\\\.layers\\\.\([0-9|]{1,4000}\)\\\.\.\*\\\.\([\w|]{0,1000}\))(\|\.\*lm_head)?")
+"""The expressions for layers that trainings here write (``langptune.training.policy``)."""
+_WHOLE = re.compile(r"model\.layers\.[0-9]{1,4}")
+"""A layer that is trained as a whole."""
+
+
+def check_reach(folder: Path, name: str) -> None:
+    """Refuse settings of a model folder that reach beyond its weights and tokenizer.
+
+    They are handed to libraries as arguments: by them a model could be read from pickles, which run code, its tokenizer
+    from any file of this user, which a saved model would then hold, and parts of it be written to any folder. Called
+    before anything of a folder is loaded: others may have written in it since it was fetched, or it is somebody's
+    trained model.
+
+    Raises:
+        UserError: one line with the file and the key.
+    """
+    places = [folder, *(folder / module["path"] for module, _ in check_modules(folder, name) if module["path"])]
+    for path in (path for place in places if place.is_dir() for path in sorted(place.glob("*.json"))):
+        what = f"model '{name}': unsupported: {path.relative_to(folder).as_posix()}"
+        if path.name == "adapter_config.json":
+            raise UserError(f"{what}: an adapter within a model's folder; merge it into the weights, or remove it")
+        if path.name == "tokenizer_config.json":
+            told = _json(path, name)
+            for key in ("vocab", "merges"):
+                if isinstance(told, dict) and key in told:
+                    raise UserError(f"{what}: key '{key}' may name another file; put it into tokenizer.json")
+        if path.name.startswith("sentence_") and path.name.endswith("_config.json"):
+            _check_arguments(_json(path, name), what)
+
+
+def _check_arguments(told: Any, what: str) -> None:
+    """Of the arguments for transformers in a module's config, those that choose no file may be given."""
+    for key in _ARGUMENTS:
+        given = told.get(key) if isinstance(told, dict) else None
+        for argument, value in given.items() if isinstance(given, dict) else ():
+            plain = value is None or isinstance(value, bool | int | float)
+            word = argument in _WORDS and isinstance(value, str) and "/" not in value  # else kernels of the hub
+            if argument in _UNSAFE or not (plain or word):
+                raise UserError(
+                    f"{what}: key '{key}.{argument}' (found {str(value)[:60]!r}) changes how files are read; "
+                    "remove it, or choose another model"
+                )
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a trained adapter, those by which trainings here differ.
+
+    PEFT knows forty kinds of adapters. Some load a model or a tokenizer from where their config says, and ask whether
+    to run its code.
+
+    Returns:
+        Arguments for ``peft.LoraConfig``.
+
+    Raises:
+        UserError: no adapter as trainings here write it.
+    """
+    from peft import LoraConfig
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    path = folder / "adapter_config.json"
+    told = _json(path, folder.name) if path.is_file() else None
+    if not isinstance(told, dict) or told.get("peft_type") != "LORA":
+        raise UserError(f"{path}: no adapter of this program; delete the folder and rerun its training")
+    plain = LoraConfig().to_dict()
+    odd = [key for key, value in sorted(told.items()) if key not in _ADAPTER and value != plain.get(key) and value]
+    modules, layers = told.get("target_modules"), told.get("modules_to_save") or []
+    names = isinstance(modules, list) and all(isinstance(one, str) for one in modules)
+    if not names and not (isinstance(modules, str) and (modules == DUMMY_TARGET_MODULES or _LAYERS.fullmatch(modules))):
+        odd.append("target_modules")
+    if not isinstance(layers, list) or not all(isinstance(one, str) and _WHOLE.fullmatch(one) for one in layers):
+        odd.append("modules_to_save")
+    if odd:
+        raise UserError(
+            f"{path}: key '{odd[0]}' (found {str(told.get(odd[0]))[:60]!r}) is none that trainings here write; delete "
+            "the folder and rerun its training"
+        )
+    kept = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type")
+    return {key: told[key] for key in kept if key in told}
 
 
 def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]:
@@ -39,6 +129,7 @@ def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]
         UserError: one line: remote code, unsupported modules, weights that are no safetensors, pooling, dimensions or
             ``max_tokens`` that contradict the model, a chat template that is missing or changes with the day.
     """
+    check_reach(folder, name)
     config = _json(folder / "config.json", name)
     _check_code(config, name)
     if isinstance(entry, DecoderEntry | VerifierEntry):
@@ -85,24 +176,8 @@ def _check_decoder(entry: DecoderEntry, config: dict[str, Any], folder: Path, na
     if not listed.is_file():
         _check_dimensions(entry, dimensions, name)
         return {}
-    for module in _json(listed, name):
-        kind = module["type"].rpartition(".")[2]
-        if not module["type"].startswith("sentence_transformers."):
-            raise UserError(
-                f"model '{name}': unsupported: module '{module['type']}' in modules.json is code from the model's "
-                "repository, which is never run; choose another model"
-            )
-        if kind not in SUPPORTED:
-            raise UserError(
-                f"model '{name}': unsupported: module '{kind}' in modules.json; a decoder may have "
-                f"{', '.join(SUPPORTED)}; choose another model"
-            )
+    for module, kind in check_modules(folder, name):
         own = folder / module["path"]
-        if kind in WITH_WEIGHTS and not (own / "model.safetensors").is_file():
-            raise UserError(
-                f"model '{name}': unsupported: module '{kind}' keeps no {module['path']}/model.safetensors; other "
-                "weight formats are refused; choose a revision that has it, or convert it in a folder of your own"
-            )
         if kind == "Pooling":
             dimensions = _check_pooling(entry, _json(own / "config.json", name), module["path"], name)
         elif kind == "Dense":
@@ -114,6 +189,34 @@ def _check_decoder(entry: DecoderEntry, config: dict[str, Any], folder: Path, na
     ours = (entry.query_prefix, entry.item_prefix)
     prompts = {key: text for key, text in (told.get("prompts") or {}).items() if text and text not in ours}
     return {"prompts_not_used": prompts} if prompts else {}
+
+
+def check_modules(folder: Path, name: str) -> list[tuple[dict[str, Any], str]]:
+    """The modules that a folder lists in modules.json, each with its kind; none without that file.
+
+    Raises:
+        UserError: a module that is not supported, or whose weights are no safetensors.
+    """
+    out = []
+    for module in _json(folder / "modules.json", name):
+        kind = module["type"].rpartition(".")[2]
+        if not module["type"].startswith("sentence_transformers."):
+            raise UserError(
+                f"model '{name}': unsupported: module '{module['type']}' in modules.json is code from the model's "
+                "repository, which is never run; choose another model"
+            )
+        if kind not in SUPPORTED:
+            raise UserError(
+                f"model '{name}': unsupported: module '{kind}' in modules.json; a decoder may have "
+                f"{', '.join(SUPPORTED)}; choose another model"
+            )
+        if kind in WITH_WEIGHTS and not (folder / module["path"] / "model.safetensors").is_file():
+            raise UserError(
+                f"model '{name}': unsupported: module '{kind}' keeps no {module['path']}/model.safetensors; other "
+                "weight formats are refused; choose a revision that has it, or convert it in a folder of your own"
+            )
+        out.append((module, kind))
+    return out
 
 
 def _check_pooling(entry: DecoderEntry, declared: dict[str, Any], path: str, name: str) -> int | None:
@@ -144,7 +247,7 @@ def _check_dimensions(entry: DecoderEntry, found: int | None, name: str) -> None
 def _json(path: Path, name: str) -> Any:
     """What a JSON file of a model holds; nothing where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise UserError(
             f"model '{name}': {path.name} is no JSON ({error}); the file is damaged; fetch it again"

@@ -12,6 +12,7 @@ import transformers
 
 from langptune.config.models import DecoderEntry, VerifierEntry
 from langptune.errors import UserError
+from langptune.models.check import adapter_settings, check_reach
 from langptune.prompts import require_chat_template
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Bars of loaded tensors drown the progress that a person wants to see.
 transformers.utils.logging.disable_progress_bar()
 
+_SAFE = {"use_safetensors": True, "weights_only": True}
+"""Arguments that a module's own config could else set otherwise, to have pickles read, which run code."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,6 +54,7 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    check_reach(Path(folder), str(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -104,13 +108,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         UserError: a missing or truncated adapter, or one of another model.
     """
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
+    settings = adapter_settings(Path(folder))
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False  # so that what was trained can be told from the rest
-        policy = get_peft_model(model, config)
+        policy = get_peft_model(model, LoraConfig(**settings))
         # Before the values come: copies of bfloat16 layers would round them.
         for parameter in policy.parameters():
             if parameter.requires_grad:
@@ -138,13 +141,17 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
+    check_reach(Path(folder), str(folder))
+    # Without these it asks whether to run the code of the folder.
+    ours = {"local_files_only": True, "trust_remote_code": False}
     try:
         if (Path(folder) / "modules.json").is_file():
-            model = SentenceTransformer(str(folder), device=str(device), local_files_only=True, trust_remote_code=False)
+            model = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False, model_kwargs=_SAFE
+            )
         else:
-            # Without these it asks whether to run the code of the folder.
-            ours = {"local_files_only": True, "trust_remote_code": False}
-            body = Transformer(str(folder), model_kwargs=ours, processor_kwargs=ours, config_kwargs=ours)
+            safe = {"local_files_only": True, "trust_remote_code": False, **_SAFE}
+            body = Transformer(str(folder), model_kwargs=safe, processor_kwargs=ours, config_kwargs=ours)
             pooling = Pooling(entry.dimensions, pooling_mode={"last": "lasttoken"}.get(entry.pooling, entry.pooling))
             model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
     except Exception as error:
@@ -169,9 +176,15 @@ def load_verifier(
     """
     from sentence_transformers import CrossEncoder
 
+    check_reach(Path(folder), str(folder))
     try:
         model = CrossEncoder(
-            str(folder), device=str(device), max_length=entry.max_tokens, local_files_only=True, trust_remote_code=False
+            str(folder),
+            device=str(device),
+            max_length=entry.max_tokens,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs=_SAFE,
         )
     except Exception as error:
         raise _broken(folder, error) from None

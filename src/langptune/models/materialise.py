@@ -15,7 +15,7 @@ from pathlib import Path
 from langptune.config.models import ModelEntry, ModelSource
 from langptune.errors import UserError
 from langptune.files import new_folder, read_inside
-from langptune.models.check import check_files
+from langptune.models.check import check_files, check_reach
 from langptune.provenance import ROOT, file_hash, installed, write_json
 
 # What a hub snapshot is asked for: weights as safetensors only, never pickles, never remote code.
@@ -38,6 +38,8 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
             return {**_describe(entry.source, part), "licence": entry.licence}
         source, facts = locate(entry.source, name)
         _check_hashes(entry, source, name)
+        with _readable(source, name):
+            check_reach(source if source.is_dir() else source.parent, name)
         if entry.source.is_gguf:
             with _readable(source, name):
                 _convert_gguf(source, part)

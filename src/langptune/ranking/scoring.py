@@ -7,7 +7,6 @@ not: it trains the text's part alone, and ``w`` is chosen on validation once a d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import polars as pl
 
 from langptune.data.interactions import popularity
 from langptune.errors import UserError
+from langptune.files import read_json
 from langptune.metrics import from_ranks
 from langptune.ranking.decoder import BLOCK, ItemVectors, rank_sessions
 
@@ -94,7 +94,7 @@ def read_weight(weight: float, path: str | Path | None) -> float:
     if path is None:
         return weight
     try:
-        return float(json.loads(Path(path).read_text(encoding="utf-8"))["weight"])
+        return float(read_json(path)["weight"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: no weight of popularity in it ({type(error).__name__}: {error}); delete it and rerun "

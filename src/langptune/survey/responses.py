@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langptune.config.base import validate
 from langptune.errors import UserError, printable
+from langptune.files import read_plain
 from langptune.survey.assignment import assign
 from langptune.survey.schema import Codebook, Response, digest
 
@@ -84,24 +83,15 @@ class _Left(Exception):
 
 def _parse(path: Path) -> tuple[Response, dict[str, Any]]:
     try:
-        data = json.loads(_read(path), object_pairs_hook=_once)
-    except (OSError, ValueError, RecursionError) as error:
+        data = json.loads(read_plain(path, LARGEST).decode("utf-8-sig"), object_pairs_hook=_once)
+    except OSError as error:
+        raise _Left("unreadable", error.strerror or "") from None
+    except (ValueError, RecursionError) as error:
         raise _Left("unreadable", str(error)) from None
     try:
         return validate(Response, data, path.name), data
     except UserError as error:
         raise _Left("malformed", str(error)) from None
-
-
-def _read(path: Path) -> str:
-    """A file's text. A pipe, which would be waited for without end, a device and a folder are none."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise _Left("unreadable", "not a file")
-        content = stream.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise _Left("unreadable", f"more than {LARGEST} bytes")
-    return content.decode("utf-8-sig")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

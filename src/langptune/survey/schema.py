@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from langptune.config.base import Strict, validate
 from langptune.errors import UserError
+from langptune.files import read_json
 
 CODEBOOK_SCHEMA = "langptune-survey-codebook/1"
 RESPONSE_SCHEMA = "langptune-survey-response/1"
@@ -138,7 +139,7 @@ def load_codebook(path: Path | str) -> Codebook:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `make survey` makes it, beside its questionnaire") from None
     except (OSError, ValueError) as error:

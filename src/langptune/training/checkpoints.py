@@ -30,7 +30,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from langptune.config.recipes import Recipe
 from langptune.errors import Interrupted, UserError
-from langptune.files import own_folder, write_lines
+from langptune.files import own_folder, read_json, write_lines
 from langptune.provenance import file_hash, write_json
 from langptune.randomness import stream, stream_seed
 from langptune.training.guard import gains
@@ -68,7 +68,7 @@ class Checkpoints:
             UserError: the checkpoint is intact and of another run.
         """
         try:
-            told = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+            told = read_json(checkpoint / SEAL)
             run, files, state = told["run"], told["files"], told["state"]
         except (OSError, ValueError, KeyError, TypeError):
             return None

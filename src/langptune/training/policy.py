@@ -7,7 +7,6 @@ same model with the adapter switched off, and what is saved is a plain adapter f
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 
 from langptune.config.recipes import Trained
 from langptune.errors import UserError
+from langptune.files import read_json
 from langptune.models.logprobs import chosen_logprobs
 from langptune.models.packed import NOBODY, as_mask, only_at, packs, visible
 from langptune.provenance import write_json
@@ -112,7 +112,7 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
     # PEFT would add the whole embedding where lm_head, tied to it, has LoRA.
     policy.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     path = Path(folder) / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     # PEFT writes sets in the order of this process's string hashes.
     write_json(path, {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()})
     (Path(folder) / "README.md").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from langptune import metrics
 from langptune.errors import UserError
 from langptune.figures.inputs import Comparison, CurveEntry
 from langptune.figures.style import COLOURS, DASHES, empty, new_figure, of_texts, styled
+from langptune.files import read_plain
 
 CAPTION = """
 How the trained baselines learned on {dataset}: NDCG@10 on validation by epoch, one panel per method, one line per seed.
@@ -34,12 +35,12 @@ def draw(comparison: Comparison) -> Figure:
 
 def _curve(entry: CurveEntry, metric: str) -> Curve:
     points = []
-    for number, text in enumerate(Path(entry.path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(read_plain(entry.path).decode().splitlines(), start=1):
         try:
             line = json.loads(text)
             if line.get(metric) is not None:  # epochs without a validation carry the loss alone
                 points.append((float(line["epoch"]), float(line[metric])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{entry.path}: line {number}: no epoch and {metric} in it ({error})") from None
     if not points:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")

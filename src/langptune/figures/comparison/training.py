@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from langptune.figures.inputs import Comparison
 from langptune.figures.style import COLOURS, empty, new_figure, of_texts, styled
-from langptune.files import read_lines
+from langptune.files import read_json, read_lines
 from langptune.provenance import manifest_of
 
 CAPTION = """
@@ -73,7 +72,7 @@ def draw(comparison: Comparison) -> Figure:
 def _kept(path: str) -> int | None:
     """The batch that selection kept, as the training noted it in the manifest of its curve."""
     try:
-        return json.loads(manifest_of(path).read_text(encoding="utf-8"))["notes"]["best_batch"]
+        return read_json(manifest_of(path))["notes"]["best_batch"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
