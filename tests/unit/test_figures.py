@@ -282,7 +282,7 @@ def test_training_marks_the_batch_that_selection_kept(tmp_path):
         Comparison.model_validate({"phases": entries, "runs": [run], "reference": "m"})
     )
     (block,) = panels(found)
-    assert block["ndcg"].get_title(loc="left") == "RLSO\nvalidation NDCG, kept: batches 2, 4"
+    assert block["ndcg"].get_title(loc="left") == "RLSO\nvalidation NDCG\nkept: batches 2, 4"
     lines = [line for line in block["ndcg"].lines if line.get_marker() == "o" and line.get_color() == "black"]
     dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
     assert dots == [(2, pytest.approx(0.12)), (4, pytest.approx(0.14))]

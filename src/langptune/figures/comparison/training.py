@@ -131,7 +131,8 @@ def training(phases: list[Training]) -> Figure:
 def _heading(seeds: list[Training]) -> str:
     """The phase, and below it what the large panel shows and which batches were kept."""
     kept = sorted({phase.kept for phase in seeds if phase.kept is not None})
-    note = f", kept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
+    # On a line of its own: several seeds' batches would else run into the title of the next panel.
+    note = f"\nkept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
     return f"{textwrap.shorten(seeds[0].title, 110, placeholder=' ...')}\nvalidation NDCG{note}"
 
 
