@@ -91,6 +91,12 @@ OWN: dict[str, list[Hostile]] = {
     "comparison/pages.py:_label": [],
     "config/base.py:_NAME": [("a", "._-", "!")],
     "data/card.py:URL": [("http://", "a/", "<"), ("", "http://", ""), ("", "https", "")],
+    "models/check.py:_LAYERS": [
+        (".*\\.layers\\.(", "1", ")"),
+        (".*\\.layers\\.(", "1|", ""),
+        (".*\\.layers\\.(1)\\..*\\.(", "a|", "!"),
+    ],
+    "models/check.py:_WHOLE": [("model.layers.", "1", "x")],
     "spreadsheet.py:FORMULA": [("", "'", "a"), ("", "'", "=")],
     "data/fetch.py:_range": [("bytes ", "1", "-2/3"), ("bytes 1-", "2", "/"), ("bytes */", "1", "x")],
     "data/jsonl.py:_HALVES": [("", "\ud800", "")],
