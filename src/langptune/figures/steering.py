@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from langptune.figures.bar import Bar
-from langptune.figures.style import COLOURS, OTHER, empty, new_figure, of_texts, row_height, styled
+from langptune.figures.bar import Bar, points
+from langptune.figures.style import empty, new_figure, of_texts, row_height, styled
 
 
 @of_texts
@@ -24,16 +24,8 @@ def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
         figure = new_figure(6.4, 1.0 + row_height(labels) * len(labels))
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axis, (title, members) in zip(axes, panels.items(), strict=True):
-            for bar in members:
-                at, colour = place[bar.key], COLOURS.get(bar.group, OTHER)
-                axis.plot([bar.low, bar.high], [at, at], color=colour, linewidth=1.4)
-                axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
+            points(axis, title, members, place, bins=3)
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.set_title(title)
-            axis.locator_params(axis="x", nbins=3)
-            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-            axis.tick_params(axis="y", length=0)
-            axis.set_ylim(len(labels) - 0.4, -0.6)
         axes[0].set_yticks(range(len(labels)), labels)
         figure.supxlabel(measure, fontsize=8, color="#444444")
         return figure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from langptune.figures.bar import Bar
+from langptune.figures.bar import Bar, points
 from langptune.figures.style import COLOURS, DASHES, OTHER, new_figure, of_texts, row_height, shade, styled
 
 
@@ -125,15 +125,7 @@ def variants(panels: dict[str, list[Bar]], lines: dict[str, float], metric: str)
             for turn, (label, value) in enumerate(lines.items()):
                 style = {"color": "#444444", "linestyle": DASHES[(turn + 1) % len(DASHES)], "linewidth": 1.0}
                 axis.axvline(value, label=label if axis is axes[0] else None, **style)
-            for bar in members:
-                at, colour = place[bar.key], COLOURS.get(bar.group, OTHER)
-                axis.plot([bar.low, bar.high], [at, at], color=colour, linewidth=1.4)
-                axis.plot(bar.mean, at, marker="o", markersize=4.5, color=colour)
-            axis.set_title(title)
-            axis.locator_params(axis="x", nbins=4)
-            axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-            axis.tick_params(axis="y", length=0)
-            axis.set_ylim(len(labels) - 0.4, -0.6)
+            points(axis, title, members, place, bins=4)
         axes[0].set_yticks(range(len(labels)), labels)
         figure.supxlabel(metric, fontsize=8, color="#444444")
         if lines:
