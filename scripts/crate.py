@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from langptune.cli import finish
 from langptune.errors import UserError
 from langptune.files import read_json
-from langptune.provenance import file_hash, manifest_of, write_json
+from langptune.provenance import file_hash, manifest_of, output_of, write_json
 
 if TYPE_CHECKING:
     from rocrate.model.entity import Entity
@@ -61,16 +61,15 @@ def manifests(folder: Path, files: list[Path]) -> list[tuple[Path, dict[str, Any
     for file in files:
         if not file.name.endswith("manifest.json"):
             continue
-        name = file.name.removesuffix("manifest.json").removesuffix(".")
-        output = file.with_name(name) if name else file.parent
+        output = output_of(file)
         if output == folder or not output.exists() or manifest_of(output) != file:
             continue  # kept without its output, as those of ranks are
         try:
-            told = read_json(file)
-            needed = {key: told[key] for key in ("script", "code", "sha256", "started", "wall_seconds")}
+            manifest = read_json(file)
+            needed = {key: manifest[key] for key in ("script", "code", "sha256", "started", "wall_seconds")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not a job's manifest ({error!r}); remove it, or run the config again") from None
-        out.append((output, told | needed))
+        out.append((output, manifest | needed))
     return sorted(out, key=lambda pair: (pair[1]["started"], str(pair[0])))
 
 
@@ -111,9 +110,9 @@ def crate_of(folder: Path, licence: str | None) -> ROCrate:
 
     for file in files:
         kind = TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        told = {"encodingFormat": kind, "contentSize": str(file.stat().st_size), "sha256": file_hash(file)}
+        facts = {"encodingFormat": kind, "contentSize": str(file.stat().st_size), "sha256": file_hash(file)}
         name = file.relative_to(folder).as_posix()
-        at[file] = by_hash[told["sha256"]] = crate.add_file(file, name, properties={"name": name, **told})
+        at[file] = by_hash[facts["sha256"]] = crate.add_file(file, name, properties={"name": name, **facts})
     for output, manifest in made:
         if output.is_dir():
             name = output.relative_to(folder).as_posix()

@@ -81,8 +81,8 @@ def content(results: Path, path: Path) -> bytes | None:
     return out
 
 
-def told(results: Path, path: Path) -> dict[str, Any]:
-    """What a JSON file of the results says.
+def read_object(results: Path, path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the results.
 
     Raises:
         UserError: no such file, or no JSON object in it.
@@ -104,7 +104,7 @@ def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
             method that is not of this config.
     """
     path = results / "comparison" / f"{name}.manifest.json"
-    spec = told(results, path).get("spec")
+    spec = read_object(results, path).get("spec")
     validate(Made, spec, f"{path}: spec")
     assert isinstance(spec, dict)
     spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # what is kept holds neither
@@ -136,9 +136,9 @@ def drawn_by(results: Path, methods: list[str]) -> dict[str, Any]:
         UserError: no figure is there, or a manifest cannot be used (``made_by``).
     """
     names = [f"{name}.png" for name in REGISTRY.names()]
-    there = [name for name in names if (results / "comparison" / name).is_file()]
-    specs = [made_by(results, name, methods) for name in there or names[:1]]
-    for name, spec in zip(there or names[:1], specs, strict=True):
+    drawn = [name for name in names if (results / "comparison" / name).is_file()] or names[:1]
+    specs = [made_by(results, name, methods) for name in drawn]
+    for name, spec in zip(drawn, specs, strict=True):
         if not spec.get("figures_out"):
             path = results / "comparison" / name
             raise UserError(f"{path}: drawn by an older version; draw it again: `snakemake --forcerun plot`")
@@ -240,7 +240,7 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         take(results, results / "comparison" / name, ROOT / to / name)
     whole_file(config, ROOT / to / "config.yaml")
 
-    notes = told(results, Path(f"{figures['runs'][0]['metrics_path']}.manifest.json")).get("notes")
+    notes = read_object(results, Path(f"{figures['runs'][0]['metrics_path']}.manifest.json")).get("notes")
     items = notes.get("items") if isinstance(notes, dict) else None
     specs = {
         "compare": moved(tables, str(results), str(to)) | {"sessions_in": None},

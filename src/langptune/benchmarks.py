@@ -74,15 +74,15 @@ def read(path: Path) -> Benchmark | None:
     """The job in a benchmark file; None where it is no such file, or was written without ``--benchmark-extended``."""
     try:
         # One line; with `repeat` several, of which the last is the one whose outputs are there.
-        told = json.loads(read_plain(path).decode().splitlines()[-1])
-        spec = read_spec(told["params"]["spec"])
-        granted = told["resources"]
+        line = json.loads(read_plain(path).decode().splitlines()[-1])
+        spec = read_spec(line["params"]["spec"])
+        granted = line["resources"]
         return Benchmark(
-            rule=str(told["rule_name"]),
+            rule=str(line["rule_name"]),
             outputs=outputs(spec),
-            seconds=float(told["s"]),
-            memory=_number(told["max_rss"]),
-            threads=int(told["threads"]),
+            seconds=float(line["s"]),
+            memory=_number(line["max_rss"]),
+            threads=int(line["threads"]),
             requested=_number(granted.get("mem_mb")),
             gpus=gpus(granted),
         )

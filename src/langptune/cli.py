@@ -62,10 +62,10 @@ def langptune() -> int:
     Raises:
         UserError: no checkout, or no such stage.
     """
-    told = "\n".join(f"  {name:<10} {gives}" for name, gives in {**TOOLS, "stage NAME": STAGE}.items())
+    commands = "\n".join(f"  {name:<10} {gives}" for name, gives in {**TOOLS, "stage NAME": STAGE}.items())
     parser = argparse.ArgumentParser(
         prog="langptune",
-        description=f"commands (each has --help):\n{told}",
+        description=f"commands (each has --help):\n{commands}",
         epilog=f"In a checkout, or with {VARIABLE}=/path/to/checkout. All jobs of a config: snakemake, or make demo.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

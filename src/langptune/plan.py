@@ -25,6 +25,7 @@ from langptune.config.sample import Sample
 from langptune.data import contracts
 from langptune.errors import UserError, printable
 from langptune.files import read_json
+from langptune.provenance import output_of
 
 Device = Literal["cpu", "gpu"]
 GPU_NAMES = ("NVIDIA", "GeForce", "Tesla", "Quadro", "Instinct")
@@ -247,14 +248,16 @@ def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     }
     for path in sorted(paths):
         try:
-            told = read_json(path)
+            manifest = read_json(path)
         except (OSError, ValueError):
             continue
-        if not isinstance(told, dict) or not all(isinstance(told.get(key), kind) for key, kind in _MANIFEST.items()):
+        if not isinstance(manifest, dict):
             continue
-        output = path.parent if path.name == "manifest.json" else path.with_name(path.name[: -len(".manifest.json")])
-        if told["output"] == output.name and 0 <= told["wall_seconds"] < math.inf:
-            yield output, told
+        if not all(isinstance(manifest.get(key), kind) for key, kind in _MANIFEST.items()):
+            continue
+        output = output_of(path)
+        if manifest["output"] == output.name and 0 <= manifest["wall_seconds"] < math.inf:
+            yield output, manifest
 
 
 def measured(

@@ -225,14 +225,20 @@ def manifest_of(output: Path | str) -> Path:
     return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
 
 
+def output_of(manifest: Path) -> Path:
+    """The output that a manifest describes; the inverse of ``manifest_of``."""
+    of_folder = manifest.name == "manifest.json"
+    return manifest.parent if of_folder else manifest.with_name(manifest.name.removesuffix(".manifest.json"))
+
+
 def model_revisions(inputs: list[Path]) -> dict[str, Any]:
     """Source, revision and hash of every materialised model among the inputs, from the models' own manifests."""
     out = {}
     for path in inputs:
         manifest = Path(path) / "manifest.json"
         if Path(path).is_dir() and manifest.is_file():
-            told = _manifest(manifest)
-            out[path.name] = {"sha256": told["sha256"], **told["notes"]}
+            content = _manifest(manifest)
+            out[path.name] = {"sha256": content["sha256"], **content["notes"]}
     return out
 
 
@@ -243,9 +249,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         UserError: it is none.
     """
     try:
-        told = read_json(path)
-        if isinstance(told["sha256"], str) and isinstance(told["notes"], dict):
-            return told
+        content = read_json(path)
+        if isinstance(content["sha256"], str) and isinstance(content["notes"], dict):
+            return content
         problem = "no hash and notes in it"
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"

@@ -62,18 +62,18 @@ def check_reach(folder: Path, name: str) -> None:
         if path.name == "adapter_config.json":
             raise UserError(f"{what}: an adapter within a model's folder; merge it into the weights, or remove it")
         if path.name == "tokenizer_config.json":
-            told = _json(path, name)
+            config = _json(path, name)
             for key in ("vocab", "merges"):
-                if isinstance(told, dict) and key in told:
+                if isinstance(config, dict) and key in config:
                     raise UserError(f"{what}: key '{key}' may name another file; put it into tokenizer.json")
         if path.name.startswith("sentence_") and path.name.endswith("_config.json"):
             _check_arguments(_json(path, name), what)
 
 
-def _check_arguments(told: Any, what: str) -> None:
+def _check_arguments(config: Any, what: str) -> None:
     """Of the arguments for transformers in a module's config, those that choose no file may be given."""
     for key in _ARGUMENTS:
-        given = told.get(key) if isinstance(told, dict) else None
+        given = config.get(key) if isinstance(config, dict) else None
         for argument, value in given.items() if isinstance(given, dict) else ():
             plain = value is None or isinstance(value, bool | int | float)
             word = argument in _WORDS and isinstance(value, str) and "/" not in value  # else kernels of the hub
@@ -100,12 +100,12 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
     path = folder / "adapter_config.json"
-    told = _json(path, folder.name) if path.is_file() else None
-    if not isinstance(told, dict) or told.get("peft_type") != "LORA":
+    config = _json(path, folder.name) if path.is_file() else None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UserError(f"{path}: no adapter of this program; delete the folder and rerun its training")
     plain = LoraConfig().to_dict()
-    odd = [key for key, value in sorted(told.items()) if key not in _ADAPTER and value != plain.get(key) and value]
-    modules, layers = told.get("target_modules"), told.get("modules_to_save") or []
+    odd = [key for key, value in sorted(config.items()) if key not in _ADAPTER and value != plain.get(key) and value]
+    modules, layers = config.get("target_modules"), config.get("modules_to_save") or []
     names = isinstance(modules, list) and all(isinstance(one, str) for one in modules)
     if not names and not (isinstance(modules, str) and (modules == DUMMY_TARGET_MODULES or _LAYERS.fullmatch(modules))):
         odd.append("target_modules")
@@ -113,11 +113,11 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         odd.append("modules_to_save")
     if odd:
         raise UserError(
-            f"{path}: key '{odd[0]}' (found {str(told.get(odd[0]))[:60]!r}) is none that trainings here write; delete "
-            "the folder and rerun its training"
+            f"{path}: key '{odd[0]}' (found {str(config.get(odd[0]))[:60]!r}) is none that trainings here write; "
+            "delete the folder and rerun its training"
         )
     kept = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type")
-    return {key: told[key] for key in kept if key in told}
+    return {key: config[key] for key in kept if key in config}
 
 
 def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]:
