@@ -149,9 +149,13 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
         sys.exit(130)
     except Exception as error:
-        filed = args.log is not None and first
         log = _voice(log, first)
-        log(f"error: {path.name}: {_told(error, outputs)}" + (f"; details in {args.log}" if filed else ""))
+        if line := _full_disk(error, outputs):
+            # Which line met the full disk is chance, and the workflow prints the whole log of a failed job.
+            log(f"error: {path.name}: {line}")
+            sys.exit(1)
+        filed = args.log is not None and first
+        log(f"error: {path.name}: {_cause(error)}" + (f"; details in {args.log}" if filed else ""))
         log(traceback.format_exc(), quiet=filed)
         sys.exit(1)
 
@@ -271,7 +275,8 @@ def read_spec(text: str) -> object:
         raise UserError(f"--spec: not valid JSON: {error}") from None
 
 
-def _told(error: Exception, outputs: list[Path]) -> str:
+def _full_disk(error: Exception, outputs: list[Path]) -> str | None:
+    """What to say about an error that a full disk caused; None for any other error."""
     folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
     free = shutil.disk_usage(folder).free // 2**20
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -283,6 +288,10 @@ def _told(error: Exception, outputs: list[Path]) -> str:
         return (
             f"the disk is full ({free} MiB free at {folder}); free some space and run again, finished outputs are kept"
         )
+    return None
+
+
+def _cause(error: Exception) -> str:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory ({error}); lower generation.batch_size or run fewer jobs at once (--cores)"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
