@@ -25,7 +25,7 @@ LIBRARIES = (
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.trainer"),
     *("transformers.models.llama.modeling_llama", "transformers.models.bert.modeling_bert"),
     *("scipy.stats", "scipy.sparse", "sklearn.decomposition", "sklearn.feature_extraction.text"),
-    *("statsmodels.stats.proportion", "statsmodels.stats.multitest", "krippendorff", "openai", "pydantic", "yaml"),
+    *("statsmodels.stats.proportion", "krippendorff", "openai", "pydantic", "yaml"),
     *("jinja2.sandbox", "matplotlib.figure", "matplotlib.backends.backend_agg", "markdown_it", "psutil"),
     *("snakemake.cli", "snakemake_executor_plugin_slurm", "uvicorn", "fastapi", "transformers.cli.transformers"),
 )

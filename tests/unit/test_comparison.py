@@ -8,12 +8,14 @@ import itertools
 import json
 import subprocess
 import sys
+import warnings
 from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from langptune import markup, metrics
 from langptune.comparison import bootstrap, grid, pages, results, significance, tables
@@ -129,6 +131,23 @@ def test_p_values_are_uniform_under_the_null():
     rng = np.random.default_rng(9)
     p = [significance.sign_flip(rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=300), seed) for seed in range(200)]
     assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.085
+
+
+def test_small_samples_have_the_p_of_scipy():
+    """With ties and zeros, where SciPy ranks each of all sign patterns anew, and without."""
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 9, 13, 14, 40):
+        for values in (rng.choice([0.0, 0.1, 0.2, -0.1, 1 / 3], size), rng.normal(size=size)):
+            values[0] = 0.1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert significance.wilcoxon(values) == stats.wilcoxon(values).pvalue
+
+
+def test_holm_is_that_of_statsmodels():
+    p = [0.5, 0.01, 0.9, 0.01, 0.04, 1.0, 0.0]
+    assert significance.holm(p) == multipletests(p, method="holm")[1].tolist()
+    assert np.isnan(significance.holm([float("nan")])).all() and significance.holm([]) == []
 
 
 def test_holm_by_hand():
