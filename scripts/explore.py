@@ -95,12 +95,13 @@ def main() -> int:
     warnings.filterwarnings("ignore", module="peft|transformers")  # about their own next versions
     token = None if args.no_token else new_token()
     address = f"http://{HOST}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
-    if token is None:
-        print("--no-token: every account of this machine can read these results there", file=sys.stderr, flush=True)
-    with opened(address) if args.open else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
-        # The interrupt is raised once more when the server has ended.
-        server(app(Explorer(results, Live(results, args.memory * 2**20)), token)).run(sockets=[sock])
+    # Ctrl-C may come as soon as the address is printed; the server raises it once more when it has ended.
+    with contextlib.suppress(KeyboardInterrupt):
+        print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
+        if token is None:
+            print("--no-token: every account of this machine can read these results there", file=sys.stderr, flush=True)
+        with opened(address) if args.open else contextlib.nullcontext():
+            server(app(Explorer(results, Live(results, args.memory * 2**20)), token)).run(sockets=[sock])
     return 0
 
 

@@ -27,13 +27,16 @@ VARIABLE = "LANGPTUNE"
 def finish(main: Callable[[], int]) -> NoReturn:
     """Run the ``main`` of a script that people call, and exit with what it returns.
 
-    A ``UserError`` is one line on standard error and exit status 2.
+    A ``UserError`` is one line on standard error and exit status 2; Ctrl-C is one line and 130.
     """
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)
 
 

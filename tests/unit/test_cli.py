@@ -96,7 +96,10 @@ def test_finish(capsys):
     def wrong() -> int:
         raise UserError("config.yaml: key 'a'")
 
-    for main, status in ((lambda: 1, 1), (wrong, 2)):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    for main, status in ((lambda: 1, 1), (wrong, 2), (interrupted, 130)):
         with pytest.raises(SystemExit) as end:
             cli.finish(main)
         assert end.value.code == status
