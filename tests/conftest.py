@@ -50,12 +50,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Units, then whole workflows, then what is slow, and the cluster last: the time may run out on these two."""
+    """The cluster, then units, then whole workflows, and what is slow last: the time may run out on it.
+
+    The cluster comes first because its tests run one after another and mostly wait for a queue: beside them, the other
+    worker has the machine to itself.
+    """
     places = {}
     for item in items:
         slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
         # Faults take longest of what the cluster does.
-        places[item] = slow, slurm, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
+        places[item] = not slurm, slow, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
     items.sort(key=places.__getitem__)
 
 
