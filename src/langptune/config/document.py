@@ -25,6 +25,7 @@ nearest valid key.
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | what RLSO does on MovieLens-100K, with its controls: all test users, three seeds, hours on two cores |
 | `reward-study.yaml` | rewards x algorithms of RLSO, each with at most equally many generated tokens |
+| `two-datasets.yaml` | the default run on two datasets; the second comes with an optional package (docs/data.md) |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |

