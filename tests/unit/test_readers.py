@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 
 from langptune.data import fetch, jsonl, protocols, readers
-from langptune.data.core import k_core
-from langptune.data.raw import Problems
+from langptune.data.kcore import k_core
+from langptune.data.reader_output import Problems
 from langptune.errors import UserError
 from tests.amazon import damage, truncate_gzip, write_amazon
 from tests.conftest import entry
