@@ -96,8 +96,8 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
         UserError: other lines than that.
     """
     try:
-        return [json.loads(line) for line in read_plain(path).decode().splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
+        return [from_json(line) for line in read_plain(path).decode().splitlines()]
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not lines of JSON ({error}); delete it and rerun its training") from None
 
 
@@ -119,17 +119,26 @@ def read_plain(path: Path | str, most: int = LARGEST) -> bytes:
     return content
 
 
+def from_json(text: bytes | str) -> Any:
+    """Parse JSON (bytes: UTF-8).
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path | str) -> Any:
-    """What a JSON file says, of our own making or so it should be.
+    """Read a JSON file.
 
     Raises:
         OSError: as ``read_plain``.
-        ValueError: no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
-    try:
-        return json.loads(read_plain(path).decode())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return from_json(read_plain(path))
 
 
 def fresh(path: Path | str) -> IO[str]:

@@ -24,10 +24,10 @@ import yaml
 from langptune.config.base import read_yaml
 from langptune.config.workflow import load
 from langptune.explorer.access import CONNECTIONS
+from langptune.explorer.differences import differences
 from langptune.explorer.finished import Finished
 from langptune.explorer.server import WORKERS
 from langptune.explorer.titles import Titles, key
-from langptune.explorer.words import differences
 from tests.conftest import ROOT
 
 DATASET = "ml-100k-small"
@@ -284,7 +284,7 @@ def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished, one_thre
 
 @real
 def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished, one_thread):
-    from langptune.explorer.live import Left
+    from langptune.explorer.live import Cancelled
 
     data, stages = finished.data(DATASET), []
     choice = explorer.choice(DATASET, run_key("langptune-0"))
@@ -301,7 +301,7 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
         if (stage, done) == ("writing", 2):
             gone.set()
 
-    with pytest.raises(Left):
+    with pytest.raises(Cancelled):
         explorer.live.write(choice, own[:-1], leave, gone)
     assert max(steps) == 2
     assert explorer.live.written(choice, own[:-1]) is None

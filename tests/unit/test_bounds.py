@@ -27,7 +27,7 @@ from langptune import allowed
 from langptune.config.base import read_yaml, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.data import bounded, fetch, jsonl
-from langptune.data.raw import Problems
+from langptune.data.reader_output import Problems
 from langptune.data.readers import amazon, cells, movielens
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import TRIES, Client
@@ -46,7 +46,7 @@ from pathlib import Path
 import polars as pl
 from langptune.config.datasets import DatasetEntry
 from langptune.data import jsonl
-from langptune.data.raw import Problems
+from langptune.data.reader_output import Problems
 from langptune.data.readers import cells, movielens
 from langptune.errors import UserError
 

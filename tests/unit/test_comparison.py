@@ -356,7 +356,7 @@ def test_runs_over_other_sessions_are_refused(tmp_path):
         entry(write(tmp_path, "a", [1, 2, 3]), "ref"),
         entry(write(tmp_path, "b", [1, 2, 3], sessions=[0, 1, 5]), "b"),
     ]
-    with pytest.raises(UserError, match=r"not over the same sessions: 2 stand in one only \(first: session 2\)"):
+    with pytest.raises(UserError, match=r"not over the same sessions: 2 are in one of them only \(first: session 2\)"):
         made(entries)
 
 
@@ -365,8 +365,8 @@ def test_runs_over_other_sessions_are_refused(tmp_path):
     [
         (lambda frame: frame.drop("ndcg@10"), "column 'ndcg@10' is missing"),
         (lambda frame: frame.with_columns(pl.lit(float("nan")).alias("ndcg@10")), "empty or non-finite"),
-        (lambda frame: pl.concat([frame, frame]), "stand twice"),
-        (lambda frame: frame.head(0), "holds no session"),
+        (lambda frame: pl.concat([frame, frame]), "duplicate sessions"),
+        (lambda frame: frame.head(0), "contains no session"),
     ],
 )
 def test_broken_files_are_refused_even_where_missing_ones_are_not(tmp_path, break_it, told):

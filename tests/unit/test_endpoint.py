@@ -220,7 +220,7 @@ def test_what_cannot_be_served_is_said(tmp_path):
         pass
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    message = r"the server of broken ended at once \(.+\); all it said is in .*log"
+    message = r"the server of broken ended at once \(.+\); its whole output is in .*log"
     with pytest.raises(UserError, match=message), served(tmp_path / "broken", tmp_path / "log", 1):
         pass
 

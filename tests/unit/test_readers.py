@@ -19,8 +19,8 @@ import pytest
 from langptune.config.base import read_yaml
 from langptune.config.datasets import DatasetEntry, DataSource
 from langptune.data import fetch, jsonl, protocols, readers
-from langptune.data.core import k_core
-from langptune.data.raw import Problems
+from langptune.data.kcore import k_core
+from langptune.data.reader_output import Problems
 from langptune.data.readers import rdatasets
 from langptune.errors import UserError
 from langptune.provenance import ROOT

@@ -24,7 +24,7 @@ from langptune.data import jsonl, templates, texts
 from langptune.data.readers import titles as titles_read
 from langptune.endpoint import answers
 from langptune.explorer import titles as titles_typed
-from langptune.explorer.words import differences
+from langptune.explorer.differences import differences
 from langptune.interpretability import claims, steering, wording
 from langptune.interpretability.tastes import Tastes, pattern
 from langptune.judge import prompt, verdict
@@ -118,7 +118,7 @@ OWN: dict[str, list[Hostile]] = {
     ],
     "explorer/titles.py:YEAR": [("(1999)", " ", "x"), ("", "(1999) ", "x"), ("", "(199", "")],
     "explorer/titles.py:key": [],
-    "explorer/words.py:_WORD": [("", "a'", ""), ("", "'a", ""), ("", "a''", "")],
+    "explorer/differences.py:_WORD": [("", "a'", ""), ("", "'a", ""), ("", "a''", "")],
     "interpretability/claims.py:BE": [
         ("is", " ", "x"),
         ("is ", "a", "!"),
@@ -221,7 +221,7 @@ OWN: dict[str, list[Hostile]] = {
         ("verdict:", " ", "x"),
     ],
     "judge/verdict.py:_KEY": [('"verdict"', " ", "x"), ("", '"verdict" ', "x"), ("", '"verdict', "")],
-    "judge/verdict.py:_SAID": [
+    "judge/verdict.py:_MENTION": [
         ("verdict", " ", "x"),
         ("", "verdict is ", ""),
         ("verdict ", "is ", ""),
@@ -470,7 +470,7 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
         lambda told: titles_typed.Titles([told, told + "x"]).match("the usual suspects"),
         [*HALF, ("", "a\u0315\u0300", ""), ("", "\u0315\u0300", "")],
     ),
-    "explorer/words.py:differences": (
+    "explorer/differences.py:differences": (
         lambda told: differences(
             told, told[: len(told) // 2] + " and " + told[len(told) // 2 + 1 :].replace("a", "b a")
         ),

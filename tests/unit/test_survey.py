@@ -467,7 +467,7 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
         **dict.fromkeys(("pipe", "folder", "zero", "nothing"), "unreadable"),
     }
     why = {left.file.removeprefix("synthetic-").split(".")[0]: left.detail for left in excluded}
-    assert "key 'seconds' stands twice" in why["u-twice"] and "key 'easier' stands twice" in why["v-twice-within"]
+    assert "duplicate key 'seconds'" in why["u-twice"] and "duplicate key 'easier'" in why["v-twice-within"]
     assert set(found.values()) == set(REASONS)
     told = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
     assert sum(told["excluded"].values()) == len(excluded) == told["files"] - 1

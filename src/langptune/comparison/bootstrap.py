@@ -1,18 +1,16 @@
 """Percentile bootstrap of a mean over sessions and seeds.
 
-What an interval means: the sessions are taken as a draw from the users one could have evaluated on, and the
-seeds as a draw from the runs one could have made. Each resample draws both anew, with replacement and
-independently of each other, and averages the crossed table (the pigeonhole bootstrap: A. B. Owen, "The
-pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). Between the quantiles lie the means that
-other users *and* other seeds would plausibly have given.
+Interpretation: the sessions are a sample of the users that could have been evaluated, and the seeds a sample of the
+runs that could have been made. Each resample draws both with replacement, independently of each other, and averages
+the crossed table (the pigeonhole bootstrap: A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2),
+2007). Between the quantiles are the means that other users *and* other seeds would plausibly give.
 
-Limits, which a reader of a table should know:
+Limits:
 
-* one seed shows no spread over seeds, so its interval is over sessions only and too narrow for a method that
-  depends on its seed;
+* with one seed the interval is over sessions only, and too narrow for a method that depends on its seed;
 * R seeds understate the variance between seeds by the factor (R - 1) / R, a third at R = 3, while the
   interaction of session and seed is somewhat overstated: the interval is approximate with few seeds;
-* a metric that is zero for every session gives [0, 0]: the data hold nothing to resample.
+* a metric that is zero for every session gives [0, 0].
 
 The draws of sessions depend on the seed alone, so all methods see the same resamples and the difference of
 two methods' replicates is their paired bootstrap. The draws of seeds depend on the seed and the method's
@@ -29,7 +27,7 @@ import numpy as np
 from langptune.randomness import numbered
 
 CHUNK = 4_000_000
-"""Largest number of resampled sessions held at once (32 MB of float64)."""
+"""Limit on the number of resampled sessions in memory (32 MB of float64)."""
 
 
 def replicates(values: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, np.ndarray]:
@@ -37,8 +35,8 @@ def replicates(values: Mapping[str, np.ndarray], resamples: int, seed: int) -> d
 
     Args:
         values: name -> float64 ``[S, R, M]`` (sessions, the method's seeds, metrics); R may differ.
-        resamples: how many, B.
-        seed: of the generators.
+        resamples: number of resamples B.
+        seed: seed of the generators.
 
     Returns:
         name -> float64 ``[B, M]``; replicate b of every name is over the same sessions.
@@ -64,7 +62,7 @@ def interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _session_weights(n_sessions: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Chunks of ``[b, S]`` weights: how often each session is drawn, over S; rows sum to 1."""
+    """Chunks of ``[b, S]`` weights: the number of times that each session is drawn, over S; rows sum to 1."""
     rng = numbered(seed, 0)
     step = max(1, CHUNK // n_sessions)
     for start in range(0, resamples, step):

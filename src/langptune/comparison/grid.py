@@ -1,4 +1,4 @@
-"""The runs of a comparison, aligned by session: what every interval, test and table is computed from."""
+"""The runs of a comparison, aligned by session: the input of all intervals, tests and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUPS = ("profiles", "text controls", "baselines", "bounds")
 
 
 class RunEntry(Strict):
-    """One run of the grid and what its table row says about it."""
+    """One run of the grid and the text of its table row."""
 
     method: str
     models: str
@@ -60,10 +60,10 @@ class ContrastEntry(Strict):
 class Row:
     """One row of a table: a method with its models, over all its seeds.
 
-    seeds: seeds that have run; expected: seeds that should have.
+    seeds: seeds that have run; expected: seeds that should have run.
     values: float64 ``[S, R, M]``, sessions x seeds that have run x metrics.
     ranks: int ``[S, R]``, 1-based.
-    weights: of popularity in the scores, of each seed that has run; empty where no text is ranked by.
+    weights: weight of popularity of each seed that has run; empty for methods without texts.
     """
 
     method: str
@@ -85,12 +85,12 @@ class Row:
 
     @property
     def missing(self) -> bool:
-        """No seed of this row has run."""
+        """Whether no seed of this row has run."""
         return not self.seeds
 
     @property
     def one_for_all(self) -> bool:
-        """It was asked for one seed alone: its values stand beside those of every seed of another row."""
+        """Whether it has a single expected seed, whose values are compared with every seed of another row."""
         return len(self.expected) == 1
 
     def session_means(self, metric: int) -> np.ndarray:
@@ -116,11 +116,11 @@ class Grid:
 def own_reference(models: str, references: Sequence[str]) -> str:
     """The models of the reference run that a row is tested against: the row's own models.
 
-    A row without such a run (a baseline; a text method, whose models are a decoder alone) is tested against the run
-    that shares most of its models; of several such runs, the first.
+    A row without such a run (a baseline, or a text method, which has only a decoder) is tested against the run that
+    shares most of its models; of several such runs, the first.
 
     Args:
-        models: the row's, ``encoder+decoder`` or one name.
+        models: models of the row, ``encoder+decoder`` or one name.
         references: models of every run of the reference, in the grid's order; at least one.
     """
     own = set(models.split("+"))
@@ -128,13 +128,13 @@ def own_reference(models: str, references: Sequence[str]) -> str:
 
 
 def contrasted(rows: Sequence[Row], of: str, against: str) -> list[tuple[Row, Row]]:
-    """The pairs of rows that a contrast of two methods is about: each with its own models (``own_reference``).
+    """The pairs of rows of a contrast of two methods, matched by models (``own_reference``).
 
-    The method with more rows says how many pairs there are, so that a baseline, which has one row, is set against every
-    pair of encoder and decoder.
+    There are as many pairs as rows of the method with more rows, so that a baseline, which has one row, is compared
+    with every pair of encoder and decoder.
 
     Raises:
-        UserError: a method without rows.
+        UserError: a method has no rows.
     """
     sides = []
     for method in (of, against):
@@ -149,10 +149,10 @@ def contrasted(rows: Sequence[Row], of: str, against: str) -> list[tuple[Row, Ro
 
 
 def beside(rows: Sequence[Row], methods: Sequence[str], pair: tuple[Row, Row]) -> tuple[Row, ...]:
-    """The rows of further methods, each with the models of a pair: those of its row with more models.
+    """The rows of further methods with the models of a pair: those of its row with more models.
 
     Raises:
-        UserError: a method without rows.
+        UserError: a method has no rows.
     """
     models = max((row.models for row in pair), key=lambda name: len(name.split("+")))
     out = []
@@ -168,7 +168,7 @@ def beside(rows: Sequence[Row], methods: Sequence[str], pair: tuple[Row, Row]) -
 def shared_values(rows: Sequence[Row]) -> list[np.ndarray]:
     """The values of rows, seed by seed: float64 ``[S, R, M]`` each, over the R seeds that all have run.
 
-    A row that was asked for one seed alone stands beside every seed of the others. R is 0 where they share none.
+    A row with a single expected seed is repeated for every seed of the others. R is 0 if they share none.
     """
     if any(row.missing for row in rows):
         return [row.values[:, :0] for row in rows]
@@ -189,29 +189,29 @@ def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = F
     Args:
         entries: the grid's runs, in the order of the config.
         metrics: columns to read from each run.
-        allow_missing: keep a row whose file does not exist, without values; otherwise that is an error.
+        allow_missing: keep rows without values for missing files; otherwise these are errors.
 
     Raises:
-        UserError: a missing file, a file without a metric or with broken values, two runs over different
-            sessions, no run at all.
+        UserError: a file is missing, lacks a metric or has invalid values; two runs have different sessions; or there
+            is no run at all.
     """
     absent = [entry for entry in entries if not Path(entry.metrics_path).exists()]
     if absent and not allow_missing:
         raise UserError(
             f"{len(absent)} of {len(entries)} runs have no metrics, the first is {absent[0].metrics_path}; "
-            "run them, or allow missing runs to compare what there is"
+            "run them, or allow missing runs to compare the others"
         )
     if len(absent) == len(entries):
         raise UserError(f"none of the {len(entries)} runs has metrics; there is nothing to compare")
     if len(set(metrics)) != len(metrics):
-        raise UserError(f"metrics: an entry stands twice in {', '.join(metrics)}; keep one")
+        raise UserError(f"metrics: duplicate entry in {', '.join(metrics)}; keep one")
 
     sessions, first = None, ""
     cells: dict[tuple[str, str], list[tuple[RunEntry, pl.DataFrame | None]]] = {}
     for entry in entries:
         cell = cells.setdefault((entry.method, entry.models), [])
         if any(other.seed == entry.seed for other, _ in cell):
-            raise UserError(f"runs: {entry.method}/{entry.models} with seed {entry.seed} stands twice; keep one")
+            raise UserError(f"runs: duplicate run {entry.method}/{entry.models} with seed {entry.seed}; keep one")
         if not Path(entry.metrics_path).exists():
             cell.append((entry, None))
             continue
@@ -222,7 +222,7 @@ def collect(entries: list[RunEntry], metrics: list[str], allow_missing: bool = F
         elif not np.array_equal(sessions, here):
             odd = np.setxor1d(sessions, here)
             raise UserError(
-                f"{entry.metrics_path} and {first} are not over the same sessions: {len(odd)} stand in one "
+                f"{entry.metrics_path} and {first} are not over the same sessions: {len(odd)} are in one of them "
                 f"only (first: session {odd[0]}); rerun the evaluation of both"
             )
         cell.append((entry, frame))
@@ -264,9 +264,9 @@ def _read(path: str, metrics: list[str]) -> pl.DataFrame:
         raise UserError(f"{path}: column '{lacking[0]}' is missing; found {', '.join(frame.columns)}")
     frame = frame.select(columns).sort("session")
     if frame.is_empty():
-        raise UserError(f"{path}: holds no session")
+        raise UserError(f"{path}: contains no session")
     if frame["session"].is_duplicated().any():
-        raise UserError(f"{path}: some sessions stand twice; rerun the evaluation")
+        raise UserError(f"{path}: duplicate sessions; rerun the evaluation")
     for column in columns:
         values = frame[column]
         if values.null_count() or not np.isfinite(values.to_numpy()).all():

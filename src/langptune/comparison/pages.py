@@ -1,4 +1,4 @@
-"""A comparison as pages for people: Markdown, HTML and LaTeX, with 4 decimals and the sentences that explain them.
+"""A comparison as readable pages: Markdown, HTML and LaTeX, with 4 decimals and explanatory sentences.
 
 Nothing in a page depends on time, host or locale, so the same runs and seed give the same bytes.
 """
@@ -82,7 +82,7 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
 
 
 def to_html(markdown_text: str, title: str) -> str:
-    """``to_markdown``'s output as a page of its own, readable on a phone, without external requests."""
+    """The output of ``to_markdown`` as a self-contained page, readable on a phone, without external requests."""
     body = MarkdownIt("commonmark").enable("table").render(markdown_text)
     style = (
         "body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem;color:#222}"
@@ -101,8 +101,7 @@ def to_html(markdown_text: str, title: str) -> str:
 def to_latex(results: Results, title: str, facts: list[str], label: str) -> str:
     """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx.
 
-    Intervals stand in small type below the means. Arguments as in ``to_markdown``; ``label`` is the name
-    behind ``tab:``.
+    Intervals are in small type below the means. Arguments as in ``to_markdown``; ``label`` is the name after ``tab:``.
     """
     metrics, footnotes = results.grid.metrics, _footnotes(results)
     first = 5 + weighted(results)
@@ -184,7 +183,7 @@ def _latex_contrasts(results: Results, title: str, label: str) -> list[str]:
 
 
 def _latex_note(note: str) -> str:
-    """A sentence as a line under a table; plain LaTeX knows no arrows."""
+    """A sentence as a line under a table; LaTeX has arrows only in math mode."""
     text = latex(note).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
     return rf"{text}\\"
 
@@ -194,7 +193,7 @@ def _label(name: str) -> str:
 
 
 def contrast_explanations(results: Results) -> list[str]:
-    """Sentences, plain text, that say how the numbers of the contrasts are to be read."""
+    """Sentences in plain text that explain the numbers of the contrasts."""
     level, share = f"{1 - results.confidence:.4g}", f"{100 * results.confidence:.4g}%"
     tested = sum(bool(one.tests) for one in results.contrasts)
     out = [
@@ -212,7 +211,7 @@ def contrast_explanations(results: Results) -> list[str]:
 
 
 def _lower_is_better(results: Results) -> list[str]:
-    """A sentence on the log rank, where it is among the metrics."""
+    """A sentence about the log rank, if it is among the metrics."""
     if all(direction(name) > 0 for name in results.grid.metrics):
         return []
     return ["Log rank: mean of the natural logarithm of the target's rank; a lower value is better."]
@@ -242,7 +241,7 @@ def _contrast_p(results: Results, one: Contrast) -> str:
 
 
 def explanations(results: Results) -> list[str]:
-    """Sentences, plain text, that say how the numbers of a table are to be read."""
+    """Sentences in plain text that explain the numbers of a table."""
     level, share = f"{1 - results.confidence:.4g}", f"{100 * results.confidence:.4g}%"
     tested = sum(bool(line.against) for line in results.lines)
     out = [
@@ -277,7 +276,7 @@ def explanations(results: Results) -> list[str]:
 
 
 def reference_name(results: Results) -> str:
-    """What rows are tested against, in words: the reference with its models, or the rule where it has several."""
+    """A phrase for the reference: its title and models, or the rule if it has several models."""
     first = results.references[0]
     if len(results.references) == 1:
         return f"{first.title} ({first.models})"
@@ -288,7 +287,7 @@ def reference_name(results: Results) -> str:
 
 
 def _untested(results: Results) -> list[str]:
-    """A sentence where references are missing, and with them the tests of their rows."""
+    """A sentence about rows that are not tested because their references are missing."""
     missing = [row for row in results.references if row.missing]
     if not missing:
         return []
@@ -299,7 +298,7 @@ def _untested(results: Results) -> list[str]:
 
 
 def _best(results: Results) -> set[tuple[str, int]]:
-    """(row, metric) of the best means at the printed precision; bounds are no contestants."""
+    """(row, metric) of the best means at the printed precision, without bounds."""
     best = set()
     for m, metric in enumerate(results.grid.metrics):
         means = {
@@ -342,7 +341,7 @@ def _metric_heads(results: Results) -> list[str]:
 
 
 def _published(results: Results, line: Line, metric: int) -> list[str]:
-    """``published_cells`` as people see it; empty where it is unknown."""
+    """``published_cells`` as formatted text; empty if unknown."""
     return ["" if value is None else f"{value:.4f}" for value in published_cells(results, line, metric)]
 
 
@@ -366,5 +365,5 @@ def _pipe(cells: Iterable[str]) -> str:
 
 def _amp(cells: Iterable[str]) -> str:
     row = " & ".join(cells) + r" \\"
-    # Behind the \\ or \midrule of the row before, these would be an argument.
+    # After the \\ or \midrule of the previous row, these would be parsed as an argument.
     return "{}" + row if row.startswith(("[", "*")) else row

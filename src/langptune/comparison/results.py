@@ -42,9 +42,9 @@ class Against:
 class Line:
     """One line of the table.
 
-    means, low, high: float64 ``[M]``; NaN where the row is missing.
-    reference: the row that this one is tested against (``grid.own_reference``); of a reference's row, the row itself.
-    against: per metric; empty for the reference, for a missing row, and where the reference is missing.
+    means, low, high: float64 ``[M]``; NaN if the row is missing.
+    reference: the row that this one is tested against (``grid.own_reference``); the row itself if it is a reference.
+    against: tests per metric; empty for a reference, a missing row, and if the reference is missing.
     """
 
     row: Row
@@ -59,11 +59,12 @@ class Line:
 class Contrast:
     """One named pair of rows, or pair of such pairs.
 
-    name, title: as in the config; the title may be empty.
-    seeds: how many seeds the rows share; 0 where one is missing.
-    means, against_means: of the two sides, float64 ``[M]`` over those seeds; NaN where there are none. With ``beyond``
-        the two sides are the differences ``of`` minus ``against``, and the first of ``beyond`` minus the second.
-    tests: of the first side minus the second, per metric; empty where there are none.
+    name, title: from the config; the title may be empty.
+    seeds: number of seeds that the rows share; 0 if one row is missing.
+    means, against_means: means of the two sides, float64 ``[M]`` over those seeds; NaN if there are none. With
+        ``beyond`` the two sides are the differences ``of`` minus ``against``, and the first of ``beyond`` minus the
+        second.
+    tests: tests of the first side minus the second, per metric; empty if there are none.
     beyond: two rows or none.
     """
 
@@ -79,7 +80,7 @@ class Contrast:
 
     @property
     def expected(self) -> int:
-        """How many seeds the rows should share."""
+        """The number of seeds that the rows should share."""
         several = [set(row.expected) for row in (self.of, self.against, *self.beyond) if not row.one_for_all]
         return len(set.intersection(*several)) if several else 1
 
@@ -89,8 +90,8 @@ class Results:
     """A comparison, its lines in table order: by group, then by the main metric, missing rows last.
 
     references: the rows of the reference method, one for each of its models, in the grid's order.
-    published: (row's key, index of the metric) -> published number; only what is known.
-    contrasts: in the order of the config, of each its pairs of models in the grid's order.
+    published: (row's key, index of the metric) -> published number, if known.
+    contrasts: in the order of the config, and for each its pairs of models in the grid's order.
     """
 
     grid: Grid
@@ -109,18 +110,18 @@ class Results:
 
     @property
     def published_metrics(self) -> set[int]:
-        """Indices of the metrics by which some row has a published number: each has a column for it."""
+        """Indices of the metrics with a column of published numbers."""
         return {metric for _, metric in self.published}
 
     @property
     def missing_runs(self) -> int:
-        """Runs that should be there and are not."""
+        """The number of expected runs that are missing."""
         return sum(len(line.row.expected) - len(line.row.seeds) for line in self.lines)
 
     def mark(self, tested: Line | Contrast, metric: int) -> int:
-        """+1 or -1 where a line is significantly better or worse than the reference after Holm, else 0.
+        """+1 or -1 if a line is significantly better or worse than the reference after Holm's correction, else 0.
 
-        Of a contrast the same, of its first method against its second.
+        For a contrast, its first method is compared with its second.
         """
         cells = tested.against if isinstance(tested, Line) else tested.tests
         if not cells or not cells[metric].p_holm < 1 - self.confidence:
@@ -142,17 +143,17 @@ def compare(
 
     Args:
         grid: the runs.
-        reference: a method; where it is run with several models, ``grid.own_reference`` chooses the run for each row.
+        reference: a method; if it has runs with several models, ``grid.own_reference`` chooses the run for each row.
         main_metric: sorts the lines.
-        resamples: of the bootstrap.
-        confidence: of the intervals; 1 - confidence is the level of the marks.
-        seed: of all draws.
-        published: numbers to stand beside rows of the grid; they take part in no test.
-        contrasts: pairs of methods to be tested against each other, in a family of their own.
+        resamples: resamples of the bootstrap.
+        confidence: level of the intervals; 1 - confidence is the level of the marks.
+        seed: seed of all draws.
+        published: numbers to show beside rows of the grid; they are not tested.
+        contrasts: pairs of methods to test against each other, as a separate family.
 
     Raises:
-        UserError: a reference, main metric or method of a contrast that the grid does not have, or a published number
-            by such a metric.
+        UserError: the grid lacks the reference, the main metric, the method of a contrast, or the metric of a published
+            number.
     """
     main = grid.column(main_metric)
     candidates = [row for row in grid.rows if row.method == reference]
@@ -177,7 +178,7 @@ def compare(
     order = {group: at for at, group in enumerate(dict.fromkeys([*GROUPS, *(row.group for row in grid.rows)]))}
     better = direction(main_metric)
     lines.sort(key=lambda line: (order[line.row.group], -np.nan_to_num(better * line.means[main], nan=-np.inf)))
-    beside = {(f"{told.method}/{told.models}", grid.column(told.metric)): told.value for told in published}
+    beside = {(f"{one.method}/{one.models}", grid.column(one.metric)): one.value for one in published}
     tested = _contrasts(grid, contrasts, resamples, confidence, seed)
     return Results(grid, tuple(lines), tuple(candidates), main_metric, resamples, confidence, beside, tested)
 
@@ -195,7 +196,7 @@ def _against(
 def _contrasts(
     grid: Grid, entries: Iterable[ContrastEntry], resamples: int, confidence: float, seed: int
 ) -> tuple[Contrast, ...]:
-    """Every contrast, tested where both sides have run; one Holm family per metric over all of them."""
+    """All contrasts, tested if both sides have run; per metric they are one family of Holm's correction."""
     pairs = [
         (entry, rows, beside(grid.rows, entry.beyond, rows))
         for entry in entries
@@ -204,7 +205,7 @@ def _contrasts(
     values = [_sides(shared_values([*rows, *beyond])) for _, rows, beyond in pairs]
     names = [" - ".join(row.key for row in (*rows, *beyond)) for _, rows, beyond in pairs]
     tested = {at for at, (left, _) in enumerate(values) if left.shape[1]}
-    # The difference is resampled as one table: a resample draws the same seeds of both sides.
+    # The difference is resampled as one table, so that a resample draws the same seeds of both sides.
     draws = bootstrap.replicates({names[at]: values[at][0] - values[at][1] for at in sorted(tested)}, resamples, seed)
     means = [(values[at][0].mean(axis=1), values[at][1].mean(axis=1)) for at in sorted(tested)]
     tests = _tests(grid.metrics, means, [draws[names[at]] for at in sorted(tested)], confidence, seed)
@@ -225,7 +226,7 @@ def _contrasts(
 
 
 def _sides(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What is set against each other, float64 ``[S, R, M]`` each: two rows, or the differences of two pairs of rows."""
+    """The two compared sides, float64 ``[S, R, M]`` each: two rows, or the differences of two pairs of rows."""
     if len(values) == 2:
         return values[0], values[1]
     return values[0] - values[1], values[2] - values[3]
@@ -238,12 +239,12 @@ def _tests(
     confidence: float,
     seed: int,
 ) -> list[tuple[Against, ...]]:
-    """Of each pair its tests by metric, with Holm's correction over the pairs within each metric.
+    """Tests of each pair by metric, with Holm's correction over the pairs within each metric.
 
     Args:
         metrics: M names.
-        pairs: of each pair its two sides, float64 ``[S, M]``, averaged over seeds.
-        differences: of each pair bootstrap replicates of the difference, float64 ``[B, M]``.
+        pairs: the two sides of each pair, float64 ``[S, M]``, averaged over seeds.
+        differences: bootstrap replicates of each pair's difference, float64 ``[B, M]``.
     """
     by_metric: list[list[Against]] = []
     for metric, name in enumerate(metrics):
@@ -265,12 +266,12 @@ def _tests(
 
 
 def gains(results: Results) -> pl.DataFrame:
-    """Per session and row (missing rows left out), in the order of the table.
+    """Gains per session and row (without missing rows), in the order of the table.
 
     Columns: ``session``, ``method``, ``models``; ``value``, the main metric averaged over seeds;
     ``difference``, the same minus that of the row's reference; ``rank_gain``, mean over seeds of log2 of the rank,
-    reference minus method (+1: the method's target stands twice as high). The last two are null where the row's
-    reference is missing.
+    reference minus method (+1: half the rank of the reference). The last two are null if the row's reference is
+    missing.
     """
     main = results.main
     frames = []

@@ -3,15 +3,15 @@
 The unit is the session: a method with several seeds enters with its mean over seeds, because seeds of one
 session are not independent observations.
 
-The main test is the sign-flip permutation test of the mean difference. It asks about the very number that the
-table shows (the mean), it is valid for any distribution of differences, and it stays honest when nearly all
-differences are zero. The alternatives are reported beside it and lose on one of these: the paired t-test asks
-the same question but is too bold when few sessions differ (four wins and no loss among 300 sessions give
-p = 0.045, where four coin tosses give 0.125); Wilcoxon's signed-rank test orders the differences by size and
-so asks about another quantity than the mean, with which it may disagree in sign. For a comparison of these
-tests on ranking metrics see Smucker, Allan, Carterette, "A comparison of statistical significance tests for
-information retrieval evaluation", CIKM 2007, and Urbano, Lima, Hanjalic, "Statistical significance testing in
-information retrieval: an empirical analysis of type I, type II and type III errors", SIGIR 2019.
+The main test is the sign-flip permutation test of the mean difference. It tests the number in the table (the mean), it
+is valid for any distribution of differences, and it remains valid if nearly all differences are zero. The reported
+alternatives each lack one of these: the paired t-test has the same hypothesis but is too liberal if few sessions differ
+(four wins and no loss among 300 sessions give p = 0.045, where four coin tosses give 0.125); Wilcoxon's signed-rank
+test ranks the differences by size and so tests another quantity than the mean, which may even have the opposite sign.
+For a comparison of these tests on ranking metrics see Smucker, Allan, Carterette, "A comparison of statistical
+significance tests for information retrieval evaluation", CIKM 2007, and Urbano, Lima, Hanjalic, "Statistical
+significance testing in information retrieval: an empirical analysis of type I, type II and type III errors", SIGIR
+2019.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from scipy import stats
 from langptune.randomness import numbered
 
 PERMUTATIONS = 9_999
-"""Sign flips drawn where they are too many to list; the smallest p is then 1 / (PERMUTATIONS + 1)."""
+"""Number of sampled sign patterns if there are too many to enumerate; the smallest p is 1 / (PERMUTATIONS + 1)."""
 EXACT_UP_TO = 13
-"""Differing sessions up to which all 2^n sign flips are listed."""
+"""Up to this number of differing sessions, all 2^n sign patterns are enumerated."""
 NORMAL_FROM = 5_000
-"""Differing sessions from which the flipped sum is taken as normal, with its exact variance."""
+"""From this number of differing sessions on, the flipped sum is approximated as normal, with its exact variance."""
 _BITS = 8_000_000
 
 
@@ -38,10 +38,10 @@ class Paired:
     """A method against the reference on one metric.
 
     difference: mean over sessions of method minus reference.
-    d_z: Cohen's d for paired samples, difference / standard deviation of differences; NaN where that is 0.
-    wins, ties, losses: sessions on which the method is better, equal, worse; they sum to ``n``. By a metric where lower
-        is better a win is a negative difference.
-    p_permutation (main), p_ttest, p_wilcoxon: two-sided, not corrected; 1 where no session differs.
+    d_z: Cohen's d for paired samples, difference / standard deviation of differences; NaN if that is 0.
+    wins, ties, losses: number of sessions on which the method is better, equal, worse; they sum to ``n``. If lower
+        values of the metric are better, a win is a negative difference.
+    p_permutation (main), p_ttest, p_wilcoxon: two-sided, not corrected; 1 if no session differs.
     """
 
     n: int
@@ -61,11 +61,11 @@ def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int
     Args:
         method: float64 ``[S]``, a metric per session, averaged over seeds.
         reference: float64 ``[S]``, the same sessions in the same order.
-        seed: of the drawn sign flips.
-        better: +1 where a higher value is better, -1 where a lower one is.
+        seed: seed of the sampled sign patterns.
+        better: +1 if a higher value is better, -1 if a lower one is.
     """
     differences = np.asarray(method, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    # means over seeds leave rounding dust where two methods agree; it must not count as wins
+    # Rounding errors of means over seeds must not count as wins if two methods agree.
     differences[np.abs(differences) < 1e-12] = 0.0
     n = len(differences)
     spread = differences.std(ddof=1) if n > 1 else 0.0
@@ -73,7 +73,7 @@ def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int
     p_ttest = p_wilcoxon = 1.0
     if wins + losses:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # equal differences (p = 0) and small samples are no news here
+            warnings.simplefilter("ignore")  # equal differences (p = 0) and small samples are expected here
             p_ttest = float(stats.ttest_1samp(differences, 0.0).pvalue) if n > 1 else float("nan")
             p_wilcoxon = wilcoxon(differences)
     return Paired(
@@ -117,13 +117,13 @@ def sign_flip(differences: np.ndarray, seed: int = 0) -> float:
     """Two-sided p of the sign-flip permutation test of mean zero.
 
     Under the null each difference is as likely as its negative, so p is the share of all sign patterns whose
-    absolute sum reaches the observed one. Zeros carry no sign and drop out. Up to ``EXACT_UP_TO`` differing
-    sessions the share is exact; beyond, ``(1 + hits) / (1 + draws)`` over drawn patterns, which is valid at
-    any number of draws (Phipson and Smyth, 2010); from ``NORMAL_FROM`` on, its normal limit.
+    absolute sum reaches the observed one. Zeros have no sign and are dropped. Up to ``EXACT_UP_TO`` differing sessions
+    the share is exact; beyond, it is ``(1 + hits) / (1 + draws)`` over sampled patterns, which is valid for any number
+    of draws (Phipson and Smyth, 2010); from ``NORMAL_FROM`` on, it is the normal limit.
 
     Args:
         differences: float64 ``[S]``.
-        seed: of the drawn patterns.
+        seed: seed of the sampled patterns.
     """
     size = np.abs(differences[differences != 0])
     n, observed, total = len(size), abs(float(differences.sum())), float(size.sum())
@@ -131,7 +131,7 @@ def sign_flip(differences: np.ndarray, seed: int = 0) -> float:
         return 1.0
     if n >= NORMAL_FROM:
         return float(2.0 * stats.norm.sf(observed / np.sqrt((size**2).sum())))
-    # equal sums must compare as equal whatever the order of summation
+    # Equal sums must compare as equal, independent of the order of summation.
     reached = observed - 1e-9 * total
     if n <= EXACT_UP_TO:
         plus = (np.arange(2**n)[:, None] >> np.arange(n)) & 1

@@ -1,8 +1,8 @@
 """A comparison as CSV files: wide and long tables, tests and contrasts.
 
-Cells carry 12 significant digits (beyond that lies the order of summation). A text that a spreadsheet would compute has
-an apostrophe in front (``langptune.spreadsheet``). Nothing in a table depends on time, host or locale, so the same runs
-and seed give the same bytes.
+Cells have 12 significant digits (further digits depend on the order of summation). A text that a spreadsheet would
+compute is prefixed by an apostrophe (``langptune.spreadsheet``). Nothing in a table depends on time, host or locale, so
+the same runs and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MISSING = "missing"
 
 
 def wide_csv(results: Results) -> str:
-    """One line per row of the table; empty cells where there is no number.
+    """One line per row of the table; missing numbers are empty cells.
 
     Columns: group, method, title, models, status (complete, partial or missing), seeds, seeds_expected,
     sessions, trials; weight (of popularity in the score) where some row has one; ``METRIC``, ``METRIC_low``,
@@ -165,18 +165,18 @@ def _identity_heads(results: Results) -> list[str]:
 
 
 def weighted(results: Results) -> bool:
-    """Whether some row ranks by a text, so that popularity may have a weight."""
+    """Whether any row ranks by texts, so that popularity may have a weight."""
     return any(line.row.weights for line in results.lines)
 
 
 def weight_cells(results: Results, line: Line) -> list[str]:
-    """The cell of the weight of popularity, where the table has it: one number, or those of all seeds."""
+    """The cell of the weight of popularity, if the table has this column: one number, or those of all seeds."""
     weights = [f"{weight:g}" for weight in line.row.weights]
     return [", ".join(weights if len(set(weights)) > 1 else weights[:1])] if weighted(results) else []
 
 
 def published_cells(results: Results, line: Line, metric: int) -> list[float | None]:
-    """The cell behind a metric's own: none at all where no row has a published number by it."""
+    """The cell of a metric's published number; no cell if no row has one."""
     return [results.published.get((line.row.key, metric))] if metric in results.published_metrics else []
 
 

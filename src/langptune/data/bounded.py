@@ -1,4 +1,4 @@
-"""Files of strangers, read up to a bound: a small one may unpack to more than the memory holds."""
+"""Reads untrusted files up to a limit: a small archive may unpack to more than fits into memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import IO
 from langptune.errors import UserError
 
 LARGEST = 1 << 32
-"""Bytes of a table that is read as a whole, unpacked: six times the largest of MovieLens."""
+"""Limit on the unpacked size of a table in bytes: six times the largest of MovieLens."""
 LINE = 1 << 24
-"""Bytes of a line, or of a row whose cells go over several; the longest published one has less than a tenth."""
+"""Limit on a line, or on a row of several lines, in bytes; the longest published one has less than a tenth."""
 FREE, RATIO = 1 << 26, 30
-"""Bytes that any archive may unpack to; a larger content may be so many times larger than what is packed. Published
-tables are up to ten times larger."""
+"""Bytes that any archive may unpack to, and the limit on the compression ratio beyond that. Published tables have
+ratios of up to ten."""
 
-# What a damaged archive raises: names that are no UTF-8 among it, and streams that break off.
+# Exceptions of damaged archives, including names that are not UTF-8 and truncated streams.
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
     *(RuntimeError, NotImplementedError, ValueError, KeyError),
@@ -26,7 +26,7 @@ ZIP_ERRORS = (
 
 
 def most(packed: int) -> int:
-    """Bytes that ``packed`` bytes of an archive may unpack to."""
+    """Limit on the unpacked size of an archive of ``packed`` bytes."""
     return max(FREE, RATIO * packed)
 
 
@@ -34,11 +34,11 @@ def whole(stream: IO[bytes], packed: int, path: Path) -> bytes:
     """The content of an archive, unpacked by ``stream``.
 
     Args:
-        packed: its bytes in the archive.
-        path: how the error names it.
+        packed: its compressed size in bytes.
+        path: its name in errors.
 
     Raises:
-        UserError: it is too large, or too large for what is packed; no more than the bound is unpacked.
+        UserError: it is too large, absolutely or in relation to ``packed``; no more than the limit is unpacked.
     """
     bound = min(most(packed), LARGEST)
     data = stream.read(bound + 1)
@@ -48,7 +48,7 @@ def whole(stream: IO[bytes], packed: int, path: Path) -> bytes:
 
 
 def too_large(path: Path, packed: int, bound: int) -> UserError:
-    """The error for an archive that unpacks to more than ``bound`` bytes."""
+    """An error for an archive that unpacks to more than ``bound`` bytes."""
     return UserError(
         f"{path}: {packed:,} bytes unpack to more than {bound:,}, which no table does; get the file again, or unpack "
         "it yourself if you know it"
@@ -56,7 +56,7 @@ def too_large(path: Path, packed: int, bound: int) -> UserError:
 
 
 def too_long(path: Path, line: int) -> UserError:
-    """The error for a line beyond ``LINE``."""
+    """An error for a line of more than ``LINE`` bytes."""
     return UserError(
         f"{path}: line {line} is longer than {LINE:,} bytes; the file is damaged, or its line ends are missing"
     )
@@ -66,11 +66,11 @@ def member(archive: Path, name: str, path: Path) -> bytes:
     """A file within a zip archive.
 
     Args:
-        path: how errors name it.
+        path: its name in errors.
 
     Raises:
-        UserError: damaged, encrypted, too large, or packed by another method than deflate: of those, a few bytes may
-            unpack to gigabytes at once.
+        UserError: it is damaged, encrypted, too large, or not compressed by deflate: other methods may unpack a few
+            bytes to gigabytes at once.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -84,6 +84,6 @@ def member(archive: Path, name: str, path: Path) -> bytes:
 
 
 def members(archive: Path) -> list[str]:
-    """The names of the files in a zip archive; ``ZIP_ERRORS`` where it is damaged."""
+    """The names of the files in a zip archive; raises ``ZIP_ERRORS`` if it is damaged."""
     with zipfile.ZipFile(archive) as opened:
         return opened.namelist()

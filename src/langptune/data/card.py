@@ -1,4 +1,4 @@
-"""The card of a prepared dataset: where it comes from, what was done to it, what is in it."""
+"""The card of a prepared dataset: its source, its processing, its content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from langptune.data.contracts import SPLITS
 from langptune.markup import markdown
 
 URL = re.compile(r"https?://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+")
-"""Addresses that Markdown makes a link of between angle brackets, and nothing else."""
+"""Addresses that are safe as Markdown autolinks (between angle brackets)."""
 
 
 def statistics(items: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
-    """A row per split: sessions, users, distinct targets, share of the catalogue among targets, history lengths,
+    """One row per split: sessions, users, distinct targets, share of the catalogue among targets, history lengths,
     words of the reviews in histories, and the first and last time of a target (as in the data).
 
     Args:
@@ -56,15 +56,15 @@ def card(
     """The card as Markdown.
 
     Args:
-        numbers: as ``statistics`` gives them.
-        funnel: step, interactions, users, items, and the same ``_published``.
-        facts: notes of the preparation's manifest: raw, drops, notes, protocol.
+        numbers: the result of ``statistics``.
+        funnel: step, interactions, users, items, and the same columns with suffix ``_published``.
+        facts: notes in the manifest of the preparation: raw, drops, notes, protocol.
         items: contract ``items``.
     """
     protocol = entry.protocol.model_dump()
     source = entry.source
     where = source.hub or source.url or source.package or source.folder
-    told = funnel.select(pl.col("^.*_published$").is_not_null().any()).row(0)
+    published = funnel.select(pl.col("^.*_published$").is_not_null().any()).row(0)
     lines = [
         f"# {markdown(entry.title)}",
         "",
@@ -83,7 +83,7 @@ def card(
         "",
     ]
     heads = ["step", "interactions", "users", "items"]
-    shown = heads + ([f"{head}_published" for head in heads[1:]] if any(told) else [])
+    shown = heads + ([f"{head}_published" for head in heads[1:]] if any(published) else [])
     lines += _table(funnel.select(shown))
     lines += ["", "## Splits", "", *_table(numbers), ""]
     lengths = items["text"].str.len_chars()
@@ -95,9 +95,9 @@ def card(
         "",
     ]
     counted = [f"- {count} {markdown(reason)}" for reason, count in facts["drops"].items() if count]
-    # Notes begin with a file's path, which says nothing on another machine, and quote what stands in the file.
+    # Notes begin with the path of a file, which differs between machines, and quote its content.
     split = [note.partition(": ") for note in facts.get("notes", [])]
-    noted = [f"- {markdown(file.rsplit('/')[-1])}: {markdown(said)}" for file, _, said in split]
+    noted = [f"- {markdown(file.rsplit('/')[-1])}: {markdown(text)}" for file, _, text in split]
     return "\n".join([*lines, *(counted + noted or ["nothing"]), ""])
 
 

@@ -1,4 +1,4 @@
-"""The Parquet files between stages: their columns, their invariants, and atomic, checked I/O (docs/data.md)."""
+"""Contracts of the Parquet files between stages: columns, invariants, and atomic, checked I/O (docs/data.md)."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ FOREIGN = "get or write it again"
 
 
 def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """A checked table.
+    """Read and check a table.
 
     Args:
         kind: a key of ``CONTRACTS``.
-        columns: read only these (the invariants are then checked only as far as they can be).
+        columns: read only these (invariants that need other columns are not checked).
 
     Raises:
-        UserError: missing or truncated file, wrong columns, a broken invariant; the line names the file.
+        UserError: the file is missing or truncated, has wrong columns, or violates an invariant.
     """
     frame = read_parquet(path, columns)
     check(frame, kind, str(path), partial=columns is not None)
@@ -78,27 +78,27 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.Da
 
 
 def write(frame: pl.DataFrame, path: Path | str, kind: str) -> None:
-    """Check a table and write it whole or not at all (a temporary file beside it, then a rename)."""
+    """Check a table and write it atomically (to a temporary file that is then renamed)."""
     check(frame, kind, str(path))
     write_parquet(frame, path)
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None, hint: str = REMADE) -> pl.DataFrame:
-    """A table without a contract. Every Parquet file is read here or in ``scan_parquet``.
+    """Read a table without a contract. All Parquet files are read here or in ``scan_parquet``.
 
     Args:
         columns: read only these.
-        hint: what to do about a file that cannot be read.
+        hint: what to do if the file cannot be read.
 
     Raises:
-        UserError: missing or truncated file; the line names the file.
+        UserError: the file is missing or truncated.
     """
     with _named(path, hint):
         return pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False)
 
 
 def scan_parquet(path: Path | str | list[Path]) -> pl.LazyFrame:
-    """A table, or the tables of several files one after the other, to be read where it is needed.
+    """A lazy table, or the concatenated tables of several files.
 
     Raises:
         UserError: as ``read_parquet``.
@@ -108,29 +108,29 @@ def scan_parquet(path: Path | str | list[Path]) -> pl.LazyFrame:
 
 
 def parquet_schema(path: Path | str) -> dict[str, pl.DataType]:
-    """Name -> type of each column of a Parquet file from elsewhere.
+    """Name -> type of each column of an external Parquet file.
 
     Raises:
-        UserError: a file that is missing or no Parquet file.
+        UserError: the file is missing or not a Parquet file.
     """
     with _named(path, FOREIGN):
         return dict(pl.read_parquet_schema(path))
 
 
 def parquet_rows(path: Path | str) -> int:
-    """The number of rows that a Parquet file from elsewhere says it has; as ``parquet_schema``."""
+    """The number of rows that an external Parquet file declares; raises as ``parquet_schema``."""
     with _named(path, FOREIGN):
         return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
 
 
 def parquet_text(path: Path | str, columns: list[str], enough: int) -> int:
-    """Bytes of the text in columns of a Parquet file from elsewhere, each cell counted; as ``parquet_schema``.
+    """Total size in bytes of the texts in columns of an external Parquet file; raises as ``parquet_schema``.
 
-    Equal texts are held once while they are counted, which takes little memory; polars makes each anew.
+    Equal texts are in memory once while they are counted; polars would make a copy for each cell.
 
     Args:
-        columns: of type String.
-        enough: once there are more, the count ends.
+        columns: columns of type String.
+        enough: counting stops above this number.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -151,10 +151,10 @@ def parquet_text(path: Path | str, columns: list[str], enough: int) -> int:
 
 
 def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
-    """A CSV file that a rule has written (not one from elsewhere: ``langptune.data.readers.cells``).
+    """Read a CSV file that a rule wrote (external files: ``langptune.data.readers.cells``).
 
     Args:
-        options: of ``polars.read_csv``.
+        options: passed to ``polars.read_csv``.
 
     Raises:
         UserError: as ``read_parquet``.
@@ -165,7 +165,7 @@ def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
 
 @contextmanager
 def _named(path: Path | str, hint: str) -> Iterator[None]:
-    """What polars raises, as one line that names the file. Paths are never patterns: callers pass ``glob=False``."""
+    """Turn errors of polars into one line that names the file. Callers pass ``glob=False``: paths are not patterns."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; run the rule that makes it")
     try:
@@ -176,13 +176,13 @@ def _named(path: Path | str, hint: str) -> Iterator[None]:
 
 
 def write_parquet(frame: pl.DataFrame, path: Path | str) -> None:
-    """A table without a contract (per-session metrics, gains), in the same form."""
+    """Write a table without a contract (per-session metrics, gains) in the same format."""
     with whole(path) as part:
         frame.write_parquet(part, compression="zstd", compression_level=3)
 
 
 def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> None:
-    """Raise a ``UserError`` naming ``where``, the column and the first offending row; extra columns are allowed."""
+    """Raise a ``UserError`` that names ``where``, the column and the first invalid row; extra columns are allowed."""
     for column, dtype in CONTRACTS[kind].items():
         if column not in frame.columns:
             if partial:

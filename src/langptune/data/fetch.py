@@ -1,4 +1,4 @@
-"""Download the raw files of a dataset once: from the hub at a pinned revision, or an archive at an address."""
+"""Downloads the raw files of a dataset once: from the hub at a pinned revision, or an archive from a URL."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from langptune.files import own_folder, publish
 from langptune.provenance import file_hash
 
 LARGEST = 1 << 33
-"""Bytes of an archive: thirty times the largest of MovieLens."""
+"""Limit on an archive in bytes: thirty times the largest of MovieLens."""
 STALLED, SLOWEST = 60.0, 1000
-"""A download ends that gets fewer than ``SLOWEST`` bytes a second over ``STALLED`` seconds; running again goes on."""
+"""A download of fewer than ``SLOWEST`` bytes/s over ``STALLED`` seconds is aborted; another run resumes it."""
 
 
 def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], None]) -> dict[str, object]:
-    """Make ``target`` a folder with the files of a remote source, whole or not at all.
+    """Download the files of a remote source into a new folder ``target``, atomically.
 
-    What was downloaded before an interruption is kept by the hub's cache, and for an archive in ``target``'s
-    ``.part`` folder; the next call goes on from there.
+    After an interruption the next call resumes: the hub's cache keeps its files, and the ``.part`` folder of ``target``
+    keeps an archive.
 
     Returns:
         Facts for the manifest: source, revision, SHA-256 of each file.
 
     Raises:
-        UserError: one line: cannot be reached, gated, not found, wrong content.
+        UserError: the source cannot be reached, is gated, is not found, or has the wrong content.
     """
     target = Path(target)
     part = own_folder(target.with_name(f".{target.name}.part"))
@@ -40,7 +40,7 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
         relative = str(path.relative_to(part / source.path)) if source.hub else path.name
         log(f"{name}: checking {path.name} ({path.stat().st_size / 1e6:.0f} MB)")
         hashes[relative] = file_hash(path)
-        # The hub names the content of a large file by its SHA-256, in the cache too.
+        # The hub and its cache name large files by their SHA-256.
         blob = path.resolve().name
         wanted = entry.sha256.get(relative) or (blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
         if wanted and hashes[relative] != wanted:
@@ -59,7 +59,7 @@ def fetch(entry: DatasetEntry, name: str, target: Path, log: Callable[[str], Non
 
 
 def _from_hub(entry: DatasetEntry, name: str, part: Path, log: Callable[[str], None]) -> list[Path]:
-    """Links to the files in the hub's cache, which jobs and datasets share."""
+    """Link to the files in the hub's cache, which jobs and datasets share."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -102,7 +102,7 @@ def _unreachable(what: str, file: str, error: Exception) -> str:
 
 
 def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Path:
-    """An archive; a download that was cut off goes on where it stopped. Its hash is the caller's to check."""
+    """Download an archive, or resume its download. The caller checks its hash."""
     import requests
     import urllib3
 
@@ -113,11 +113,11 @@ def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Pa
     log(f"{name}: {url}")
     try:
         have = growing.stat().st_size if growing.is_file() else 0
-        # Nothing packed on the way: a server could send little that unpacks to much.
+        # No compression: a few bytes could unpack to gigabytes.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, stream=True, timeout=60, headers=headers) as answer:
             start, end, total = _range(answer.headers.get("Content-Range", ""))
-            if answer.status_code == 416 and have and total in (None, have):  # all of it is here already
+            if answer.status_code == 416 and have and total in (None, have):  # it is complete already
                 growing.rename(path)
                 return path
             if answer.status_code == 416:
@@ -147,7 +147,7 @@ def _from_url(url: str, name: str, part: Path, log: Callable[[str], None]) -> Pa
 
 
 def _range(header: str) -> tuple[int | None, int | None, int | None]:
-    """First byte, last byte, size: of ``Content-Range: bytes 5-9/10`` (or ``bytes */10``); None where it says none."""
+    """First byte, last byte and size in ``Content-Range: bytes 5-9/10`` (or ``bytes */10``); None if not given."""
     found = re.fullmatch(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", header.strip())
     if found is None:
         return None, None, None
@@ -156,7 +156,7 @@ def _range(header: str) -> tuple[int | None, int | None, int | None]:
 
 
 def _receive(answer: Any, growing: Path, have: int, total: int | None) -> None:
-    """Add to a file what comes, up to ``total`` or ``LARGEST``; an ``OSError`` where it is more, or hardly comes."""
+    """Append a response to a file, up to ``total`` or ``LARGEST`` bytes; an ``OSError`` if it is larger or too slow."""
     from tqdm import tqdm
 
     bound = total or LARGEST
@@ -165,7 +165,7 @@ def _receive(answer: Any, growing: Path, have: int, total: int | None) -> None:
         growing.open("ab" if have else "wb") as file,
         tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=growing.stem) as bar,
     ):
-        # What has come is taken at once: a server that sends a byte a minute would never fill a block.
+        # read1 returns what has arrived: a server that sends a byte a minute would never fill a block.
         while block := answer.raw.read1(1 << 20):
             have += len(block)
             if have > bound:

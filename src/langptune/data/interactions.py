@@ -1,4 +1,4 @@
-"""What the train sessions say of users and items: distinct pairs, and how often each item occurs."""
+"""Interactions in the train sessions: distinct pairs of user and item, and counts per item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON-lines files of any size: read in chunks, parsed by polars, and line by line only where a chunk is at fault."""
+"""Reads JSON-lines files of any size in chunks: polars parses them, and invalid chunks are parsed line by line."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from typing import IO, Any, TypeVar
 import polars as pl
 
 from langptune.data import bounded
-from langptune.data.raw import Problems
+from langptune.data.reader_output import Problems
 from langptune.errors import UserError
 
 T = TypeVar("T")
 _HALVES = re.compile("[\ud800-\udfff]")
 CHUNK = 1 << 24
-"""Bytes of text parsed at once: large enough that parsing is not spent on overhead, small beside the memory."""
+"""Bytes of text that are parsed at once: large enough to amortise overhead, small compared with memory."""
 
 
 def records(path: Path, schema: dict[str, Any], problems: Problems, whole: bool = False) -> Iterator[pl.DataFrame]:
     """The objects of a file, one per line, as tables of ``line`` (Int64, 1-based) and the columns of ``schema``.
 
-    A key that is missing or null is null. Where a String is wanted and something else stands, its JSON text is given.
-    Numbers written as text are repaired and counted; lines that are not a JSON object, or hold what cannot be a
-    number, are left out and counted.
+    Missing keys become null. A value of another type in a String column becomes its JSON text. Numbers written as text
+    are repaired and counted; lines that are not a JSON object, or have an invalid number, are left out and counted.
 
     Args:
         path: a ``.jsonl`` or ``.jsonl.gz`` file.
         schema: key -> String, Int64 or Float64.
-        problems: takes what was repaired or left out, and the number of rows.
-        whole: also give ``json`` (Binary), each line as it stands in the file.
+        problems: collects what was repaired or left out, and the number of rows.
+        whole: also return ``json`` (Binary), the original lines.
 
     Raises:
-        UserError: a gzip stream that is damaged or cut off, naming the line; one that unpacks to more than any table,
-            or a line that is longer than any (``bounded``); a file that cannot be opened; too many bad rows.
+        UserError: a gzip stream is damaged or truncated; its unpacked size or a line exceeds its limit (``bounded``);
+            the file cannot be opened; too many rows are bad.
     """
-    # Parsing has a thread of its own beside whatever is done with the tables.
+    # Parsing runs in another thread than the caller's work on the tables.
     return _ahead(_records(path, schema, problems, whole))
 
 
@@ -100,7 +99,7 @@ def _one_by_one(text: bytes, schema: dict[str, Any], first: int, problems: Probl
 
 
 def _as(value: Any, dtype: Any) -> Any:
-    """A JSON value as a column's type; ``ValueError`` where it cannot be one."""
+    """Convert a JSON value to a column's type; a ``ValueError`` if it cannot be converted."""
     if dtype == pl.String:
         return storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if isinstance(value, bool):
@@ -117,12 +116,12 @@ def _as(value: Any, dtype: Any) -> Any:
 
 
 def storable(text: str) -> str:
-    """Text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot; as polars replaces them."""
+    """Replace lone surrogates, which JSON can contain and UTF-8 cannot, as polars does."""
     return _HALVES.sub("\x00", text)
 
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Whole lines, about ``CHUNK`` bytes at a time, and how many lines there are."""
+    """Complete lines, about ``CHUNK`` bytes at a time, and their number."""
     read = size = 0
     try:
         packed = path.stat().st_size
@@ -152,9 +151,9 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _ahead(parts: Iterator[T]) -> Iterator[T]:
-    """The same parts; the next one is made while one is used."""
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = maker.submit(next, parts, None)
+    """The same parts; the next one is computed while one is used."""
+    with ThreadPoolExecutor(1) as executor:
+        upcoming = executor.submit(next, parts, None)
+        while (part := upcoming.result()) is not None:
+            upcoming = executor.submit(next, parts, None)
             yield part

@@ -1,4 +1,4 @@
-"""Lengths that texts must keep, counted only where a limit could be passed."""
+"""Limits on the tokens of texts; tokens are counted only if a text could exceed its limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ GROUP = 4096
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """Counters of tokens and the limits they are held against.
+    """Counters of tokens, and their limits.
 
     item_tokens_of: texts -> tokens of each, special tokens included.
     prompts_of: histories (each a list of item fields with rating and review) -> the text of each prompt.
     prompt_tokens_of: prompts -> tokens of each, the chat format included.
-    item_special, prompt_special: tokens that a text has beside its own.
+    item_special, prompt_special: number of special tokens that are added to a text.
     """
 
     item_tokens_of: Callable[[list[str]], list[int]]
@@ -31,11 +31,11 @@ class TokenLimits:
     prompt_special: int = 64
 
     def long_items(self, texts: Sequence[str]) -> np.ndarray:
-        """bool ``[texts]``: which have more tokens than the limit."""
+        """bool ``[texts]``: whether a text has more tokens than the limit."""
         return _long(texts, self.item_tokens_of, self.item_limit, self.item_special)
 
     def long_prompts(self, histories: Sequence[list[dict[str, Any]]]) -> np.ndarray:
-        """bool ``[histories]``: whose prompts have more tokens than the limit."""
+        """bool ``[histories]``: whether the prompt of a history has more tokens than the limit."""
         out = []
         for start in range(0, len(histories), GROUP):
             prompts = self.prompts_of(list(histories[start : start + GROUP]))
@@ -44,8 +44,8 @@ class TokenLimits:
 
 
 def _long(texts: Sequence[str], count: Callable[[list[str]], list[int]], limit: int, special: int) -> np.ndarray:
-    # A token stands for at least one byte of what was written, special tokens apart: shorter texts need no counting.
-    # (A tokenizer with compatibility decomposition could break this; none of the registry's has one.)
+    # Apart from special tokens, a token covers at least one byte of the text, so shorter texts need no counting.
+    # (Compatibility decomposition in a tokenizer would break this; no tokenizer in the registry has it.)
     rows = [row for row, text in enumerate(texts) if len(text.encode()) + special > limit]
     long = np.zeros(len(texts), dtype=bool)
     for start in range(0, len(rows), GROUP):

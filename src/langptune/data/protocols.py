@@ -1,8 +1,8 @@
-"""Protocols: interactions to sessions, each a user's history and the item that came next (docs/protocol.md).
+"""Protocols turn interactions into sessions: a user's history and the next item (docs/protocol.md).
 
 All protocols order a user's interactions by (timestamp, tie hash). The tie hash is a fixed hash of user and item
 ids, so that the order of equal timestamps depends neither on the order of rows in the file nor on item ids
-(which, in MovieLens, go with popularity and age).
+(which correlate with popularity and age in MovieLens).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import polars as pl
 
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Paper, Temporal
 from langptune.data.contracts import SESSIONS
-from langptune.data.core import k_core
+from langptune.data.kcore import k_core
 from langptune.data.limits import TokenLimits
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
 
 AVERAGE = "average_rating"
-"""Item field that a protocol fills: only it knows which ratings may be averaged."""
+"""Item field that a protocol fills: the protocol decides which ratings may be averaged."""
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Prepared:
 
 @dataclass
 class _Job:
-    """What a protocol works on and tells.
+    """The input of a protocol, and its report.
 
     table: interactions, columns row, user_id, item_id, rating, timestamp.
-    drops: reason -> rows or users left out.
-    funnel: what was left after each step.
+    drops: reason -> number of rows or users left out.
+    funnel: the remaining numbers after each step.
     facts: further facts for the manifest.
     """
 
@@ -58,7 +58,7 @@ class _Job:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def step(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
-        """Note what is left after a step; a ``UserError`` where that is nothing."""
+        """Record what remains after a step; a ``UserError`` if nothing does."""
         self.funnel.append(
             {
                 "step": name,
@@ -76,11 +76,11 @@ class _Job:
         return table
 
     def items(self, ids: pl.Series | None, average: pl.DataFrame | None = None) -> pl.DataFrame:
-        """The catalogue without ``first_seen``: numbered by (id length, id), with the text a decoder embeds.
+        """The catalogue without ``first_seen``: numbered by (id length, id), with the text that a decoder embeds.
 
         Args:
-            ids: the items it holds; None: all.
-            average: item_id and the text of its average rating, where the protocol allows one.
+            ids: the items of the catalogue; None: all.
+            average: item_id and the text of its average rating, if the protocol allows one.
         """
         where = f"datasets.yaml: {self.name}: item_text"
         template = compile_template(self.entry.item_text, where)
@@ -108,18 +108,18 @@ class _Job:
 
     @property
     def raw_average(self) -> bool:
-        """Whether the file's average over all time may stand in texts: only as a named defect."""
+        """Whether texts may contain the file's average over all time: only as a named defect."""
         return isinstance(self.entry.protocol, Paper) and "average-rating" in self.entry.protocol.defects
 
 
 def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None = None) -> Prepared:
-    """Items and sessions of a dataset under its protocol; the same input gives the same bytes.
+    """Items and sessions of a dataset under its protocol; the output is deterministic.
 
     Args:
-        limits: needed where the protocol has ``limits``.
+        limits: required if the protocol has ``limits``.
 
     Raises:
-        UserError: an item template that names a missing field, or a step or split that ends up empty.
+        UserError: an item template names a missing field, or a step or split is empty.
     """
     job = _Job(raw, entry, name, limits, raw.interactions, dict(raw.drops), list(raw.funnel))
     if not job.funnel:
@@ -131,7 +131,7 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
     protocol = entry.protocol
     core = protocol.core
     if core is not None:
-        # Who has fewer than k rows in all has fewer in every part of them, so this never changes the core.
+        # A user with fewer than k rows has fewer in every subset, so this never changes the core.
         active = pl.len().over("user_id") >= core
         job.table = job.step("active", job.table.filter(active))
     if not (isinstance(protocol, Paper) and "duplicates" in protocol.defects):
@@ -169,17 +169,17 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
 
 
 def stable_hash(*parts: str) -> bytes:
-    """Eight bytes that depend on the parts alone, on every machine and version."""
+    """Eight bytes that depend only on the parts, on every machine and version."""
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
 
 
 def ordered_interactions(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """Columns row, user_id, item int32, rating, timestamp; by user (short ids first), time, tie hash, row.
 
-    Interactions with items that are not in ``items`` are left out.
+    Interactions with items outside ``items`` are left out.
     """
     table = interactions.join(items.select("item", "item_id"), on="item_id", maintain_order="left")
-    # Most times are distinct within a user; only ties need a hash.
+    # Only ties need a hash, and most times of a user are distinct.
     tied = table.select(pl.struct("user_id", "timestamp").is_duplicated()).to_series().to_numpy()
     keys = np.zeros(len(table), dtype=np.uint64)
     users, ids = table["user_id"].filter(pl.Series(tied)), table["item_id"].filter(pl.Series(tied))
@@ -192,7 +192,7 @@ def ordered_interactions(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.
 
 
 def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Last item test, the one before it validation, every earlier one but the first a train target."""
+    """The last item is the test target, the one before it validation, earlier items except the first are train."""
     protocol = job.entry.protocol
     assert isinstance(protocol, LeaveOneOut)
     if protocol.core is not None:
@@ -207,14 +207,14 @@ def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
             continue
         for target in range(first + 1, last):
             split = "test" if target == last - 1 else "val" if target == last - 2 else "train"
-            # A user of three has no train window: the validation target is their second item.
+            # A user with three items has no train window: the validation target is the second item.
             rows.add(user, split, first, target, target)
     job.drops[f"users with fewer than {protocol.min_interactions} interactions"] = short
     return items, rows.table(ordered, job.raw)
 
 
 def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Train targets before the validation cut; val and test: a user's first item at or after the cut."""
+    """Train targets are before the validation cut; a user's first item at or after a cut is a val or test target."""
     protocol = job.entry.protocol
     assert isinstance(protocol, Temporal)
     times = job.table["timestamp"].to_numpy()
@@ -258,7 +258,7 @@ def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def paper(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The published steps (PAPER, section Data); the class ``Paper`` says them in words."""
+    """The published steps (PAPER, section Data); the class ``Paper`` describes them."""
     protocol = job.entry.protocol
     assert isinstance(protocol, Paper)
     job.table = job.step("core", k_core(job.table, protocol.core)[0])
@@ -317,10 +317,10 @@ PROTOCOLS: dict[type, Callable[[_Job], tuple[pl.DataFrame, pl.DataFrame]]] = {
 
 
 def _without_repeats(job: _Job) -> pl.DataFrame:
-    """One row per (user, item): the first in time. Identical rows and later repeats are counted apart."""
+    """Keep the first row in time per (user, item). Identical rows and later repeats are counted separately."""
     table = job.table
-    # Sorted by all columns, so that the row kept does not depend on the order in the file; with reviews, which differ
-    # where all else is equal, the first in the file.
+    # Sorted by all columns, so that the kept row does not depend on the order in the file. With reviews, which may
+    # differ between otherwise equal rows, the first in the file is kept.
     first = table.sort(
         "user_id", "item_id", "timestamp", *(["row"] if job.raw.reviews is not None else ["rating", "row"])
     )
@@ -332,7 +332,7 @@ def _without_repeats(job: _Job) -> pl.DataFrame:
 
 
 def _within_limits(job: _Job, protocol: Paper) -> pl.DataFrame:
-    """The rows of users whose items and prompt keep the limits; or all rows, where longer texts are cut in use."""
+    """The rows of users whose items and prompt are within the limits; all rows if longer texts are truncated in use."""
     if job.limits is None:
         raise UserError(f"dataset '{job.name}': protocol.limits needs tokenizers; none were given")
     items = job.items(job.table["item_id"].unique())
@@ -367,7 +367,7 @@ def _within_limits(job: _Job, protocol: Paper) -> pl.DataFrame:
 
 
 def _note_lookalikes(job: _Job) -> None:
-    """Two users whose ids differ only in case are probably one: said, and kept apart."""
+    """Record user ids that differ only in case: they are probably one user, but stay separate."""
     users = job.table["user_id"].unique()
     if pairs := len(users) - users.str.to_lowercase().n_unique():
         job.drops["(kept) user ids that differ from another only in case"] = pairs
@@ -381,7 +381,7 @@ def _users(ordered: pl.DataFrame) -> list[tuple[str, int, int]]:
 
 
 class _Rows:
-    """Sessions as row ranges of the ordered interactions, turned into list columns without Python lists."""
+    """Sessions as row ranges of the ordered interactions, converted to list columns without Python lists."""
 
     def __init__(self, history_length: int | None):
         self.limit = history_length
@@ -392,7 +392,7 @@ class _Rows:
         self.target: list[int] = []
 
     def add(self, user: str, split: str, first: int, end: int, target: int) -> None:
-        """One session: rows ``first..end-1`` were seen before row ``target``."""
+        """Add a session: rows ``first..end-1`` were seen before row ``target``."""
         self.users.append(user)
         self.splits.append(split)
         self.first.append(first)
@@ -400,7 +400,7 @@ class _Rows:
         self.target.append(target)
 
     def table(self, ordered: pl.DataFrame, raw: Raw) -> pl.DataFrame:
-        """Contract ``sessions``; with reviews, where the data have some."""
+        """Contract ``sessions``; with reviews if the data has them."""
         item, rating = ordered["item"].to_numpy(), ordered["rating"].to_numpy()
         first, end, target = (np.array(column, dtype=np.int64) for column in (self.first, self.end, self.target))
         start = first if self.limit is None else np.maximum(first, end - self.limit)
@@ -408,8 +408,9 @@ class _Rows:
         reviews = pl.Series([None] * n, dtype=pl.List(pl.String))
         if raw.reviews is not None and n:
             rows = ordered["row"].to_numpy()
-            told = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)), dtype=pl.Int64))
-            text = ordered.select("row").join(told, on="row", how="left", maintain_order="left")["review"].fill_null("")
+            found = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)), dtype=pl.Int64))
+            joined = ordered.select("row").join(found, on="row", how="left", maintain_order="left")
+            text = joined["review"].fill_null("")
             reviews = _nested(text[_flat(np.arange(len(ordered)), start, end)], end - start)
         return pl.DataFrame(
             {
@@ -428,7 +429,7 @@ class _Rows:
 
 
 def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """The values of all ranges, one after the other."""
+    """The concatenated values of all ranges."""
     lengths = end - start
     before = np.cumsum(lengths) - lengths
     # Row r of the flat values is start + (position within its list).

@@ -1,4 +1,4 @@
-"""Which sessions are trained, selected and compared on: one fixed draw per dataset, split and config."""
+"""Draws the sessions for training, selection and comparison: one fixed draw per dataset, split and config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langptune.randomness import numbered, stream
 
 
 def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("test",)) -> pl.DataFrame:
-    """Contract ``evaluation``: sampled sessions of the splits, ascending. More asked than there are: all."""
+    """Contract ``evaluation``: sampled sessions of the splits, ascending; all if a split has fewer than its sample."""
     parts = []
     for split in splits:
         ids = np.sort(sessions.filter(pl.col("split") == split)["session"].to_numpy())
@@ -24,20 +24,20 @@ def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("tes
 
 
 def pick(ids: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` of ascending session numbers, drawn evenly without replacement, ascending; all if there are fewer."""
+    """``count`` session numbers, drawn uniformly without replacement, ascending; all if there are fewer."""
     if count >= len(ids):
         return ids
     return np.sort(numbered(seed).choice(ids, count, replace=False))
 
 
 def drawn(sessions: pl.Series, count: int, seed: int, phase: str) -> list[int]:
-    """``count`` of the sessions, without replacement, for one phase of training (``Phase.stream``); at most all."""
+    """``count`` sessions, without replacement, for one phase of training (``Phase.stream``); all if there are fewer."""
     rng = stream(seed, phase, "choice of sessions")
     return sessions.to_list() if count >= len(sessions) else rng.choice(sessions.to_numpy(), count, False).tolist()
 
 
 def fraction(ids: list[int], share: float, seed: int) -> list[int]:
-    """A seeded share of session numbers, in their order; a smaller share is part of a larger one.
+    """A seeded share of session numbers, in their order; a smaller share is a subset of a larger one.
 
     Args:
         ids: session numbers.

@@ -1,4 +1,4 @@
-"""Jinja templates as data: item texts and prompts. Sandboxed, and strict about names that do not exist."""
+"""Jinja templates for item texts and prompts: sandboxed, with errors for undefined names."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from jinja2.sandbox import SandboxedEnvironment
 from langptune.errors import UserError
 
 _NOTHING = "\ufdd0"
-"""Stands for an empty value until the text is whole; a code point that no text holds."""
-# Blanks are tried from the first of a run alone: from each, a long run would take the square of its length.
+"""Placeholder for an empty value until the text is complete: a code point that occurs in no text."""
+# Blanks are matched from the first of a run only: from each, a long run would take quadratic time.
 _NOTHING_IN_BRACKETS = re.compile(rf"(?<![ \t])[ \t]*(?:\({_NOTHING}\)|\[{_NOTHING}\])")
 
 
 def _shown(value: Any) -> Any:
-    """How a template writes a value; conditions and filters see the value itself."""
+    """The output for a value; conditions and filters get the value itself."""
     return _NOTHING if value is None or value == "" else value
 
 
-# Nothing is escaped here: a text goes to a tokenizer, which takes it as plain text (langptune.prompts), and
-# pages escape what they show.
+# Nothing is escaped here: a tokenizer treats texts as plain text (langptune.prompts), and pages escape what they show.
 _ENVIRONMENT = SandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False, finalize=_shown
 )
 
 
 def compile_template(source: str, where: str) -> Template:
-    """A template.
+    """Compile a template.
 
     Raises:
-        UserError: a syntax error; the line names ``where``.
+        UserError: a syntax error; the message names ``where``.
     """
     try:
         return _ENVIRONMENT.from_string(source)
@@ -41,10 +40,10 @@ def compile_template(source: str, where: str) -> Template:
 
 
 def render(template: Template, where: str, **values: Any) -> str:
-    """The filled template. Brackets with nothing but an empty value in them are left out: no year, no ``()``.
+    """Render a template. Brackets that contain only an empty value are removed: without a year, no ``()``.
 
     Raises:
-        UserError: a name that the data does not have, naming ``where`` and what is there.
+        UserError: an undefined name; the message names ``where`` and the available names.
     """
     try:
         text = template.render(**values)

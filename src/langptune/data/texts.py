@@ -1,7 +1,6 @@
-"""Texts as people read them: HTML taken out, words for "no value" made empty.
+"""Cleans texts: removes HTML, and empties fields with words for "no value".
 
-Every text that goes into an item's text or a prompt passes here once, in ``langptune.data.raw.Raw``, whichever reader
-it comes from.
+Every text of an item or a prompt is cleaned here once, in ``langptune.data.reader_output.Raw``, for all readers.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from html.entities import html5
 import polars as pl
 
 _ATTRIBUTES = r"""(?:\s+[a-z:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))*\s*/?>"""
-# The tags of formatted text alone. What else stands between angle brackets may be the text itself: <3, <|im_end|>,
-# and </s>, which is rare as a tag and common as a name of a token.
+# Only the tags of formatted text. Anything else in angle brackets may be part of the text: <3, <|im_end|>, and </s>,
+# which is rare as a tag and common as the name of a token.
 _BREAKING = (
     r"</?(?:br|p|div|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|h[1-6]|hr|blockquote|pre|center|section|article|img)"
 )
@@ -24,17 +23,17 @@ INLINE = rf"(?i){_INLINE}{_ATTRIBUTES}"
 ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _SUSPECT = r"<[/!a-zA-Z]|&[#a-zA-Z]"
 ROUNDS = 5
-"""How often escaped text is read again: shops escape what is escaped already (``&amp;quot;``)."""
+"""Limit on rounds of unescaping: shops escape text that is escaped already (``&amp;quot;``)."""
 NO_VALUE = ["None", "NULL", "null", "nan", "NaN", "NaT", "<NA>", "N/A", "n/a", "—"]
-"""What programs write for a missing value. Titles are exempt: they may be such a word."""
+"""Words that programs write for a missing value. Titles are exempt: a title may be such a word."""
 _EMPTY_BRACKETS = r"^(.*\S)\s*\(\s*\)\s*$"
 
 
 def without_html(texts: pl.Series) -> pl.Series:
-    """The texts without tags of formatted text and with entities as the characters that they stand for.
+    """Remove the tags of formatted text and replace entities by their characters.
 
-    A tag that ends a line or a block becomes a blank, any other nothing. Text without HTML stays as it is, and cleaning
-    twice gives the same as cleaning once.
+    A tag that ends a line or a block becomes a space, other tags become nothing. Text without HTML is unchanged.
+    Cleaning is idempotent.
 
     Args:
         texts: str; nulls stay null.
@@ -58,8 +57,8 @@ def without_html(texts: pl.Series) -> pl.Series:
 
 
 def _character(entity: str) -> str | None:
-    """What an entity stands for; None where it is none (``&Sons;``)."""
-    # Not html.unescape for names: it takes the first letters of a longer word for an entity (&notit; begins with &not).
+    """The character of an entity; None if it is not an entity (``&Sons;``)."""
+    # Not html.unescape for names: it matches prefixes of longer words (&notit; begins with &not).
     text = html.unescape(entity) if entity[1] == "#" else html5.get(entity[1:])
     if text is None:
         return None
@@ -69,10 +68,10 @@ def _character(entity: str) -> str | None:
 
 
 def clean_items(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The fields of items as plain text, and how many items each kind of cleaning changed.
+    """The fields of items as plain text, and the number of items that each kind of cleaning changed.
 
     Args:
-        items: item_id and further str columns, ``title`` among them; ids are not touched.
+        items: item_id and further str columns, including ``title``; ids are not changed.
     """
     items, changed = _clean(items, [name for name in items.columns if name != "item_id"])
     counts = {"(kept) items with HTML entities or tags, cleaned": changed}
@@ -96,15 +95,15 @@ def clean_items(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 
 
 def clean_reviews(reviews: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Column ``review`` as plain text, and how many reviews changed."""
+    """Column ``review`` as plain text, and the number of changed reviews."""
     reviews, changed = _clean(reviews, ["review"])
     return reviews, {"(kept) reviews in histories with HTML entities or tags, cleaned": changed} if changed else {}
 
 
 def clean_users(users: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The fields of users as plain text, and how many users changed.
+    """The fields of users as plain text, and the number of changed users.
 
-    Words like "none" stay: MovieLens has it as an occupation.
+    Words like "none" are kept: it is an occupation in MovieLens.
     """
     users, changed = _clean(users, [name for name in users.columns if name != "user_id"])
     return users, {"(kept) users with HTML entities or tags in a field, cleaned": changed} if changed else {}
@@ -112,7 +111,7 @@ def clean_users(users: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 
 def _clean(frame: pl.DataFrame, columns: list[str]) -> tuple[pl.DataFrame, int]:
     plain = [without_html(frame[name]) for name in columns]
-    # A text that is nothing but tags is kept: it may be a title.
+    # A text that consists only of tags is kept: it may be a title.
     plain = [new.zip_with((new != "").fill_null(True), frame[new.name]) for new in plain]
     if not plain:
         return frame, 0

@@ -1,7 +1,7 @@
-"""What a chat server answers, checked: the one reader of everything that comes from outside.
+"""Parses and validates the answers of chat servers: the only reader of what comes from outside.
 
-``read`` takes the bytes of a response, ``kept`` those of a file in the cache. Both end in the same checks, so that an
-answer is counted, paid for and kept only as far as it makes sense, and a kept one is held to the rules of today.
+``read`` takes the bytes of a response, ``kept`` those of a file in the cache. Both apply the same checks: an answer is
+counted, paid for and kept only if it is valid, and a cached answer must pass the current checks too.
 
 Sources: OpenAI's chat completions API, and what servers that speak it send: vLLM, SGLang, TGI, llama.cpp, Ollama,
 Mistral, DeepSeek, Together, Anthropic, Gemini, Azure and OpenRouter (errors in a body with HTTP 200, reasoning in a
@@ -19,9 +19,9 @@ from langptune.endpoint.lengths import rough_tokens
 from langptune.thinking import without_thoughts
 
 _MESSAGE_TOKENS = 4
-"""Of the chat format around a message, roughly."""
+"""Tokens that the chat format adds to a message, roughly."""
 _LARGEST = 2**31 - 1
-"""Of a count of tokens: the columns that hold them have 32 bits."""
+"""The largest count of tokens that is accepted: the columns that hold counts have 32 bits."""
 _ENDED = {"stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "complete", "completed", "finished"}
 _CUT = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"}
 _FILTERED = {"content_filter", "safety", "blocklist", "prohibited_content", "recitation", "spii", "refusal"}
@@ -32,11 +32,11 @@ _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
 
 @dataclass(frozen=True)
 class Request:
-    """One question, without the server it goes to.
+    """One request, independent of the server that it is sent to.
 
     messages: (role, text) in their order.
-    max_tokens: longest answer, in the server's tokens.
-    stop: a text that ends the answer; None: only the model does.
+    max_tokens: limit on the answer, in the server's tokens.
+    stop: a text that ends the answer; None: only the model ends it.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -47,29 +47,29 @@ class Request:
 
     @property
     def begun(self) -> bool:
-        """The last message is the beginning of the answer, which the server is to go on with."""
+        """Whether the last message is the beginning of the answer, which the server continues (prefill)."""
         return bool(self.messages) and self.messages[-1][0] == "assistant"
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the prompt has."""
+        """The approximate number of tokens in the prompt."""
         return sum(_MESSAGE_TOKENS + rough_tokens(text) for _, text in self.messages)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """The answer to a request.
 
-    text: what the model said, without its reasoning; valid Unicode.
-    finished: the model ended it; False where it was cut at ``max_tokens``, and where there is a fault.
-    reason: the server's finish reason in lower case; empty where it gave none.
-    prompt_tokens, tokens: as the server counted them; by characters where it does not say (``counted`` is False).
-    model: what the server says it ran; ``unknown`` where it does not say.
-    thought: reasoning was taken out of the content.
-    fault: ``empty``, ``reasoning`` (and nothing else), ``filtered``, ``aborted``, ``overlong`` (more than
-        ``max_tokens`` can be), ``foreign`` (no answer of a chat API); the empty string for an answer that can be used.
-        With a fault the text is empty, what it cost is counted, and the answer is never kept.
-    why: the fault in words, with what the server said of it.
+    text: the model's answer without its reasoning; valid Unicode.
+    finished: the model ended it; False if it was cut at ``max_tokens``, or has a fault.
+    reason: the server's finish reason in lower case; empty if it gave none.
+    prompt_tokens, tokens: as the server counted them; estimated from characters if it gave none (``counted`` is False).
+    model: the model that the server names; ``unknown`` if it names none.
+    thought: reasoning was removed from the content.
+    fault: ``empty``, ``reasoning`` (and nothing else), ``filtered``, ``aborted``, ``overlong`` (longer than
+        ``max_tokens`` allows), ``foreign`` (not a chat API's answer); the empty string for a usable answer.
+        With a fault the text is empty, the cost is counted, and the answer is never kept.
+    why: the fault in words, with the server's message.
     """
 
     text: str
@@ -85,19 +85,19 @@ class Answer:
 
     @property
     def again(self) -> bool:
-        """The same question may have a better answer: not where the limit on tokens was used up, or not kept to."""
+        """Whether a retry may give a usable answer: not if the limit on tokens was used up or exceeded."""
         return bool(self.fault) and self.fault != "overlong" and self.reason not in _CUT
 
 
 def read(body: bytes, request: Request) -> Answer:
-    """The answer in a response with HTTP status 200; one that makes no sense has a ``fault``. Never raises."""
+    """The answer in a response with HTTP status 200; an unusable answer has a ``fault``. Never raises."""
     data = _json(body)
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):
-        said = _text_of(data.get("detail") or data.get("message") or "")[:200]
-        return _checked(request, data, "", "", None, "foreign", f"no choice with a message{said and f': {said}'}")
+        detail = _text_of(data.get("detail") or data.get("message") or "")[:200]
+        return _checked(request, data, "", "", None, "foreign", f"no choice with a message{detail and f': {detail}'}")
     text, reasoning, refused = _content(message.get("content"))
     for key in ("reasoning_content", "reasoning"):
         if isinstance(message.get(key), str):
@@ -106,15 +106,15 @@ def read(body: bytes, request: Request) -> Answer:
         refused += message["refusal"]
     fault = why = ""
     if error := choice.get("error") or data.get("error"):
-        said = _text_of(error.get("message") if isinstance(error, dict) else error)
-        fault, why = "aborted", f"broken off by the server: {said[:200]}"
+        detail = _text_of(error.get("message") if isinstance(error, dict) else error)
+        fault, why = "aborted", f"broken off by the server: {detail[:200]}"
     elif refused.strip():
         fault, why = "filtered", f"refused: {unicode(refused).strip()[:200]}"
     return _checked(request, data, text, reasoning, choice.get("finish_reason"), fault, why)
 
 
 def kept(content: bytes, request: Request) -> Answer | None:
-    """The answer in a file of the cache; None where it does not read, or would not be kept today: it is asked again."""
+    """The answer in a cache file; None if it cannot be read or fails the current checks: the request is sent again."""
     data = _json(content).get("answer")
     if not isinstance(data, dict) or not isinstance(data.get("text"), str) or not isinstance(data.get("counted"), bool):
         return None
@@ -122,7 +122,7 @@ def kept(content: bytes, request: Request) -> Answer | None:
     prompt, tokens = _counts(counts)
     if prompt is None or tokens is None:
         return None
-    reason = None if data.get("reason") == "None" else data.get("reason")  # as null was once written
+    reason = None if data.get("reason") == "None" else data.get("reason")  # older caches hold null as "None"
     found = _checked(request, {"model": data.get("model"), "usage": counts}, data["text"], "", reason, "", "")
     if found.fault:
         return None
@@ -131,17 +131,17 @@ def kept(content: bytes, request: Request) -> Answer | None:
 
 
 def paid(line: bytes | str) -> tuple[int, int]:
-    """Tokens of prompt and answer in one line of the account of answers that could not be used; 0 where unreadable."""
+    """Tokens of prompt and answer in one line of the log of unusable answers; 0 if unreadable."""
     data = _json(line.encode() if isinstance(line, str) else line)
     prompt, tokens = _counts({"prompt_tokens": data.get("prompt_tokens"), "completion_tokens": data.get("tokens")})
     return prompt or 0, tokens or 0
 
 
 def error_status(body: bytes) -> int | None:
-    """The HTTP status that a body with HTTP 200 should have had; None where it holds no error.
+    """The HTTP status that a body with HTTP 200 should have had; None if it holds no error.
 
     OpenRouter sends ``{"error": {"code": 429, "message": ...}}``, others ``{"object": "error", ...}``. A code that is
-    no status counts as 500: such a request is tried again, and the server's words are shown if that does not help.
+    not an HTTP status counts as 500: the request is sent again, and the server's message is shown if that fails too.
     """
     data = _json(body)
     error = data if data.get("object") == "error" else data.get("error")
@@ -155,7 +155,7 @@ def error_status(body: bytes) -> int | None:
 
 
 def refused_prompt(body: bytes, request: Request) -> Answer | None:
-    """The answer of a server that filtered the prompt and says so by an HTTP error; None for any other error.
+    """The answer of a server that reports a filtered prompt as an HTTP error; None for any other error.
 
     Azure sends 400 with the code ``content_filter``, OpenRouter 403 with the flagged input.
     """
@@ -172,29 +172,29 @@ def refused_prompt(body: bytes, request: Request) -> Answer | None:
 
 
 def usage_of(body: bytes) -> tuple[int, int]:
-    """Tokens that a body without an answer says were used."""
+    """Tokens of prompt and answer that a body without an answer reports as used."""
     prompt, tokens = _counts(_json(body).get("usage"))
     return prompt or 0, tokens or 0
 
 
 def unicode(text: str) -> str:
-    """Valid Unicode: two surrogates that are a pair become its character, one alone, which no file takes, U+FFFD."""
+    """Valid Unicode: a surrogate pair becomes its character; a lone surrogate, which cannot be encoded, U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _checked(
     request: Request, data: dict[str, Any], text: str, reasoning: str, reason: Any, fault: str, why: str
 ) -> Answer:
-    """The checks that all answers go through, new and kept."""
-    said, thought = without_thoughts(unicode(text))
-    if request.stop is not None and request.stop in said:  # the server was not sent it, or leaves it in
-        said = said.split(request.stop)[0]
+    """Apply the checks that new and cached answers share."""
+    clean, thought = without_thoughts(unicode(text))
+    if request.stop is not None and request.stop in clean:  # it was not sent to the server, or the server keeps it
+        clean = clean.split(request.stop)[0]
     prompt, tokens = _counts(data.get("usage"))
     counted = bool(prompt) and tokens is not None and not (tokens == 0 and text)
     if not counted:
         prompt, tokens = prompt or request.tokens, tokens or rough_tokens(text + reasoning)
     reason = "" if reason is None else unicode(str(reason)).strip().lower()
-    # Without a reason only the length tells whether the answer was cut.
+    # Without a reason, only the length shows whether the answer was cut.
     ended = reason in _ENDED or (not reason and tokens < request.max_tokens)
     if fault:
         pass
@@ -202,36 +202,36 @@ def _checked(
         fault, why = "filtered", "filtered by the server"
     elif reason and reason not in _ENDED | _CUT:
         fault, why = "aborted", f"ended by the server with finish reason '{reason[:50]}'"
-    elif len(said) > LONGEST_TOKEN * request.max_tokens:
-        fault, why = "overlong", f"{len(said):,} characters for {request.max_tokens} tokens"
-    elif not said and (thought or reasoning.strip()):
+    elif len(clean) > LONGEST_TOKEN * request.max_tokens:
+        fault, why = "overlong", f"{len(clean):,} characters for {request.max_tokens} tokens"
+    elif not clean and (thought or reasoning.strip()):
         fault, why = "reasoning", "only reasoning came, no answer"
-    elif not said and not (ended and request.stop is not None):  # the stop text may well come first
+    elif not clean and not (ended and request.stop is not None):  # the stop text may come first
         fault, why = "empty", "an empty text" + ("" if ended else ", cut at the limit")
     model = unicode(data["model"]) if isinstance(data.get("model"), str) and data["model"] else "unknown"
     if fault:
         return Answer("", False, reason, prompt, tokens, counted, model, thought, fault, unicode(why))
-    return Answer(said, ended, reason, prompt, tokens, counted, model, thought)
+    return Answer(clean, ended, reason, prompt, tokens, counted, model, thought)
 
 
 def _content(content: Any) -> tuple[str, str, str]:
     """A message's content as text, reasoning and refusal; a list of parts is joined by kind."""
     out: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
     for part in content if isinstance(content, list) else [content]:
-        kind, said = "text", part
+        kind, value = "text", part
         if isinstance(part, dict):
             kind = "reasoning" if part.get("type") in _REASONING_PARTS else "text"
             kind = "refusal" if part.get("type") == "refusal" else kind
-            said = next((part[key] for key in ("text", "thinking", "reasoning", "refusal") if part.get(key)), "")
-        out[kind].append(_text_of(said))
+            value = next((part[key] for key in ("text", "thinking", "reasoning", "refusal") if part.get(key)), "")
+        out[kind].append(_text_of(value))
     return "".join(out["text"]), "".join(out["reasoning"]), "".join(out["refusal"])
 
 
 def _text_of(value: Any, depth: int = 8) -> str:
-    """Text where it may be wrapped: a string, ``{"value": text}``, or a list of parts; else nothing.
+    """A text that may be wrapped: a string, ``{"value": text}``, or a list of parts; anything else is empty.
 
     Args:
-        depth: wrappers that are looked into; servers have two, and a hostile one thousands.
+        depth: the most levels of wrappers; servers use two, a hostile one thousands.
     """
     if not depth:
         return ""
@@ -243,7 +243,7 @@ def _text_of(value: Any, depth: int = 8) -> str:
 
 
 def _counts(usage: Any) -> tuple[int | None, int | None]:
-    """Tokens of prompt and answer in a ``usage``, each None where it is no count."""
+    """Tokens of prompt and answer in a ``usage`` object, each None if it is not a count."""
     data = usage if isinstance(usage, dict) else {}
     return _count(data.get("prompt_tokens")), _count(data.get("completion_tokens"))
 
@@ -255,7 +255,7 @@ def _count(value: Any) -> int | None:
 
 
 def _json(content: bytes) -> dict[str, Any]:
-    """A JSON object; empty where there is none. Bytes that are no UTF-8 cost a character, not the answer."""
+    """A JSON object; empty if there is none. Invalid UTF-8 costs a character, not the answer."""
     try:
         data = json.loads(content.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):

@@ -1,16 +1,16 @@
-"""A chat client that pays for no answer twice: cached on disk, paced, capped, and repeatable.
+"""A chat client with a cache on disk, rate limits, a cost cap and repeatable answers: no answer is paid for twice.
 
 Sources: OpenAI's chat completions API (``POST {endpoint}/chat/completions``), which vLLM, ``transformers serve`` and
-others speak, through the package ``openai``. It waits and asks again by itself: after 408, 409, 429 and 5xx, as
-long as the server's ``Retry-After`` says, else with growing pauses.
+others speak, through the package ``openai``. The package retries after 408, 409, 429 and 5xx: it waits as long as the
+server's ``Retry-After`` header says, otherwise with growing pauses.
 
-What comes back is checked in one place (``answers``) before it is counted or kept. An answer that cannot be used
-(empty, filtered, broken off) is counted and never kept. Its cost is written beside the cache, so that a cap holds for
-all attempts. The question is asked again: up to ``TRIES`` times at once, and in the next run.
+``answers`` checks each answer before it is counted or kept. An unusable answer (empty, filtered, broken off) is counted
+and never kept. Its cost is written beside the cache, so that the cap includes all attempts. The request is sent again:
+up to ``TRIES`` times in one run, and in the next run.
 
-An answer belongs to its request: endpoint, model, messages, longest answer, temperature and seed. Their SHA-256 is its
-file name, so that a job that is killed, or run again, asks only for what is missing. The key is no part of a request,
-and is written nowhere.
+The cache key is the SHA-256 of the request: endpoint, model, messages, longest answer, temperature and seed. It is the
+file name of the answer, so that a job that was killed, or runs again, asks only for what is missing. The API key is
+not part of a request, and is written nowhere.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 TRIES = 3
-"""How often one question is asked where the answer cannot be used but another might."""
+"""The most attempts for one request if its answer is unusable and another might not be."""
 EMPTY_SHARE = 0.05
-"""Share of a job's answers that may be unusable where each makes a result; more would measure the empty text."""
+"""The largest share of unusable answers in a job where each answer makes a result; more would measure empty texts."""
 _HOPELESS = 20
-"""A run ends once this many answers, and more than half of those so far, cannot be used."""
+"""A run ends once this many answers, and more than half of all so far, are unusable."""
 _WINDOW = 60.0
 _KEPT = 1 << 25
-"""Bytes of a kept answer with its request; a longer file is none."""
+"""The most bytes of a cached answer with its request; a larger file is ignored."""
 
 
-def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
-    """Progress for ``Client.ask`` that tells (done, of how many, seconds since now): at the end, and at times before.
+def paced(report: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
+    """Progress for ``Client.ask`` that reports (done, total, seconds since the start): now and then, and at the end.
 
     Args:
-        pause: seconds between two lines at least.
+        pause: seconds between two reports at least.
     """
     start, last = time.monotonic(), 0.0
 
@@ -65,16 +65,16 @@ def paced(tell: Callable[[int, int, float], None], pause: float = 10.0) -> Calla
         now = time.monotonic()
         if done == total or now - last > pause:
             last = now
-            tell(done, total, now - start)
+            report(done, total, now - start)
 
     return progress
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a list of requests will take at most: answers that are not in the cache, and their tokens.
+    """Upper bound of the cost of a list of requests: answers that are not in the cache, and their tokens.
 
-    usd: their price, each answer taken as long as it may be.
+    usd: their price if each answer is as long as allowed.
     """
 
     requests: int
@@ -85,7 +85,7 @@ class Estimate:
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """The numbers in one line for the log."""
         return (
             f"{self.requests} answers to ask for, {self.cached} kept; about {self.prompt_tokens:,} + at most "
             f"{self.tokens:,} tokens, at most {self.usd:.4f} USD"
@@ -94,9 +94,9 @@ class Estimate:
 
 @dataclass
 class Spent:
-    """What one client has really used: requests that were answered, tokens as the servers counted them, their price.
+    """What one client has used: requests that were answered, tokens as the servers counted them, and their price.
 
-    unusable: of those, the answers that cannot be used.
+    unusable: how many of the answers cannot be used.
     """
 
     requests: int = 0
@@ -108,7 +108,7 @@ class Spent:
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """The numbers in one line for the log."""
         return (
             f"{self.requests} answers asked for, {self.cached} from the cache; {self.prompt_tokens:,} + "
             f"{self.tokens:,} tokens, {self.usd:.4f} USD"
@@ -117,7 +117,7 @@ class Spent:
 
 
 class Client:
-    """Asks one endpoint; answers are kept in a folder that jobs may share."""
+    """Sends requests to one endpoint; answers are kept in a folder that jobs may share."""
 
     def __init__(
         self,
@@ -127,15 +127,15 @@ class Client:
         identity: str | None = None,
         socket: str | None = None,
     ):
-        """A client; nothing is sent yet.
+        """Set up a client; nothing is sent yet.
 
         Args:
-            source: the registry's endpoint: address, model, key's name, limits, prices, ``parallel``.
+            source: the registry's endpoint: address, model, name of the key's variable, limits, prices, ``parallel``.
             cache: folder of answers.
-            max_usd: no more is spent on what this client is asked, in US dollars, answers that an earlier attempt paid
-                for and that are in the cache included; None: no limit.
-            identity: what stands for the server in the cache, where its address does not (a port of the moment).
-            socket: Unix socket that the server listens on, in place of the port of ``source.endpoint``.
+            max_usd: cost cap on this client's requests in US dollars, including what earlier attempts paid for answers
+                in the cache; None: no limit.
+            identity: identifies the server in cache keys if its address cannot (an ephemeral port).
+            socket: Unix socket that the server listens on, instead of the port of ``source.endpoint``.
         """
         self.source, self.cache, self.max_usd = source, Path(cache), max_usd
         self.identity = identity or str(source.endpoint).rstrip("/")
@@ -148,46 +148,50 @@ class Client:
         self._asking = threading.local()
 
     def key_of(self, request: Request) -> str:
-        """SHA-256 of all that changes an answer."""
-        told = {"server": self.identity, "model": self.source.model, "limit": self.source.limit_key, **asdict(request)}
-        if self.source.omit:  # what is not sent changes the answer; earlier keys stay what they were
-            told["omit"] = sorted(self.source.omit)
+        """SHA-256 of everything that changes an answer."""
+        fields = {
+            "server": self.identity,
+            "model": self.source.model,
+            "limit": self.source.limit_key,
+            **asdict(request),
+        }
+        if self.source.omit:  # omitted settings change the answer; keys without any stay as in older caches
+            fields["omit"] = sorted(self.source.omit)
         if request.begun:
-            told["prefill"] = self.source.prefill
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            fields["prefill"] = self.source.prefill
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def known(self, request: Request) -> Answer | None:
-        """The answer in the cache; None where there is none, or none that can be used."""
+        """The answer in the cache; None if there is none that can be used."""
         try:
             return answers.kept(read_plain(self._file(request), _KEPT), request)
         except OSError:
             return None
 
     def estimate(self, requests: Sequence[Request]) -> Estimate:
-        """What is still to be asked, in tokens (prompts by their characters, answers at their longest) and dollars."""
+        """The cost of what is not in the cache: tokens (prompts by characters, answers at their limit) and dollars."""
         unique = {self.key_of(request): request for request in requests}
         missing = [request for request in unique.values() if self.known(request) is None]
         prompt, longest = sum(r.tokens for r in missing), sum(r.max_tokens for r in missing)
         return Estimate(len(missing), len(unique) - len(missing), prompt, longest, self._price(prompt, longest))
 
     def ask(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Answer]:
-        """The answers, in the order of the requests; equal requests are asked once.
+        """The answers, in the order of the requests; equal requests are sent once.
 
-        One that cannot be used, after ``TRIES``, comes back with its ``fault`` and without a text.
+        An answer that is still unusable after ``TRIES`` attempts is returned with its ``fault`` and an empty text.
 
         Args:
-            progress: is called with (done, of how many) after each answer that had to be asked for.
+            progress: called with (done, total) after each answer that was not in the cache.
 
         Raises:
-            UserError: the estimate is above ``max_usd`` (before anything is sent), what was really spent is (after;
-                answers are kept), no key, an error of the server, or a server whose answers can mostly not be used, in
-                one line.
+            UserError: the estimate exceeds ``max_usd`` (before anything is sent); the real cost does (later; answers
+                are kept); no key; an error of the server; or most answers are unusable.
         """
         unique = {self.key_of(request): request for request in requests}
         found = {key: answer for key, request in unique.items() if (answer := self.known(request)) is not None}
         missing = {key: request for key, request in unique.items() if key not in found}
         self.spent.cached += len(found)
-        # A job that is tried again has its limit once, not once an attempt.
+        # A job that runs again has one cap for all its attempts.
         fresh = [found[key] for key in found.keys() - self._charged]
         self._before += sum(self._price(answer.prompt_tokens, answer.tokens) for answer in fresh)
         for key in unique.keys() - self._charged:
@@ -199,17 +203,17 @@ class Client:
         return [found[self.key_of(request)] for request in requests]
 
     def _check_cap(self, missing: list[Request]) -> None:
-        told = self.estimate(missing)
-        if self.max_usd is not None and self._before + self.spent.usd + told.usd > self.max_usd:
+        total = self.estimate(missing)
+        if self.max_usd is not None and self._before + self.spent.usd + total.usd > self.max_usd:
             left = max(self.max_usd - self._before - self.spent.usd, 0)
             kept = f" after {self._before:.4f} for those in the cache" if self._before else ""
             raise UserError(
-                f"{self.source.model} at {self.url}: {told.requests} answers would cost up to {told.usd:.4f} USD, "
+                f"{self.source.model} at {self.url}: {total.requests} answers would cost up to {total.usd:.4f} USD, "
                 f"max_usd allows {left:.4f}{kept}; nothing was sent: raise max_usd, or ask for fewer"
             )
 
     def _all(self, missing: dict[str, Request], progress: Callable[[int, int], None] | None) -> dict[str, Answer]:
-        """Ask from several threads; the first error ends all once what is under way has been kept."""
+        """Send requests from several threads; after the first error, requests in flight are kept, then all end."""
         client = self._openai()
         todo: queue.SimpleQueue[tuple[str, Request]] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[str, Answer | BaseException]] = queue.SimpleQueue()
@@ -225,8 +229,8 @@ class Client:
                     return
                 try:
                     done.put((key, self._one(client, request)))
-                except BaseException as error:  # handed on to the thread that asked
-                    done.put((key, error))  # before the others are stopped: theirs is not the error to tell
+                except BaseException as error:  # raised again in the calling thread
+                    done.put((key, error))  # before the other threads stop with errors of their own
                     self._stop.set()
 
         # Daemons: a job that must stop now (SIGTERM) does not wait for a slow server.
@@ -239,7 +243,7 @@ class Client:
             while len(found) < len(missing):
                 key, outcome = done.get()
                 if isinstance(outcome, BaseException):
-                    for thread in threads:  # what is under way is paid for, so it is kept
+                    for thread in threads:  # requests in flight are paid for, so their answers are kept
                         thread.join()
                     raise outcome
                 found[key] = outcome
@@ -256,7 +260,7 @@ class Client:
         return found
 
     def _one(self, client: OpenAI, request: Request) -> Answer:
-        """One question, asked until its answer can be used, at most ``TRIES`` times."""
+        """Send one request until its answer is usable, at most ``TRIES`` times."""
         for left in reversed(range(TRIES)):
             self._pace(request.tokens + request.max_tokens)
             with self._lock:
@@ -284,7 +288,7 @@ class Client:
         return answer
 
     def _once(self, client: OpenAI, request: Request) -> Answer:
-        """One question sent; the package asks again where the server was busy or failed."""
+        """Send one request; the package retries if the server was busy or failed."""
         import openai
 
         from langptune.endpoint.transport import TooLarge
@@ -303,11 +307,11 @@ class Client:
             settings["extra_body"] = dict(self.source.prefill)
         self._asking.request = request
         try:
-            # The bytes, for the package would make objects of whatever it gets, unchecked.
-            told = client.chat.completions.with_raw_response.create(**settings)
-            return answers.read(told.http_response.content, request)
+            # Raw bytes, because the package would build objects from any response without checks.
+            response = client.chat.completions.with_raw_response.create(**settings)
+            return answers.read(response.http_response.content, request)
         except TooLarge as error:
-            # What it cost is not known, but no more than what was asked for should.
+            # The cost is unknown; the limits of the request are its upper bound.
             tokens = (request.tokens, request.max_tokens)
             return Answer(
                 "", False, "", *tokens, False, "unknown", fault="overlong", why=f"{error} for {tokens[1]} tokens"
@@ -317,22 +321,22 @@ class Client:
                 return filtered
             raise self._explained(error, settings) from None
         except Exception as error:
-            raise self._explained(error, settings) from None  # no trace: it could hold the key
+            raise self._explained(error, settings) from None  # a traceback could hold the key
 
     def _unmask(self, response: Any) -> None:
-        """Give an error that came with HTTP 200 the status it should have: it is then retried and explained as such."""
+        """Give an error that came with HTTP 200 its proper status, so that it is retried and explained as an error."""
         if response.status_code != 200:
             return
         body = response.content
         if (status := answers.error_status(body)) is not None:
             prompt, tokens = answers.usage_of(body)
             if prompt or tokens:
-                told = Answer("", False, "", prompt, tokens, True, "unknown", fault="aborted", why="an error")
-                self._charge(self._asking.request, told)
+                failed = Answer("", False, "", prompt, tokens, True, "unknown", fault="aborted", why="an error")
+                self._charge(self._asking.request, failed)
             response.status_code = status
 
     def _charge(self, request: Request, answer: Answer) -> None:
-        """Count what an answer cost; of one that is not kept, also in the request's account beside the cache."""
+        """Count the cost of an answer; the cost of an unusable one is also logged beside the cache."""
         with self._lock:
             self.spent.requests += 1
             self.spent.unusable += bool(answer.fault)
@@ -340,12 +344,12 @@ class Client:
             self.spent.tokens += answer.tokens
             self.spent.usd += self._price(answer.prompt_tokens, answer.tokens)
         if answer.fault:
-            told = {key: getattr(answer, key) for key in ("fault", "why", "reason", "prompt_tokens", "tokens", "model")}
+            row = {key: getattr(answer, key) for key in ("fault", "why", "reason", "prompt_tokens", "tokens", "model")}
             with private(self._account(self.key_of(request))) as file:
-                file.write(json.dumps(told) + "\n")
+                file.write(json.dumps(row) + "\n")
 
     def _account(self, key: str) -> Path:
-        """What the answers to one request cost that could not be used, a line each."""
+        """The log of one request's unusable answers and their cost, one line each."""
         return self.cache / key[:2] / f"{key}.unusable.jsonl"
 
     @staticmethod
@@ -355,19 +359,19 @@ class Client:
         except OSError:
             return []
 
-    def few_faults(self, told: Sequence[Answer]) -> list[Answer]:
-        """Those of a job's answers that cannot be used: one, or a share of ``EMPTY_SHARE``, and fewer than half.
+    def few_faults(self, all_answers: Sequence[Answer]) -> list[Answer]:
+        """The unusable answers of a job: at most one or a share of ``EMPTY_SHARE``, and fewer than half.
 
         Raises:
-            UserError: there are more.
+            UserError: more are unusable.
         """
-        faults = [answer for answer in told if answer.fault]
-        if faults and (len(faults) > max(1, EMPTY_SHARE * len(told)) or 2 * len(faults) >= len(told)):
-            raise UserError(self.without_text(faults, len(told)))
+        faults = [answer for answer in all_answers if answer.fault]
+        if faults and (len(faults) > max(1, EMPTY_SHARE * len(all_answers)) or 2 * len(faults) >= len(all_answers)):
+            raise UserError(self.without_text(faults, len(all_answers)))
         return faults
 
     def without_text(self, faults: Sequence[Answer], asked: int) -> str:
-        """The line for answers of which too many cannot be used: how many, why, and what to change."""
+        """The message for a job with too many unusable answers: how many, why, and what to change."""
         kinds = Counter(answer.fault for answer in faults)
         cut = any(answer.reason and not answer.again and answer.fault != "overlong" for answer in faults)
         advice = []
@@ -379,9 +383,9 @@ class Client:
             advice.append("look at the provider's content filter")
         if kinds["aborted"] or (kinds["empty"] and not advice):
             advice.append("look at the server's log")
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         return (
-            f"{self.source.model} at {self.url}: {len(faults)} of {asked} answers cannot be used ({told}; first: "
+            f"{self.source.model} at {self.url}: {len(faults)} of {asked} answers cannot be used ({counts}; first: "
             f"{faults[0].why}); {'; '.join(advice)}. All other answers are kept in {self.cache} and cost "
             "nothing in the next run"
         )
@@ -394,16 +398,16 @@ class Client:
         return self.cache / key[:2] / f"{key}.json"
 
     def _keep(self, request: Request, answer: Answer) -> None:
-        """Written whole or not at all, and for this user's eyes: a prompt is what somebody read or bought."""
-        told = {
+        """Write an answer atomically, readable by this user only: a prompt holds what somebody read or bought."""
+        content = {
             "request": {"server": self.identity, "model": self.source.model, **asdict(request)},
             "answer": asdict(answer),
         }
         with whole(self._file(request), 0o600) as part:
-            part.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     def _pace(self, tokens: int) -> None:
-        """Wait until one more request of so many tokens keeps to the limits, for all jobs that share the cache."""
+        """Wait until one more request of so many tokens respects the rate limits of all jobs that share the cache."""
         requests, budget = self.source.requests_per_minute, self.source.tokens_per_minute
         if requests is None and budget is None:
             return
@@ -433,7 +437,7 @@ class Client:
         from langptune.endpoint.transport import PER_TOKEN, SPARE, Bounded
 
         secret = self._secret()
-        with _hidden_variables("OPENAI_"):  # the package sends what it finds there to any server
+        with _hidden_variables("OPENAI_"):  # the package sends their values to any server
             return OpenAI(
                 api_key=secret or "none",
                 base_url=self.url,
@@ -444,7 +448,7 @@ class Client:
                     lambda: SPARE + PER_TOKEN * self._asking.request.max_tokens,
                     self._unmask,
                     transport=None if self.socket is None else httpx2.HTTPTransport(uds=self.socket),
-                    trust_env=not allowed.near(self.url),  # a proxy of the environment is none for this machine itself
+                    trust_env=not allowed.near(self.url),  # no proxy for servers on this machine
                     follow_redirects=False,  # another server would read the prompts
                 ),
             )
@@ -464,7 +468,7 @@ class Client:
         return secret
 
     def _explained(self, error: Exception, sent: Mapping[str, Any]) -> UserError:
-        """What went wrong, in one line that says what to do; never with the key in it.
+        """An error as one line that says what to do; it never contains the key.
 
         Args:
             sent: the settings of the request.
@@ -478,16 +482,16 @@ class Client:
             cause = type(error.__cause__ or error).__name__
             return UserError(
                 f"{where}: cannot be reached ({cause}); is the server running, and may this machine reach it? Start "
-                "it, mend 'endpoint' in models.yaml, or run where there is a network"
+                "it, fix 'endpoint' in models.yaml, or run where there is a network"
             )
         if not isinstance(error, openai.APIStatusError):
             return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
-        status, said = error.status_code, self._said(error)
+        status, detail = error.status_code, self._detail(error)
         if 300 <= status < 400:
             try:
                 other = urlsplit(error.response.headers.get("location", "")).hostname or "another path"
             except ValueError:
-                other = "an address that is none"
+                other = "an invalid address"
             return UserError(
                 f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's "
                 "own address as 'endpoint' in models.yaml"
@@ -499,32 +503,32 @@ class Client:
                 what = f"the key in {self.source.key} is not accepted there; set it anew"
             else:
                 what = f"the key in {self.source.key} has no access there; look at the account, or set another 'model'"
-            # Of a 401 the server's words are about the key, and may hold parts of it.
-            return UserError(f"{where}: refused ({status}{said if status == 403 else ''}): {what}")
+            # The server's message for a 401 is about the key, and may hold parts of it.
+            return UserError(f"{where}: refused ({status}{detail if status == 403 else ''}): {what}")
         if status == 404:
             return UserError(
-                f"{where}: not found (404{said}); check 'model' and 'endpoint' in models.yaml (a base URL mostly "
+                f"{where}: not found (404{detail}); check 'model' and 'endpoint' in models.yaml (a base URL mostly "
                 "ends in /v1)"
             )
         if status == 429:
             return UserError(
-                f"{where}: too many requests, or no credit (429{said}), after {self.source.retries} retries; lower "
+                f"{where}: too many requests, or no credit (429{detail}), after {self.source.retries} retries; lower "
                 "requests_per_minute, tokens_per_minute or parallel in models.yaml, or look at the account; run again "
                 "to go on"
             )
         if status >= 500 or status in (408, 409, 425):
             return UserError(
-                f"{where}: failed ({status}{said}) after {self.source.retries} retries; answers so far are kept, run "
+                f"{where}: failed ({status}{detail}) after {self.source.retries} retries; answers so far are kept, run "
                 "again to go on"
             )
-        return UserError(f"{where}: refused the request ({status}{said}); {self._advice(status, error, sent)}")
+        return UserError(f"{where}: refused the request ({status}{detail}); {self._advice(status, error, sent)}")
 
     def _advice(self, status: int, error: Any, sent: Mapping[str, Any]) -> str:
-        """What to change after a 4xx that the same request would meet again."""
+        """What to change after a 4xx error that the same request would get again."""
         if status == 402:
             return "the account has no credit: add some, or take another 'endpoint' in models.yaml"
         body = self._body(error)
-        named, body = body.get("param"), _words(body).lower()
+        named, body = body.get("param"), _message(body).lower()
         limit = self.source.limit_key
         other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[limit]
         if named == limit or (named is None and re.search(rf"\b{other}\b", body)):
@@ -541,7 +545,7 @@ class Client:
 
     @staticmethod
     def _body(error: Any) -> dict[str, Any]:
-        """The error object in the server's answer; empty where there is none."""
+        """The error object in the server's response; empty if there is none."""
         try:
             body = json.loads(error.response.text)
         except (ValueError, RecursionError):
@@ -549,9 +553,9 @@ class Client:
         inner = body.get("error", body) if isinstance(body, dict) else body
         return inner if isinstance(inner, dict) else {"message": inner}
 
-    def _said(self, error: Any) -> str:
-        """The server's own words, short, with the key taken out."""
-        text = self._hidden(" ".join(answers.unicode(_words(self._body(error))).split()))
+    def _detail(self, error: Any) -> str:
+        """The server's message, shortened and without the key."""
+        text = self._hidden(" ".join(answers.unicode(_message(self._body(error))).split()))
         return f": {text[:200]}" if text else ""
 
     def _hidden(self, text: str) -> str:
@@ -561,23 +565,23 @@ class Client:
 
 @contextmanager
 def _hidden_variables(prefix: str) -> Iterator[None]:
-    """Take variables out of the environment while the block runs."""
-    told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
+    """Remove variables from the environment while the block runs."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
     try:
         yield
     finally:
-        os.environ.update(told)
+        os.environ.update(hidden)
 
 
-def _words(body: Mapping[str, Any]) -> str:
-    """The words in an error object: its message, or the complaints of a server that checks each field."""
-    told = body.get("message") or body.get("detail") or body or ""
-    if isinstance(told, list):  # FastAPI: what was sent stands in it too, which is no part of the complaint
-        parts = [part for part in told if isinstance(part, dict)]
-        told = "; ".join(f"{'.'.join(map(str, part.get('loc') or []))}: {part.get('msg')}" for part in parts)
+def _message(body: Mapping[str, Any]) -> str:
+    """The message of an error object, or the validation errors of a server that checks each field."""
+    message = body.get("message") or body.get("detail") or body or ""
+    if isinstance(message, list):  # FastAPI's entries also hold the input, which is not part of the message
+        parts = [part for part in message if isinstance(part, dict)]
+        message = "; ".join(f"{'.'.join(map(str, part.get('loc') or []))}: {part.get('msg')}" for part in parts)
     metadata = body.get("metadata")
-    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # of the provider behind a broker
-    return f"{told}: {raw}" if raw else str(told)
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # the message of the provider behind a broker
+    return f"{message}: {raw}" if raw else str(message)
 
 
 def _wait(sent: list[tuple[float, int]], now: float, tokens: int, requests: int | None, budget: int | None) -> float:

@@ -1,13 +1,13 @@
-"""Lengths of texts where the server's tokenizer is not here."""
+"""Lengths of texts if the server's tokenizer is not available locally."""
 
 from __future__ import annotations
 
 import math
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly."""
+"""In English text, roughly."""
 
 
 def rough_tokens(text: str) -> int:
-    """About how many tokens a text has: its characters over four, rounded up."""
+    """Approximate number of tokens in a text: its characters over four, rounded up."""
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

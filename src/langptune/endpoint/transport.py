@@ -1,7 +1,7 @@
-"""HTTP to an endpoint that may be anyone's: each answer has one deadline, and a size that its limit on tokens allows.
+"""HTTP to untrusted endpoints: each answer has one deadline, and a maximum size derived from its limit on tokens.
 
-The client's own time limit is for each read from the connection: a server that sends a byte now and then holds it for
-ever. Its memory has no limit at all.
+The HTTP client's own time limit applies to each read from the connection: a server that sends a byte now and then can
+hold it for ever. The client has no limit on the size of a body.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import httpx2
 from openai import DefaultHttpxClient
 
 SPARE, PER_TOKEN = 1 << 20, 1 << 11
-"""Bytes of an answer, whatever its limit on tokens, and for each token: reasoning and signatures come beside the text,
-and JSON spells a character in up to twelve bytes."""
+"""Bytes that an answer may have: a constant, and so many per token. Reasoning and signatures come beside the text, and
+JSON may escape a character in up to twelve bytes."""
 _LIMITS = "langptune.limits"
-"""Key in a request's extensions, which a redirected one inherits."""
+"""Key in a request's extensions, which a redirected request inherits."""
 
 
 class TooLarge(Exception):
-    """An answer that is longer than its limit on tokens allows."""
+    """The answer is longer than its limit on tokens allows."""
 
 
 class Bounded(DefaultHttpxClient):
-    """An HTTP client whose ``send`` ends in time, whatever the server does, with a body of a bounded size.
+    """An HTTP client whose ``send`` ends in time whatever the server does, with a body of bounded size.
 
     Args:
-        seconds: from the first byte that is sent to the last that comes, of one attempt; later it is a time-out.
-        bytes_of: the most bytes that a body may have, asked before each request.
-        seen: is called with each response once it is read, in the thread that asked.
-        options: of the client of the package ``openai``.
+        seconds: time limit of one attempt, from the first byte sent to the last byte received.
+        bytes_of: returns the largest size of a body in bytes; called before each request.
+        seen: called with each response once it is read, in the calling thread.
+        options: passed to the HTTP client of the package ``openai``.
     """
 
     def __init__(self, seconds: float, bytes_of: Callable[[], int], seen: Callable[[Any], None], **options: Any):
@@ -40,13 +40,13 @@ class Bounded(DefaultHttpxClient):
         self._seconds, self._bytes_of, self._seen = seconds, bytes_of, seen
 
     def send(self, request: Any, **options: Any) -> Any:
-        """Send and read as ``httpx`` does, in time and within the size.
+        """Send a request and read its response as ``httpx`` does, within the limits on time and size.
 
         Raises:
-            httpx2.ReadTimeout: it took longer.
-            TooLarge: the body is longer.
+            httpx2.ReadTimeout: the attempt took longer.
+            TooLarge: the body is larger.
         """
-        # Nothing packed: a few bytes could unpack to gigabytes.
+        # No compression: a few bytes could unpack to gigabytes.
         request.headers["Accept-Encoding"] = "identity"
         late = threading.Event()
         request.extensions[_LIMITS] = (self._bytes_of(), late)
@@ -60,7 +60,7 @@ class Bounded(DefaultHttpxClient):
                 finally:
                     response.close()
                 done.put(response)
-            except BaseException as error:  # handed on to the thread that asked
+            except BaseException as error:  # raised again in the calling thread
                 done.put(error)
 
         threading.Thread(target=work, daemon=True).start()
@@ -69,7 +69,7 @@ class Bounded(DefaultHttpxClient):
         except queue.Empty:
             # The thread ends with the next byte, or with the client's time limit of one read.
             late.set()
-            raise httpx2.ReadTimeout("the answer was not whole in time", request=request) from None
+            raise httpx2.ReadTimeout("the answer was not complete in time", request=request) from None
         if isinstance(outcome, BaseException):
             raise outcome
         self._seen(outcome)
@@ -77,17 +77,17 @@ class Bounded(DefaultHttpxClient):
 
 
 def _limit(response: Any) -> None:
-    """Bound what is read of a response: called for each, those that lead elsewhere too, before its body is read."""
+    """Bound what is read of a response: called for each, redirects included, before its body is read."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         response.close()
-        raise TooLarge("packed, which was not asked for")
-    # Else the server's word for it may be a codec of Python's that unpacks (charset=zlib).
+        raise TooLarge("compressed, which was not asked for")
+    # Otherwise the server could name one of Python's codecs that unpack (charset=zlib).
     response.encoding = "utf-8"
     response.stream = _Stream(response.stream, *response.request.extensions[_LIMITS])
 
 
 class _Stream(httpx2.SyncByteStream):
-    """The body as it comes, up to a bound, until it is too late."""
+    """The body as it arrives, up to a size and until the deadline."""
 
     def __init__(self, stream: Any, bound: int, late: threading.Event):
         self._stream, self._bound, self._late = stream, bound, late
@@ -99,7 +99,7 @@ class _Stream(httpx2.SyncByteStream):
             if size > self._bound:
                 raise TooLarge(f"more than {self._bound:,} bytes")
             if self._late.is_set():
-                raise httpx2.ReadTimeout("the answer was not whole in time")
+                raise httpx2.ReadTimeout("the answer was not complete in time")
             yield block
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The explorer: finished results on a local page, where a person reads, edits and sees what changes."""
+"""The explorer: a local page that shows finished results, and how the ranking changes if a profile is edited."""

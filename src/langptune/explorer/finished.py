@@ -1,4 +1,4 @@
-"""What of a config's results is finished, and the tables behind it."""
+"""The finished results of a config, and the tables behind them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from langptune.randomness import numbered
 from langptune.ranking.scoring import log_popularity
 
 FIELD = 60
-"""Characters; item fields whose values are longer than this as a rule are no facts to show beside a title."""
+"""Characters; an item field is shown beside a title if at least 90% of its values are no longer than this."""
 
 Kind = Literal["profiles", "shuffled", "text", "stored"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One finished run that can be looked at.
+    """One finished run that can be shown.
 
-    kind: where its text comes from; ``stored`` has none, only the ranks that it left.
-    lacks: what of a run that ranks by texts is gone.
+    kind: the source of its text; ``stored`` has no text, only stored ranks.
+    lacks: the missing files of a run that ranks by texts.
     """
 
     run: Run
@@ -44,25 +44,25 @@ class Choice:
 
     @property
     def silent(self) -> str:
-        """Why no text can be ranked as a ``stored`` run ranks."""
+        """Why no text can be ranked by a ``stored`` run."""
         if self.lacks:
             return f"{self.label}: {' and '.join(self.lacks)} not there, so only its stored lists can be shown"
         return f"{self.label} ranks by no text: its lists are known for the test users alone"
 
     @property
     def key(self) -> str:
-        """Its name in a link: ``method/models/seed``."""
+        """The run's name in a link: ``method/models/seed``."""
         return f"{self.run.method}/{self.run.models}/{self.run.seed}"
 
     @property
     def live(self) -> bool:
-        """Whether texts can be ranked as it ranks them."""
+        """Whether the explorer can rank texts as this run does."""
         return self.kind != "stored"
 
 
 @dataclass(frozen=True)
 class Text:
-    """The text that a run ranks a session by, and a line on where it comes from."""
+    """The text that a run ranks a session by, and a line about its source."""
 
     text: str
     source: str
@@ -72,7 +72,7 @@ class Data:
     """A dataset's items and its compared test sessions."""
 
     def __init__(self, items: pl.DataFrame, sessions: pl.DataFrame, evaluation: pl.DataFrame, lists: list[str]):
-        """``lists``: item fields that hold several words, joined by commas."""
+        """``lists``: item fields that contain several values, joined by commas."""
         self.items = items
         self.popularity = log_popularity(sessions, len(items))
         self.titles: list[str] = items["title"].to_list()
@@ -95,14 +95,14 @@ class Data:
 
     @property
     def ids(self) -> list[int]:
-        """The sessions, in their order."""
+        """The compared test sessions, in order."""
         return list(self._place)
 
     def session(self, number: int) -> dict[str, Any]:
         """One session's row.
 
         Raises:
-            UserError: not among the compared test sessions.
+            UserError: it is not among the compared test sessions.
         """
         if number not in self._place:
             raise UserError(f"session {number} is not among the {len(self._place)} compared test sessions")
@@ -124,7 +124,7 @@ class Data:
         return int(numbered(seed).choice(self.ids))
 
     def find(self, query: str, limit: int = 12) -> list[dict[str, Any]]:
-        """Sessions whose user has this id, or begins with it, or whose history holds such a title; ids first."""
+        """Sessions whose user id equals or begins with the query, then sessions with such a title in the history."""
         word = query.strip().casefold()
         if not word:
             return []
@@ -147,12 +147,12 @@ class Data:
 
     @cached_property
     def matcher(self) -> Titles:
-        """The catalogue by its titles."""
+        """Finds the items of the catalogue by title."""
         return Titles(self.titles, self._years)
 
     @cached_property
     def words(self) -> list[str]:
-        """The most frequent values of the fields that hold several: genres, categories."""
+        """The most frequent values of the first field with several values: genres, categories."""
         if not self._lists:
             return []
         words = self.items[self._lists[0]].str.split(", ").explode().drop_nulls()
@@ -163,7 +163,7 @@ class Data:
 class Finished:
     """The finished results of a config below a repository.
 
-    Tables are read when they are first asked for, kept, and read again once their file has changed.
+    Tables are read at first use, cached, and read again after their file has changed.
     """
 
     def __init__(self, workflow: Workflow, root: Path):
@@ -174,15 +174,15 @@ class Finished:
         self._lock = threading.Lock()
 
     def path(self, relative: str) -> Path:
-        """A file of the results."""
+        """The absolute path of a results file."""
         return self.root / relative
 
     def datasets(self) -> list[str]:
-        """The datasets with prepared data and at least one run to look at."""
+        """The datasets with prepared data and at least one run to show."""
         return [name for name in self.workflow.config.datasets if not self.lacking(name) and self.choices(name)[0]]
 
     def lacking(self, dataset: str) -> list[str]:
-        """The prepared files of a dataset that are not there."""
+        """The missing prepared files of a dataset."""
         names = [self.layout.data_file(dataset, name) for name in ("items", "sessions", "evaluation")]
         return [name for name in names if not self.path(name).is_file()]
 
@@ -190,7 +190,7 @@ class Finished:
         """A dataset's items and sessions.
 
         Raises:
-            UserError: a file that cannot be read, or does not hold what it should.
+            UserError: a file cannot be read, or does not match its contract.
         """
         paths = [self.path(self.layout.data_file(dataset, name)) for name in ("items", "sessions", "evaluation")]
 
@@ -202,7 +202,7 @@ class Finished:
         return self._kept(("data", dataset), paths, read)
 
     def choices(self, dataset: str) -> tuple[list[Choice], list[str]]:
-        """The runs that can be looked at, and a line on each that cannot, or only in part."""
+        """The runs that can be shown, and a note on each run that cannot, or only in part."""
         runs = self.workflow.runs(dataset)
         seeds = {run.method: sum(r.method == run.method and r.models == run.models for r in runs) for run in runs}
         models = {run.method: len({r.models for r in runs if r.method == run.method}) for run in runs}
@@ -230,7 +230,7 @@ class Finished:
         return found, notes
 
     def _kind(self, method: str) -> Kind:
-        """Where a method's texts come from; a mean vector is no text."""
+        """The source of a method's texts; a mean vector is not a text."""
         entry = self.workflow.methods[method]
         source = self.workflow.methods[self.layout.source_of(method)]
         if isinstance(entry, ControlMethod) and entry.change != "text-alone":
@@ -243,7 +243,7 @@ class Finished:
         return self.workflow.models[name].title if name in self.workflow.models else name
 
     def _lacks(self, run: Run) -> list[str]:
-        """What of a run that ranks by texts is not there; nothing for other runs."""
+        """The missing files of a run that ranks by texts; empty for other runs."""
         entry = self.workflow.methods[self.layout.source_of(run.method)]
         if self._kind(run.method) == "stored":
             return []
@@ -255,7 +255,7 @@ class Finished:
         return [what for what, path in needs.items() if not self.path(path).exists()]
 
     def defaults(self, dataset: str) -> tuple[Choice, Choice]:
-        """What is shown first: untrained profiles, and the last ones of a trained encoder, or what comes nearest."""
+        """The runs shown first: untrained profiles, and those of the longest trained encoder, or the closest runs."""
         found = self.choices(dataset)[0]
         plain, trained = [], []
         for choice in found:
@@ -264,12 +264,12 @@ class Finished:
                 steps = self.layout.run_phase(choice.run).chain
                 (trained if steps else plain).append((len(chain) > 0, len(steps), choice))
         left = plain[0][2] if plain else found[0]
-        # The first of equals: max() keeps it, so that the lowest seed is shown.
+        # max() keeps the first of equals, so the lowest seed is shown.
         right = max(trained, key=lambda one: one[:2])[2] if trained else next((c for c in found if c.live), found[-1])
         return left, right
 
     def stored(self, choice: Choice, session: int) -> dict[str, Any] | None:
-        """A session's row of the run's ranks.parquet; None where that is not there.
+        """A session's row of the run's ranks.parquet; None if there is none.
 
         Raises:
             UserError: the file cannot be read.
@@ -284,13 +284,13 @@ class Finished:
     def text(
         self, choice: Choice, session: int, best: Callable[[Choice, pl.DataFrame], pl.DataFrame] | None = None
     ) -> Text:
-        """The text that a run ranks a session by, as scripts/rank_texts.py takes it.
+        """The text that a run ranks a session by, as in scripts/rank_texts.py.
 
         Args:
-            best: keeps one profile per session where a method writes several.
+            best: selects one profile per session if a method writes several.
 
         Raises:
-            UserError: a file that cannot be read, or a session without a profile.
+            UserError: a file cannot be read, or the session has no profile.
         """
         data = self.data(choice.run.dataset)
         if choice.kind == "text":
@@ -313,18 +313,18 @@ class Finished:
         if not len(rows):
             raise UserError(f"{path}: session {session} has no profile; rerun the profiles")
         row = rows.row(0, named=True)
-        told = "ended by itself" if row["finished"] else "cut at the limit"
-        return Text(row["profile"], f"{self.writer(choice)}; {row['tokens']} tokens, {told}")
+        ending = "ended by itself" if row["finished"] else "cut at the limit"
+        return Text(row["profile"], f"{self.writer(choice)}; {row['tokens']} tokens, {ending}")
 
     def writer(self, choice: Choice) -> str:
-        """Who wrote a run's profiles, in words."""
+        """A phrase that names the author of a run's profiles."""
         encoder = self._title(encoder_of(choice.run.models))
         steps = "+".join(name for name, _ in self.layout.run_phase(choice.run).encoder.chain)
         whose = "Another user's profile, by" if choice.kind == "shuffled" else "Written by"
         return f"{whose} {encoder}, " + (f"trained ({steps})" if steps else "untrained")
 
     def history_text(self, choice: Choice, history: list[int]) -> Text:
-        """The text of a history: what a text method ranks by, and what stands in where no profile is written."""
+        """The text of a history: what a text method ranks by, also used until a profile is written."""
         entry = self.workflow.methods[self.layout.source_of(choice.run.method)]
         assert isinstance(entry, ProfileMethod | TextMethod)
         texts = self.data(choice.run.dataset).texts
@@ -334,7 +334,7 @@ class Finished:
         return Text(history_texts.query(view, history, texts, entry.history_items), source)
 
     def _kept(self, key: tuple, paths: list[Path], read: Callable[[], Any]) -> Any:
-        """What ``read`` returns, kept until one of the files changes; the 64 last used."""
+        """The result of ``read``, cached until one of the files changes; the 64 last used are kept."""
         try:
             state = tuple(path.stat().st_mtime_ns for path in paths)
         except OSError as error:
@@ -342,7 +342,7 @@ class Finished:
         with self._lock:
             held = self._tables.get(key)
         if held is None or held[0] != state:
-            # Outside the lock: a read may wait for a decoder, and a decoder for the items.
+            # Outside the lock, because a read may wait for a decoder, and a decoder for the items.
             held = (state, read())
         with self._lock:
             self._tables[key] = held

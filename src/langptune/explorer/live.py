@@ -1,4 +1,4 @@
-"""Models at work behind the page: texts ranked by real decoders, profiles written by real encoders."""
+"""The models behind the page: decoders rank texts, encoders write profiles."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 OWN = -1
-"""The session number of a history that was typed in; it takes part in a sampled profile's seed."""
+"""The session number of a history that was typed in; the seed of a sampled profile depends on it."""
 
 TEXTS = 256
-"""Vectors of texts that are kept per decoder."""
+"""Size of a decoder's cache of text vectors."""
 
 WRITERS = 4
-"""Profiles that are written or wait to be, all together; each has a thread."""
+"""Limit on profiles that are being written or waiting; each has a thread."""
 
 
-class Left(Exception):
-    """The person who asked for a profile is gone."""
+class Cancelled(Exception):
+    """The client that asked for a profile has disconnected."""
 
 
 @dataclass(frozen=True)
 class Ranking:
     """A text's ranking of the catalogue.
 
-    rank: the target's, as in ranks.parquet; None without a target.
+    rank: the target's rank, as in ranks.parquet; None without a target.
     order: int32 ``[M]``, the unseen items, best first, equal scores by ascending item.
-    cut: the text was longer than the decoder reads.
+    cut: the text was longer than the decoder's limit.
     """
 
     rank: int | None
@@ -61,7 +61,7 @@ class Ranking:
 
 @dataclass
 class Decoder:
-    """A loaded decoder with the catalogue as it embeds it, and the popularity of its items."""
+    """A loaded decoder with its embeddings of the catalogue and the popularity of the items."""
 
     model: SentenceTransformer
     prefix: str
@@ -70,7 +70,7 @@ class Decoder:
     known: OrderedDict[str, tuple[np.ndarray, bool]] = field(default_factory=OrderedDict)
 
     def vector(self, text: str) -> tuple[np.ndarray, bool]:
-        """float32 ``[D]``, the text's vector, and whether the text was cut."""
+        """The text's vector, float32 ``[D]``, and whether the text was cut."""
         if text not in self.known:
             done = embed(self.model, [text], self.prefix)
             self.known[text] = (done.vectors[0], done.cut > 0)
@@ -80,22 +80,22 @@ class Decoder:
         return self.known[text]
 
     def scoring(self, weight: float) -> Scoring:
-        """How a run scores in which popularity has this weight; several runs may share a decoder."""
+        """The scoring of a run with this weight of popularity; several runs may share a decoder."""
         return Scoring(self.vectors, self.popularity, weight)
 
     def rank(self, text: str, seen: Sequence[int], target: int | None = None, weight: float = 0.0) -> Ranking:
-        """Rank the catalogue by a text, through the benchmark's own scores and ranks.
+        """Rank the catalogue by a text with the benchmark's code for scores and ranks.
 
         Args:
             weight: of popularity in the score.
 
         Raises:
-            UserError: everything was seen; scores that are not finite.
+            UserError: every item was seen, or scores are not finite.
         """
         vector, cut = self.vector(text)
         scores = self.scoring(weight).scores(vector[None])
         anchor = target
-        if anchor is None:  # any unseen item; its rank is not looked at
+        if anchor is None:  # any unseen item; its rank is not used
             unseen = np.ones(scores.shape[1], dtype=bool)
             unseen[np.asarray(seen, dtype=np.int64)] = False
             if not unseen.any():
@@ -106,15 +106,15 @@ class Decoder:
         return Ranking(None if target is None else int(ranked.rank[0]), order[order >= 0], cut)
 
 
-class Kept:
-    """Loaded models, the least recently used dropped once they take more than a limit of bytes together."""
+class Models:
+    """A cache of loaded models: the least recently used are dropped if all together exceed a limit of bytes."""
 
     def __init__(self, limit: int):
         self.limit = limit
         self._held: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Any, load: Callable[[], tuple[Any, int]]) -> Any:
-        """The model under a key; ``load`` returns it and its bytes."""
+        """The model under a key; ``load`` returns the model and its size in bytes."""
         if key not in self._held:
             self._held[key] = load()
             while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.limit:
@@ -130,10 +130,10 @@ class Live:
     """Ranks texts and writes profiles for the finished runs of a config."""
 
     def __init__(self, finished: Finished, memory: int):
-        """``memory``: bytes that loaded models may take together; one is always kept."""
+        """``memory``: limit on the size of all loaded models in bytes; one is always kept."""
         self.finished = finished
-        self.kept = Kept(memory)
-        # Loading changes torch's default dtype for a moment, and a tokenizer serves one caller: one at a time.
+        self.kept = Models(memory)
+        # One at a time: loading changes torch's default dtype temporarily, and a tokenizer is not thread-safe.
         self._lock = threading.RLock()
         self._writing = threading.Lock()
         self.writers = threading.BoundedSemaphore(WRITERS)
@@ -143,13 +143,13 @@ class Live:
         """Rank by a text as a run does.
 
         Raises:
-            UserError: the model or its vectors cannot be read, or do not belong to this catalogue.
+            UserError: the model or its vectors cannot be read, or belong to another catalogue.
         """
         with self._lock:
             return self._decoder(choice).rank(text, seen, target, self._weight(choice))
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
-        """Of several profiles per session, the one that the benchmark keeps."""
+        """Select the profile of each session that the benchmark keeps."""
         from langptune.profiles.choose import best_samples
 
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
@@ -168,8 +168,8 @@ class Live:
 
     def _weight(self, choice: Choice) -> float:
         """The weight of popularity in a run's scores."""
-        told = self.finished.layout.run_weight(choice.run)
-        return read_weight(0.0, self.finished.path(told)) if isinstance(told, str) else told
+        weight = self.finished.layout.run_weight(choice.run)
+        return read_weight(0.0, self.finished.path(weight)) if isinstance(weight, str) else weight
 
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout
@@ -195,45 +195,45 @@ class Live:
         return self.kept.get(("decoder", folder, file, changed), load)
 
     def written(self, choice: Choice, own: Sequence[tuple[int, float]]) -> tuple[str, str] | None:
-        """The profile that was written here for a history, and where it comes from; None where none was."""
+        """The profile that the explorer wrote for a history, and a line about its source; None if there is none."""
         return self._own.get(self._identity(choice, own))
 
     def _identity(self, choice: Choice, own: Sequence[tuple[int, float]]) -> tuple:
         run, layout = choice.run, self.finished.layout
         profiles = layout.run_profiles(run)
-        # A training made anew makes its profiles anew.
+        # A repeated training changes the profiles, so their modification time is part of the key.
         return (run.dataset, profiles, _changed(self.finished.path(profiles)), run.seed, tuple(own))
 
     def write(
         self,
         choice: Choice,
         own: Sequence[tuple[int, float]],
-        tell: Callable[[str, int, int], None],
+        report: Callable[[str, int, int], None],
         gone: threading.Event,
     ) -> tuple[str, str]:
         """Write the profile of a history that was typed in, with the prompt, encoder and limits of a run.
 
         Args:
             own: items and ratings, oldest first.
-            tell: called with a stage (``waiting``, ``loading``, ``writing``), tokens so far and tokens at most.
-            gone: once set, writing stops.
+            report: called with a stage (``waiting``, ``loading``, ``writing``), tokens so far and tokens at most.
+            gone: writing stops once this is set.
 
         Returns:
-            The profile, and a line on where it comes from.
+            The profile, and a line about its source.
 
         Raises:
-            UserError: a run without an encoder; a model that cannot be read; a prompt that needs what is not known.
-            Left: ``gone`` was set.
+            UserError: the run has no encoder, its model cannot be read, or its prompt needs unknown fields.
+            Cancelled: ``gone`` was set.
         """
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
         if choice.kind != "profiles" or not isinstance(entry, ProfileMethod):
             raise UserError(f"{choice.label} writes no profile; choose a method of the group 'profiles'")
         while not self._writing.acquire(timeout=0.25):
-            tell("waiting", 0, entry.max_tokens)
+            report("waiting", 0, entry.max_tokens)
             if gone.is_set():
-                raise Left
+                raise Cancelled
         try:
-            out = self._write(choice, entry, own, tell, gone)
+            out = self._write(choice, entry, own, report, gone)
         finally:
             self._writing.release()
         self._own[self._identity(choice, own)] = out
@@ -246,7 +246,7 @@ class Live:
         choice: Choice,
         entry: ProfileMethod,
         own: Sequence[tuple[int, float]],
-        tell: Callable[[str, int, int], None],
+        report: Callable[[str, int, int], None],
         gone: threading.Event,
     ) -> tuple[str, str]:
         import torch
@@ -273,10 +273,10 @@ class Live:
                 model = load_adapter(model, adapter)
             return (model, tokenizer), _bytes(model)
 
-        tell("loading", 0, entry.max_tokens)
+        report("loading", 0, entry.max_tokens)
         with self._lock:
             model, tokenizer = self.kept.get(("encoder", folder, adapter, adapter and _changed(adapter)), load)
-        # As scripts/write_profiles.py has it.
+        # As in scripts/write_profiles.py.
         prompt = workflow.prompt_of(run.dataset, layout.source_of(run.method))
         limit = encoder.prompt_limit(entry.max_tokens)
         writer = PromptWriter(workflow.prompts[prompt], prompt, tokenizer, limit)
@@ -286,15 +286,15 @@ class Live:
             {"user_id": [""], "history": [history], "ratings": [ratings], "reviews": [None]},
             schema={key: contracts.SESSIONS[key] for key in ("user_id", "history", "ratings", "reviews")},
         )
-        nobody = pl.DataFrame(schema=contracts.USERS)
-        (encoded,) = encode_sessions(writer, session, items, nobody, entry.history_items)
+        no_users = pl.DataFrame(schema=contracts.USERS)
+        (encoded,) = encode_sessions(writer, session, items, no_users, entry.history_items)
         tokens = 0
 
         def step(*_: object) -> None:
             nonlocal tokens
             if gone.is_set():
-                raise Left
-            tell("writing", tokens, entry.max_tokens)
+                raise Cancelled
+            report("writing", tokens, entry.max_tokens)
             tokens += 1
 
         seeds = [profile_seed(run.seed, OWN, sample) for sample in range(entry.best_of)]
@@ -323,7 +323,7 @@ class Live:
 
 
 def _changed(path: Path) -> int:
-    """When a file was made; 0 where there is none."""
+    """A file's time of modification in nanoseconds; 0 if there is none."""
     return path.stat().st_mtime_ns if path.exists() else 0
 
 

@@ -1,7 +1,7 @@
-"""The explorer's server: one page and a few JSON answers, for who started it alone (``langptune.explorer.access``).
+"""The explorer's server: one page and a few JSON responses, for its owner only (``langptune.explorer.access``).
 
-Every answer is computed from finished results and what the request says; the server keeps no state of a person. What is
-shown on the page stands in its address: ``dataset``, ``session`` (or ``own``), ``left``, ``right``, ``text``.
+Every response is computed from finished results and the request; the server keeps no state of a user. The address of
+the page contains its whole state: ``dataset``, ``session`` (or ``own``), ``left``, ``right``, ``text``.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from langptune.config.base import nearest
 from langptune.errors import UserError, printable
 from langptune.explorer.access import Guard
+from langptune.explorer.differences import differences
 from langptune.explorer.finished import Choice, Data, Finished
-from langptune.explorer.live import Left, Live, Ranking
-from langptune.explorer.words import differences
+from langptune.explorer.live import Cancelled, Live, Ranking
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 TOP = 20
-"""Titles in a list on the page."""
+"""Length of a list on the page."""
 TEXT = 4000
-"""Characters of a text that is ranked; the decoders read at most 512 tokens."""
+"""Limit on a text that is ranked, in characters; the decoders read at most 512 tokens."""
 LINES = 100
-"""Titles in a history that is typed in."""
+"""Limit on the titles of a history that is typed in."""
 WORKERS = 8
-"""Requests that are computed at once."""
+"""Requests that are computed at the same time."""
 
 log = logging.getLogger("langptune.explorer")
 
 
 def _whole(text: str) -> str:
-    """JSON can hold half a surrogate pair, which no tokenizer and no answer can."""
+    """Refuse lone surrogates: JSON can contain them, but neither tokenizers nor responses can."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -62,13 +62,13 @@ Own = Annotated[list[tuple[int, float]], Field(max_length=LINES)]
 
 
 class _Body(BaseModel):
-    """A request's body; JSON has no tuples, so types are not strict."""
+    """The body of a request; JSON has no tuples, so types are not strict."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Rerank(_Body):
-    """A text to be ranked as one side's run does. ``session`` or ``own`` says whose history."""
+    """A text to rank with one side's run. ``session`` or ``own`` selects the history."""
 
     dataset: Name
     run: Name
@@ -78,14 +78,14 @@ class Rerank(_Body):
 
 
 class Lines(_Body):
-    """Titles as a person typed them."""
+    """Titles as the user typed them."""
 
     dataset: Name
     lines: list[Text]
 
 
 class Order(_Body):
-    """A profile to be written for a history that was typed in."""
+    """A request to write a profile for a history that was typed in."""
 
     dataset: Name
     run: Name
@@ -93,13 +93,13 @@ class Order(_Body):
 
 
 class Explorer:
-    """Answers of the page; each returns plain data, or raises a ``UserError``."""
+    """Computes the responses to the page's requests; each returns plain data, or raises a ``UserError``."""
 
     def __init__(self, finished: Finished, live: Live):
         self.finished, self.live = finished, live
 
     def dataset(self, name: str | None, notices: list[str]) -> str:
-        """A dataset by name; the first finished one, and a notice, where there is none of that name."""
+        """A dataset by name; if there is none of that name, the first finished one, and a notice."""
         there = self.finished.datasets()
         if not there:
             raise UserError("nothing is finished here any more; run `make demo` first")
@@ -111,7 +111,7 @@ class Explorer:
         """A run by its key.
 
         Raises:
-            UserError: no such finished run.
+            UserError: there is no such finished run.
         """
         found = self.finished.choices(dataset)[0]
         for choice in found:
@@ -120,7 +120,7 @@ class Explorer:
         raise UserError(f"run '{key[:120]}' is not among the finished ones{nearest(key, [c.key for c in found])}")
 
     def view(self, asked: dict[str, str]) -> dict[str, Any]:
-        """All that the page shows, from the parameters of its address; what cannot be honoured becomes a notice."""
+        """Everything that the page shows, from the parameters of its address; invalid parameters become notices."""
         notices: list[str] = []
         dataset = self.dataset(asked.get("dataset"), notices)
         data = self.finished.data(dataset)
@@ -154,19 +154,19 @@ class Explorer:
             "sessions": len(data.ids),
             "best_rating": f"{data.best_rating:g}",
         }
-        told = {name: self._side(data, choice, session, own) for name, choice in sides.items()}
-        if text is not None and told["right"].get("text") is None:
+        views = {name: self._side(data, choice, session, own) for name, choice in sides.items()}
+        if text is not None and views["right"].get("text") is None:
             text = None
-        if text == told["right"].get("text"):
+        if text == views["right"].get("text"):
             text = None
         if text is not None:
-            told["right"]["edited"] = self.rerank(
+            views["right"]["edited"] = self.rerank(
                 Rerank(dataset=dataset, run=sides["right"].key, text=text, session=session, own=own)
             )
-        texts = [side.get("text") for side in told.values()]
+        texts = [side.get("text") for side in views.values()]
         out["differences"] = None if None in texts else differences(*texts)
         out["same_text"] = None not in texts and texts[0] == texts[1]
-        out["sides"] = told
+        out["sides"] = views
         out["user"] = self._user(data, session, own)
         number = "own" if own else str(session)
         state = {"dataset": dataset, "session": number, "left": sides["left"].key, "right": sides["right"].key}
@@ -183,11 +183,11 @@ class Explorer:
                 notices.append(f"Session “{asked[:40]}” is not among the compared ones; another is shown.")
         return data.random(0)
 
-    def _own(self, data: Data, told: str, notices: list[str]) -> list[tuple[int, float]]:
-        """A typed history in an address: ``item:rating,item:rating``, oldest first."""
+    def _own(self, data: Data, text: str, notices: list[str]) -> list[tuple[int, float]]:
+        """Parse a typed history from an address: ``item:rating,item:rating``, oldest first."""
         out: dict[int, float] = {}
         bad = 0
-        for part in [p for p in told.split(",") if p][: LINES + 1]:
+        for part in [p for p in text.split(",") if p][: LINES + 1]:
             item, _, rating = part.partition(":")
             try:
                 number, value = int(item), float(rating or data.best_rating)
@@ -217,7 +217,7 @@ class Explorer:
         }
 
     def _whose(self, data: Data, session: int | None, own: list[tuple[int, float]]) -> tuple[list[int], int | None]:
-        """Seen items and target."""
+        """The seen items and the target of a session or an own history."""
         if session is None:
             if not own:
                 raise UserError("say whose history: a session, or own titles")
@@ -230,19 +230,19 @@ class Explorer:
     def _text(
         self, data: Data, choice: Choice, session: int | None, own: list[tuple[int, float]]
     ) -> tuple[str, str, bool]:
-        """Text, where it comes from, and whether it only stands in for a profile that is not written."""
+        """A side's text, its source, and whether it stands in for a profile that is not written yet."""
         if session is not None:
-            told = self.finished.text(choice, session, self.live.best)
-            return told.text, told.source, False
+            text = self.finished.text(choice, session, self.live.best)
+            return text.text, text.source, False
         if choice.kind == "shuffled":
             raise UserError("Own titles have no other user's profile; choose another method.")
         if choice.kind == "profiles" and (known := self.live.written(choice, own)):
             return *known, False
-        told = self.finished.history_text(choice, [item for item, _ in own])
-        return told.text, told.source, choice.kind == "profiles"
+        text = self.finished.history_text(choice, [item for item, _ in own])
+        return text.text, text.source, choice.kind == "profiles"
 
     def _side(self, data: Data, choice: Choice, session: int | None, own: list[tuple[int, float]]) -> dict[str, Any]:
-        """One side: its text, its list, the target's rank. What cannot be had becomes ``error``, a line."""
+        """One side: its text, its list, the target's rank. A failure becomes ``error``, one line."""
         out: dict[str, Any] = {"run": choice.key, "label": choice.label, "live": choice.live, "writes": False}
         try:
             seen, target = self._whose(data, session, own)
@@ -259,8 +259,8 @@ class Explorer:
             out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
             out["writes"] = session is None and choice.kind == "profiles" and standing
             if stored:
-                # The benchmark's own number. Scores of one text alone are rounded a little otherwise than in the
-                # benchmark's batches, which may move a target past a neighbour of nearly its score.
+                # The benchmark's own rank. Scores of a single text are rounded slightly differently than in the
+                # benchmark's batches, which may swap the target with an item of nearly the same score.
                 out |= {"rank": stored["rank"], "here": ranking.rank}
             out["list"] = self._list(data, ranking.order[:TOP].tolist(), target)
         except UserError as error:
@@ -279,10 +279,10 @@ class Explorer:
         return out
 
     def rerank(self, asked: Rerank) -> dict[str, Any]:
-        """The list of an edited text, and how it moved against the run's own text.
+        """The list of an edited text, and its changes from the run's own text.
 
         Raises:
-            UserError: a text that is too long, a run that ranks by none, an unknown session.
+            UserError: the text is too long, the run ranks by no text, or the session is unknown.
         """
         if len(asked.text) > TEXT:
             raise UserError(f"The text has {len(asked.text):,} characters; at most {TEXT:,} are ranked.")
@@ -307,7 +307,7 @@ class Explorer:
         }
 
     def _gone(self, data: Data, before: Ranking, now: Any) -> list[dict[str, Any]]:
-        """What an edit moved out of the list, and where to."""
+        """The items that an edit moved out of the list, and their new places."""
         out = [item for item in before.order[:TOP].tolist() if now[item] > TOP]
         return [{"title": data.titles[item], "place": int(now[item])} for item in out]
 
@@ -328,10 +328,10 @@ class Explorer:
         return self.finished.data(self._known(dataset)).random(seed)
 
     def match(self, asked: Lines) -> list[dict[str, Any]]:
-        """What each line of a typed history means.
+        """The item that each line of a typed history names.
 
         Raises:
-            UserError: too many or too long lines.
+            UserError: there are too many lines, or a line is too long.
         """
         data = self.finished.data(self._known(asked.dataset))
         lines = [line for line in (line.strip() for line in asked.lines) if line]
@@ -354,7 +354,7 @@ class Explorer:
         return out
 
     def ordered(self, order: Order) -> Choice:
-        """The run that is to write a profile, once everything about the order is checked."""
+        """Check a request for a profile, and return the run that writes it."""
         data = self.finished.data(self._known(order.dataset))
         choice = self.choice(order.dataset, order.run)
         self._whose(data, None, order.own)
@@ -372,8 +372,8 @@ async def _few_workers(_: FastAPI) -> AsyncIterator[None]:
 
 
 def app(explorer: Explorer, token: str | None) -> FastAPI:
-    """The web application; ``token`` is what its users must know, None lets everybody in."""
-    # The pages that FastAPI offers about itself load scripts from elsewhere.
+    """The web application; its users need ``token``, None admits everybody."""
+    # FastAPI's documentation pages load scripts from other hosts.
     site = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_few_workers)
     pages = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -383,11 +383,11 @@ def app(explorer: Explorer, token: str | None) -> FastAPI:
     site.add_middleware(Guard, token=token)
 
     @site.exception_handler(UserError)
-    def _told(_: Request, error: UserError) -> JSONResponse:
+    def _user_error(_: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 400)
 
     @site.exception_handler(RequestValidationError)
-    def _misformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"error": printable(f"{where}: {first['msg'].removeprefix('Value error, ')}")[:300]}, 400)
@@ -398,7 +398,7 @@ def app(explorer: Explorer, token: str | None) -> FastAPI:
 
     @site.exception_handler(Exception)
     def _broken(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"{type(error).__name__}; the terminal of the server says more"}, 500)
+        return JSONResponse({"error": f"{type(error).__name__}; see the terminal of the server for details"}, 500)
 
     @site.get("/")
     def page() -> HTMLResponse:
@@ -439,9 +439,9 @@ def app(explorer: Explorer, token: str | None) -> FastAPI:
 
 
 async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> AsyncIterator[str]:
-    """Progress of a profile, one JSON object a line; the last one has ``text`` or ``error``.
+    """Progress of a profile, one JSON object per line; the last one has ``text`` or ``error``.
 
-    When the reader leaves, the server ends this generator, and with it the writing.
+    If the client disconnects, the server closes this generator, which stops the writing.
     """
     if not live.writers.acquire(blocking=False):
         yield json.dumps({"error": "too many profiles are being written; wait for one, or stop it"}) + "\n"
@@ -449,7 +449,7 @@ async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> 
     loop, lines, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
 
     def put(line: dict[str, Any] | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the server has ended in the meantime
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def work() -> None:
@@ -458,13 +458,13 @@ async def _writing(live: Live, choice: Choice, own: list[tuple[int, float]]) -> 
                 choice, own, lambda stage, done, of: put({"stage": stage, "done": done, "of": of}), gone
             )
             put({"text": text, "source": source})
-        except Left:
-            log.info("a profile was given up by its reader")
+        except Cancelled:
+            log.info("the client cancelled a profile")
         except UserError as error:
             put({"error": str(error)})
         except Exception as error:
             log.exception("writing a profile failed")
-            put({"error": f"{type(error).__name__}; the terminal of the server says more"})
+            put({"error": f"{type(error).__name__}; see the terminal of the server for details"})
         finally:
             live.writers.release()
             put(None)

@@ -1,4 +1,4 @@
-"""Titles that a person types, found in a catalogue: exactly, but for case, articles and punctuation, or nearly."""
+"""Finds typed titles in a catalogue: exact matches (ignoring case, articles and punctuation), or similar titles."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ RATING = re.compile(r"\|\s*(\d{1,2}(?:\.\d+)?)\s*$")
 YEAR = re.compile(r"\((\d{4})\)\s*$")
 ARTICLES = ("the", "a", "an")
 CANDIDATES = 60
-"""Titles that share the most letter triples with a line; only these are compared in full."""
+"""Number of titles that are compared in full: those that share the most letter triples with a line."""
 NEAR = 0.65
-"""Least similarity of a suggestion (difflib's ratio)."""
+"""Minimum similarity of a suggestion (difflib's ratio)."""
 WITHIN = 0.85
-"""What a title that holds the line, or is held by it, counts at least."""
+"""Minimum similarity of a title that contains the line, or is contained in it."""
 BEHIND = 0.2
-"""How far a suggestion may lie behind the best one."""
+"""How much less similar than the best suggestion another may be."""
 LINE = 1000
-"""Characters of a line or a title that are read: putting accents in order may take the square of their number."""
+"""Characters of a line or a title that are read: Unicode normalisation may take the square of their number."""
 STEPS = 300_000
-"""Most steps of comparing a line with one title (``alike``); English of 150 characters keeps to it, and what does not
-is no suggestion."""
+"""Limit on the steps of comparing a line with one title (``alike``): enough for English of 150 characters. A title that
+needs more is not suggested."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What became of one line.
+    """The match of one line.
 
-    item: the item it names; None where none or several do. near: items it may mean, the likeliest first.
-    rating: as stated after ``|``; None where none was.
+    item: the item that the line names; None if it names none or several. near: similar items, the most similar first.
+    rating: the number after ``|``; None if there is none.
     """
 
     line: str
@@ -46,10 +46,10 @@ class Match:
 
 
 class Titles:
-    """A catalogue by its titles."""
+    """An index of a catalogue by title."""
 
     def __init__(self, titles: Sequence[str], years: Sequence[str] | None = None):
-        """``years``: where there are any, they tell titles that stand twice apart."""
+        """``years``: if given, they distinguish items with equal titles."""
         self._keys = [key(title) for title in titles]
         self._years = [str(year) for year in years] if years is not None else [""] * len(titles)
         self._items: dict[str, list[int]] = defaultdict(list)
@@ -86,9 +86,9 @@ class Titles:
         for item in best:
             other = self._keys[item]
             compare.set_seq1(other)
-            # "Star Wars: Episode IV" and "Star Wars": one within the other, word by word.
+            # "Star Wars: Episode IV" and "Star Wars": one contains the other, word by word.
             within = len(other) > 3 and (f" {other} " in f" {name} " or f" {name} " in f" {other} ")
-            # The quick ratio is never below the full one, which nobody asks for where it cannot be near.
+            # The quick ratio is an upper bound of the full one, which is skipped if it cannot reach the minimum.
             full = compare.quick_ratio() >= NEAR and affordable(name, other, STEPS)
             scored.append((-max(compare.ratio() if full else 0.0, WITHIN if within else 0.0), item))
         scored.sort()
@@ -96,7 +96,7 @@ class Titles:
 
 
 def key(title: str) -> str:
-    """A title as it is compared: no case, accents, punctuation, trailing year, or article in front."""
+    """The normalised form of a title: without case, accents, punctuation, trailing year, or leading article."""
     text = unicodedata.normalize("NFKD", YEAR.sub("", title)[:LINE]).casefold()
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     words = re.sub(r"[^\w\s]", " ", text.replace("&", " and ").replace("'", "")).split()

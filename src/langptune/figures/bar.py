@@ -1,4 +1,4 @@
-"""A mean with its interval, as several figures draw it."""
+"""A mean with its interval, shared by several figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from langptune.figures.style import COLOURS, OTHER
 class Bar:
     """A row's mean with its interval on one metric.
 
-    key: what makes a row: method and models. Two rows with one label stay two rows.
-    label: what the figure calls it.
+    key: identifies the row: method and models. Rows with equal labels stay separate.
+    label: its label in the figure.
     """
 
     key: str
@@ -27,11 +27,11 @@ class Bar:
 
 
 def points(axis: Axes, title: str, bars: Iterable[Bar], place: Mapping[str, int], bins: int) -> None:
-    """A panel of means as points with their intervals, a row each.
+    """Draw a panel of means as points with their intervals, one row each.
 
     Args:
-        place: key of a row -> its place from the top; rows of other panels among them.
-        bins: at most so many steps on the horizontal axis.
+        place: key of a row -> its place from the top, including rows of other panels.
+        bins: limit on the steps of the horizontal axis.
     """
     for bar in bars:
         at, colour = place[bar.key], COLOURS.get(bar.group, OTHER)

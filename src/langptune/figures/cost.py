@@ -1,4 +1,4 @@
-"""What the jobs behind a dataset's results took, by stage and model."""
+"""The cost of a dataset's jobs, by stage and model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COLOURS = {"cpu": "#56B4E9", "gpu": "#D55E00"}
 
 
 def draw(costs: pl.DataFrame) -> Figure:
-    """Time, GPU-hours where there are any, measured over predicted, and memory: a row per stage and model.
+    """Time, GPU-hours if there are any, measured over predicted time, and memory: a row per stage and model.
 
     Args:
-        costs: as ``langptune.cost.table`` makes it; rows without a benchmark file are not drawn.
+        costs: the result of ``langptune.cost.table``; rows without a benchmark file are not drawn.
     """
     shown = costs.filter(pl.col("jobs") > pl.col("missing")).reverse()
     with styled():
@@ -87,7 +87,7 @@ def _ratios(axis: Axes, rows: list[dict[str, Any]]) -> None:
     for at, row in known:
         axis.plot([1, row["ratio"]], [at, at], color=COLOURS[row["device"]], linewidth=1.6)
         axis.plot(row["ratio"], at, marker="o", markersize=4.5, color=COLOURS[row["device"]], markeredgecolor="black")
-    # Powers of two, and as far on one side as on the other: factors are read off by eye.
+    # Symmetric, in powers of two, so that factors are easy to read.
     reach = max(2, *(math.ceil(abs(math.log2(row["ratio"])) + 0.3) for _, row in known)) if known else 2
     step = math.ceil(reach / 2)
     axis.set_xscale("log", base=2)

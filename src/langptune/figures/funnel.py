@@ -1,4 +1,4 @@
-"""What each step of a protocol left of a dataset."""
+"""The remaining counts of a dataset after each step of a protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langptune.figures.style import new_figure, of_texts, styled
 
 @of_texts
 def funnel(steps: pl.DataFrame, title: str) -> Figure:
-    """What each step of a protocol left, with published counts as hollow marks.
+    """The counts after each step of a protocol, with published counts as hollow marks.
 
     Args:
         steps: columns step, and interactions, users, items with their ``_published``; empty cells are not drawn.

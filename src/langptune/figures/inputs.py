@@ -1,4 +1,4 @@
-"""What the figures of a comparison are drawn from."""
+"""The inputs of a comparison's figures."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Comparison(StageSpec):
 
     @cached_property
     def catalogue(self) -> int:
-        """Items that are ranked.
+        """Number of ranked items.
 
         Raises:
             UserError: neither or both of ``items_in`` and ``n_items`` are given.

@@ -1,4 +1,4 @@
-"""What edits of a profile change in the ranking."""
+"""The effect of edits of a profile on the ranking."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def intervals(panels: dict[str, list[Bar]], measure: str) -> Figure:
     """Means as points with their intervals around a line at 0, one panel side by side for each of several conditions.
 
     Args:
-        panels: condition -> one per method, in the order to be drawn from the top.
-        measure: what is on the axis.
+        panels: condition -> one bar per method, in order from the top.
+        measure: label of the axis.
     """
     with styled():
         rows = {bar.key: bar.label for members in panels.values() for bar in members}

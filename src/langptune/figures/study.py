@@ -1,4 +1,4 @@
-"""A study: one metric over the values of a key, over variants of a recipe, or over pairs of models."""
+"""Figures of a study: one metric over the values of a key, over variants of a recipe, or over pairs of models."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from langptune.figures.style import COLOURS, DASHES, OTHER, new_figure, of_texts
 
 
 def draw(table: list[dict], key: str, settings: list[str], metric: str) -> Figure:
-    """The figure of a study, by what varies in it.
+    """The figure of a study, depending on what varies in it.
 
     Args:
         table: a row per method, models and value or variant, with the keys of the study's CSV.
-        key: what varies: a key of a method, ``models`` or ``recipe``.
-        settings: of a study of a recipe, ``variant`` and the varied keys.
+        key: the varied key of a method, ``models`` or ``recipe``.
+        settings: for a study of a recipe, ``variant`` and the varied keys.
         metric: the metric's title.
     """
     if key == "recipe":
@@ -83,7 +83,7 @@ def study(lines: list[StudyLine], key: str, metric: str, logarithmic: bool) -> F
     """One metric over the values of one key, a line with its interval per method.
 
     Args:
-        key: what varies, for the axis.
+        key: the varied key, for the axis label.
         metric: the metric's title.
     """
     with styled():
@@ -111,7 +111,7 @@ def variants(panels: dict[str, list[Bar]], lines: dict[str, float], metric: str)
     """Means of variants as points with their intervals, a panel for each value of one varied key.
 
     Args:
-        panels: what the panel is called -> its variants, in the order to be drawn from the top.
+        panels: title of the panel -> its variants, in order from the top.
         lines: label -> mean of a method that is not varied, drawn through all panels.
         metric: the metric's title.
     """
@@ -138,7 +138,7 @@ def models_grid(panels: list[tuple[str, list[str], list[str], np.ndarray]], metr
     """A metric over pairs of encoder and decoder, one panel per method.
 
     Args:
-        panels: of each method its label, encoders (rows), decoders (columns), means ``[E, D]`` (NaN where not run).
+        panels: for each method its label, encoders (rows), decoders (columns), means ``[E, D]`` (NaN if not run).
     """
     with styled():
         figure = new_figure(2.6 * len(panels) + 1.2, 2.4)

@@ -1,8 +1,8 @@
-"""What all figures share: colours, matplotlib's settings, how texts are shown, and how a figure is saved.
+"""Shared by all figures: colours, matplotlib's settings, display of texts, and saving.
 
-Figures are drawn without global state; the same data give the same bytes. Colours say the group of a method (Okabe and
-Ito's palette, distinguishable with any colour vision); position, line style and text say everything else, so that the
-figures also survive a grey printer.
+Figures are drawn without global state; the same data give the same bytes. Colours show the group of a method (Okabe and
+Ito's palette, distinguishable with any colour vision); position, line style and text show everything else, so that the
+figures are readable in greyscale.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ STYLE = {
     "figure.dpi": DPI,
 }
 METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""For methods of one group; distinguishable with any colour vision. Their marks differ, too."""
+"""Colours for methods of one group, distinguishable with any colour vision. Their marks differ too."""
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 _METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 LONGEST = 200
-"""Characters of a line, and ``LINES`` lines of a text, that a figure shows: more would leave no room for its axes."""
+"""Limits on a text in a figure: characters per line, and ``LINES`` lines. More would leave no room for the axes."""
 LINES = 5
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The house style, undone on leaving, whatever the user's matplotlibrc says."""
+    """Apply the style of all figures while the block runs, independent of the user's matplotlibrc."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -61,13 +61,13 @@ def styled() -> Iterator[None]:
 
 
 def shown(text: str) -> str:
-    """Text as matplotlib draws it as it stands: no formula between dollar signs, no control characters, not endless."""
+    """Text that matplotlib draws verbatim: dollar signs escaped, without control characters, of limited length."""
     lines = printable(text, "\n").replace("$", r"\$").split("\n")[:LINES]
     return "\n".join(line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in lines)
 
 
 def of_texts(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that draws, given every text among its arguments as it is ``shown``."""
+    """Decorate a drawing function so that all texts among its arguments pass through ``shown``."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -92,10 +92,10 @@ def _shown(value: Any) -> Any:
 
 
 def save(figure: Figure, path: Path | str) -> None:
-    """Write a PNG (150 dpi) or PDF, by the path's suffix, whole or not at all and without a time stamp.
+    """Write a PNG (150 dpi) or PDF, depending on the path's suffix, atomically and without a time stamp.
 
     Raises:
-        UserError: any other suffix.
+        UserError: the suffix is neither.
     """
     path = Path(path)
     if path.suffix not in _METADATA:
@@ -105,14 +105,14 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure (inches) with an Agg canvas of its own: no pyplot, no window, nothing to close."""
+    """A figure (in inches) with its own Agg canvas: no pyplot, no window, nothing to close."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 
 
 def row_height(labels: list[str]) -> float:
-    """Inches of a bar's row; labels of two lines need more."""
+    """Height of a row in inches; labels of two lines need more."""
     return 0.36 if any("\n" in label for label in labels) else 0.24
 
 
@@ -124,7 +124,7 @@ def empty(sentence: str) -> Figure:
 
 
 def group_legend(figure: Figure, present: list[str]) -> None:
-    """Name the colours of the groups that are present above the axes."""
+    """Add a legend of the groups' colours above the axes."""
     groups = [group for group in dict.fromkeys([*GROUPS, *present]) if group in present]
     handles = [Patch(facecolor=COLOURS.get(group, OTHER), label=group) for group in groups]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), handlelength=1.2)

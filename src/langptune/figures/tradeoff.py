@@ -17,7 +17,7 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, bet
         accuracy: one per method.
         panels: measure's title -> one per method; methods without a value are not drawn.
         metric: title of the accuracy.
-        better: +1 where a higher accuracy is better, -1 where a lower one is: then its axis is turned over.
+        better: +1 if a higher accuracy is better, -1 if a lower one is: its axis is then inverted.
     """
     with styled():
         figure = new_figure(2.7 * len(panels) + 0.4, 3.1)
@@ -35,7 +35,7 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, bet
             axis.grid(color="#e5e5e5", linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_ylabel(metric)
-        axes[0].margins(y=0.1)  # an interval at 0 would hide behind the axis
+        axes[0].margins(y=0.1)  # the axis would hide an interval at 0
         if better < 0:
             axes[0].invert_yaxis()
         handles = [

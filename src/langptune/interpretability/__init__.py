@@ -1,1 +1,1 @@
-"""What profiles are like: readable, faithful, informative, steerable. Nothing here takes part in training."""
+"""Measures of profiles: readable, faithful, informative, steerable. None of them takes part in training."""

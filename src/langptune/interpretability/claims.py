@@ -1,4 +1,4 @@
-"""What a profile claims, claim by claim: genres, eras, titles, persons, and themes; liked or not."""
+"""Extracts the claims of a profile: genres, eras, titles, persons, and themes; liked or disliked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from langptune.interpretability.wording import COMMON, WORD, words
 Kind = Literal["genre", "era", "title", "person", "theme"]
 
 # A polarity ends with the sentence, or where a contrast begins. The colon of "Dislikes: horror" ends nothing. A run of
-# such characters is tried from its first one alone: from each, a long run would take the square of its length.
+# such characters is matched from its first one only: from each, a long run would take time quadratic in its length.
 CLAUSE = re.compile(
     r"(?<![.!?;\n])[.!?;\n]+(?=\s|$)|"
     r"(?:(?<!:)(?<!\bdislikes)(?<!\bavoids)(?<!\bhates)|(?<=\bdislikes:)|(?<=\bavoids:)|(?<=\bhates:)):+(?=\s|$)|"
@@ -36,13 +36,13 @@ KEEN = re.compile(
     r"no stranger to|nothing (?:but|beats|better)|hard (?:not to (?:like|love|enjoy)|to (?:dislike|hate|beat)))\b",
     re.IGNORECASE,
 )
-"""Likings that are worded as denials: "can't get enough of comedy", "never misses a western"."""
+"""Likings with the wording of denials: "can't get enough of comedy", "never misses a western"."""
 NEUTRAL = re.compile(
     rf"\b(?:{_NOT}\s+{_ADVERB}(?:only|just|merely|simply|exclusively|solely|limited|confined|restricted|necessarily|unlike|"
     r"to mention|surprising\w*)|whether or not|if not|why not|(?:more|as) often (?:than|as) not)\b",
     re.IGNORECASE,
 )
-"""Words that look like a denial and deny nothing: "not only horror but also war"."""
+"""Words that look like a denial but deny nothing: "not only horror but also war"."""
 APART = r"rather than|instead of|as opposed to|except(?: for)?|anything but"
 _NO = r"(?:no|little|less|lacks?(?: of)?|zero|without)"
 NEGATION = re.compile(
@@ -58,13 +58,13 @@ _VERBS = (
 )
 _SUBJECT = r"(?:i|we|you|they|he|she|who|users?|person|viewers?)"
 _AUXILIARY = r"(?:do|does|did|is|are|was|were|be|been|has|have|had|would|will|can|could|may|might|must|should)"
-# "films like Alien" compares; a person, a helping verb or an adverb before "like" makes it a verb.
+# "films like Alien" compares; a person, an auxiliary or an adverb before "like" makes it a verb.
 LIKING = re.compile(
     rf"\b(?:{_VERBS}|(?:{_SUBJECT}|{_AUXILIARY}|to|and|or|also|really|still|always|especially|generally|not) like)\b"
     "|\x01+",
     re.IGNORECASE,
 )
-# What may stand between "and" and the verb of a new statement.
+# Words that may come between "and" and the verb of a new statement.
 _BEFORE_VERB = (
     rf"(?:(?:{_SUBJECT}|{_AUXILIARY}|the|this|that|their|a|an|also|really|often|sometimes|usually|generally|strongly|mostly|"
     r"deeply|especially|particularly|actively|typically|clearly|definitely|absolutely|always|rarely|even|then|still|"
@@ -75,7 +75,7 @@ CONJUNCTION = re.compile(
     rf"(?:{_VERBS}|like\b|\x01|{NEGATION.pattern.replace('?P<apart>', '?:')}))|\bnor\b",
     re.IGNORECASE,
 )
-"""Where a part of a sentence begins that has a verb, and with it a polarity, of its own."""
+"""The start of a part of a sentence with its own verb, and therefore its own polarity."""
 RELATIVE = re.compile(
     rf"\b(?:that|which|who|whose|where)\b(?!\s+(?:the |this |they\b|he\b|she\b|i\b|we\b|{_SUBJECT}\b))", re.I
 )
@@ -93,14 +93,14 @@ _EMPTY = (
     "appear appears seem seems tend tends based here these those some one more most very other"
 )
 EMPTY = COMMON | frozenset(_EMPTY.split())
-"""Words of every profile, which claim nothing."""
+"""Words that occur in every profile and claim nothing."""
 THEME_WORDS = 2
-"""Words beyond the empty ones that a statement needs to be a claim of its own."""
+"""Minimum number of words, apart from the empty ones, in a statement that is a claim."""
 ARTICLES = ("the", "a", "an")
 LONGEST = 12
-"""Words of the longest title that is looked for."""
+"""Limit on the titles that are searched for, in words."""
 FIRST, MOST = 0xE000, 6400
-"""Where the private characters of Unicode begin, and how many there are: each stands for one title of a text."""
+"""The first private character of Unicode, and their number: each stands for one title in a text."""
 PRIVATE = re.compile("[\ue000-\uf8ff]")
 
 
@@ -108,9 +108,9 @@ PRIVATE = re.compile("[\ue000-\uf8ff]")
 class Claim:
     """One claim of a profile.
 
-    text: the statement it stands in.
-    value: what is claimed: a taste's name, a decade (``1990``), a title, a name, or the statement itself.
-    liked: false where the statement denies it.
+    text: the statement that contains it.
+    value: the object of the claim: a taste's name, a decade (``1990``), a title, a name, or the statement itself.
+    liked: false if the statement denies it.
     """
 
     kind: Kind
@@ -120,10 +120,10 @@ class Claim:
 
 
 class Titles:
-    """The titles of a catalogue, to be found in prose.
+    """Finds the titles of a catalogue in prose.
 
-    A title of one word counts only in quotes, for it may be a word of the language. Of several words it must begin with
-    a capital or a figure; an article before it may be written small, or be missing.
+    A title of one word counts only in quotes, because it may be an ordinary word. A longer title must begin with a
+    capital or a digit; its article may be in lower case or missing.
     """
 
     def __init__(self, titles: Sequence[str]):
@@ -131,12 +131,12 @@ class Titles:
         self.known = {" ".join(key) for key in keys}
         parts = {" ".join(key[at : at + n]) for key in keys for n in (2, 3) for at in range(len(key) - n + 1)}
         self.parts = frozenset(parts)
-        """Two or three words in a row of some title: "Star Trek" is no person."""
+        """Two or three consecutive words of a title: "Star Trek" is not a person."""
 
     def mask(self, text: str) -> tuple[str, list[tuple[str, str]]]:
-        """The text with one private character in place of each title, and per title how it was written and its key.
+        """The text with each title replaced by a private character, and each title's spelling in the text and its key.
 
-        What a title says is neither a claim nor a denial, and its full stops end no sentence.
+        Words within a title are neither claims nor denials, and its full stops end no sentence.
         """
         plain = PRIVATE.sub("", text)
         found = sorted(self._found(plain))
@@ -156,7 +156,7 @@ class Titles:
             for at in range(len(marks) - length + 1):
                 span = marks[at : at + length]
                 head = span[1] if span[0][0].lower() in ARTICLES else span[0]
-                # A title starts with a capital; "love and war" in prose is none.
+                # A title starts with a capital; "love and war" in prose is not a title.
                 if any(taken[at : at + length]) or not (head[0][0].isupper() or head[0][0].isdigit()):
                     continue
                 written = text[span[0].start() : span[-1].end()]
@@ -166,7 +166,7 @@ class Titles:
         prose = sorted(out)
         for match in QUOTED.finditer(text):
             start, stop = match.span(1)
-            # None of these overlap, so the first that ends after the start is the only one that may reach into it.
+            # These do not overlap, so only the first one that ends after the start can overlap with the quotation.
             after = bisect.bisect_right(prose, start, key=lambda found: found[1])
             if (key := self._key(match[1])) is not None and (after == len(prose) or stop <= prose[after][0]):
                 out.append((start, stop, key))
@@ -178,38 +178,38 @@ class Titles:
 
 
 def unmasked(text: str, named: Sequence[tuple[str, str]]) -> str:
-    """A masked text as it was written."""
+    """The original of a masked text."""
     return PRIVATE.sub(lambda mark: named[ord(mark[0]) - FIRST][0], text)
 
 
 def statements(text: str) -> list[tuple[str, bool]]:
-    """The parts of a text that have a polarity of their own, each with whether it speaks of a liking.
+    """The parts of a text that have their own polarity, each with whether it expresses a liking.
 
-    A denial holds from its verb on ("likes comedy and does not like horror"). Where no liking stands before it in its
-    part of the sentence, it also holds for what is before it ("horror is not for them"). Over commas it holds to the
-    end of the clause or to the next liking: "they hate horror, war and musicals" likes none. "Rather than" and the like
-    deny what follows them. Likings that are worded as denials ("can't get enough of") are likings.
+    A denial applies from its verb on ("likes comedy and does not like horror"). Without a liking before it in its part
+    of the sentence, it also applies to what precedes it ("horror is not for them"). Across commas it applies up to the
+    end of the clause or the next liking: "they hate horror, war and musicals" likes none. "Rather than" and similar
+    words deny what follows them. Likings with the wording of denials ("can't get enough of") are likings.
     """
     out: list[tuple[str, bool]] = []
     for start, stop in _spans(CLAUSE, text):
         liked = True
-        told: list[tuple[str, bool]] = []
+        polar: list[tuple[str, bool]] = []
         clause = text[start:stop]
-        # Of equal length, so that places in the one are places in the other.
+        # Replacements keep the length, so that positions are the same in both strings.
         masked = KEEN.sub(lambda found: "\x01" * len(found[0]), clause)
         masked = NEUTRAL.sub(lambda found: "\x02" * len(found[0]), masked)
         for at, end in _parts(masked):
             for a, b, polarity in _polarities(masked, at, end, liked):
-                told.append((clause[a:b], polarity))
+                polar.append((clause[a:b], polarity))
                 liked = polarity
-        for polarity, parts in itertools.groupby(told, key=lambda one: one[1]):
+        for polarity, parts in itertools.groupby(polar, key=lambda one: one[1]):
             if joined := "".join(part for part, _ in parts).strip(" ,-*\t"):
                 out.append((joined, polarity))
     return out
 
 
 def _spans(separator: re.Pattern[str], text: str) -> list[tuple[int, int]]:
-    """Start and end of what lies between the separators."""
+    """Start and end of the texts between separators."""
     marks = list(separator.finditer(text))
     return list(zip([0, *(mark.end() for mark in marks)], [*(mark.start() for mark in marks), len(text)], strict=True))
 
@@ -255,13 +255,13 @@ def _polarities(masked: str, at: int, end: int, liked: bool) -> list[tuple[int, 
 
 
 def extract(profile: str, tastes: Tastes, titles: Titles) -> list[Claim]:
-    """The claims of a profile, each once however often it is made.
+    """The claims of a profile, without repetitions.
 
     Args:
-        titles: those of the catalogue.
+        titles: titles of the catalogue.
 
-    A statement that names no genre, era, title or person and says something beyond what all profiles say is one claim,
-    of a theme.
+    A statement that names no genre, era, title or person, and has words other than those of every profile, is one claim
+    about a theme.
     """
     masked, named = titles.mask(profile)
     out: dict[tuple[Kind, str, bool], Claim] = {}
@@ -279,7 +279,7 @@ def extract(profile: str, tastes: Tastes, titles: Titles) -> list[Claim]:
 
 
 def title_key(title: str) -> str:
-    """How titles are compared: their words, without case and punctuation."""
+    """The normalised form of a title: its words, without case and punctuation."""
     return " ".join(words(title))
 
 
@@ -289,11 +289,11 @@ def _decades(clause: str) -> list[int]:
 
 
 def _persons(part: str, tastes: Tastes, titles: Titles) -> list[str]:
-    """Names: two or three words with capitals, in no title, that name no taste and are not in every profile."""
+    """Names: two or three capitalised words that are not part of a title, not a taste, and not in every profile."""
     out = []
     for match in PERSON.finditer(part):
         names = match[0].split()
-        # The first word of a statement has a capital anyway.
+        # The first word of a statement is always capitalised.
         if names[0].lower() in EMPTY or (match.start() == 0 and len(names) > 2):
             names = names[1:]
         name = " ".join(names)

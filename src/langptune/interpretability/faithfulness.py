@@ -1,8 +1,8 @@
-"""Is each claim of a profile supported by the history that its encoder saw, and would a stranger's support it as well?
+"""Faithfulness: whether the history that the encoder saw supports each claim of a profile, and strangers' histories do.
 
-Genres, eras and titles are looked up in the catalogue. Persons and themes are put to a verifier: a model of natural-
-language inference, or an embedder. A claim that every history supports is true and says nothing, so each is tried on
-strangers' histories, too; the difference is what a shuffled profile cannot have.
+Genres, eras and titles are looked up in the catalogue. Persons and themes are checked by a verifier: a model of
+natural-language inference, or an embedder. A claim that every history supports is true but uninformative, so each claim
+is also checked on strangers' histories. A shuffled profile cannot achieve the difference.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from langptune.interpretability.claims import Claim
 from langptune.interpretability.tastes import Tastes
 
 ENOUGH = 0.2
-"""Share of the shown items that must have a genre or era for a history to support a liking of it."""
+"""Minimum share of shown items with a genre or era, for a history to support a liking of it."""
 BELOW = 1.0
-"""Rating points below the user's own mean from which on a rating speaks against a liking."""
+"""A rating so many points below the user's mean contradicts a liking."""
 CHARACTERS = 3
-"""Of a premise, for each token that a model of inference reads: few enough that it reads all of it."""
+"""Characters of a premise per token of the inference model: a low estimate, so that no premise is truncated."""
 STRANGER_LEVEL = 0.8
-"""An embedder supports a claim where the history is more like it than this share of strangers' histories."""
+"""An embedder supports a claim if the history is more similar to it than this share of strangers' histories."""
 
 History = tuple[Sequence[int], Sequence[float]]
-"""Items that were shown, and the user's ratings of them."""
+"""The shown items, and the user's ratings of them."""
 Verifier = Callable[[str, bool, Sequence[History]], np.ndarray]
-"""A statement, whether it speaks of a liking, and histories -> bool ``[H]``: which ones support it."""
+"""A statement, whether it expresses a liking, and histories -> bool ``[H]``: which histories support it."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What claims are looked up in.
+    """The catalogue against which claims are checked.
 
-    keys: each item's title as ``title_key`` writes it; several items may share one.
-    texts: what the decoder reads of each item.
-    decade: int ``[N]``, each item's decade, 0 where unknown.
+    keys: each item's title, normalised by ``title_key``; several items may share a key.
+    texts: each item's text, as the decoder reads it.
+    decade: int ``[N]``, each item's decade, 0 if unknown.
     """
 
     keys: list[str]
@@ -47,9 +47,9 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Checked:
-    """A claim with its verdicts: on the own history, and the share of strangers' histories that support it as well.
+    """A claim with its verdicts: whether the user's history supports it, and the share of strangers' histories that do.
 
-    strangers: None where there are none.
+    strangers: None if there are no strangers.
     """
 
     claim: Claim
@@ -58,9 +58,9 @@ class Checked:
 
 
 def statement(claim: Claim, catalogue: Catalogue) -> str | None:
-    """What a verifier is asked of a claim; None where the catalogue alone decides.
+    """The statement that a verifier checks for a claim; None if the catalogue alone decides.
 
-    A title outside the history is a suggestion: its item's text must suit the history as a theme must.
+    A title outside the history is a suggestion: its item's text must match the history as a theme must.
     """
     if claim.kind == "title":
         return catalogue.texts[catalogue.keys.index(claim.value)]
@@ -75,13 +75,13 @@ def check(
     catalogue: Catalogue,
     verify: Verifier,
 ) -> list[Checked]:
-    """Every claim's verdicts.
+    """The verdicts of all claims.
 
     Args:
         shown: the items of the history that the encoder saw.
-        ratings: the user's, of these items.
-        strangers: of other users.
-        verify: for what the catalogue does not decide.
+        ratings: the user's ratings of these items.
+        strangers: histories of other users.
+        verify: checks claims that the catalogue does not decide.
     """
     histories = [(shown, ratings), *strangers]
     out = []
@@ -96,7 +96,7 @@ def check(
 
 
 def looked_up(claim: Claim, shown: Sequence[int], ratings: Sequence[float], catalogue: Catalogue) -> bool:
-    """Whether the catalogue says that a history supports a claim of a genre, an era or a title."""
+    """Whether a history supports a claim about a genre, an era or a title according to the catalogue."""
     items = np.asarray(shown, dtype=np.int64)
     least = ENOUGH
     if claim.kind == "title":
@@ -113,28 +113,29 @@ def looked_up(claim: Claim, shown: Sequence[int], ratings: Sequence[float], cata
 
 
 def welcome(ratings: Sequence[float]) -> np.ndarray:
-    """bool ``[n]``: the items of a history whose rating does not speak against a liking."""
+    """bool ``[n]``: the items of a history whose rating does not contradict a liking."""
     rated = np.asarray(ratings, dtype=float)
     return rated > rated.mean() - BELOW
 
 
 def by_similarity(vectors: dict[str, np.ndarray], item_vectors: np.ndarray, level: float = STRANGER_LEVEL) -> Verifier:
-    """A verifier from an embedder: a history supports a liking if few strangers' histories have an item so near to it.
+    """A verifier from an embedder: a history supports a liking if few strangers' histories have such a similar item.
 
-    Items whose rating speaks against them do not count.
+    Items whose rating contradicts a liking do not count.
 
     Args:
         vectors: statement -> float ``[D]``, unit length.
         item_vectors: float ``[N, D]``, unit length.
-        level: share of the strangers that must be less alike. A liking of nobody's passes in ``1 - level`` of cases.
+        level: share of strangers that must be less similar. A random liking is supported in ``1 - level`` of cases.
 
-    An embedder does not read denials: "no gore" is near to gore. So a denial is supported where a liking is not.
+    Embedders ignore negation: "no gore" is similar to gore. So a history supports a denial if it does not support the
+    liking.
     """
 
     def verify(text: str, liked: bool, histories: Sequence[History]) -> np.ndarray:
-        likeness = item_vectors @ vectors[text]
-        nearest = np.array([likeness[np.asarray(items)][welcome(ratings)].max() for items, ratings in histories])
-        # Each history is a stranger to the others, the own one included.
+        similarity = item_vectors @ vectors[text]
+        nearest = np.array([similarity[np.asarray(items)][welcome(ratings)].max() for items, ratings in histories])
+        # Each history is a stranger's to the others, including the user's own.
         below = (nearest[:, None] > nearest[None, :]).sum(axis=1) / max(1, len(nearest) - 1)
         return (below >= level) == liked
 
@@ -148,12 +149,12 @@ def by_inference(
 
     Args:
         score: pairs (premise, hypothesis) -> probability of entailment ``[P]``.
-        texts: of all items; the premises list those of a history, as liked or disliked by their ratings.
-        titles: of all items. An item's text, put as a statement, is a title that was suggested.
-        max_tokens: of premise and hypothesis. A history that is longer makes several premises, each of whole items
-            unless one alone is too long; it supports what one of them entails.
+        texts: texts of all items; the premises list those of a history, as liked or disliked by their ratings.
+        titles: titles of all items. A statement that is an item's text stands for the suggestion of its title.
+        max_tokens: limit on premise and hypothesis. A longer history becomes several premises, each of complete items
+            (unless a single one is too long); it supports what one of them entails.
 
-    It reads denials itself.
+    The model interprets denials itself.
     """
     suggested = dict(zip(texts, titles, strict=True))
 
@@ -161,18 +162,18 @@ def by_inference(
         asked = f"This person would like {suggested[text]}." if text in suggested else text
         room = max(CHARACTERS * max_tokens - len(asked), CHARACTERS * max_tokens // 2)
         premises = [_premises(items, ratings, texts, room) for items, ratings in histories]
-        told = iter(score([(premise, asked) for own in premises for premise in own]))
-        return np.array([max(next(told) for _ in own) > 0.5 for own in premises])
+        scores = iter(score([(premise, asked) for own in premises for premise in own]))
+        return np.array([max(next(scores) for _ in own) > 0.5 for own in premises])
 
     return verify
 
 
 def _premises(items: Sequence[int], ratings: Sequence[float], texts: Sequence[str], room: int) -> list[str]:
-    """A history in sentences, in as few texts of at most ``room`` characters as hold it."""
+    """A history as sentences, in as few texts of at most ``room`` characters as possible."""
     out = [""]
     for item, kind in zip(items, welcome(ratings), strict=True):
-        told = f"This person {'liked' if kind else 'disliked'} {texts[item]}"[: room - 2] + ". "
-        if out[-1] and len(out[-1]) + len(told) > room:
+        sentence = f"This person {'liked' if kind else 'disliked'} {texts[item]}"[: room - 2] + ". "
+        if out[-1] and len(out[-1]) + len(sentence) > room:
             out.append("")
-        out[-1] += told
+        out[-1] += sentence
     return [premise.strip() for premise in out]

@@ -1,4 +1,4 @@
-"""Log-likelihoods under a frozen language model: of profiles after their prompts (drift), of items after a profile."""
+"""Log-likelihoods under a frozen language model: of profiles given their prompts (drift), of items given a profile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ASKED = "What is known of a person's taste:\n{profile}\n\nName one item that this person would choose next."
 NOTHING = "nothing"
-"""Stands for the profile where none is given: the part of an item's likelihood that is not about the person."""
+"""Replaces an empty profile; gives the part of an item's likelihood that does not depend on the person."""
 
 
 LOGITS = 1 << 27
@@ -49,16 +49,16 @@ def text_logprobs(
             ids[row, where] = torch.tensor([*prompts[at], *texts[at]], device=model.device)
             mask[row, where] = 1
         found = token_logprobs(model, ids, mask, right, 1.0)[0].double()
-        # Under the padding after a text there may be infinite values, which a product would make NaN.
+        # Values at padding may be infinite, which a product with the mask would turn into NaN.
         out[rows] = found.masked_fill(mask[:, left:] == 0, 0.0).sum(1).cpu().numpy()
     return out
 
 
 class Reader:
-    """A language model that tells items apart by a profile alone.
+    """A language model that scores items given a profile only.
 
     An item's score is the pointwise mutual information of its text and the profile, ``log p(item | profile) -
-    log p(item | nothing)``: how much likelier the profile makes it. A famous item gains nothing from being famous.
+    log p(item | nothing)``: how much likelier the profile makes it. Popularity alone does not raise the score.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
@@ -81,7 +81,7 @@ class Reader:
     def _logprobs(self, profile: str, items: Sequence[str]) -> np.ndarray:
         if not items:
             return np.zeros(0)
-        # The question is read once; every item goes on from there.
+        # The question is computed once; every item continues from its cache.
         prompt = torch.tensor([self._question(profile)], device=self._model.device)
         first = self._model(input_ids=prompt[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
         texts = [self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids for text in items]
@@ -95,21 +95,21 @@ class Reader:
                 ids[row, 1 : len(text) + 1] = torch.tensor(text)
             cache = copy.deepcopy(first)
             cache.batch_repeat_interleave(len(part))
-            # Padding stands at the end, where no token of a text looks.
+            # Padding is at the end, where no token of a text attends.
             logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, :-1]
-            told = chosen_logprobs(logits, ids[:, 1:])[0].double().cpu()
+            found = chosen_logprobs(logits, ids[:, 1:])[0].double().cpu()
             for row, text in enumerate(part):
-                out[start + row] = told[row, : len(text)].sum().item()
+                out[start + row] = found[row, : len(text)].sum().item()
         return out
 
     def _question(self, profile: str) -> list[int]:
         mark = "\u27e6profile\u27e7"
-        told = self._tokenizer.apply_chat_template(
+        chat = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": ASKED.format(profile=mark)}], tokenize=False, add_generation_prompt=True
         )
-        before, _, after = told.partition(mark)
+        before, _, after = chat.partition(mark)
         form = {"add_special_tokens": False, "split_special_tokens": False}
         head, tail = (self._tokenizer(part, **form).input_ids for part in (before, after))
-        # A profile is text: no string in it becomes a special token.
+        # A profile is plain text: no string in it becomes a special token.
         middle = self._tokenizer(profile or NOTHING, add_special_tokens=False, split_special_tokens=True).input_ids
         return [*head, *middle, *tail]

@@ -1,4 +1,4 @@
-"""Forward simulation: can a reader who sees the profile alone tell the true next item from sampled ones?"""
+"""Forward simulation: whether a reader who sees only the profile identifies the next item among sampled ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from langptune.randomness import numbered
 
 
 def candidates(target: int, seen: Sequence[int], n_items: int, count: int, seed: int, session: int) -> np.ndarray:
-    """The target and ``count - 1`` items that the user has not seen, drawn evenly: int64 ``[count]``, target first.
+    """The target and ``count - 1`` unseen items, drawn uniformly: int64 ``[count]``, target first.
 
-    They depend on seed and session alone, so that every method's profiles are asked the same.
+    They depend on seed and session only, so that all methods have the same candidates.
     """
     rng = numbered(seed, session)
     taken = np.zeros(n_items, dtype=bool)
@@ -23,9 +23,10 @@ def candidates(target: int, seen: Sequence[int], n_items: int, count: int, seed:
 
 
 def outcome(scores: np.ndarray) -> tuple[float, int]:
-    """Of scores ``[n]``, the target's first: whether it was told (1, 0, or a share in a tie), and its place from 1.
+    """Whether the target (first of scores ``[n]``) is identified (1, 0, or a fraction in a tie), and its rank from 1.
 
-    Of k equal best scores the target is told once in k; its place among equals is the middle one, rounded up.
+    If k best scores are equal, the target is identified with probability 1/k; its rank among equals is the middle one,
+    rounded up.
 
     Raises:
         ValueError: a score is NaN.

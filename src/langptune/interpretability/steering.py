@@ -1,7 +1,7 @@
-"""Steerability: edit one taste in a profile and see whether that taste's items move, against all others.
+"""Steerability: edits one taste in a profile and measures how that taste's items move relative to all others.
 
-Scripted edits; the decoder ranks the edited text as it ranks any. The change of the AUC is that of the chance that an
-item of the taste stands above one that is not of it; the shift counts places in the whole unseen catalogue.
+Edits are scripted; the decoder ranks the edited text like any other. The AUC is the probability that an item of the
+taste ranks above one of another; the shift counts places in the whole unseen catalogue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from langptune.randomness import numbered
 Edit = Literal["add", "strengthen", "remove", "negate"]
 EDITS: tuple[Edit, ...] = ("add", "strengthen", "remove", "negate")
 UP: frozenset[Edit] = frozenset({"add", "strengthen"})
-"""Edits that should bring the taste's items up; the others should bring them down."""
+"""Edits that should move the taste's items up; the others should move them down."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Edited:
 def edits(profile: str, tastes: Tastes, titles: Titles, count: int, seed: int, session: int) -> list[Edited]:
     """Edits of one profile.
 
-    A taste that the profile does not name is added; one that it names is strengthened, removed and negated. Sentences
-    go to the front, where no decoder's limit cuts them off.
+    A taste that the profile does not name is added; a taste that it names is strengthened, removed and negated.
+    Sentences are prepended, so that no decoder's limit cuts them off.
 
     Args:
-        titles: those of the catalogue; what they say is no taste, and stays ("The Sound of Music").
-        count: tastes of either kind, drawn by seed and session.
+        titles: titles of the catalogue; words in them are not tastes, and stay ("The Sound of Music").
+        count: number of named and of unnamed tastes, drawn by seed and session.
     """
     rng = numbered(seed, session)
     masked, written = titles.mask(profile)
@@ -59,31 +59,31 @@ def edits(profile: str, tastes: Tastes, titles: Titles, count: int, seed: int, s
 
 
 def with_sentence(sentence: str, profile: str) -> str:
-    """A profile after one more sentence."""
+    """A profile with a sentence before it."""
     return f"{sentence} {profile.strip()}".strip()
 
 
 def removed(profile: str, name: str) -> str:
-    """A profile without its mentions of a taste: list entries go, with the comma or "and" before them."""
-    # White space is tried from its first character alone: from each, a long run would take the square of its length.
+    """A profile without its mentions of a taste, including the comma or "and" before a list entry."""
+    # Whitespace is matched from its first character only: from each, a long run would take quadratic time.
     before = r"(?:(?:,|(?<!\s))\s*\b(?:and|or)\s+|,\s*)?"
-    told = re.sub(before + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
-    told = re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", told)
-    told = re.sub(r"([,:])\s*(?=[.;!?])", "", told)
-    return re.sub(r"\s{2,}", " ", told).strip(" ,")
+    out = re.sub(before + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
+    out = re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", out)
+    out = re.sub(r"([,:])\s*(?=[.;!?])", "", out)
+    return re.sub(r"\s{2,}", " ", out).strip(" ,")
 
 
 def effect(before: np.ndarray, after: np.ndarray, has: np.ndarray, seen: Sequence[int]) -> tuple[float, float]:
-    """What an edit did to the items of its taste.
+    """The effect of an edit on the items of its taste.
 
     Args:
         before, after: float ``[N]``, scores of all items.
         has: bool ``[N]``, the items of the taste.
-        seen: items left out, as in the ranking.
+        seen: items that are excluded, as in the ranking.
 
     Returns:
-        Change of the AUC (-1 to 1), and mean places that the taste's items went up in the unseen catalogue. NaN where
-        the user has seen all items of the taste, or all others.
+        Change of the AUC (-1 to 1), and mean number of places that the taste's items moved up in the unseen catalogue.
+        NaN if the user has seen all items of the taste, or all others.
     """
     unseen = np.ones(len(has), dtype=bool)
     unseen[np.asarray(seen, dtype=np.int64)] = False
@@ -92,7 +92,7 @@ def effect(before: np.ndarray, after: np.ndarray, has: np.ndarray, seen: Sequenc
         return float("nan"), float("nan")
     ranks = [_ranks(scores[unseen]) for scores in (before, after)]
     rivals = int((~own).sum())
-    # Mann-Whitney: the mean rank from the worst says how many rivals stand below.
+    # Mann-Whitney: the mean rank from the worst gives the number of rivals below.
     auc = [(len(own) - rank[own].mean() + 1 - (own.sum() + 1) / 2) / rivals for rank in ranks]
     return float(auc[1] - auc[0]), float((ranks[0][own] - ranks[1][own]).mean())
 

@@ -1,4 +1,4 @@
-"""The sessions that are measured, each with its profile and what its encoder saw."""
+"""Loads the sessions to measure, each with its profile and the history that its encoder saw."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from langptune.stage import StageSpec
 
 
 class ProfileSpec(StageSpec):
-    """Profiles, and the sessions that they are about: the part that all measures share."""
+    """Profiles and their sessions: the settings that all measures share."""
 
     items_in: str
     sessions_in: str
@@ -33,7 +33,7 @@ class ProfileSpec(StageSpec):
 
 
 def drawn(evaluation: Sequence[int], count: int, seed: int) -> list[int]:
-    """``count`` of the test sessions, at random but the same for every method; all where there are no more."""
+    """``count`` test sessions, drawn at random but the same for every method; all if there are fewer."""
     ids = np.sort(np.asarray(evaluation))
     return np.sort(numbered(seed, 1).permutation(ids)[:count]).tolist()
 
@@ -46,7 +46,7 @@ def load(spec: ProfileSpec) -> tuple[pl.DataFrame, pl.DataFrame]:
         encoder saw), in ascending order of session.
 
     Raises:
-        UserError: a broken file, or a session without a profile.
+        UserError: a file is invalid, or a session has no profile.
     """
     items = contracts.read(spec.items_in, "items")
     test = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test").select("session")
@@ -57,19 +57,21 @@ def load(spec: ProfileSpec) -> tuple[pl.DataFrame, pl.DataFrame]:
     if spec.shuffle is not None:
         profiles = deal(profiles, dict(sessions.select("session", "user_id").iter_rows()), spec.shuffle)
     kept = drawn(sessions["session"].to_list(), spec.sessions, spec.seed)
-    told = sessions.filter(pl.col("session").is_in(kept)).join(
+    measured = sessions.filter(pl.col("session").is_in(kept)).join(
         profiles.select("session", "profile"), on="session", how="left", maintain_order="left"
     )
-    if missing := told["profile"].null_count():
-        raise UserError(f"{spec.profiles_in}: {missing} of {len(told)} sessions have no profile; rerun the profiles")
-    return items, told.with_columns(
+    if missing := measured["profile"].null_count():
+        raise UserError(
+            f"{spec.profiles_in}: {missing} of {len(measured)} sessions have no profile; rerun the profiles"
+        )
+    return items, measured.with_columns(
         shown=pl.col("history").list.tail(spec.history_items),
         shown_ratings=pl.col("ratings").list.tail(spec.history_items),
     )
 
 
 def catalogue_of(items: pl.DataFrame, taste_field: str | None) -> Catalogue:
-    """What claims are looked up in; decades come from the items' field ``year`` where there is one."""
+    """The catalogue against which claims are checked; decades come from the items' field ``year`` if there is one."""
     years = (
         items["year"].str.extract(r"^([0-9]{4})", 1).cast(pl.Int32).fill_null(0) if "year" in items.columns else None
     )

@@ -1,8 +1,8 @@
-"""Measures of all methods side by side: means with intervals over sessions and seeds, and tests against the reference.
+"""Summarises the measures of all methods: means with intervals over sessions and seeds, tests against the reference.
 
 The tests are those of the comparison (``comparison.significance``): a sign-flip permutation test paired by session, and
-Holm's correction. The family is a block of the table, all its measures and methods, because a reader looks for marks in
-the whole block.
+Holm's correction. The family is a block of the table with all its measures and methods, because a reader looks for
+significant results in the whole block.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from langptune.interpretability.steering import EDITS, UP
 class Measure:
     """One measure of a profile.
 
-    better: +1 where more is better, -1 where less is, 0 where neither is.
-    block: the table it stands in.
-    digits: after the point.
-    meaning: one line under the table.
+    better: +1 if higher is better, -1 if lower is, 0 if neither.
+    block: the table that contains it.
+    digits: number of decimals.
+    meaning: its line under the table.
     """
 
     key: str
@@ -85,12 +85,12 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over sessions and seeds, and its difference from the reference's; NaN where there is nothing to average.
+    """A mean over sessions and seeds, and its difference from the reference; NaN if there is nothing to average.
 
-    values: sessions that had a value, over all seeds.
-    pairs: sessions in which the method and its reference both had a value, in some seed of each.
+    values: number of sessions with a value, over all seeds.
+    pairs: number of sessions in which both the method and its reference have a value, in at least one seed each.
     paired: mean over these sessions of method minus reference.
-    p: of the sign-flip permutation test of ``paired``; NaN for a reference, and without pairs.
+    p: p-value of the sign-flip permutation test of ``paired``; NaN for a reference, and without pairs.
     p_holm: p after Holm's correction over all tests of the measure's block.
     """
 
@@ -107,22 +107,22 @@ class Estimate:
     p_holm: float
 
     def mark(self, confidence: float) -> int:
-        """+1 or -1 where the method is significantly above or below the reference after Holm, else 0."""
+        """+1 or -1 if the method is significantly above or below the reference after Holm's correction, else 0."""
         return int(np.sign(self.paired)) if self.p_holm < 1 - confidence else 0
 
 
 def per_session(
     measures: pl.DataFrame, simulation: pl.DataFrame, steering: pl.DataFrame
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All measures of one run: the sessions in ascending order, and key -> float ``[S]``, NaN where undefined."""
+    """All measures of one run: the sessions in ascending order, and key -> float ``[S]``, NaN if undefined."""
     table = measures.join(simulation.select("session", "told"), on="session", how="left")
     table = table.with_columns(advantage=pl.col("supported") - pl.col("strangers"))
     for edit in EDITS:
         sign = 1 if edit in UP else -1
         moved = sign * pl.col("auc_change")
         own = steering.filter(pl.col("edit") == edit).group_by("session")
-        told = own.agg(moved.mean().alias(f"steer_{edit}"), (moved > 0).mean().alias(f"obeyed_{edit}"))
-        table = table.join(told, on="session", how="left")
+        means = own.agg(moved.mean().alias(f"steer_{edit}"), (moved > 0).mean().alias(f"obeyed_{edit}"))
+        table = table.join(means, on="session", how="left")
     table = table.sort("session")
     values = {measure.key: table[measure.key].cast(pl.Float64).fill_null(np.nan).to_numpy() for measure in MEASURES}
     return table["session"].to_numpy(), values
@@ -138,14 +138,14 @@ def estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """Means with intervals and tests of all measures: measure's key -> method -> estimate.
 
-    A session without a value (no claim was made, nothing could be edited) takes no part in a mean, which is the ratio
-    of two sums, as is every replicate of the bootstrap (``comparison.bootstrap``). A test takes the sessions in which
+    A session without a value (no claim was made, nothing could be edited) is excluded from a mean, which is the ratio
+    of two sums, as is every replicate of the bootstrap (``comparison.bootstrap``). A test uses the sessions in which
     both methods have a value, each with its mean over seeds.
 
     Args:
-        values: measure's key -> method -> float ``[S, R]``, the same sessions for all, NaN where undefined.
-        references: method -> the method that its difference is from.
-        seed: of the resamples and the sign flips.
+        values: measure's key -> method -> float ``[S, R]``, the same sessions for all, NaN if undefined.
+        references: method -> its reference.
+        seed: seed of the resamples and the sign flips.
     """
     out = {one.key: _estimates(values[one.key], references, resamples, confidence, seed) for one in measures}
     for block in dict.fromkeys(one.block for one in measures):
@@ -159,7 +159,7 @@ def estimates(
 def _estimates(
     values: Mapping[str, np.ndarray], references: Mapping[str, str], resamples: int, confidence: float, seed: int
 ) -> dict[str, Estimate]:
-    """One measure; its p-values are not corrected yet."""
+    """The estimates of one measure, with uncorrected p-values."""
     tables = {
         name: np.stack([np.nan_to_num(table), (~np.isnan(table)).astype(float)], axis=-1)
         for name, table in values.items()
@@ -169,17 +169,17 @@ def _estimates(
     out = {}
     for name, table in tables.items():
         low, high = _interval(draws[name], confidence)
-        other, told = [float("nan")] * 3, (0, float("nan"), float("nan"))
+        other, paired = [float("nan")] * 3, (0, float("nan"), float("nan"))
         reference = references.get(name, name)
         if name != reference:
             other = [means[name] - means[reference], *_interval(draws[name] - draws[reference], confidence)]
-            told = _paired(values[name], values[reference], seed)
-        out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()), *told, float("nan"))
+            paired = _paired(values[name], values[reference], seed)
+        out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()), *paired, float("nan"))
     return out
 
 
 def _paired(method: np.ndarray, reference: np.ndarray, seed: int) -> tuple[int, float, float]:
-    """Sessions that both have, their mean difference, and its p; the tables are ``[S, R]``."""
+    """Number of sessions with values of both, their mean difference, and its p-value; the tables are ``[S, R]``."""
     both = ~(np.isnan(method).all(axis=1) | np.isnan(reference).all(axis=1))
     if not both.any():
         return 0, float("nan"), float("nan")
@@ -188,7 +188,7 @@ def _paired(method: np.ndarray, reference: np.ndarray, seed: int) -> tuple[int, 
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    """Mean of what is defined, from ``[B, 2]`` sums of values and of their number."""
+    """Mean of the defined values, from ``[B, 2]`` sums of values and of their counts."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
 

@@ -1,4 +1,4 @@
-"""Tastes of a catalogue: its genres, or tags mined from its items' texts; and how profiles name them."""
+"""Tastes of a catalogue: its genres, or tags mined from its items' texts; and their names in profiles."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 MINED = 40
-"""Tags that are mined at most."""
+"""The maximum number of mined tags."""
 FEWEST = 5
-"""Items that a taste must have: with fewer, a rank says nothing about it."""
-# Other words for a genre; their plurals count, too.
+"""The minimum number of a taste's items: with fewer, ranks are not informative."""
+# Synonyms of a genre; their plurals count too.
 ALIASES = {
     "sci-fi": ["science fiction", "sci fi", "scifi", "science-fiction"],
     "romance": ["romantic"],
@@ -23,7 +23,7 @@ ALIASES = {
     "musical": ["music"],
     "biography": ["biopic"],
 }
-# Adjectives of a genre, as regular expressions. No ending gives them all: fantastic, but mysterious.
+# Adjectives of a genre, as regular expressions. No suffix rule covers them: fantastic, but mysterious.
 ADJECTIVES = {
     "comedy": ["comedic", "comical", r"comic(?![\s-]+(?:books?|strips?|con)\b)"],
     "drama": ["dramatic"],
@@ -39,15 +39,15 @@ ADJECTIVES = {
 class Tastes:
     """A catalogue's tastes.
 
-    names: as the catalogue writes them, in alphabetical order.
-    has: bool ``[N, T]``, which item has which.
+    names: their names in the catalogue, in alphabetical order.
+    has: bool ``[N, T]``, whether an item has a taste.
     """
 
     names: list[str]
     has: np.ndarray
 
     def in_text(self, text: str) -> list[int]:
-        """Which tastes a text names, as indices."""
+        """Indices of the tastes that a text names."""
         return [at for at, name in enumerate(self.names) if pattern(name).search(text)]
 
 
@@ -89,14 +89,14 @@ def _mined(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """A regular expression of the ways to name a taste: plurals, adjectives, and aliases."""
+    """A regular expression for all names of a taste: plurals, adjectives, and aliases."""
     word = name.lower()
-    told = [_with_plural(form) for form in (word, *ALIASES.get(word, []))] + ADJECTIVES.get(word, [])
-    return re.compile(r"(?<![\w-])(?:" + "|".join(told) + r")(?![\w-])", re.IGNORECASE)
+    forms = [_with_plural(form) for form in (word, *ALIASES.get(word, []))] + ADJECTIVES.get(word, [])
+    return re.compile(r"(?<![\w-])(?:" + "|".join(forms) + r")(?![\w-])", re.IGNORECASE)
 
 
 def _with_plural(form: str) -> str:
-    """A regular expression of a noun and its plural."""
+    """A regular expression for a noun and its plural."""
     if re.search("[^aeiou]y$", form):
         return re.escape(form[:-1]) + "(?:y|ies)"
     return re.escape(form) + ("(?:es)?" if form.endswith(("s", "x", "ch", "sh")) else "s?")

@@ -1,4 +1,4 @@
-"""How a profile is worded: length, readability, repetition, copied titles, and how much it is like everybody else's."""
+"""The wording of a profile: length, readability, repetition, copied titles, and similarity to other users' profiles."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _COMMON = (
     "we were who will with you your my me us our not no"
 )
 COMMON = frozenset(_COMMON.split())
-"""Runs of these alone are no sign that a title was copied."""
+"""Runs of only these words are not evidence of a copied title."""
 TITLE = 100
-"""Words of a title that are compared; what takes a title's length times a profile's has to have a bound."""
+"""Limit on a title in words, because the comparison takes the length of a title times that of a profile."""
 
 
 def words(text: str) -> list[str]:
@@ -29,11 +29,11 @@ def words(text: str) -> list[str]:
 class Wording:
     """Measures of one profile.
 
-    words: how many.
-    reading_ease: Flesch's, higher is easier (about 0 to 100 for prose); NaN without words.
-    grade: Flesch and Kincaid's, in US school years; NaN without words.
-    repetition: share of the runs of three words that stood in the profile before; 0 below four words.
-    copied: share of the words that stand in a run copied from a title of the history.
+    words: number of words.
+    reading_ease: Flesch reading ease, higher is easier (about 0 to 100 for prose); NaN without words.
+    grade: Flesch-Kincaid grade, in US school years; NaN without words.
+    repetition: share of the runs of three words that occurred earlier in the profile; 0 below four words.
+    copied: share of the words in a run that is copied from a title of the history.
     """
 
     words: int
@@ -44,65 +44,65 @@ class Wording:
 
 
 def measure(profile: str, titles: Sequence[str]) -> Wording:
-    """Wording of a profile beside the titles of the history that its encoder saw.
+    """The wording of a profile, given the titles of the history that its encoder saw.
 
-    Readability is that of the library textstat (English syllables).
+    Readability is computed by the library textstat (English syllables).
     """
     import textstat
 
-    told = words(profile)
-    ease = float(textstat.flesch_reading_ease(profile)) if told else math.nan
-    grade = float(textstat.flesch_kincaid_grade(profile)) if told else math.nan
-    return Wording(len(told), ease, grade, repetition(told), copied(told, titles))
+    tokens = words(profile)
+    ease = float(textstat.flesch_reading_ease(profile)) if tokens else math.nan
+    grade = float(textstat.flesch_kincaid_grade(profile)) if tokens else math.nan
+    return Wording(len(tokens), ease, grade, repetition(tokens), copied(tokens, titles))
 
 
-def repetition(told: Sequence[str], run: int = 3) -> float:
-    """Share of the runs of ``run`` words that stood there before: ``1 - distinct / all``."""
-    count = len(told) - run + 1
-    distinct = len(set(zip(*(told[at : at + count] for at in range(run)), strict=True))) if count > 0 else 0
+def repetition(tokens: Sequence[str], run: int = 3) -> float:
+    """Share of the runs of ``run`` words that occurred earlier: ``1 - distinct / all``."""
+    count = len(tokens) - run + 1
+    distinct = len(set(zip(*(tokens[at : at + count] for at in range(run)), strict=True))) if count > 0 else 0
     return 1 - distinct / count if count > 0 else 0.0
 
 
-def copied(told: Sequence[str], titles: Sequence[str]) -> float:
-    """Share of the words that are covered by runs of two words or more of a title, or by a whole title.
+def copied(tokens: Sequence[str], titles: Sequence[str]) -> float:
+    """Share of the words that are covered by runs of at least two words of a title, or by a whole title.
 
-    A run counts if a word of it is more than a common one. A title of one word counts from five letters on: shorter
-    ones (``Heat``, ``Big``) are words of the language as well.
+    A run counts if it has a word that is not common. A title of one word counts if it has at least five letters:
+    shorter ones (``Heat``, ``Big``) are also ordinary words.
     """
-    return float(copied_words(told, titles).mean()) if told else 0.0
+    return float(copied_words(tokens, titles).mean()) if tokens else 0.0
 
 
-def copied_words(told: Sequence[str], titles: Sequence[str]) -> np.ndarray:
-    """bool ``[n]``: which words ``copied`` counts."""
+def copied_words(tokens: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+    """bool ``[n]``: the words that ``copied`` counts."""
     places: dict[str, list[int]] = {}
-    for at, word in enumerate(told):
+    for at, word in enumerate(tokens):
         places.setdefault(word, []).append(at)
-    uncommon = np.cumsum([0, *(word not in COMMON for word in told)]).tolist()
-    longest = [0] * len(told)
-    """Of the runs that end with each word and count."""
+    uncommon = np.cumsum([0, *(word not in COMMON for word in tokens)]).tolist()
+    longest = [0] * len(tokens)
+    """Length of the longest counted run that ends with each word."""
     for title in dict.fromkeys(titles):
         own = words(title)[:TITLE]
         least = 2 if len(own) > 1 else 1
         if len(own) == 1 and len(own[0]) < 5:
             continue
         runs: dict[int, int] = {}
-        """Where a run ends with the title's word of this turn -> its length."""
+        """End of a run that ends with the current word of the title -> its length."""
         for word in own:
             runs = {at: runs.get(at - 1, 0) + 1 for at in places.get(word, ())}
             for at, length in runs.items():
                 if length >= max(least, longest[at]) and uncommon[at + 1] > uncommon[at + 1 - length]:
                     longest[at] = length
-    taken, reach = np.zeros(len(told), dtype=bool), 0
-    for at in reversed(range(len(told))):
+    taken, reach = np.zeros(len(tokens), dtype=bool), 0
+    for at in reversed(range(len(tokens))):
         reach = max(reach - 1, longest[at])
         taken[at] = reach > 0
     return taken
 
 
 def sameness(profiles: Sequence[str]) -> np.ndarray:
-    """How much each profile is like the others': float ``[S]``, mean cosine similarity of TF-IDF vectors to all others.
+    """Similarity of each profile to the others: float ``[S]``, mean cosine similarity of TF-IDF vectors.
 
-    1 where all users get one profile, near 0 where they share no words. An empty profile is like nothing (0).
+    It is 1 if all profiles are equal, and near 0 if they share no words. An empty profile has similarity 0.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 

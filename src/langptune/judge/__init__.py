@@ -1,1 +1,1 @@
-"""Judges: a language model compares two profiles of one user (``ask``, ``prompt``, ``verdict``, ``summary``)."""
+"""Judges: a language model compares two profiles of a user (``prompt``, ``ask``, ``verdict``, ``summary``)."""

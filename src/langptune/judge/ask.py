@@ -1,4 +1,4 @@
-"""Ask a judge about pairs of profiles: an endpoint as it is, a local model behind a server for as long as it takes."""
+"""Asks a judge about pairs of profiles: an endpoint directly, a local model through a temporary server."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ VERDICTS = {
     "prompt_tokens": pl.Int32,
     "tokens": pl.Int32,
 }
-"""Columns of a file of verdicts: two rows a session.
+"""Columns of a file of verdicts: two rows per session.
 
 swapped: the reference's profile came first. verdict: ``first``, ``second``, ``tie`` or ``unparsed``, by position.
-outcome: the session's, the same in both rows: ``win`` (of the method, in both orders), ``loss``, ``tie`` (all else),
-``unparsed`` (either answer holds no verdict).
+outcome: of the session, the same in both rows: ``win`` (of the method, in both orders), ``loss`` (in both orders),
+``tie`` (anything else), ``unparsed`` (either answer has no verdict).
 """
 
 
 def pairs(
     method: pl.DataFrame, reference: pl.DataFrame, sessions: pl.DataFrame, items: pl.DataFrame, history_items: int
 ) -> list[Pair]:
-    """What is compared, in the order of ``sessions``.
+    """The pairs to compare, in the order of ``sessions``.
 
     Args:
-        method, reference: contract ``profiles``, one row a session.
-        sessions: contract ``sessions``, those to be judged.
+        method, reference: contract ``profiles``, one row per session.
+        sessions: contract ``sessions``, the sessions to judge.
         items: contract ``items``.
         history_items: the most recent items that are shown, as their ``text`` with the user's rating.
     """
@@ -56,7 +56,7 @@ def pairs(
 
 
 def local_source(name: str) -> ModelSource:
-    """The source of a model that is served here: no key, no price, one request at a time (the server runs no more)."""
+    """The source of a model that is served locally: no key, no price, one request at a time (the server's limit)."""
     return ModelSource(
         endpoint="http://127.0.0.1/v1", model=name, input_price=0, output_price=0, parallel=1, timeout=600.0
     )
@@ -72,12 +72,12 @@ def answers(
     dtype: str,
     max_usd: float | None,
     progress: Callable[[int, int], None],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[list[Answer], Client]:
-    """Every request answered, and the client that did it, which knows what was spent.
+    """The answers to all requests, and the client, which holds what was spent.
 
-    ``tell`` hears what it will take, before anything is asked. A local model is served only where an answer is missing
-    in the cache. Its answers are kept by its hash, dtype, threads and library, not by the server's address.
+    ``report`` receives the estimated cost before anything is sent. A local model is served only if an answer is missing
+    in the cache. Its cache key is made of its hash, dtype, threads, device and libraries, not of the server's address.
 
     Raises:
         UserError: as ``Client.ask`` and ``served``.
@@ -91,17 +91,17 @@ def answers(
             own = [provenance.input_hash(folder), dtype, threads, provenance.device(), *made_with.values()]
             source = local_source(folder.name)
             client = Client(source, cache, max_usd, identity=" ".join(map(str, ["local", *own])))
-        told = client.estimate(requests)
-        tell(f"{client.source.model}: {told.line}")
-        if entry.source.endpoint is None and told.requests:
+        estimate = client.estimate(requests)
+        report(f"{client.source.model}: {estimate.line}")
+        if entry.source.endpoint is None and estimate.requests:
             client.socket = stack.enter_context(served(folder, log, threads, dtype))
         return client.ask(requests, progress), client
 
 
-def table(asked: Sequence[Question], told: Sequence[Answer], judge: Judge) -> pl.DataFrame:
-    """Questions and their answers as a file of verdicts (``VERDICTS``)."""
+def table(asked: Sequence[Question], replies: Sequence[Answer], judge: Judge) -> pl.DataFrame:
+    """The verdicts of questions and their answers, in the columns ``VERDICTS``."""
     rows = []
-    for question, answer in zip(asked, told, strict=True):
+    for question, answer in zip(asked, replies, strict=True):
         found = verdict.read(answer.text, answer.finished, judge)
         rows.append((question.session, question.swapped, found or "unparsed", answer))
     by_session: dict[int, dict[bool, str]] = {}
@@ -119,12 +119,13 @@ def _named(orders: dict[bool, str]) -> dict[str, str]:
 
 
 def outcome(straight: str, swapped: str) -> str:
-    """One session's outcome from the verdicts of both orders (Zheng et al., arXiv 2306.05685, section 3.4).
+    """A session's outcome from the verdicts of both orders (Zheng et al., arXiv 2306.05685, section 3.4).
 
-    A win only where the method is preferred in both; where the orders disagree, a tie.
+    It is a win only if the method is preferred in both orders; if the orders disagree, it is a tie.
 
     Args:
-        straight: with the method's profile first. swapped: with the reference's first.
+        straight: the verdict with the method's profile first.
+        swapped: the verdict with the reference's profile first.
     """
     if "unparsed" in (straight, swapped):
         return "unparsed"

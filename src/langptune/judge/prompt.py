@@ -1,13 +1,13 @@
-"""What a judge is shown. Profiles and titles are data of strangers: they can neither end a block nor give the verdict.
+"""The prompt of a judge. Profiles and titles are untrusted: they can neither end a block nor inject a verdict.
 
-Four measures, any of which would do for most texts:
+Four measures, each of which suffices for most texts:
 
-* each block stands between two lines with a mark that no text in it holds. It is a hash of the texts themselves (and a
-  seed), so nobody who writes a profile can put it in; and it is the same in every run, so that answers can be kept;
-* every line of a block begins with ``|``, so none can pass for the end of the block;
-* what looks like a special token of a chat format (``<|im_end|>``, ``[INST]``), like such a line, or like a verdict is
-  written otherwise; control and formatting characters are left out;
-* the verdict is read from the judge's answer alone (``verdict.read``), and a quotation of a text holds none.
+* each block is delimited by two lines with a mark that no text in it contains. The mark is a hash of the texts (and a
+  seed), so the author of a profile cannot include it; and it is the same in every run, so that answers can be cached;
+* every line of a block begins with ``|``, so no line can imitate the end of the block;
+* anything that looks like a special token of a chat format (``<|im_end|>``, ``[INST]``), like a delimiter, or like a
+  verdict is rewritten; control and formatting characters are removed;
+* the verdict is read from the judge's answer only (``verdict.read``), and a quotation of a text contains none.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from langptune.judge import verdict
 from langptune.prompts import without_special
 
 _LETTERS = 8
-"""Of the mark in the lines around a block. Letters: tokenizers take digits one by one."""
+"""Length of the mark in the lines around a block. It has letters only: tokenizers split digits."""
 ITEM = 300
-"""Characters of an item that are shown."""
+"""Limit on an item in characters."""
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two profiles of one session: of the method that is judged, and of the reference.
+    """Two profiles of one session: the judged method's and the reference's.
 
     history: the items as text, oldest first, each with the user's rating in words.
     """
@@ -48,7 +48,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """One pair in one order, as it is sent. ``dropped``: oldest items left out to make it fit."""
+    """One pair in one order, as a request. ``dropped``: number of oldest items left out to fit the context."""
 
     session: int
     swapped: bool
@@ -57,10 +57,10 @@ class Question:
 
 
 def as_data(text: str, limit: int, labels: Collection[str] = ()) -> str:
-    """A text of strangers as it may stand in a block: at most ``limit`` characters, nothing with a meaning to us.
+    """An untrusted text made safe for a block: at most ``limit`` characters, and no delimiters, tokens or verdicts.
 
     Args:
-        labels: the judge's answers; a line that would be read as one of them is put in quotation marks.
+        labels: the judge's answers; a line that would be read as one of them is quoted.
     """
     plain = text[:limit] + ("..." if len(text) > limit else "")
     lines = [
@@ -78,14 +78,14 @@ def _is_label(line: str, labels: Collection[str]) -> bool:
 
 
 def nonce(seed: int, session: int, texts: Sequence[str]) -> str:
-    """The mark around the blocks: a hash of what is in them, in no order, so that it is the same for both orders.
+    """The mark around the blocks: a hash of the sorted texts, so that it is the same for both orders.
 
-    One that a text holds, which chance alone could bring about, is passed over.
+    A mark that occurs in a text, which can only happen by chance, is skipped.
     """
     count = 0
     while True:
-        told = json.dumps([seed, session, sorted(texts), count])
-        digest = hashlib.sha256(told.encode()).digest()
+        content = json.dumps([seed, session, sorted(texts), count])
+        digest = hashlib.sha256(content.encode()).digest()
         found = "".join(chr(ord("a") + byte % 26) for byte in digest[:_LETTERS])
         if not any(found in text for text in texts):
             return found
@@ -93,7 +93,7 @@ def nonce(seed: int, session: int, texts: Sequence[str]) -> str:
 
 
 def block(name: str, text: str, mark: str) -> str:
-    """One text between its two lines."""
+    """One text between its two delimiters."""
     body = "\n".join(f"| {line}" for line in text.splitlines() or ["(empty)"])
     return f"== begin {name} {mark} ==\n{body}\n== end {name} {mark} =="
 
@@ -104,12 +104,13 @@ def questions(
     """A pair in both orders: the method's profile first, then the reference's.
 
     Args:
-        name: the judge's, for errors.
-        context: of its model, in tokens; the oldest items are left out until the question fits, by its characters.
-        fold_system: the model takes no system message: its text goes before the user's.
+        name: name of the judge, for errors.
+        context: context of its model, in tokens; the oldest items are left out until the question fits (estimated from
+            characters).
+        fold_system: the model does not support system messages: the text is put before the user's message.
 
     Raises:
-        UserError: a template that fails, or a question that does not fit even with one item.
+        UserError: a template fails, or a question does not fit even with one item.
     """
     where = f"judges.yaml: {name}"
     history = [f"{as_data(item, ITEM).replace(chr(10), ' ')} ({rated})" for item, rated in pair.history]
@@ -137,7 +138,7 @@ def questions(
             messages = (*start, ("user", message.strip()))
             if fold_system:
                 messages = (("user", "\n\n".join(text for _, text in messages)),)
-            # A verdict in one word is one line: nothing after it is waited for.
+            # A verdict in one word is one line, so generation stops there.
             stop = "\n" if judge.answer == "word" else None
             request = Request(messages, judge.max_tokens, judge.temperature, seed, stop)
             out.append(Question(pair.session, swapped, request, dropped))
@@ -150,6 +151,6 @@ def questions(
 
 
 def cut(pair: Pair, judge: Judge) -> tuple[int, int]:
-    """How many of a pair's profiles, and of its items, are longer than the judge is shown."""
+    """How many of a pair's profiles, and of its items, are cut at their limits."""
     profiles = sum(len(text) > judge.max_profile for text in (pair.method, pair.reference))
     return profiles, sum(len(item) > ITEM for item, _ in pair.history)

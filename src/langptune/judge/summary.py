@@ -1,4 +1,4 @@
-"""What verdicts say, with intervals, and what they say about the judge: position bias, consistency, agreement."""
+"""Summary of verdicts with intervals, and of the judge's quality: position bias, consistency, agreement."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def summary(verdicts: pl.DataFrame, resamples: int, confidence: float, seed: int
         str(name): table.sort("session", "run_seed", "swapped")
         for (name,), table in verdicts.group_by("judge", maintain_order=True)
     }
-    told = {name: _one(name, table, resamples, confidence, seed) for name, table in tables.items()}
-    return {"judges": told, "agreement": agreement(tables)}
+    summaries = {name: _one(name, table, resamples, confidence, seed) for name, table in tables.items()}
+    return {"judges": summaries, "agreement": agreement(tables)}
 
 
 def _one(name: str, table: pl.DataFrame, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _one(name: str, table: pl.DataFrame, resamples: int, confidence: float, seed
     means = values.mean(axis=(0, 1))
     preference = low = high = None
     if means[1]:
-        # A ratio of two means over the same resample; one without any outcome says nothing.
+        # A ratio of two means over the same resample; undefined in a resample without any outcome.
         drawn = replicates({name: values}, resamples, seed)[name]
         drawn = drawn[drawn[:, 1] > 0]
         preference = float(means[0] / means[1])
@@ -104,7 +104,7 @@ def agreement(tables: Mapping[str, pl.DataFrame]) -> float | None:
         joined = joined.join(column, on=["session", "run_seed"], how="full", coalesce=True)
     ratings = joined.drop("session", "run_seed").to_numpy().astype(float).T
     pairable = ratings[:, (~np.isnan(ratings)).sum(axis=0) > 1]
-    # With fewer than two outcomes in use chance agreement is certain, and alpha is undefined.
+    # With fewer than two distinct outcomes, chance agreement is certain and alpha is undefined.
     if len(np.unique(pairable[~np.isnan(pairable)])) < 2:
         return None
     return float(krippendorff.alpha(reliability_data=ratings, level_of_measurement="nominal"))

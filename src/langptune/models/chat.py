@@ -1,8 +1,8 @@
-"""Makes an encoder's chat template say the same on every day, take a system message, and obey its registry entry.
+"""Makes an encoder's chat template independent of the date, accept a system message, and follow its registry entry.
 
-All of it is done once, when the model is fetched: statements are put before the template in the materialised folder, so
+This happens once, when the model is fetched: statements are prepended to the template in the materialised folder, so
 that everything that reads the folder (profiles, training, the explorer, a server) has the same chat format. A template
-that needs nothing stays as it is.
+that needs no change stays as it is.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ _FOLD = (
 
 
 def settle_chat_template(entry: EncoderEntry, folder: Path, name: str) -> dict[str, object]:
-    """Write the chat template that the registry entry asks for into a materialised folder.
+    """Write the chat template that the registry entry requires into a materialised folder.
 
-    * ``chat_template_kwargs`` are set, whoever renders.
+    * ``chat_template_kwargs`` are set inside the template, so that every renderer uses them.
     * ``date`` is what ``strftime_now`` prints.
-    * A system message goes before the user's, where the template knows no system role (Gemma).
+    * A system message is put before the user's message if the template has no system role (Gemma).
 
     Returns:
-        Facts for the manifest: what was changed; nothing where the template is the model's own.
+        Facts for the manifest: the changes; empty if the template is unchanged.
 
     Raises:
-        UserError: one line: no chat template, one that drops the user message, one that prints today's date and has no
-            ``date``, or an argument that it does not read.
+        UserError: there is no chat template, it drops the user message, it prints today's date and the entry has no
+            ``date``, or it does not use one of the arguments.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     require_chat_template(tokenizer, f"model '{name}'")
     own = tokenizer.get_chat_template()
-    before, told = "", {}
+    before, facts = "", {}
     for key, value in entry.chat_template_kwargs.items():
         if key not in own:
             raise UserError(
@@ -63,7 +63,7 @@ def settle_chat_template(entry: EncoderEntry, folder: Path, name: str) -> dict[s
                 "out, or write it as the template does"
             )
         before += f"{{%+ set {key} = {value!r} +%}}"
-        told[key] = value
+        facts[key] = value
     if len({_render(tokenizer, _clock(day) + before + own, name) for day in _DAYS}) > 1:
         if entry.date is None:
             raise UserError(
@@ -71,15 +71,15 @@ def settle_chat_template(entry: EncoderEntry, folder: Path, name: str) -> dict[s
                 "midnight; add a day to the entry that it prints instead, such as 'date: 2026-01-01'"
             )
         before = _clock(datetime.datetime.combine(entry.date, datetime.time())) + before
-        told["date"] = entry.date.isoformat()
+        facts["date"] = entry.date.isoformat()
     if not _takes_system(tokenizer, before + own):
         before = _FOLD + before
-        told["system_message"] = "put before the user's"
+        facts["system_message"] = "put before the user's"
     if not before:
         return {}
     with whole(folder / FILE) as part:  # in place of what may be a link into the hub's cache
         part.write_text(before + own, encoding="utf-8", newline="")
-    return {"chat_template": told}
+    return {"chat_template": facts}
 
 
 def _clock(day: datetime.datetime) -> str:
@@ -89,23 +89,23 @@ def _clock(day: datetime.datetime) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str, name: str) -> str:
-    """Everything that the template prints for the conversations of this benchmark."""
+    """The output of the template for the conversations of this benchmark."""
     user = [{"role": "user", "content": _USER}]
     talks = [(user, True), ([*user, {"role": "assistant", "content": _REPLY}], False)]
     try:
-        told = [
+        rendered = [
             tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False, add_generation_prompt=prompt)
             for talk, prompt in talks
         ]
     except jinja2.TemplateError as error:
         raise UserError(f"model '{name}': its chat template cannot be rendered: {error}") from None
-    if _USER not in told[0]:
+    if _USER not in rendered[0]:
         raise UserError(f"model '{name}': its chat template drops the user message; it cannot be prompted")
-    return "\n".join([*told, _system(tokenizer, template) or ""])
+    return "\n".join([*rendered, _system(tokenizer, template) or ""])
 
 
 def _system(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
-    """What the template prints of a system and a user message; None where it refuses them."""
+    """The output of the template for a system and a user message; None if it refuses them."""
     talk: list[dict[str, Any]] = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
     try:
         return tokenizer.apply_chat_template(talk, chat_template=template, tokenize=False, add_generation_prompt=True)
@@ -114,5 +114,5 @@ def _system(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
 
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    told = _system(tokenizer, template)
-    return told is not None and _SYSTEM in told and _USER in told
+    rendered = _system(tokenizer, template)
+    return rendered is not None and _SYSTEM in rendered and _USER in rendered

@@ -1,7 +1,7 @@
-"""Holds a model's own files against its registry entry when it is fetched, before anything is computed with it.
+"""Checks a model's files against its registry entry when it is fetched, before anything is computed with it.
 
-A mismatch that loads without an error ruins every rank, and a model that cannot be loaded is better refused here than
-in a job. The files read are those of sentence-transformers (``modules.json``, the ``config.json`` of each module,
+A mismatch that loads without an error invalidates every rank, and a model that cannot be loaded should be refused here
+rather than in a job. It reads the files of sentence-transformers (``modules.json``, the ``config.json`` of each module,
 ``config_sentence_transformers.json``) and of transformers (``config.json``).
 """
 
@@ -18,7 +18,7 @@ from langptune.files import read_json
 SUPPORTED = ("Transformer", "Pooling", "Dense", "Dropout", "LayerNorm", "Normalize")
 """Modules of sentence-transformers that a decoder may have."""
 WITH_WEIGHTS = ("Dense", "LayerNorm")
-"""Those that keep weights in a folder of their own."""
+"""Modules that keep weights in their own folder."""
 _LEGACY_POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -28,30 +28,30 @@ _LEGACY_POOLING = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _SHIFTED = ("roberta", "camembert", "xlm-roberta", "mpnet", "xmod", "longformer", "data2vec-text", "ibert", "luke")
-"""Beginnings of model types that number positions from ``pad_token_id + 1``: so many fewer tokens fit."""
+"""Prefixes of model types that number positions from ``pad_token_id + 1``, so that so many fewer tokens fit."""
 _ARGUMENTS = [f"{of}_{kind}" for of in ("model", "tokenizer", "processor", "config") for kind in ("args", "kwargs")]
-"""Keys of a module's config by which sentence-transformers hands arguments to transformers, old names and new."""
+"""Keys of a module's config whose arguments sentence-transformers passes to transformers, old and new names."""
 _WORDS = {"dtype", "torch_dtype", "padding_side", "truncation_side", "attn_implementation"}
-"""Arguments among them that may be a word. Others may name a file to be read or a folder to be written."""
+"""Arguments among them that may be a string. Others could name a file to read or a folder to write."""
 _UNSAFE = {"trust_remote_code", "weights_only", "use_safetensors"}
 _ADAPTER = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type", "inference_mode"),
     *("peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
 }
-"""Keys of an adapter's config that trainings here write; the last five say nothing about how it is loaded."""
+"""Keys of an adapter's config that our trainings write; the last five do not affect loading."""
 _LAYERS = re.compile(r"(\.\*\\\.layers\\\.\([0-9|]{1,4000}\)\\\.\.\*\\\.\([\w|]{0,1000}\))(\|\.\*lm_head)?")
-"""The expressions for layers that trainings here write (``langptune.training.policy``)."""
+"""The regular expressions for layers that our trainings write (``langptune.training.policy``)."""
 _WHOLE = re.compile(r"model\.layers\.[0-9]{1,4}")
-"""A layer that is trained as a whole."""
+"""The name of a layer that is trained as a whole."""
 
 
 def check_reach(folder: Path, name: str) -> None:
     """Refuse settings of a model folder that reach beyond its weights and tokenizer.
 
-    They are handed to libraries as arguments: by them a model could be read from pickles, which run code, its tokenizer
-    from any file of this user, which a saved model would then hold, and parts of it be written to any folder. Called
-    before anything of a folder is loaded: others may have written in it since it was fetched, or it is somebody's
-    trained model.
+    Libraries receive them as arguments, which could have a model read from pickles (which run code), have its tokenizer
+    read from any file of this user (which a saved model would then contain), or have parts written to any folder.
+    Called before anything of a folder is loaded: others may have changed it since it was fetched, or it may be another
+    person's trained model.
 
     Raises:
         UserError: one line with the file and the key.
@@ -71,7 +71,7 @@ def check_reach(folder: Path, name: str) -> None:
 
 
 def _check_arguments(config: Any, what: str) -> None:
-    """Of the arguments for transformers in a module's config, those that choose no file may be given."""
+    """Refuse arguments for transformers in a module's config that could select a file."""
     for key in _ARGUMENTS:
         given = config.get(key) if isinstance(config, dict) else None
         for argument, value in given.items() if isinstance(given, dict) else ():
@@ -85,16 +85,16 @@ def _check_arguments(config: Any, what: str) -> None:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a trained adapter, those by which trainings here differ.
+    """The settings of a trained adapter that vary between our trainings.
 
-    PEFT knows forty kinds of adapters. Some load a model or a tokenizer from where their config says, and ask whether
-    to run its code.
+    PEFT supports forty kinds of adapters. Some load a model or a tokenizer from a place that their config names, and
+    ask whether to run its code.
 
     Returns:
         Arguments for ``peft.LoraConfig``.
 
     Raises:
-        UserError: no adapter as trainings here write it.
+        UserError: it is not an adapter of our trainings.
     """
     from peft import LoraConfig
     from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -102,7 +102,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     config = _json(path, folder.name) if path.is_file() else None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise UserError(f"{path}: no adapter of this program; delete the folder and rerun its training")
+        raise UserError(f"{path}: not an adapter of this program; delete the folder and rerun its training")
     plain = LoraConfig().to_dict()
     odd = [key for key, value in sorted(config.items()) if key not in _ADAPTER and value != plain.get(key) and value]
     modules, layers = config.get("target_modules"), config.get("modules_to_save") or []
@@ -113,7 +113,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         odd.append("modules_to_save")
     if odd:
         raise UserError(
-            f"{path}: key '{odd[0]}' (found {str(config.get(odd[0]))[:60]!r}) is none that trainings here write; "
+            f"{path}: key '{odd[0]}' (found {str(config.get(odd[0]))[:60]!r}) is not written by our trainings; "
             "delete the folder and rerun its training"
         )
     kept = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type")
@@ -121,13 +121,13 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_files(entry: ModelEntry, folder: Path, name: str) -> dict[str, object]:
-    """Facts for the manifest about a materialised model whose files fit its registry entry.
+    """Check a materialised model against its registry entry, and return facts for the manifest.
 
-    An encoder's chat template is changed where its entry asks for it (``settle_chat_template``).
+    An encoder's chat template is changed if its entry requires it (``settle_chat_template``).
 
     Raises:
-        UserError: one line: remote code, unsupported modules, weights that are no safetensors, pooling, dimensions or
-            ``max_tokens`` that contradict the model, a chat template that is missing or changes with the day.
+        UserError: remote code, unsupported modules, weights that are not safetensors, pooling, dimensions or
+            ``max_tokens`` that contradict the model, a chat template that is missing or depends on the date.
     """
     check_reach(folder, name)
     config = _json(folder / "config.json", name)
@@ -182,20 +182,20 @@ def _check_decoder(entry: DecoderEntry, config: dict[str, Any], folder: Path, na
             dimensions = _check_pooling(entry, _json(own / "config.json", name), module["path"], name)
         elif kind == "Dense":
             dimensions = _json(own / "config.json", name).get("out_features", dimensions)
-    told = _json(folder / "config_sentence_transformers.json", name)
-    if (cut := told.get("truncate_dim")) is not None and dimensions is not None:
+    declared = _json(folder / "config_sentence_transformers.json", name)
+    if (cut := declared.get("truncate_dim")) is not None and dimensions is not None:
         dimensions = min(dimensions, cut)
     _check_dimensions(entry, dimensions, name)
     ours = (entry.query_prefix, entry.item_prefix)
-    prompts = {key: text for key, text in (told.get("prompts") or {}).items() if text and text not in ours}
+    prompts = {key: text for key, text in (declared.get("prompts") or {}).items() if text and text not in ours}
     return {"prompts_not_used": prompts} if prompts else {}
 
 
 def check_modules(folder: Path, name: str) -> list[tuple[dict[str, Any], str]]:
-    """The modules that a folder lists in modules.json, each with its kind; none without that file.
+    """The modules that a folder lists in modules.json, each with its kind; empty without that file.
 
     Raises:
-        UserError: a module that is not supported, or whose weights are no safetensors.
+        UserError: a module is not supported, or its weights are not safetensors.
     """
     out = []
     for module in _json(folder / "modules.json", name):
@@ -220,7 +220,7 @@ def check_modules(folder: Path, name: str) -> list[tuple[dict[str, Any], str]]:
 
 
 def _check_pooling(entry: DecoderEntry, declared: dict[str, Any], path: str, name: str) -> int | None:
-    """The dimensions after pooling, which must be what the registry says: a silent mismatch ruins every rank."""
+    """Check pooling, and return the dimensions after it: an unnoticed mismatch would invalidate every rank."""
     modes = declared.get("pooling_mode") or [mode for key, mode in _LEGACY_POOLING.items() if declared.get(key)]
     modes = [modes] if isinstance(modes, str) else list(modes)
     if modes != [{"last": "lasttoken"}.get(entry.pooling, entry.pooling)]:
@@ -245,10 +245,10 @@ def _check_dimensions(entry: DecoderEntry, found: int | None, name: str) -> None
 
 
 def _json(path: Path, name: str) -> Any:
-    """What a JSON file of a model holds; nothing where there is none."""
+    """The content of a model's JSON file; empty if there is none."""
     try:
         return read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise UserError(
-            f"model '{name}': {path.name} is no JSON ({error}); the file is damaged; fetch it again"
+            f"model '{name}': {path.name} is not JSON ({error}); the file is damaged; fetch it again"
         ) from None

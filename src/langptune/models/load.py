@@ -1,4 +1,4 @@
-"""Load encoders and decoders from materialised folders, on the device and in the dtype the hardware is fastest in."""
+"""Loads encoders and decoders from materialised folders, on the device and in the dtype that are fastest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Bars of loaded tensors drown the progress that a person wants to see.
+# Progress bars of loaded tensors hide the progress of the job.
 transformers.utils.logging.disable_progress_bar()
 
 _SAFE = {"use_safetensors": True, "weights_only": True}
-"""Arguments that a module's own config could else set otherwise, to have pickles read, which run code."""
+"""Arguments that a module's config could otherwise override to read pickles, which run code."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
+    """The first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """``auto`` to a dtype: bfloat16 where the hardware multiplies it natively, else float16 on GPUs, float32 on CPUs.
+    """The dtype for ``auto``: bfloat16 if the hardware multiplies it natively, else float16 on GPUs, float32 on CPUs.
 
     On a CPU with AVX512-BF16 or AMX, bfloat16 is several times faster than float32; on others it is emulated and
     slower (benchmarks/profiles.py measures it).
@@ -47,10 +47,10 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a materialised model, which takes special-token strings in texts as plain text.
+    """The tokenizer of a materialised model, which treats special-token strings in texts as plain text.
 
     Raises:
-        UserError: a missing, truncated or foreign model folder.
+        UserError: the model folder is missing, truncated or of another kind.
     """
     from transformers import AutoTokenizer
 
@@ -69,15 +69,15 @@ def load_encoder(
     """A causal language model in evaluation mode and its tokenizer, left-padded.
 
     Raises:
-        UserError: a missing, truncated or foreign model folder, or a tokenizer without chat template.
+        UserError: the model folder is missing, truncated or of another kind, or its tokenizer has no chat template.
     """
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder)
-    tokenizer.split_special_tokens = False  # prompts say for each text how it is taken (langptune.prompts)
+    tokenizer.split_special_tokens = False  # langptune.prompts decides this for each text
     require_chat_template(tokenizer, str(folder))
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -87,11 +87,12 @@ def load_encoder(
         )
     except Exception as error:
         raise _broken(folder, error) from None
-    if told["missing_keys"]:
-        # transformers would draw them at random and go on.
+    if report["missing_keys"]:
+        # transformers would initialise them at random and continue.
         raise UserError(
-            f"{folder}: {len(told['missing_keys'])} weights are missing, first '{sorted(told['missing_keys'])[0]}'; "
-            "the files are incomplete: delete the folder and rerun the prefetch rule"
+            f"{folder}: {len(report['missing_keys'])} weights are missing, first "
+            f"'{sorted(report['missing_keys'])[0]}'; the files are incomplete: delete the folder and rerun the "
+            "prefetch rule"
         )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -102,11 +103,11 @@ def load_encoder(
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The encoder with a trained adapter (PEFT), in evaluation mode.
 
-    Not merged: the sum of a bfloat16 weight and a small change would be rounded, and another policy than the trained
-    one would write. The adapter stays in float32, so run the model under autocast where it is not.
+    The adapter is not merged: the sum of a bfloat16 weight and a small change would be rounded, which changes the
+    policy. The adapter stays in float32, so run the model under autocast if the model has another dtype.
 
     Raises:
-        UserError: a missing or truncated adapter, or one of another model.
+        UserError: the adapter is missing, truncated, or of another model.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -114,35 +115,35 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     settings = adapter_settings(Path(folder))
     try:
         policy = get_peft_model(model, LoraConfig(**settings))
-        # Before the values come: copies of bfloat16 layers would round them.
+        # Before the values are loaded: copies of bfloat16 layers would round them.
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        told = set_peft_model_state_dict(policy, load_file(Path(folder) / "adapter_model.safetensors"))
+        report = set_peft_model_state_dict(policy, load_file(Path(folder) / "adapter_model.safetensors"))
     except Exception as error:
         raise _broken(folder, error) from None
     trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
-    if told.unexpected_keys or set(trained) & set(told.missing_keys):
+    if report.unexpected_keys or set(trained) & set(report.missing_keys):
         raise UserError(f"{folder}: not a whole adapter of {type(model).__name__}; delete it and rerun its training")
     policy.requires_grad_(False)
     return policy.eval().get_base_model()
 
 
 def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> SentenceTransformer:
-    """A sentence-transformers model with normalised output, whose tokenizer takes special-token strings as plain text.
+    """A sentence-transformers model with normalised output, whose tokenizer treats special tokens as plain text.
 
-    Loaded in float32: ranks of near-equal items should not hang on rounding, and embedders are small. The prefixes of
-    the registry entry alone decide what is put before a text: the model's own ``default_prompt_name`` is switched off,
-    also in a decoder that is trained and saved from here.
+    It is loaded in float32: ranks of near-equal items should not depend on rounding, and embedders are small. Only the
+    registry entry's prefixes are put before a text: the model's own ``default_prompt_name`` is disabled, also in a
+    decoder that is trained and saved from here.
 
     Raises:
-        UserError: a missing, truncated or foreign model folder.
+        UserError: the model folder is missing, truncated or of another kind.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
     check_reach(Path(folder), str(folder))
-    # Without these it asks whether to run the code of the folder.
+    # Without these, it asks whether to run the folder's code.
     ours = {"local_files_only": True, "trust_remote_code": False}
     try:
         if (Path(folder) / "modules.json").is_file():
@@ -156,7 +157,7 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
             model = SentenceTransformer(modules=[body, pooling, Normalize()], device=str(device))
     except Exception as error:
         raise _broken(folder, error) from None
-    # ``encode`` would put this prompt before every text, and nothing else would.
+    # ``encode`` alone would put this prompt before every text.
     model.default_prompt_name = None
     model.max_seq_length = entry.max_tokens
     model.tokenizer.split_special_tokens = True
@@ -169,10 +170,10 @@ def load_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> Sen
 def load_verifier(
     folder: Path, entry: VerifierEntry, device: torch.device, batch_size: int = 32
 ) -> Callable[[list[tuple[str, str]]], np.ndarray]:
-    """A model of natural-language inference, as a function of pairs (premise, hypothesis) to P(entailment) ``[P]``.
+    """A model of natural-language inference, as a function from pairs (premise, hypothesis) to P(entailment) ``[P]``.
 
     Raises:
-        UserError: a missing, truncated or foreign folder, or a model none of whose labels is entailment.
+        UserError: the folder is missing, truncated or of another kind, or the model has no label for entailment.
     """
     from sentence_transformers import CrossEncoder
 
@@ -201,7 +202,7 @@ def load_verifier(
 
 
 def _first_position(_: Any, args: tuple, features: dict[str, torch.Tensor]) -> None:
-    """Pooling ``cls`` takes the first position, whatever stands there; by itself it would pass over padding."""
+    """Make pooling ``cls`` use the first position even if it is padding, which pooling would skip by itself."""
     features["cls_token_embeddings"] = features["token_embeddings"][:, 0]
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities that a causal language model gives the tokens of a text, in little memory."""
+"""Log-probabilities of a text's tokens under a causal language model, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 CHUNK = 1 << 23
-"""Logits (positions x vocabulary) whose softmax is taken at a time, in float32: 32 MiB."""
+"""Number of logits (positions x vocabulary) per softmax, in float32: 32 MiB."""
 
 
 def token_logprobs(
@@ -17,11 +17,11 @@ def token_logprobs(
 
     Args:
         input_ids: ``[B, L]``, prompts padded on the left, completions on the right.
-        attention_mask: ``[B, L]``. Positions count from the first real token, so padding changes nothing.
-        temperature: logits are divided by it.
+        attention_mask: ``[B, L]``. Positions count from the first real token, so padding has no effect.
+        temperature: divides the logits.
     """
     positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    # As indices, not as a number: a slice of the hidden states would be copied row by row in the product with the head.
+    # Indices, not a number: the product with the head would copy a slice of the hidden states row by row.
     last = torch.arange(input_ids.shape[1] - keep - 1, input_ids.shape[1], device=input_ids.device)
     logits = model(
         input_ids=input_ids,
@@ -36,12 +36,12 @@ def token_logprobs(
 def chosen_logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0, entropy: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each token, and entropy where it stood, float32 ``[..., L]`` each.
+    """Log-probability of each token, and entropy at its position, float32 ``[..., L]`` each.
 
     Args:
-        logits: ``[..., L, V]``, as the model itself returns them (Gemma-2 caps them after its head).
+        logits: ``[..., L, V]``, as the model returns them (Gemma-2 caps them after its head).
         tokens: ``[..., L]``.
-        entropy: whether the second value is computed; else it is 0.
+        entropy: whether the entropy is computed; otherwise it is 0.
     """
     found, entropies = _Chosen.apply(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1), temperature, entropy)
     return found.view(tokens.shape), entropies.view(tokens.shape)
@@ -50,8 +50,8 @@ def chosen_logprobs(
 class _Chosen(torch.autograd.Function):
     """Log-probabilities of chosen tokens ``[M]`` from logits ``[M, V]``, and entropies, which have no gradient.
 
-    The softmax is taken in float32, a chunk at a time, and computed again for the gradient: what autograd would keep
-    of it is several times the logits.
+    The softmax is computed in float32, chunk by chunk, and again for the gradient: autograd would store several times
+    the size of the logits.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""Bring a registry model to one local folder of safetensors and tokenizer files, once, before anything needs it.
+"""Materialises a registry model: one local folder of safetensors and tokenizer files, written once.
 
-Of a model behind an endpoint the folder holds a description (``endpoint.json``); nothing is asked there.
+For a model behind an endpoint the folder contains a description (``endpoint.json``); no request is sent.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from langptune.files import new_folder, read_inside
 from langptune.models.check import check_files, check_reach
 from langptune.provenance import ROOT, file_hash, installed, write_json
 
-# What a hub snapshot is asked for: weights as safetensors only, never pickles, never remote code.
+# The files of a hub snapshot that are downloaded: weights as safetensors only, never pickles, never remote code.
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*", "2_Normalize/*"]
 
 
 def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]:
-    """Make ``target`` a complete model folder, whole or not at all.
+    """Write a complete model folder to ``target``, atomically.
 
     Returns:
         Facts for the manifest: source, revision or package version, hashes of the source files, licence.
-        ``prompts_not_used``, where there are any: prompts of a decoder's own config that its entry does not name.
+        ``prompts_not_used``, if there are any: prompts in a decoder's config that its entry does not use.
 
     Raises:
-        UserError: one line: package not installed, not downloaded and offline, gated, wrong hash, no safetensors, or
-            files that do not fit the entry or are not supported (``langptune.models.check``).
+        UserError: the package is not installed, the model is not downloaded and the hub is unreachable, it is gated, a
+            hash is wrong, there are no safetensors, or the files contradict the entry or are not supported
+            (``langptune.models.check``).
     """
     with new_folder(target) as part:
         if entry.source.endpoint is not None:
@@ -44,7 +45,7 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
             with _readable(source, name):
                 _convert_gguf(source, part)
         elif entry.source.hub:
-            # A snapshot lives in the hub cache, which jobs may share; linking keeps one copy of large weights.
+            # A snapshot is in the hub cache, which jobs may share; links avoid a second copy of large weights.
             _mirror(source, part, name, link=True)
         else:
             _mirror(source, part, name)
@@ -56,17 +57,17 @@ def materialise(entry: ModelEntry, name: str, target: Path) -> dict[str, object]
 
 
 def _describe(source: ModelSource, folder: Path) -> dict[str, object]:
-    """What stands for a model without files: where it is, and what it is called there."""
-    told: dict[str, object] = {"endpoint": source.endpoint, "model": source.model}
-    write_json(folder / "endpoint.json", told)
-    return told
+    """The description of a model without files: its endpoint and its name there."""
+    facts: dict[str, object] = {"endpoint": source.endpoint, "model": source.model}
+    write_json(folder / "endpoint.json", facts)
+    return facts
 
 
 def locate(source: ModelSource, name: str) -> tuple[Path, dict[str, object]]:
-    """The folder (or GGUF file) that a source stands for, downloaded if it is on the hub, and facts about it.
+    """The folder (or GGUF file) of a source, downloaded if it is on the hub, and facts about it.
 
     Raises:
-        UserError: in one line, what is missing and how to get it.
+        UserError: it is missing; the message says how to get it.
     """
     if source.package is not None:
         base = installed(str(source.module))
@@ -126,23 +127,23 @@ def _check_hashes(entry: ModelEntry, source: Path, name: str) -> None:
 
 @contextmanager
 def _readable(source: Path, name: str) -> Iterator[None]:
-    """Whatever libraries raise at files that are damaged, or of another kind than their name says, as one line."""
+    """Turn any error of a library about damaged or misnamed files into one line."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the file
+            raise  # an error of the disk, not of the file
         text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"model '{name}': {source}: cannot be read ({type(error).__name__}: {text}); the files are damaged, or no "
-            "model of this kind: get them again"
+            f"model '{name}': {source}: cannot be read ({type(error).__name__}: {text}); the files are damaged, or not "
+            "a model of this kind: get them again"
         ) from None
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
-    """De-quantise a GGUF file into float32 safetensors (exact: every quantised value is a float32)."""
+    """Dequantise a GGUF file into float32 safetensors (exact: every quantised value is a float32)."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -151,7 +152,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
     )
-    # save_pretrained refuses a model that it takes for a quantised one; the weights no longer are.
+    # save_pretrained refuses quantised models; these weights are no longer quantised.
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
@@ -161,13 +162,13 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 
 def _mirror(source: Path, target: Path, name: str, link: bool = False) -> None:
-    """Copy a model's files (``link``: link to them), but pickles and code.
+    """Copy a model's files (``link``: link to them), except pickles and code.
 
-    A link must lead to a file of the model itself: whoever may write in a shared folder could else have any file of
-    this user copied to where others read it. In the hub's cache a snapshot's files are links to the blobs beside it.
+    A link must lead to a file of the model: otherwise anyone with write access to a shared folder could have any file
+    of this user copied to a place that others can read. In the hub's cache a snapshot's files are links to its blobs.
 
     Raises:
-        UserError: a link leads elsewhere, or a file cannot be read.
+        UserError: a link leads outside the model's folder, or a file cannot be read.
     """
     own = [source.resolve()]
     if source.parent.name == "snapshots":

@@ -1,8 +1,8 @@
-"""Several continuations of one prompt in one row of a causal language model, kept apart by an attention mask.
+"""Packs several continuations of one prompt into one row of a causal language model, separated by an attention mask.
 
 Each token of a row belongs to a *segment*: 0 is the prompt, 1, 2, ... are its continuations, and ``NOBODY`` is padding.
-A token sees the prompt and its own segment, up to its own position. Positions go on from the end of the prompt in every
-continuation, so each one is computed as if it stood alone behind the prompt, which is computed once.
+A token attends to the prompt and its own segment, up to its own position. In every continuation, positions continue
+from the end of the prompt. So each is computed as if it were the only one, while the prompt is computed once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ NOBODY = -1
 
 
 def packs(model: PreTrainedModel) -> bool:
-    """Whether a model takes a mask of our own, so that continuations can stand side by side.
+    """Whether a model supports custom attention masks, so that continuations can share a row.
 
-    Flash attention takes none. Without rotary embeddings (ALiBi, learned positions in some models) positions may be
-    read off the mask. Layers other than full and sliding attention mix neighbouring tokens whatever the mask says.
+    Flash attention does not. Without rotary embeddings (ALiBi, learned positions in some models) positions may be
+    derived from the mask. Layers other than full and sliding attention mix adjacent tokens regardless of the mask.
     """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
     return (
@@ -37,11 +37,11 @@ def packs(model: PreTrainedModel) -> bool:
 def visible(
     segments: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, seen_positions: torch.Tensor
 ) -> torch.Tensor:
-    """Who sees whom, bool ``[B, Q, K]``.
+    """Whether each query attends to each key, bool ``[B, Q, K]``.
 
     Args:
-        segments, positions: ``[B, Q]``, of the tokens that look.
-        seen, seen_positions: ``[B, K]``, of the tokens that they look at.
+        segments, positions: ``[B, Q]``, of the queries.
+        seen, seen_positions: ``[B, K]``, of the keys.
     """
     same = (seen[:, None] == 0) | (seen[:, None] == segments[:, :, None])
     return same & (seen_positions[:, None] <= positions[:, :, None])
@@ -50,9 +50,9 @@ def visible(
 def as_mask(
     model: PreTrainedModel, allowed: torch.Tensor, positions: torch.Tensor, seen_positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """``allowed`` bool ``[B, Q, K]`` in the form that the model's forward pass takes as ``attention_mask``.
+    """``allowed`` bool ``[B, Q, K]`` as the ``attention_mask`` of the model's forward pass.
 
-    Sliding layers see no further back than their window, counted in positions: columns of a row are no distances.
+    Sliding layers attend within their window, counted in positions: columns of a row are not distances.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -73,7 +73,7 @@ def _form(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def only_at(model: PreTrainedModel, index: torch.Tensor) -> Iterator[None]:
-    """Forward passes give logits at these positions only, ``[1, M, V]``.
+    """Restrict the logits of forward passes to these positions, ``[1, M, V]``.
 
     Args:
         index: int ``[M]``, positions of the flattened ``[B * L]``. ``logits_to_keep`` would keep the same columns in

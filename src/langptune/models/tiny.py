@@ -1,12 +1,11 @@
-"""Stand-ins for the paper's models: their architectures, tokenizers and chat templates, a few thousand random weights.
+"""Tiny stand-ins for the paper's models: same architectures, tokenizers and chat templates, few and random weights.
 
-``write_hub`` lays them out exactly as the Hugging Face hub's cache does, at the revisions of ``config/models.yaml``, so
-that everything from prefetching on runs as it would with the real ones (``HF_HOME``, ``HF_HUB_OFFLINE=1``). What cannot
-be the same is what the registry says of their size: ``write_registries`` copies ``config/`` with ``dimensions`` and
-``parameters`` of the stand-ins; a config names that folder under ``registries``. Limits (``context``, ``max_tokens``)
-stay as they are.
+``write_hub`` writes them in the layout of the Hugging Face hub's cache, at the revisions of ``config/models.yaml``, so
+that everything from prefetching on runs as with the real models (``HF_HOME``, ``HF_HUB_OFFLINE=1``). Only their sizes
+in the registry differ: ``write_registries`` copies ``config/`` with the stand-ins' ``dimensions`` and ``parameters``; a
+config names that folder under ``registries``. Limits (``context``, ``max_tokens``) are unchanged.
 
-Both by ``python -m langptune.models.tiny FOLDER``, into ``FOLDER/hub-home`` and ``FOLDER/registries``.
+``python -m langptune.models.tiny FOLDER`` runs both, into ``FOLDER/hub-home`` and ``FOLDER/registries``.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ LLAMA_WORDS = Regex(
 
 
 def write_gemma(folder: Path, seed: int = 0) -> Path:
-    """A ``GemmaForCausalLM``: BPE over "▁" for blanks with bytes to fall back on, embeddings tied, weights in shards.
+    """A ``GemmaForCausalLM``: BPE with "▁" for spaces and byte fallback, tied embeddings, sharded weights.
 
     As on the hub, ``<end_of_turn>`` ends a turn in the chat template and is not among the end tokens of
     ``generation_config.json``.
@@ -94,12 +93,12 @@ def write_gemma(folder: Path, seed: int = 0) -> Path:
     letters = [*string.ascii_letters, *string.digits, *".,:()'-", "\n", "▁"]
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=letters, show_progress=False)
     trained.train_from_iterator(WORDS, trainer)
-    told = json.loads(trained.to_str())
-    vocab = told["model"]["vocab"]
+    state = json.loads(trained.to_str())
+    vocab = state["model"]["vocab"]
     vocab |= {f"<0x{byte:02X}>": len(vocab) + byte for byte in range(256)}
-    told["pre_tokenizer"] = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}
-    told["pre_tokenizer"]["invert"] = False
-    words = Tokenizer.from_str(json.dumps(told))
+    state["pre_tokenizer"] = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}
+    state["pre_tokenizer"]["invert"] = False
+    words = Tokenizer.from_str(json.dumps(state))
     words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     words.post_processor = processors.TemplateProcessing("<bos> $A", "<bos> $A <bos> $B", [("<bos>", 2)])
     config = {
@@ -129,7 +128,7 @@ def write_gemma(folder: Path, seed: int = 0) -> Path:
 
 
 def write_llama(folder: Path, seed: int = 0) -> Path:
-    """A ``LlamaForCausalLM`` as Llama-3: BPE over bytes, no padding token, two end tokens, head of its own."""
+    """A ``LlamaForCausalLM`` like Llama-3: byte-level BPE, no padding token, two end tokens, untied head."""
     words = Tokenizer(models.BPE(ignore_merges=True))
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -207,7 +206,7 @@ def write_mxbai(folder: Path, seed: int = 0) -> Path:
 
 
 def write_verifier(folder: Path, labels: tuple[str, ...], seed: int = 0) -> Path:
-    """A ``DebertaV2ForSequenceClassification`` whose outputs are called ``labels``, as verifiers on the hub are."""
+    """A ``DebertaV2ForSequenceClassification`` with the output names ``labels``, like verifiers on the hub."""
     size = _write_wordpiece(folder)
     seed_torch(seed)
     config = DebertaV2Config(
@@ -220,7 +219,7 @@ def write_verifier(folder: Path, labels: tuple[str, ...], seed: int = 0) -> Path
         label2id={label: at for at, label in enumerate(labels)},
         relative_attention=True,
         pos_att_type=["p2c", "c2p"],
-        # As it comes, random weights say the same of every pair.
+        # With the default range, random weights give the same output for every pair.
         initializer_range=0.5,
     )
     DebertaV2ForSequenceClassification(config).save_pretrained(folder)
@@ -228,7 +227,7 @@ def write_verifier(folder: Path, labels: tuple[str, ...], seed: int = 0) -> Path
 
 
 def _write_wordpiece(folder: Path) -> int:
-    """BERT's tokenizer over the words; how many there are."""
+    """Write BERT's tokenizer, and return the size of its vocabulary."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer()
@@ -257,7 +256,7 @@ WRITERS = {"gemma-2b-it": write_gemma, "llama-3-8b-instruct": write_llama, DECOD
 
 
 def write_hub(home: Path) -> Path:
-    """A hub cache with all stand-ins; set ``HF_HOME`` to what comes back, and ``HF_HUB_OFFLINE=1``."""
+    """Write a hub cache with all stand-ins; set ``HF_HOME`` to the returned path, and ``HF_HUB_OFFLINE=1``."""
     registry = yaml.safe_load((ROOT / "config" / "models.yaml").read_text())
     for name, write in WRITERS.items():
         source = registry[name]["source"]
@@ -267,7 +266,7 @@ def write_hub(home: Path) -> Path:
 
 
 def into_cache(folder: Path, cache: Path, repo: str, revision: str) -> Path:
-    """A folder as a snapshot in a hub cache: files by their hashes in ``blobs``, named by relative links."""
+    """Store a folder as a snapshot in a hub cache: files named by hash in ``blobs``, with relative links to them."""
     base = cache / f"models--{repo.replace('/', '--')}"
     (base / "refs").mkdir(parents=True)
     (base / "refs" / "main").write_text(revision)
@@ -283,7 +282,7 @@ def into_cache(folder: Path, cache: Path, repo: str, revision: str) -> Path:
 
 
 def write_registries(folder: Path) -> Path:
-    """``config/*.yaml`` with the sizes of the stand-ins."""
+    """Copy ``config/*.yaml`` with the sizes of the stand-ins."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("datasets", "models", "methods", "recipes", "prompts", "judges"):
         shutil.copyfile(ROOT / "config" / f"{name}.yaml", folder / f"{name}.yaml")
@@ -320,13 +319,13 @@ def _write_json(path: Path, data: Any) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Write hub cache and registries into the folder that is named, and say how they are used; 2 where it cannot be."""
+    """Write hub cache and registries into the named folder, and print how to use them; return 2 if it cannot."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m langptune.models.tiny FOLDER", file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     if (folder / "hub-home").exists():
-        print(f"error: {folder / 'hub-home'} is there already; name another folder, or remove it", file=sys.stderr)
+        print(f"error: {folder / 'hub-home'} already exists; name another folder, or remove it", file=sys.stderr)
         return 2
     home, registries = write_hub(folder / "hub-home"), write_registries(folder / "registries")
     print(f"in the shell:  export HF_HOME={shlex.quote(str(home.resolve()))} HF_HUB_OFFLINE=1")

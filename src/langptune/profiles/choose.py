@@ -1,7 +1,7 @@
-"""Best-of-n: of several profiles of one session, the one by which the decoder best finds the user's own history again.
+"""Best-of-n: selects the profile of a session from which the decoder best retrieves the user's own history.
 
-A control without training: it spends tokens when profiles are written instead of when the encoder is trained, and it
-knows nothing but the history. (Choosing by the target would be an oracle.)
+A control without training: it spends tokens on more profiles instead of on training the encoder, and it uses only the
+history. (Selecting by the target would be an oracle.)
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def history_score(scores: np.ndarray, shown: Sequence[int], seen: Sequence[int])
 
     Args:
         scores: float ``[N]``, similarity of every item to the profile.
-        shown: the history items that the prompt held.
-        seen: everything the user has seen, the shown items included.
+        shown: the history items in the prompt.
+        seen: all items that the user has seen, including the shown items.
     """
     unseen = np.ones(len(scores), dtype=bool)
     unseen[np.asarray(seen, dtype=np.int64)] = False
@@ -32,7 +32,7 @@ def history_score(scores: np.ndarray, shown: Sequence[int], seen: Sequence[int])
 
 
 def best_rows(blocks: list[np.ndarray], histories: list[list[int]], seen: list[list[int]], shown: int) -> list[int]:
-    """For each session, which of its profiles to keep (the first of equals).
+    """The index of the profile to keep, for each session (the first of equals).
 
     Args:
         blocks: per session, scores ``[n, N]`` of its profiles.
@@ -54,10 +54,10 @@ def best_samples(
     shown: int,
     block: int = BLOCK,
 ) -> list[int]:
-    """``best_rows`` from vectors; at most ``block`` profiles (or those of one session) are scored at a time.
+    """``best_rows`` from vectors; at most ``block`` profiles (or those of one session) are scored at once.
 
     Args:
-        queries: float ``[S * n, D]``, the profiles' vectors, a session's ``n`` side by side.
+        queries: float ``[S * n, D]``, the profiles' vectors, the ``n`` of a session adjacent.
         score: vectors ``[b, D]`` -> scores ``[b, N]`` of every item.
         histories: of ``S`` sessions, each oldest first.
         seen: of ``S`` sessions.

@@ -1,13 +1,13 @@
-"""Batched generation with one random stream per profile, so that no text depends on which job wrote it.
+"""Batched generation with one random stream per profile, so that no text depends on the job that wrote it.
 
-A token is drawn by inverting the distribution function: it is the first one at which the running sum of
+A token is drawn by inverting the distribution function: it is the first token at which the cumulative sum of
 ``softmax(logits / temperature)`` exceeds a uniform number. The uniform numbers come from a generator seeded by (seed,
-session, sample), one number a token, so the randomness is a function of the profile alone. Batches are formed over all
-sessions before they are dealt to shards, so the number of shards changes nothing; the batch size changes padding and
+session, sample), one number per token, so the randomness is a function of the profile only. Batches are formed over all
+sessions before they are assigned to shards, so the number of shards changes nothing; the batch size changes padding and
 thereby rounding, see docs/numerics.md.
 
-A prompt is computed once however many profiles it has. Its profiles are then written side by side in one row
-(``langptune.models.packed``), and one that has ended leaves its place.
+A prompt is computed once for all its profiles. They are then written side by side in one row
+(``langptune.models.packed``), and a finished profile frees its place.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARED = 16
-"""Tokens that all prompts of a batch begin with from which on they are computed once for all."""
+"""Minimum length of a common prefix of a batch's prompts, in tokens, to compute it once for all."""
 
 
 @dataclass(frozen=True)
 class Profile:
     """One generated profile.
 
-    text: what the encoder said, the start that it was given included, reasoning left out.
-    ids: its token ids, the end token included, the start left out.
+    text: the encoder's text, including the given start, without reasoning.
+    ids: its token ids, including the end token, without the given start.
     logprob: sum of the encoder's log-probabilities of ``ids`` (temperature 1).
     finished: the encoder ended it within the limit, and wrote more than reasoning.
-    thought: reasoning was taken out of ``text`` (``langptune.thinking``); it is among ``ids``.
+    thought: reasoning was removed from ``text`` (``langptune.thinking``); ``ids`` contains it.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Profile:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has."""
+        """The number of generated tokens."""
         return len(self.ids)
 
 
@@ -64,7 +64,7 @@ class Reader:
         self._starts = tokenizer(starts, add_special_tokens=False).input_ids if starts else []
 
     def __call__(self, ids: Sequence[int], logprob: float = 0.0) -> Profile:
-        """The profile of generated ids, whatever follows their end token left out."""
+        """The profile of generated ids; anything after the end token is ignored."""
         end = next((at for at, token in enumerate(ids) if token in self.ends), None)
         kept = list(ids if end is None else ids[: end + 1])
         reply = read_reply(self._tokenizer, [*self._starts, *kept], self.ends, self._opened)
@@ -72,7 +72,7 @@ class Reader:
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar prompt length, longest first (the first batch shows whether memory suffices)."""
+    """Indices in batches of similar prompt length, longest first (the first batch then needs the most memory)."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -80,8 +80,8 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token id that ends a turn.
 
-    The generation config's (Llama-3 has two), the tokenizer's, and the one that the chat template puts after what the
-    encoder said: Gemma's ``<end_of_turn>`` need not be among the others.
+    Those of the generation config (Llama-3 has two), that of the tokenizer, and the token that the chat template puts
+    after a reply: Gemma's ``<end_of_turn>`` may not be among the others.
     """
     ids = model.generation_config.eos_token_id
     ids = ids if isinstance(ids, list) else [ids]
@@ -89,9 +89,9 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    said = "\u27e6said\u27e7"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).partition(said)[2]
+    reply = "\u27e6said\u27e7"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": reply}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).partition(reply)[2]
     ids = tokenizer(after.strip(), add_special_tokens=False, split_special_tokens=False).input_ids
     return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
@@ -108,14 +108,14 @@ def generate_batch(
 ) -> list[Profile]:
     """Profiles for a batch of prompts.
 
-    Nothing that a model ships for generation (penalties, top-p) is used: it would slip into the comparison.
+    The generation settings that a model ships (penalties, top-p) are ignored: they would confound the comparison.
 
     Args:
-        prompts: token ids ``[B][*]``; equal ones are computed once.
+        prompts: token ids ``[B][*]``; equal prompts are computed once.
         seeds: one per row; unused when greedy.
-        max_tokens: longest profile; generation stops as soon as every row has ended.
+        max_tokens: limit on a profile; generation stops as soon as every row has ended.
         temperature: 0 for greedy decoding.
-        starts: the beginning of the reply that the prompts' token ids end with. Each text begins with it.
+        starts: the beginning of the reply, with which the prompts' token ids end and each text begins.
     """
     device = model.device
     read = Reader(model, tokenizer, starts)
@@ -128,7 +128,7 @@ def generate_batch(
     writer = (_SideBySide if plain and packs(model) else _RowByRow)(model, cache, unique, place, max_tokens)
     uniform = torch.zeros(len(prompts), max_tokens)
     if temperature:
-        # On the CPU, so that a stream gives the same numbers on every device.
+        # On the CPU, because the numbers of a stream must be the same on every device.
         for row, seed in zip(uniform, seeds, strict=True):
             row.uniform_(generator=torch_stream(seed, torch.device("cpu")))
     uniform = uniform.to(device)
@@ -138,15 +138,15 @@ def generate_batch(
     going = torch.arange(len(prompts), device=device)
     logits = writer.begin()
     for step in range(max_tokens):
-        tokens, told = choose(logits.float(), uniform[going, step], temperature)
+        tokens, logprob = choose(logits.float(), uniform[going, step], temperature)
         written[going, step] = tokens
-        logprobs[going] += told
+        logprobs[going] += logprob
         still = ~torch.isin(tokens, ends)
         going, tokens = going[still], tokens[still]
         if step + 1 == max_tokens or not len(going):
             break
         logits = writer.step(going, tokens)
-    # A row that ended is filled with end tokens: it is read up to the first.
+    # A row that ended is padded with end tokens, and is read up to the first.
     return [read(ids, logprob) for ids, logprob in zip(written.tolist(), logprobs.tolist(), strict=True)]
 
 
@@ -161,19 +161,19 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> t
     if not temperature:
         tokens = logits.argmax(-1, keepdim=True)
     else:
-        # The running sum is rounded to float32: no token's probability is off by more than about 1e-7.
+        # The cumulative sum is rounded to float32: the error of a token's probability is at most about 1e-7.
         below = (logits / temperature).softmax(-1).cumsum_(-1)
-        # A product with the total stays below the total, so a token of probability 0 is never found.
+        # The product is smaller than the total, so a token of probability 0 is never drawn.
         tokens = torch.searchsorted(below, (uniform * below[:, -1])[:, None], right=True)
     logprobs = logits.gather(1, tokens)[:, 0] - logits.logsumexp(-1)
     return tokens[:, 0], logprobs
 
 
 class _Room(DynamicLayer):
-    """A layer of a cache with room for all tokens to come, so that none is copied at each step."""
+    """A cache layer that is allocated for all future tokens, so that no step copies it."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int):
-        """``keys`` and ``values``: ``[B, H, L, D]``; ``room``: how many more positions."""
+        """``keys`` and ``values``: ``[B, H, L, D]``; ``room``: number of additional positions."""
         super().__init__()
         self.lazy_initialization(keys, values)
         self._used = keys.shape[2]
@@ -197,12 +197,12 @@ class _Room(DynamicLayer):
 
 
 class _Writer:
-    """Writes token by token; what the two ways to do so share."""
+    """Base of the two writers, which generate token by token."""
 
     def __init__(
         self, model: PreTrainedModel, cache: DynamicCache, prompts: list[tuple[int, ...]], place: np.ndarray, limit: int
     ):
-        """``place`` int ``[B]``: the prompt of each profile; ``limit``: the longest profile."""
+        """``place`` int ``[B]``: the prompt of each profile; ``limit``: limit on a profile in tokens."""
         self._model, self._cache, self._prompts, self._limit = model, cache, prompts, limit
         self._place = torch.tensor(place, device=model.device)
         self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
@@ -218,7 +218,7 @@ class _Writer:
 
 
 class _SideBySide(_Writer):
-    """The profiles of a prompt in one row: the prompt's keys and values are kept once, and read once a step."""
+    """Writes the profiles of a prompt in one row: the prompt's keys and values are stored once and read once a step."""
 
     def begin(self) -> torch.Tensor:
         """Logits of each profile's first token ``[B, V]``."""
@@ -246,8 +246,8 @@ class _SideBySide(_Writer):
         return out.logits[:, -1].index_select(0, self._place)
 
     def _shared(self) -> int:
-        """How many tokens all prompts begin with, 0 where computing them once does not pay."""
-        least = min(map(len, self._prompts)) - 1  # the last token's logits are wanted of every prompt
+        """Length of the prompts' common prefix in tokens; 0 if it is too short to compute it once."""
+        least = min(map(len, self._prompts)) - 1  # every prompt's last token is computed, for its logits
         same = 0
         while same < least and len({prompt[same] for prompt in self._prompts}) == 1:
             same += 1
@@ -257,7 +257,7 @@ class _SideBySide(_Writer):
         """Logits ``[G, V]`` after one more token of the profiles that have not ended.
 
         Args:
-            going: int ``[G]``, their numbers, ascending.
+            going: int ``[G]``, indices of these profiles, ascending.
             tokens: int ``[G]``.
         """
         place = self._place[going]
@@ -268,7 +268,7 @@ class _SideBySide(_Writer):
         slots = torch.empty_like(rows)
         slots[order] = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows[order]]
         width = int(counts.max())
-        # Places without a profile look at the prompt, and nobody looks at them.
+        # Unused places attend to the prompt, and no position attends to them.
         ids = torch.zeros(len(counts), width, dtype=torch.long, device=rows.device)
         segments = torch.full_like(ids, NOBODY)
         ids[rows, slots], segments[rows, slots] = tokens, going + 1
@@ -277,7 +277,7 @@ class _SideBySide(_Writer):
         self._step += 1
         self._segments = torch.cat([self._segments, segments], 1)
         nowhere = torch.zeros_like(self._segments)
-        # All that is cached lies before the new tokens, so only segments decide.
+        # All cached positions precede the new tokens, so visibility depends on segments only.
         allowed = visible(torch.where(segments == NOBODY, 0, segments), positions, self._segments, nowhere)
         with only_at(self._model, rows * width + slots):
             out = self._model(
@@ -290,7 +290,7 @@ class _SideBySide(_Writer):
         return out.logits[0]
 
     def _drop(self, place: torch.Tensor) -> None:
-        """Give up the cache of prompts all of whose profiles have ended, once they are half of it."""
+        """Drop the cache rows of prompts whose profiles have all ended, once these are half of the cache."""
         used = self._rows[place].unique()
         if 2 * len(used) > len(self._segments):
             return
@@ -302,14 +302,14 @@ class _SideBySide(_Writer):
 
 
 class _RowByRow(_Writer):
-    """One row a profile, in the cache that transformers makes: for sliding windows, states of other kinds, and
-    attention that takes no mask of ours.
+    """Writes one row per profile, in the cache of transformers: for sliding windows, states of other kinds, and
+    attention that does not support custom masks.
     """
 
     def begin(self) -> torch.Tensor:
         """Logits of each profile's first token ``[B, V]``."""
         ids, self._mask = self._left_padded(0)
-        # Recurrent states cannot be picked by row: there each profile computes its prompt, and no row is dropped.
+        # Recurrent states cannot be selected by row: each profile then computes its prompt, and no row is dropped.
         self._picks = all(hasattr(layer, "batch_select_indices") for layer in self._cache.layers)
         if not self._picks:
             ids, self._mask = ids[self._place], self._mask[self._place]

@@ -1,4 +1,4 @@
-"""Deal every session the profile of another user: the control that shows whether profiles are about anybody."""
+"""Gives every session the profile of another user: the control that shows whether profiles are personal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from langptune.randomness import numbered
 
 
 def deal(profiles: pl.DataFrame, user_of: dict[int, str], seed: int) -> pl.DataFrame:
-    """The same profiles, each moved to a session of another user; a seeded permutation.
+    """The same profiles in a seeded permutation, in which each moves to a session of another user.
 
     Args:
         profiles: contract ``profiles``.
         user_of: session -> user_id.
 
     Raises:
-        UserError: one user owns half of the sessions or more, so that not everyone can get another's.
+        UserError: one user owns more than half of the sessions, so that no such permutation exists.
     """
     table = profiles.sort("session", "sample")
     owners = np.array([user_of[session] for session in table["session"]])

@@ -1,4 +1,4 @@
-"""Text to vectors to ranks: each distinct text is embedded once, and cosine similarity ranks the catalogue."""
+"""From texts to vectors to ranks: each distinct text is embedded once, and cosine similarity ranks the catalogue."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 BLOCK = 4096
-"""Texts scored at a time; bounds memory at BLOCK x items floats."""
+"""Number of texts that are scored at once; limits memory to BLOCK x items floats."""
 
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """A catalogue as a decoder sees it.
+    """A decoder's embeddings of a catalogue.
 
     vectors: float32 ``[U, D]``, unit length, one row per distinct item text.
-    row_of_item: int64 ``[N]``, the row of each item. Items with the same text share a row, so that they tie
-        exactly instead of by the luck of rounding.
+    row_of_item: int64 ``[N]``, the row of each item. Items with the same text share a row, so that they tie exactly,
+        independent of rounding.
     """
 
     vectors: np.ndarray
     row_of_item: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write both arrays to a safetensors file, whole or not at all."""
+        """Write both arrays to a safetensors file, atomically."""
         with whole(path) as part:
-            # Not save_file: it makes a file of its own beside the one that it is given.
+            # Not save_file, which creates another file beside the given one.
             part.write_bytes(packed({"vectors": self.vectors, "row_of_item": self.row_of_item}))
 
     @staticmethod
     def load(path: Path) -> ItemVectors:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Raises:
-            UserError: a missing or truncated file.
+            UserError: the file is missing or truncated.
         """
         try:
             arrays = load_file(path)
@@ -64,7 +64,7 @@ class ItemVectors:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors float32 ``[T, D]`` of unit length for T texts, and how many texts were cut at the token limit."""
+    """Vectors float32 ``[T, D]`` of unit length for T texts, and the number of texts cut at the token limit."""
 
     vectors: np.ndarray
     cut: int
@@ -73,14 +73,14 @@ class Embedded:
 def unit_vectors(
     model: SentenceTransformer, texts: Sequence[str], forward: Callable[[Any], Any] | None = None
 ) -> torch.Tensor:
-    """Unit vectors float32 ``[T, D]`` of texts, prefixes included, in one forward pass: the only place that embeds.
+    """Unit vectors float32 ``[T, D]`` of texts (including prefixes) in one forward pass.
 
-    Items, queries, training and evaluation all come here. A text is embedded as it stands: no prompt of the model's own
-    config is added (``load_decoder``). A ``truncate_dim`` of that config is applied, as the model's ``encode`` does.
+    All embeddings are computed here: items, queries, training and evaluation. No prompt of the model's own config is
+    added to a text (``load_decoder``). A ``truncate_dim`` of that config is applied, as in the model's ``encode``.
     Gradients are kept unless the caller is in inference mode.
 
     Args:
-        forward: ``model`` in the wrapper that trains it (DDP, FSDP); None: the model itself.
+        forward: the training wrapper of ``model`` (DDP, FSDP); None: the model itself.
     """
     import torch
 
@@ -93,10 +93,10 @@ def unit_vectors(
 
 
 def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", batch_size: int = 64) -> Embedded:
-    """Embed texts; each distinct text once, sorted by text so that batches never depend on the order of sessions.
+    """Embed each distinct text once, sorted by text so that batches do not depend on the order of sessions.
 
-    An empty text is embedded as it is (the decoder's vector for nothing): a method that writes nothing is
-    ranked by nothing. The model is in evaluation mode afterwards.
+    An empty text is embedded like any other: a method that writes nothing is ranked by the decoder's vector for the
+    empty text. The model is in evaluation mode afterwards.
     """
     import torch
 
@@ -119,14 +119,14 @@ def embed(model: SentenceTransformer, texts: Sequence[str], prefix: str = "", ba
 
 
 def mean_vector(vectors: np.ndarray) -> np.ndarray:
-    """One query for all: each row is the mean of the rows of ``vectors``, float32 ``[S, D]``, at unit length."""
+    """The same query for all: each row is the mean of the rows of ``vectors``, float32 ``[S, D]``, of unit length."""
     mean = vectors.mean(axis=0, dtype=np.float64)
     unit = mean / max(float(np.linalg.norm(mean)), np.finfo(np.float32).tiny)
     return np.broadcast_to(unit.astype(np.float32), vectors.shape)
 
 
 def embed_items(model: SentenceTransformer, texts: Sequence[str], prefix: str = "") -> tuple[ItemVectors, int]:
-    """The catalogue's vectors, and how many item texts were cut at the token limit."""
+    """The catalogue's vectors, and the number of item texts cut at the token limit."""
     distinct = sorted(set(texts))
     place = {text: row for row, text in enumerate(distinct)}
     done = embed(model, distinct, prefix)
@@ -139,10 +139,10 @@ def rank_sessions(sessions: pl.DataFrame, blocks: Iterator[np.ndarray], top: int
     Args:
         sessions: columns session, target and seen (the mask), in the order of the scores.
         blocks: float ``[b, N]`` scores of consecutive sessions.
-        top: how many of the best items are kept.
+        top: number of best items to keep.
 
     Raises:
-        UserError: scores that do not cover the sessions, or are not finite.
+        UserError: the scores do not cover the sessions, or are not finite.
     """
     done: list[Ranked] = []
     start = 0

@@ -1,8 +1,8 @@
-"""The one door from scores to ranks: every method of the benchmark passes through ``full_ranks``.
+"""Converts scores to ranks: every method of the benchmark uses ``full_ranks``.
 
 The rank of a target is ``1 + (unmasked items scored strictly higher) + ceil(ties / 2)``, where ties are the
-*other* unmasked items with exactly the target's score. A constant scorer therefore lands in the middle of
-the catalogue and earns nothing, whatever the order of items.
+*other* unmasked items with exactly the target's score. A constant scorer therefore ranks every target in the middle of
+the catalogue, independent of the order of items.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = TypeVar("Array")
 """A NumPy array or a torch tensor."""
 
 TOP = 50
-"""How many best items are kept per session in ``ranks.parquet``."""
+"""Number of best items per session in ``ranks.parquet``."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Ranked:
 
     rank: int32 ``[B]``, 1-based, over the unmasked catalogue.
     top: int32 ``[B, T]``, the best unmasked items, best first, equal scores by ascending item; padded with -1
-        where fewer than ``T`` items are unmasked.
+        if fewer than ``T`` items are unmasked.
     top_scores: float32 ``[B, T]``, their scores (NaN where padded).
     """
 
@@ -40,18 +40,18 @@ class Ranked:
 def full_ranks(
     scores: np.ndarray, targets: Sequence[int] | np.ndarray, masks: Sequence[Sequence[int]], top: int = TOP
 ) -> Ranked:
-    """Exact rank of each session's target over the full catalogue, its mask left out.
+    """Exact rank of each session's target in the full catalogue without masked items.
 
     Args:
         scores: float ``[B, N]``, higher is better; every value finite or ``-inf``. Not modified.
         targets: int ``[B]``, item indices in ``0..N-1``.
-        masks: per session, the items that may not be recommended (what the user has already seen).
-            Duplicates are harmless; the target must not be among them.
-        top: how many of the best items to return.
+        masks: per session, the items that may not be recommended (the user has already seen them).
+            Duplicates are allowed; the target must not be among them.
+        top: number of best items to return.
 
     Raises:
-        UserError: NaN or +inf scores, a target outside the catalogue or inside its own mask, shapes that
-            do not agree.
+        UserError: scores are NaN or +inf, a target is outside the catalogue or in its own mask, or the shapes do not
+            agree.
     """
     scores = np.asarray(scores)
     targets = np.asarray(targets, dtype=np.int64)
@@ -82,11 +82,11 @@ def full_ranks(
 
 
 def target_ranks(scores: Array, target_scores: Array, allowed: Array) -> Array:
-    """The rank formula itself, for NumPy arrays and torch tensors on any device.
+    """The rank formula, for NumPy arrays and torch tensors on any device.
 
     Args:
         scores: float ``[B, N]``.
-        target_scores: float ``[B]``, each target's own entry of ``scores``.
+        target_scores: float ``[B]``, each target's entry of ``scores``.
         allowed: bool ``[B, N]``, false where masked; true at every target.
     """
     higher = ((scores > target_scores[:, None]) & allowed).sum(1)
@@ -101,14 +101,14 @@ def flat_masks(masks: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _top(scores: np.ndarray, allowed: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best ``top`` allowed items per row, ordered by (score descending, item ascending)."""
+    """The best ``top`` allowed items per row, ordered by (score descending, item ascending)."""
     batch, n_items = scores.shape
     items = np.full((batch, top), -1, dtype=np.int32)
     best = np.full((batch, top), np.nan, dtype=np.float32)
     if not batch or not top:
         return items, best
     masked = np.where(allowed, scores, np.asarray(-np.inf, dtype=np.result_type(scores.dtype, np.float32)))
-    # Everything at least as good as the top-th value: more than `top` items where several share it.
+    # All items at least as good as the top-th value: more than `top` items if several share it.
     least = np.partition(masked, n_items - top, axis=1)[:, n_items - top, None]
     rows, candidates = np.divmod(np.flatnonzero((masked >= least) & allowed), n_items)
     values = masked[rows, candidates]

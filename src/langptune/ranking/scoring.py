@@ -1,8 +1,8 @@
-"""The score of an item for a text: similarity of the text, and popularity as a term of its own.
+"""The score of an item for a text: a similarity and a popularity term.
 
-``score = cos(text, item) / TEMPERATURE + w * log(1 + count(item))``, where ``count`` is how many train users have the
-item (what ``pop`` ranks by). Whatever ranks, rewards, explores or steers reads this one function. The loss of CL does
-not: it trains the text's part alone, and ``w`` is chosen on validation once a decoder is trained (``choose``).
+``score = cos(text, item) / TEMPERATURE + w * log(1 + count(item))``, where ``count`` is the number of train users with
+the item (the score of ``pop``). Ranking, rewards, explorer and steering all use this function. The loss of CL does not:
+it trains only the similarity, and ``w`` is chosen on validation after the decoder is trained (``choose``).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from langptune.metrics import from_ranks
 from langptune.ranking.decoder import BLOCK, ItemVectors, rank_sessions
 
 TEMPERATURE = 0.05
-"""What cosine similarities are divided by: the temperature of CL's loss in our recipes, so that a weight of popularity
-means the same before and after training."""
+"""The divisor of cosine similarities: the temperature of CL's loss in our recipes, so that a weight of popularity means
+the same before and after training."""
 
 Array = TypeVar("Array")
 """A NumPy array or a torch tensor."""
 
 
 def score(similarity: Array, log_popularity: Array, weight: float) -> Array:
-    """The formula itself, for NumPy arrays and torch tensors on any device.
+    """The formula, for NumPy arrays and torch tensors on any device.
 
     Args:
         similarity: float ``[B, N]``, cosines.
         log_popularity: float ``[N]``, ``log(1 + train count)``.
-        weight: ``w``, at least 0; 0 is the text alone.
+        weight: ``w``, at least 0; 0 is similarity only.
     """
     scaled = similarity / TEMPERATURE
     return scaled + weight * log_popularity if weight else scaled
@@ -43,11 +43,11 @@ def score(similarity: Array, log_popularity: Array, weight: float) -> Array:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A catalogue that texts are ranked in.
+    """Scores a catalogue by texts.
 
-    items: as the decoder embeds it.
-    popularity: float32 ``[N]``, ``log(1 + train count)``; not read where ``weight`` is 0.
-    weight: of popularity in the score.
+    items: the decoder's embeddings of the items.
+    popularity: float32 ``[N]``, ``log(1 + train count)``; not used if ``weight`` is 0.
+    weight: weight of popularity in the score.
     """
 
     items: ItemVectors
@@ -65,7 +65,7 @@ class Scoring:
 
 
 def log_popularity(sessions: pl.DataFrame, n_items: int) -> np.ndarray:
-    """float32 ``[N]``: ``log(1 + train count)`` of each item, the counts being those of the method ``pop``."""
+    """float32 ``[N]``: ``log(1 + train count)`` of each item, with the counts of the method ``pop``."""
     return np.log1p(popularity(sessions, n_items)).astype(np.float32)
 
 
@@ -75,10 +75,10 @@ def text_alone(items: ItemVectors) -> Scoring:
 
 
 def scoring_of(items: ItemVectors, sessions: pl.DataFrame, weight: float) -> Scoring:
-    """The scoring of a run; popularity is counted only where it has a weight.
+    """The scoring of a run; popularity is counted only if it has a weight.
 
     Args:
-        sessions: contract ``sessions``, of all splits; train sessions alone are counted.
+        sessions: contract ``sessions``, of all splits; only train sessions are counted.
     """
     if not weight:
         return text_alone(items)
@@ -86,10 +86,10 @@ def scoring_of(items: ItemVectors, sessions: pl.DataFrame, weight: float) -> Sco
 
 
 def read_weight(weight: float, path: str | Path | None) -> float:
-    """The weight of a spec: what was chosen on validation where there is such a file, else the number.
+    """The weight of a spec: the one chosen on validation if ``path`` is given, else the number.
 
     Raises:
-        UserError: a file that cannot be read or holds no weight.
+        UserError: the file cannot be read or contains no weight.
     """
     if path is None:
         return weight
@@ -105,23 +105,23 @@ def read_weight(weight: float, path: str | Path | None) -> float:
 def choose(
     sessions: pl.DataFrame, queries: np.ndarray, scoring: Scoring, weights: Sequence[float]
 ) -> tuple[float, list[dict[str, float]]]:
-    """The weight of popularity by which texts rank validation targets best.
+    """The weight of popularity with which texts rank validation targets best.
 
     Args:
         sessions: columns session, target and seen, in the order of the queries.
         queries: unit vectors ``[S, D]`` of the texts.
-        scoring: with popularity counted; its own weight is not read.
+        scoring: with popularity; its own weight is ignored.
         weights: the grid.
 
     Returns:
-        The weight with the highest NDCG without cut-off, the smallest of equals; and for each weight, ascending, NDCG,
+        The weight with the highest NDCG without cut-off (the smallest of equals); and for each weight, ascending, NDCG,
         NDCG@10 and the mean natural logarithm of the rank.
     """
     grid = []
     for weight in sorted(weights):
         ranked = rank_sessions(sessions, replace(scoring, weight=weight).blocks(queries), top=1)
         ranks = ranked["rank"].to_numpy()
-        told = {name: float(from_ranks(name, ranks).mean()) for name in ("ndcg", "ndcg@10")}
-        grid.append({"weight": weight, **told, "log_rank": float(np.log(ranks).mean())})
-    best = max(grid, key=lambda row: row["ndcg"])  # the first of equals
+        means = {name: float(from_ranks(name, ranks).mean()) for name in ("ndcg", "ndcg@10")}
+        grid.append({"weight": weight, **means, "log_rank": float(np.log(ranks).mean())})
+    best = max(grid, key=lambda row: row["ndcg"])  # max() returns the first of equals
     return best["weight"], grid

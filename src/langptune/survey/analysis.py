@@ -1,16 +1,16 @@
-"""What the responses say: shares with intervals, agreement, consistency, position bias, and the size of a next study.
+"""Analysis of the responses: shares with intervals, agreement, consistency, position bias, size of a next study.
 
 **Shares** are ratios of two sums over the crossed table of respondents and questions: answers of a kind, over answers
-that count. Both are resampled together by ``comparison.bootstrap.replicates``, with respondents in place of its
-sessions and questions in place of its seeds; each resample draws respondents and questions anew. A cell that does not
-count has zero in both sums: that is how a share among those who did not answer "equal" is taken. The intervals are
-about other respondents *and* other users than those asked; with few of either they are approximate, and with a single
-one they say nothing about others of its kind (the same limits as with few seeds, see there).
+that count. ``comparison.bootstrap.replicates`` resamples both together, with respondents as its sessions and questions
+as its seeds; each resample draws new respondents and questions. A cell that does not count has zero in both sums, which
+gives, for example, the share among answers other than "equal". The intervals generalise to other respondents *and*
+other users; with few of either they are approximate, and with a single one they do not generalise to others of its kind
+(the same limits as with few seeds, see there).
 
-**Agreement** is Krippendorff's alpha over questions, respondents being the raters. Its interval resamples questions
-alone: drawing a respondent twice would set the same answers against each other, as perfect agreement.
+**Agreement** is Krippendorff's alpha over questions, with respondents as raters. Its interval resamples questions
+only: a respondent who is drawn twice would agree perfectly with themselves.
 
-**Independent answers**, one a respondent (the repeated pair), have Wilson's interval, where no respondent gives two.
+**Independent answers**, one per respondent (the repeated pair), have Wilson's interval.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from langptune.survey.schema import CLAIMS, EASE, PREFERENCES, Answer, Codebook,
 
 @dataclass(frozen=True)
 class Number:
-    """One result: ``value`` with its interval; null where there is nothing to compute it from, and ``note`` says why.
+    """One result: ``value`` with its interval; null if it cannot be computed, and ``note`` says why.
 
-    n: what ``value`` is over; unit says what that is. interval: how ``low`` and ``high`` were made.
+    n: number of observations; ``unit`` says of what. interval: the method of ``low`` and ``high``.
     """
 
     key: str
@@ -61,12 +61,12 @@ def analyse(
     """Everything that is reported, as plain data (JSON).
 
     Args:
-        responses: those that are used.
-        excluded: those that are not; counted and named.
-        resamples: of each bootstrap.
-        confidence: of the intervals; 1 - confidence is the level of the planned test.
-        seed: of all draws.
-        power: that a next study should have.
+        responses: the valid responses.
+        excluded: the excluded files; counted and named.
+        resamples: resamples of each bootstrap.
+        confidence: level of the intervals; 1 - confidence is the level of the planned test.
+        seed: seed of all draws.
+        power: target power of a next study.
     """
     asked = codebook.asked()
     table = _table(asked, responses)
@@ -132,7 +132,7 @@ def _table(asked: list[Pair], responses: list[Response]) -> dict[str, np.ndarray
 
 
 def _sign(pair: Pair, answer: Answer) -> int:
-    """1 where the trained profile stands on the right, -1 where on the left."""
+    """1 if the trained profile is on the right, -1 if it is on the left."""
     return 1 if pair.roles[answer.right] == "trained" else -1
 
 
@@ -141,7 +141,7 @@ def _step(pair: Pair, answer: Answer) -> int:
 
 
 def _score(step: np.ndarray) -> np.ndarray:
-    """1 where the trained profile is preferred, 0 where the reference is, one half where neither."""
+    """1 where the trained profile is preferred, 0 where the reference is, 0.5 where neither is."""
     return (np.sign(step) + 1) / 2
 
 
@@ -203,16 +203,16 @@ def _agreement(table: dict[str, np.ndarray], resamples: int, confidence: float, 
     for at, (key, label, values, levels, level) in enumerate(kinds):
         counts = np.stack([(values == value).sum(axis=0) for value in range(levels)], axis=1)
         how = "bootstrap over questions"
-        told = (key, f"{label} (Krippendorff's alpha, {level})")
+        name = (key, f"{label} (Krippendorff's alpha, {level})")
         if len(values) < 2:
-            out.append(Number(*told, None, None, None, len(values), "respondents", how, "needs two respondents"))
+            out.append(Number(*name, None, None, None, len(values), "respondents", how, "needs two respondents"))
             continue
         value = alpha(counts, level)
         if value is None:
-            out.append(Number(*told, None, None, None, len(values), "respondents", how, "all answers are the same"))
+            out.append(Number(*name, None, None, None, len(values), "respondents", how, "all answers are the same"))
             continue
         rng = numbered(seed, 3, at)
-        # Both profiles of a question stay together: they were judged side by side.
+        # Both profiles of a question are resampled together: they were judged side by side.
         drawn = rng.integers(questions, size=(resamples, questions))
         if len(counts) > questions:
             drawn = np.concatenate([drawn, drawn + questions], axis=1)
@@ -220,12 +220,12 @@ def _agreement(table: dict[str, np.ndarray], resamples: int, confidence: float, 
         low, high = bootstrap.interval(np.array(draws), confidence) if questions > 1 and draws else (None, None)
         note = "" if low is not None else "too few questions for an interval"
         ends = [None if end is None else float(end) for end in (low, high)]
-        out.append(Number(*told, value, *ends, len(values), "respondents", how, note))
+        out.append(Number(*name, value, *ends, len(values), "respondents", how, note))
     return out
 
 
 def alpha(counts: np.ndarray, level: str) -> float | None:
-    """Krippendorff's alpha; None where all answers are the same, and agreement is nothing to speak of.
+    """Krippendorff's alpha; None if all answers are the same, where it is undefined.
 
     Args:
         counts: int ``[units, values]``, how many raters gave a unit each value.
@@ -237,7 +237,7 @@ def alpha(counts: np.ndarray, level: str) -> float | None:
 
 
 def _consistency(codebook: Codebook, responses: list[Response], confidence: float) -> Number:
-    """How often a repeated pair, sides swapped, is given the same direction: trained, equal or reference."""
+    """How often the answers to a pair and to its repeat (sides swapped) agree: trained, equal or reference."""
     known = {pair.question: pair for pair in codebook.pairs}
     repeats = [pair for pair in codebook.pairs if pair.repeats is not None]
     same = []
@@ -247,16 +247,16 @@ def _consistency(codebook: Codebook, responses: list[Response], confidence: floa
             first = known[str(pair.repeats)]
             signs = [np.sign(_step(one, answers[one.question])) for one in (first, pair)]
             same.append(signs[0] == signs[1])
-    told = ("consistency", "repeated pair: same direction again")
+    name = ("consistency", "repeated pair: same direction again")
     if not same:
-        return Number(*told, None, None, None, 0, "repeats", "Wilson", "no pair was repeated")
+        return Number(*name, None, None, None, 0, "repeats", "Wilson", "no pair was repeated")
     low, high = proportion_confint(sum(same), len(same), alpha=1 - confidence, method="wilson")
     note = "" if len(repeats) == 1 else "several repeats a respondent: the interval is somewhat too narrow"
-    return Number(*told, sum(same) / len(same), float(low), float(high), len(same), "repeats", "Wilson", note)
+    return Number(*name, sum(same) / len(same), float(low), float(high), len(same), "repeats", "Wilson", note)
 
 
 def _sign_test(means: np.ndarray) -> dict[str, Any]:
-    """How many lean to the trained profile, to neither, to the reference, and the exact two-sided sign test."""
+    """The numbers that favour the trained profile, neither, or the reference, and the exact two-sided sign test."""
     for_trained, for_reference = int((means > 0).sum()), int((means < 0).sum())
     decided = for_trained + for_reference
     p = float(stats.binomtest(for_trained, decided).pvalue) if decided else 1.0

@@ -1,8 +1,8 @@
 """Order of questions and sides of profiles for one respondent, from one seed.
 
-The questionnaire draws them in the browser and the analysis draws them again, so that an answer whose sides were
-changed afterwards does not pass. ``page.SCRIPT`` holds the same lines in JavaScript;
-tests/browser/test_survey.py holds the two against each other.
+The questionnaire draws them in the browser and the analysis draws them again, so that a response whose sides were
+changed afterwards is excluded. ``page.SCRIPT`` contains the same algorithm in JavaScript; tests/browser/test_survey.py
+compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _WORD = 0xFFFFFFFF
 
 
 def mulberry32(seed: int) -> Iterator[int]:
-    """Uniform 32-bit integers (T. Ettinger's mulberry32, public domain): small, and the same in any language."""
+    """Uniform 32-bit integers (T. Ettinger's mulberry32, public domain): short, and identical in any language."""
     state = seed & _WORD
     while True:
         state = (state + 0x6D2B79F5) & _WORD
@@ -23,18 +23,19 @@ def mulberry32(seed: int) -> Iterator[int]:
 
 
 def assign(seed: int, profiles: Mapping[str, Sequence[str]], repeats: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Who sees what where.
+    """Draw the order of questions and the sides of profiles.
 
-    Sides are fair coins; a repeat has its original's sides swapped. Questions stand in random order, except that a
-    repeat is put near the other end than its original, at least a quarter of the questionnaire away if there is room.
+    Sides are drawn with equal probability; a repeat has its original's sides swapped. The order is random, except that
+    a repeat is placed towards the end opposite to its original, at least a quarter of the questionnaire away if
+    possible.
 
     Args:
-        seed: of the respondent, 32 bits.
+        seed: the respondent's seed, 32 bits.
         profiles: question -> its two profiles, in the order of the file.
-        repeats: question -> the question that it shows again.
+        repeats: question -> the question that it repeats.
 
     Returns:
-        (question, profile on the left, profile on the right), in the order of asking.
+        (question, profile on the left, profile on the right), in the order shown.
     """
     draw = mulberry32(seed)
 

@@ -1,8 +1,8 @@
-"""Drawing a survey: which users are asked about, what is mixed in between, and what everything is called.
+"""Draws a survey: its users, its attention checks and repeats, and the opaque names of questions and profiles.
 
-Which users are asked about follows from the seed, which is public, as data and code are. All that would tell which
-profile is whose (names, ids, the order in the file, whose profile stands beside an attention check) follows from a
-secret salt instead, which stands in the codebook alone.
+The users follow from the seed, which is public, as are data and code. Everything that could reveal the method of a
+profile (names, ids, the order in the file, the profile beside an attention check) follows from a secret salt instead,
+which only the codebook contains.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ATTENTION = (
 
 @dataclass(frozen=True)
 class Words:
-    """What the page says before the questions."""
+    """The texts of the page before the questions."""
 
     title: str
     consent: Sequence[str]
@@ -64,25 +64,25 @@ def draw(
 ) -> tuple[dict[str, Any], Codebook]:
     """The page's data and its codebook.
 
-    Users are drawn at random from those for whom the two methods wrote different profiles: where both wrote the same,
-    there is nothing to prefer. Questions and profiles go by names that the salt makes, and stand in the order of these,
-    so that neither the page nor what is public besides it says what is what.
+    Users are drawn at random from those whose two profiles differ: identical profiles allow no preference. The names of
+    questions and profiles are derived from the salt, and sort the file, so that neither the page nor public files
+    reveal the method of a profile.
 
     Args:
-        titles: of the items, by item number.
-        sessions: the evaluated ones, with ``session``, ``history``, ``ratings``.
+        titles: titles of the items, by item number.
+        sessions: the evaluated sessions, with ``session``, ``history``, ``ratings``.
         profiles: ``reference`` and ``trained`` -> columns ``session``, ``sample``, ``profile``; sample 0 is shown.
         sides: ``reference`` and ``trained`` -> their titles and hashes.
-        words: what the page says.
-        questions: users asked about; fewer where fewer differ.
-        checks: attention checks mixed in.
-        repeats: pairs shown a second time with sides swapped.
+        words: the texts of the page.
+        questions: number of users; fewer if fewer profiles differ.
+        checks: number of attention checks.
+        repeats: number of pairs shown a second time with sides swapped.
         history_items: the most recent items of a history, shown oldest first.
-        seed: of the users that are drawn.
+        seed: seed of the drawn users.
         salt: 32 hexadecimal digits that respondents cannot know; ``new_salt`` makes one.
 
     Raises:
-        UserError: no session with a profile by both methods, or none where they differ.
+        UserError: no session has a profile by both methods, or no profiles differ.
     """
     shown = {
         role: dict(table.filter(pl.col("sample") == 0).select("session", "profile").iter_rows())
@@ -112,8 +112,8 @@ def draw(
             "question": secret.name(kind, at),
             "kind": kind,
             "session": session,
-            "roles": {name: ids[name] for name in sorted(ids)},  # the order of such names says nothing
-            # Blanks around a text are not seen on the page, but may be one method's habit.
+            "roles": {name: ids[name] for name in sorted(ids)},  # the order of opaque names reveals nothing
+            # Whitespace around a text is invisible on the page, but might reveal the method.
             "texts": {name: texts[ids[name]].strip() for name in sorted(ids)},
         }
 
@@ -126,7 +126,7 @@ def draw(
         session = spare[at % len(spare)]
         filler = shown[both[secret.coin("filler", at)]][session]
         pairs.append(pair("check", at, session, {"instruction": ATTENTION, "filler": filler}))
-    pairs.sort(key=lambda told: told["question"])
+    pairs.sort(key=lambda question: question["question"])
 
     data = {
         "language": words.language,
@@ -137,17 +137,19 @@ def draw(
         "instruction": INSTRUCTION,
         "pairs": [
             {
-                "question": told["question"],
-                "repeats": told.get("repeats"),
-                "history": _history(histories[told["session"]], titles, history_items),
-                "profiles": [{"id": name, "text": text} for name, text in told["texts"].items()],
+                "question": question["question"],
+                "repeats": question.get("repeats"),
+                "history": _history(histories[question["session"]], titles, history_items),
+                "profiles": [{"id": name, "text": text} for name, text in question["texts"].items()],
             }
-            for told in pairs
+            for question in pairs
         ],
     }
-    # The roles take part: a codebook that resolves the same page otherwise is another survey.
-    # Without the salt, whoever has the page could try all roles until its id comes out.
-    survey = digest([data, [told["roles"] for told in pairs], {role: side.title for role, side in sides.items()}, salt])
+    # The id depends on the roles: a codebook with other roles for the same page is another survey.
+    # It depends on the salt, because otherwise anyone with the page could try all roles until the id matches.
+    survey = digest(
+        [data, [question["roles"] for question in pairs], {role: side.title for role, side in sides.items()}, salt]
+    )
     codebook = Codebook.model_validate(
         {
             "schema": CODEBOOK_SCHEMA,
@@ -166,7 +168,7 @@ def draw(
 
 
 def describe(codebook: Codebook) -> str:
-    """The codebook for people, as Markdown; every text is escaped."""
+    """The codebook as readable Markdown; every text is escaped."""
     asked = len(codebook.asked())
     out = [
         f"# Codebook: {markdown(codebook.title)}",
@@ -192,12 +194,12 @@ def describe(codebook: Codebook) -> str:
 
 
 def new_salt() -> str:
-    """32 random hexadecimal digits from the system's generator for secrets."""
+    """32 random hexadecimal digits from the system's cryptographic generator."""
     return secrets.token_hex(16)
 
 
 class _Secret:
-    """Names and coins that nobody can compute without the salt: HMAC-SHA256 of what they are for."""
+    """Names and random bits that nobody can compute without the salt: HMAC-SHA256 of their purpose."""
 
     def __init__(self, salt: str):
         self._key = bytes.fromhex(salt)
@@ -207,17 +209,17 @@ class _Secret:
         return hmac.new(self._key, json.dumps(what).encode(), hashlib.sha256).hexdigest()
 
     def name(self, *what: str | int) -> str:
-        """8 hexadecimal digits, none given twice."""
+        """8 hexadecimal digits, unique in this survey."""
         name = next(name for turn in count() if (name := self._digest(*what, turn)[:8]) not in self._given)
         self._given.add(name)
         return name
 
     def coin(self, *what: str | int) -> int:
-        """0 or 1."""
+        """A random bit, 0 or 1."""
         return int(self._digest(*what), 16) % 2
 
 
 def _history(row: dict[str, Any], titles: Sequence[str], most: int) -> list[list[str | None]]:
-    """Title and rating of the most recent items, oldest first; null where a rating is not a number."""
+    """Title and rating of the most recent items, oldest first; null if a rating is not finite."""
     pairs = list(zip(row["history"], row["ratings"], strict=True))[-most:]
     return [[titles[item], f"{rating:g}" if np.isfinite(rating) else None] for item, rating in pairs]

@@ -1,7 +1,7 @@
-"""The questionnaire as one HTML file that asks nothing of any other machine.
+"""The questionnaire as one self-contained HTML file that sends no requests.
 
-Style and script stand here as text, and not in files of their own, so that the hash of the code that a rule runs covers
-them: editing either makes the questionnaires again.
+Style and script are strings here, not separate files, so that the hash of a rule's code includes them: editing either
+reruns the questionnaires.
 """
 
 from __future__ import annotations
@@ -377,7 +377,7 @@ _PAGE = """<!doctype html>
 
 
 def policy() -> str:
-    """The Content-Security-Policy: this very style and this very script, and nothing else from anywhere."""
+    """The Content-Security-Policy: allows this style and this script by hash, and nothing else."""
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (STYLE, SCRIPT)
     )
@@ -388,7 +388,7 @@ def policy() -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that may stand inside a ``<script>``: pure ASCII without ``<``, ``>`` and ``&``, so that nothing ends it."""
+    """JSON for a ``<script>`` element: ASCII without ``<``, ``>`` and ``&``, so that no text can end the element."""
     text = json.dumps(data, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

@@ -1,4 +1,4 @@
-"""An analysis for people (Markdown) and for spreadsheets (CSV)."""
+"""An analysis as a report (Markdown) and as a table (CSV)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = ("key", "label", "value", "low", "high", "n", "unit", "interval", "not
 
 
 def table(analysis: dict[str, Any]) -> str:
-    """One line a number, in the columns ``COLUMNS``; empty cells where there is none."""
+    """The numbers as CSV, one row each, with the columns ``COLUMNS``; missing values are empty cells."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -23,7 +23,7 @@ def table(analysis: dict[str, Any]) -> str:
 
 
 def report(analysis: dict[str, Any], seconds_per_question: float) -> str:
-    """The whole analysis as Markdown: who answered, what was left out and why, results, a next study."""
+    """The whole analysis as Markdown: respondents, exclusions with reasons, results, size of a next study."""
     excluded = sum(analysis["excluded"].values())
     out = [
         f"# {markdown(analysis['title'])}",
@@ -75,35 +75,35 @@ def _results(analysis: dict[str, Any]) -> list[str]:
 
 def _tests(analysis: dict[str, Any]) -> list[str]:
     out = ["| sign test | lean to trained | neither | lean to reference | p |", "| --- | ---: | ---: | ---: | ---: |"]
-    for unit, told in analysis["tests"].items():
-        p = "< 0.0001" if told["p"] < 0.0001 else f"{told['p']:.4f}"
-        out.append(f"| {unit} | {told['trained']} | {told['neither']} | {told['reference']} | {p} |")
+    for unit, row in analysis["tests"].items():
+        p = "< 0.0001" if row["p"] < 0.0001 else f"{row['p']:.4f}"
+        out.append(f"| {unit} | {row['trained']} | {row['neither']} | {row['reference']} | {p} |")
     return out
 
 
 def _power(analysis: dict[str, Any]) -> list[str]:
-    told = analysis["power"]
+    power = analysis["power"]
     out = ["## A next study", ""]
-    if not told["sizes"]:
-        return [*out, f"No estimate: {told['note']}."]
-    spread = told["variances"]
+    if not power["sizes"]:
+        return [*out, f"No estimate: {power['note']}."]
+    spread = power["variances"]
     out += [
-        f"To tell the preference (equal as one half) from one half with {100 * told['power']:g}% power at level "
-        f"{told['level']:.2g}, by simulation from the variances seen here: between respondents "
+        f"To tell the preference (equal as one half) from one half with {100 * power['power']:g}% power at level "
+        f"{power['level']:.2g}, by simulation from the variances seen here: between respondents "
         f"{spread['respondent']:.4f}, between questions {spread['question']:.4f}, rest {spread['rest']:.4f}."
-        + (f" {told['note'].capitalize()}." if told["note"] else ""),
+        + (f" {power['note'].capitalize()}." if power["note"] else ""),
         "",
         "| preference | questions | respondents |",
         "| --- | ---: | ---: |",
     ]
-    for size in told["sizes"]:
-        seen = " (as seen here)" if size["effect"] == told["effect"] else ""
+    for size in power["sizes"]:
+        seen = " (as seen here)" if size["effect"] == power["effect"] else ""
         found = "more than 10,000" if size["respondents"] is None else f"{size['respondents']:,}"
         out.append(
             f"| {0.5 + size['effect']:.1%} or {0.5 - size['effect']:.1%}{seen} | {size['questions']} | {found} |"
         )
     asked = analysis["questions"]
-    if any(size["questions"] > asked for size in told["sizes"]):
+    if any(size["questions"] > asked for size in power["sizes"]):
         out += [
             "",
             f"Where more than {asked} questions stand, no number of respondents is enough with {asked}: users differ.",

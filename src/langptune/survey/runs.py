@@ -1,4 +1,4 @@
-"""Which runs of a workflow people are asked about."""
+"""The runs of a workflow that have a survey."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from langptune.config.workflow import Run, Workflow
 
 
 def surveyed(workflow: Workflow) -> list[Run]:
-    """The first seed of every profile method whose encoder was trained; none where the reference has no run.
+    """The first seed of every profile method with a trained encoder; none if the reference has no run.
 
-    A method that trains the decoder alone has the reference's own profiles, and shuffled ones are another user's: there
-    is nothing to prefer. People's time is for users and methods, not for seeds.
+    A method that trains only the decoder has the reference's profiles, and shuffled profiles belong to other users:
+    neither allows a preference. Respondents' time is spent on users and methods, not on seeds.
     """
     config, layout, reference = workflow.config, Layout(workflow), workflow.config.interpretability.reference
     methods = [name for name in workflow.readable if isinstance(workflow.methods[name], ProfileMethod)]
@@ -28,6 +28,6 @@ def surveyed(workflow: Workflow) -> list[Run]:
 
 
 def surveys(workflow: Workflow) -> list[str]:
-    """The files of all of them."""
+    """The files of all surveys."""
     names = ("questionnaire.html", "codebook.json", "codebook.md")
     return [f"{workflow.config.results}/{run.folder}/survey/{name}" for run in surveyed(workflow) for name in names]

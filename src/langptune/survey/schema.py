@@ -1,4 +1,4 @@
-"""The survey's files as typed models: the codebook, which knows what is what, and a response, which does not."""
+"""The survey's files as typed models: the codebook, which holds the roles of the profiles, and a response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODEBOOK_SCHEMA = "langptune-survey-codebook/1"
 RESPONSE_SCHEMA = "langptune-survey-response/1"
 
 PREFERENCES = ("a-much", "a-bit", "equal", "b-bit", "b-much")
-"""Which profile describes the taste better, as it is answered: A stands on the left."""
+"""Which profile describes the taste better; A is the one on the left."""
 EASE = ("a", "equal", "b")
 """Which profile is easier to read."""
 CLAIMS = ("yes", "no", "unsure")
@@ -29,10 +29,10 @@ Survey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Pair(Strict):
-    """One question: two profiles of one history, under names that tell nothing.
+    """One question: two profiles of one history, under opaque names.
 
-    ``pair`` is asked for its answer; ``repeat`` shows a pair again with its sides swapped; ``check`` has an instruction
-    in place of one profile, and is answered rightly only by "much better" for the side where it stands.
+    The answer to a ``pair`` is a result; a ``repeat`` shows a pair again with its sides swapped; a ``check`` has an
+    instruction in place of one profile, and its only correct answer is "much better" for the side of the instruction.
     """
 
     question: Id
@@ -43,7 +43,7 @@ class Pair(Strict):
     texts: dict[Id, str] = Field(description="opaque id -> the profile as it is shown")
 
     @model_validator(mode="after")
-    def _fits(self) -> Pair:
+    def _check_roles(self) -> Pair:
         roles = {"instruction", "filler"} if self.kind == "check" else {"reference", "trained"}
         if len(self.roles) != 2 or set(self.roles.values()) != roles or set(self.texts) != set(self.roles):
             raise ValueError(f"a {self.kind} needs two profiles with a text each: {' and '.join(sorted(roles))}")
@@ -52,7 +52,7 @@ class Pair(Strict):
         return self
 
     def role(self, profile: str) -> str:
-        """What one of the two profiles is."""
+        """The role of one of the two profiles."""
         return self.roles[profile]
 
 
@@ -64,7 +64,7 @@ class Side(Strict):
 
 
 class Codebook(Strict):
-    """All that the analysis needs and respondents must not see."""
+    """Everything that the analysis needs and respondents must not see."""
 
     schema_: Literal["langptune-survey-codebook/1"] = Field(CODEBOOK_SCHEMA, alias="schema")
     survey: Survey = Field(description="hash of all that is asked, of what is what and of the salt")
@@ -81,10 +81,10 @@ class Codebook(Strict):
     pairs: Annotated[list[Pair], Field(min_length=1)] = Field(description="in the order of the file")
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Codebook:
+    def _check_pairs(self) -> Codebook:
         kinds = {pair.question: pair for pair in self.pairs}
         if len(kinds) != len(self.pairs):
-            raise ValueError("pairs: a question stands twice")
+            raise ValueError("pairs: duplicate question")
         if not self.asked():
             raise ValueError("pairs: none of kind 'pair', so nothing is asked")
         for pair in self.pairs:
@@ -100,7 +100,7 @@ class Codebook(Strict):
 
 
 class Answer(Strict):
-    """What was answered on one question; A is the profile that stood on the left."""
+    """The answer to one question; A is the profile on the left."""
 
     question: Id
     left: Id
@@ -112,7 +112,7 @@ class Answer(Strict):
 
 
 def _given(consent: bool) -> bool:
-    """A ``Literal[True]`` would take 1, which equals it."""
+    """Require ``True``; a ``Literal[True]`` would accept 1, which is equal to it."""
     if not consent:
         raise ValueError("must be true")
     return consent
@@ -132,21 +132,21 @@ class Response(Strict):
 
 
 def load_codebook(path: Path | str) -> Codebook:
-    """A checked codebook.
+    """Read and check a codebook.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: the file is missing or invalid.
     """
     path = Path(path)
     try:
         data = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `make survey` makes it, beside its questionnaire") from None
+        raise UserError(f"{path}: no such file; `make survey` writes it beside its questionnaire") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make the survey again") from None
     return validate(Codebook, data, str(path))
 
 
 def digest(data: Any) -> str:
-    """16 hexadecimal digits of SHA-256 over plain data, whatever the order of its keys."""
+    """16 hexadecimal digits of SHA-256 over plain data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Model cards: what a trained encoder or decoder is, in the form that model hubs read."""
+"""Model cards of trained encoders and decoders, in the format of model hubs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def card(
     """README.md of a trained model.
 
     Args:
-        base: what the untrained model is called, where a reader can find it.
+        base: public name of the untrained model.
         dataset: title and licence of the data.
-        licence: of the base model, which the trained one inherits.
-        state: of ``Watch`` at the end.
+        licence: licence of the base model, which the trained one inherits.
+        state: final state of ``Watch``.
         role: ``encoder`` or ``decoder``.
     """
     front = {

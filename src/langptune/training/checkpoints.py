@@ -1,8 +1,8 @@
-"""Checkpoints that survive what clusters do to jobs: sealed by hash, pruned, refused when of another run.
+"""Checkpoints of trainings on clusters: sealed by hash, pruned, refused if they belong to another run.
 
-They lie outside the declared outputs (Snakemake deletes those of a failed job) in a folder named by the hash of what
-defines the run, and are removed when the phase is finished. A checkpoint counts only once its seal, written last,
-agrees with its files; one that was cut off or damaged is passed over for the one before it.
+They are outside the declared outputs (Snakemake deletes those of a failed job), in a folder named by the hash of the
+run's identity, and are removed when the phase is finished. A checkpoint is valid only if its seal, written last, agrees
+with its files; an incomplete or damaged one is skipped in favour of the previous one.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from langptune.training.guard import gains
 T = TypeVar("T")
 SEAL = "seal.json"
 KEPT = 2
-"""Checkpoints on disk: the newest and, should it be damaged, the one before."""
+"""Number of checkpoints on disk: the newest and, in case it is damaged, the previous one."""
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
-    """A short name for what defines a training run."""
+    """A short hash of what defines a training run."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -50,26 +50,26 @@ class Checkpoints:
     """The sealed checkpoints of one training run."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], log: Callable[[str], None]):
-        """``folder`` may be shared by runs; this one's lie in a sub-folder named by ``identity``."""
+        """``folder`` may be shared by runs; this run has a sub-folder named by the hash of ``identity``."""
         self.name = identity_hash(identity)
-        # The trainer writes there by names of its own, and reads it all again.
+        # Private to this account: the trainer writes files there under its own names, and loads them again.
         self.folder = own_folder(Path(folder) / self.name)
         self._log = log
 
     def seal(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Declare a checkpoint complete: hashes of its files, and what the run must remember beside them."""
+        """Mark a checkpoint as complete: store the hashes of its files, and the state of the run."""
         files = {p.relative_to(checkpoint).as_posix(): file_hash(p) for p in _files(checkpoint)}
         write_json(checkpoint / SEAL, {"run": self.name, "files": files, "state": state})
 
     def intact(self, checkpoint: Path) -> dict[str, Any] | None:
-        """The state in a checkpoint's seal; None where it is missing or does not agree with the files.
+        """The state in a checkpoint's seal; None if it is missing or does not agree with the files.
 
         Raises:
-            UserError: the checkpoint is intact and of another run.
+            UserError: the checkpoint belongs to another run.
         """
         try:
-            told = read_json(checkpoint / SEAL)
-            run, files, state = told["run"], told["files"], told["state"]
+            seal = read_json(checkpoint / SEAL)
+            run, files, state = seal["run"], seal["files"], seal["state"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if run != self.name:
@@ -83,7 +83,7 @@ class Checkpoints:
         return state
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest intact checkpoint and its state; damaged ones are removed, and the log says so."""
+        """The newest intact checkpoint and its state; damaged ones are removed and logged."""
         for path in sorted(self.folder.glob("checkpoint-*"), key=_step, reverse=True):
             state = self.intact(path)
             if state is not None:
@@ -98,9 +98,9 @@ class Checkpoints:
 
 
 class Watch(TrainerCallback):
-    """What both trainers share: validation, selection, early stopping, the curve, progress, and SIGTERM.
+    """Shared by both trainers: validation, selection, early stopping, the curve, progress, and SIGTERM.
 
-    ``state`` travels in the seal of every checkpoint, so that a resumed run goes on as if nothing had happened.
+    The seal of every checkpoint contains ``state``, so that a resumed run continues exactly.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Watch(TrainerCallback):
         """``validate`` returns at least ``ndcg``; ``save_model`` writes the trained model into a folder.
 
         Args:
-            validate: may return ``ranks`` too, int ``[S]``, the same sessions every time: the curve then has the
-                paired gain over the start (``langptune.training.guard.gains``).
-            guard: why a run must stop, from its curve; None to go on.
+            validate: may also return ``ranks``, int ``[S]``, of the same sessions every time: the curve then has the
+                paired gain since the start (``langptune.training.guard.gains``).
+            guard: returns why a run must stop, given its curve; None to continue.
         """
         self.recipe, self.checkpoints, self.log, self.main, self._guard = recipe, checkpoints, log, main, guard
         self._steps_per_batch, self._validate, self._save_model = steps_per_batch, validate, save_model
@@ -145,21 +145,21 @@ class Watch(TrainerCallback):
 
     @property
     def best(self) -> Path:
-        """Where the selected state is kept: the best so far; at the end of ``select: last``, the last."""
+        """The folder of the selected state: the best so far; at the end of ``select: last``, the last."""
         return self._best(self.state["best_step"])
 
     def _best(self, batch: int) -> Path:
         return self.checkpoints.folder / f"best-{batch}"
 
     def snapshot(self) -> dict[str, Any]:
-        """The state as of now, with the time spent over all resumed parts."""
+        """The current state, with the time spent in all resumed parts."""
         return {**self.state, "seconds": round(self._spent + time.monotonic() - self._started, 3)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state.
+        """Continue from a checkpoint's state.
 
         Raises:
-            UserError: the model that was kept beside the checkpoint is gone.
+            UserError: the selected model beside the checkpoint is missing.
         """
         self.state = {**state, "resumed": state["resumed"] + 1}
         if not self.best.is_dir():
@@ -168,13 +168,13 @@ class Watch(TrainerCallback):
         self._sealed_best = state["best_step"]
 
     def record(self, **row: float) -> None:
-        """Measurements of one optimiser step, for the curve; sealed too, because a batch may have several steps."""
+        """Add measurements of one optimiser step to the curve; they are sealed: a batch may have several steps."""
         self.state["pending"].append(row)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Catch SIGTERM; validate the start."""
+        """Catch SIGTERM; validate the initial model."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._on_term)
         self._first_step = state.global_step
@@ -185,17 +185,17 @@ class Watch(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give SIGTERM back; later where one stops the run (``Resumable.run``)."""
+        """Restore the handler of SIGTERM; after an interruption, ``Resumable.run`` does it later."""
         if not self.interrupted:
             self.release()
 
     def release(self) -> None:
-        """SIGTERM ends the process again."""
+        """Restore the handler of SIGTERM."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Curve, progress, validation, and whether to save or stop."""
+        """Update curve and progress, validate, and decide whether to save or stop."""
         step = state.global_step
         interrupted = anywhere(self.interrupted, args.device)
         batch, rest = divmod(step, self._steps_per_batch)
@@ -215,7 +215,7 @@ class Watch(TrainerCallback):
         self.state["done"] = step == state.max_steps or control.should_training_stop
         last = self.recipe.select == "last" and not self.state["collapsed"]
         if self.state["done"] and last and self.state["best_step"] != batch:
-            # Before the seal that says done: the rerun of a job that is killed after that seal trains no more.
+            # Before the seal that says done: if the job is killed after that seal, its rerun does not train again.
             self.state["best_step"] = batch
             self._keep()
         if step % self.recipe.checkpoint_every == 0 or self.state["done"] or interrupted:
@@ -224,24 +224,24 @@ class Watch(TrainerCallback):
             self.interrupted = control.should_training_stop = True
 
     def _on_term(self, *_: Any) -> None:
-        if not self.interrupted:  # an allocation may signal a process directly and by its launcher
+        if not self.interrupted:  # a scheduler may signal a process both directly and through its launcher
             self.log("SIGTERM: saving a checkpoint at the end of this step, then stopping")
         self.interrupted = True
 
     def _note(self, batch: int, state: TrainerState) -> None:
         rows, self.state["pending"] = self.state["pending"], []
-        told: dict[str, Any] = {"batch": batch, "seconds": self.snapshot()["seconds"]}
+        means: dict[str, Any] = {"batch": batch, "seconds": self.snapshot()["seconds"]}
         for key in rows[0] if rows else ():
-            told[key] = sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
-        self.state["curve"].append(told)
+            means[key] = sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
+        self.state["curve"].append(means)
         left = self._seconds_left(batch, state)
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if key not in ("batch", "seconds"))
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in means.items() if key not in ("batch", "seconds"))
         total = state.max_steps // self._steps_per_batch
         self.log(f"{self.recipe.title} batch {batch}/{total}: {shown}; {_minutes(left)} left")
         self._write_curve()
 
     def _seconds_left(self, batch: int, state: TrainerState) -> float:
-        """Steps and validations that are still to come, at what each took so far in this process."""
+        """Estimated time of the remaining steps and validations, from their times so far in this process."""
         steps = state.global_step - self._first_step
         step_seconds = (time.monotonic() - self._training_began - self._validation_seconds) / steps
         validation_seconds = self._validation_seconds / max(1, self._validations)
@@ -250,7 +250,7 @@ class Watch(TrainerCallback):
         return (state.max_steps - state.global_step) * step_seconds + validations * validation_seconds
 
     def _judge(self, batch: int, device: torch.device) -> None:
-        # Rounding differs between processes: were each to decide by its own values, one might stop and the others wait.
+        # Rounding differs between processes: if each decided by its own values, one might stop while the others wait.
         began = time.monotonic()
         values = agreed(self._validate(), device)
         self._validations += 1
@@ -263,8 +263,8 @@ class Watch(TrainerCallback):
         value = values["ndcg"]
         if batch == 0:
             self.state["curve"].append({"batch": 0, "seconds": self.snapshot()["seconds"]})
-        self.state["curve"][-1].update({f"val_{key}": told for key, told in values.items()})
-        # A collapsed state is not selected, though its NDCG may be high: one text may suit many.
+        self.state["curve"][-1].update({f"val_{key}": measured for key, measured in values.items()})
+        # A collapsed state is not selected even if its NDCG is high: one text may suit many users.
         self.state["collapsed"] = self._guard(self.state["curve"]) if self._guard and batch else None
         if self.state["collapsed"]:
             self.state["curve"][-1]["collapsed"] = self.state["collapsed"]
@@ -274,8 +274,8 @@ class Watch(TrainerCallback):
         else:
             self.state["bad"] += 1
         shown = ", ".join(
-            f"{key} {told:.4f}" + (f" ± {values[f'{key}_se']:.4f}" if f"{key}_se" in values else "")
-            for key, told in values.items()
+            f"{key} {measured:.4f}" + (f" ± {values[f'{key}_se']:.4f}" if f"{key}_se" in values else "")
+            for key, measured in values.items()
             if not key.endswith("_se")
         )
         self.log(
@@ -284,9 +284,9 @@ class Watch(TrainerCallback):
         self._write_curve()
 
     def _keep(self) -> None:
-        """The model as it is now becomes the one that is kept; whole or not at all.
+        """Store the current model as the selected one, atomically.
 
-        The best state that the newest checkpoint remembers stays, until a newer checkpoint forgets it.
+        The selected state of the newest checkpoint is kept until a newer checkpoint replaces it.
         """
         part = self.checkpoints.folder / "best.part"
         if self.main:
@@ -297,22 +297,22 @@ class Watch(TrainerCallback):
             part.rename(self.best)
 
     def forget(self) -> None:
-        """Remove best states that no checkpoint needs any more; called once a checkpoint is sealed."""
+        """Remove best states that no checkpoint needs any more; called after a checkpoint is sealed."""
         for path in self.checkpoints.folder.glob("best-*"):
             if path not in (self.best, self._best(self._sealed_best)):
                 shutil.rmtree(path, ignore_errors=True)
         self._sealed_best = self.state["best_step"]
 
     def _write_curve(self) -> None:
-        """For whoever looks on; the declared file is written at the end."""
+        """Write the curve so far for monitoring; the declared file is written at the end."""
         if self.main:
             write_lines(self.checkpoints.folder / "curve.jsonl", self.state["curve"])
 
 
 class Resumable:
-    """Mixin for ``transformers.Trainer``: sealed checkpoints, and a run that resumes by itself.
+    """Mixin for ``transformers.Trainer``: sealed checkpoints and automatic resumption.
 
-    The trainer sets ``watch`` and ``checkpoints`` before ``run``, and ``_micro``, the micro-batch, from its recipe.
+    The trainer sets ``watch``, ``checkpoints`` and ``_micro`` (the recipe's micro-batch) before ``run``.
     """
 
     watch: Watch
@@ -320,13 +320,13 @@ class Resumable:
     _micro: int
 
     def fitting(self, work: Callable[[], T], rows: int, group: int = 1) -> T:
-        """What ``work`` returns; repeated from its start with half the micro-batch as often as memory runs out.
+        """The result of ``work``, which is repeated with half the micro-batch whenever memory runs out.
 
         Args:
-            rows: of this work: where they are fewer than the micro-batch, it is they that are halved.
-            group: rows that a micro-batch may not separate.
+            rows: number of rows in this work; if it is smaller than the micro-batch, it is halved instead.
+            group: number of rows that a micro-batch must keep together.
 
-        Several processes would have to halve together: with them the error stands, and the job starts again from its
+        Several processes would have to halve together: with them the error is raised, and the job restarts from its
         newest checkpoint.
         """
         while True:
@@ -340,9 +340,9 @@ class Resumable:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[Any]:
-        """The model as it is now with all of its weights in this process: to write with, to rank with, to save.
+        """The current model with all its weights in this process, for generation, ranking and saving.
 
-        Where training divides the weights over processes (FSDP), it is a copy into which they are gathered, so all
+        If training shards the weights over processes (FSDP), it is a copy into which they are gathered, so all
         processes must enter together.
         """
         if not self.is_fsdp_enabled:
@@ -354,7 +354,7 @@ class Resumable:
         yield self._copy
 
     def divisible(self) -> None:
-        """Prepare for weights that are divided over processes, or refuse the kinds that were never run.
+        """Prepare for weights that are sharded over processes, or refuse the kinds that were never tested.
 
         Raises:
             UserError: DeepSpeed ZeRO-3, or the first version of FSDP.
@@ -367,20 +367,20 @@ class Resumable:
                 raise UserError(f"launch: fsdp_version: set it to 2 (found {state.fsdp_plugin.fsdp_version})")
             self._copy = copy.deepcopy(self.model).requires_grad_(False)
             for module in self._copy.modules():
-                module.__dict__.pop("forward", None)  # a wrapper's, bound to the original
+                module.__dict__.pop("forward", None)  # a wrapper's method, bound to the original
 
     def synchronised(self, model: Any, last: bool) -> Any:
-        """A context in which gradients travel between processes with the last micro-batch only."""
+        """A context in which processes exchange gradients only with the last micro-batch."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
     def run(self) -> None:
         """Train to the end, from the newest intact checkpoint if there is one.
 
         Raises:
-            Interrupted: SIGTERM came; a checkpoint is saved.
+            Interrupted: SIGTERM was received; a checkpoint is saved.
         """
-        if told := placement():
-            self.watch.log(told)
+        if line := placement():
+            self.watch.log(line)
         self.divisible()
         found = self.checkpoints.latest()
         self.remove_callback(PrinterCallback)
@@ -396,7 +396,7 @@ class Resumable:
             self.train()
         stopped = self.watch.interrupted and not self.watch.state["done"]
         if stopped:
-            self.accelerator.wait_for_everyone()  # one that left before the checkpoint is sealed would end the others
+            self.accelerator.wait_for_everyone()  # a process that exits before the seal would end the others
         self.watch.release()
         if stopped:
             raise Interrupted(
@@ -404,10 +404,10 @@ class Resumable:
             )
 
     def save_extra(self, folder: Path) -> None:
-        """Whatever else a checkpoint must hold."""
+        """Save further data of a trainer in a checkpoint."""
 
     def resume_extra(self, folder: Path, step: int) -> None:
-        """Take up what ``save_extra`` wrote."""
+        """Load the data that ``save_extra`` wrote."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -420,25 +420,25 @@ class Resumable:
 
 
 def anywhere(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process: a signal may reach them in different steps, and all must stop in one."""
+    """Whether the flag is set in any process: signals may arrive in different steps, but all must stop in the same."""
     if not (dist.is_available() and dist.is_initialized()):
         return flag
-    told = torch.tensor(int(flag), device=device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return bool(told.item())
+    shared = torch.tensor(int(flag), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared.item())
 
 
 def agreed(value: T, device: torch.device) -> T:
-    """The first process's value, in every process; ``value`` itself where there is one process."""
+    """The first process's value, in every process; ``value`` itself if there is only one process."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0, device=device)
-    return told[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=device)
+    return values[0]
 
 
 def placement() -> str | None:
-    """How many processes train together, and where; None of a single one."""
+    """The number of processes and their nodes, as a line for the log; None for a single process."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     hosts: list[Any] = [None] * dist.get_world_size()
@@ -450,15 +450,15 @@ def placement() -> str | None:
 def training_arguments(
     recipe: Recipe, checkpoints: Checkpoints, steps: int, bf16: bool, seed: int, phase: str
 ) -> dict[str, Any]:
-    """Arguments that both trainers hand to ``transformers``.
+    """Arguments of ``transformers`` for both trainers.
 
-    Gradient accumulation stays at 1: a trainer of ours gets all rows of an optimiser step at once and cuts them into
-    micro-batches itself, so that one that does not fit can be repeated with smaller ones.
+    Gradient accumulation stays at 1: our trainers get all rows of an optimiser step at once and split them into
+    micro-batches themselves, so that a step that does not fit can be repeated with smaller ones.
 
     Args:
-        phase: ``Phase.stream``. The libraries' own random numbers (the start of LoRA) go by it too.
+        phase: ``Phase.stream``. The libraries' random numbers (LoRA's initial weights) depend on it too.
     """
-    own = stream_seed(seed, phase, "libraries") % 2**31  # numpy, which transformers seeds too, takes no more
+    own = stream_seed(seed, phase, "libraries") % 2**31  # transformers also seeds numpy, which allows no more
     return {
         "output_dir": str(checkpoints.folder),
         "max_steps": steps,
@@ -483,7 +483,7 @@ def training_arguments(
 
 
 def row_order(rows: int, needed: int, seed: int, phase: str) -> np.ndarray:
-    """int64 ``[needed]``: rows for all batches of a phase (``Phase.stream``), permutations one after the other."""
+    """int64 ``[needed]``: rows for all batches of a phase (``Phase.stream``), as concatenated permutations."""
     rng = stream(seed, phase, "order of sessions")
     return np.concatenate([rng.permutation(rows) for _ in range(-(-needed // rows))])[:needed]
 
@@ -505,7 +505,7 @@ def halved(micro: int, group: int, log: Callable[[str], None]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

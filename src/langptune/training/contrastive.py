@@ -1,6 +1,6 @@
 """CL: contrastive training of the recommender decoder on pairs of a text (profile or history) and a target item.
 
-Popularity has no part in the scores of the loss: its weight beside the text is chosen later (``ranking.scoring``).
+The loss does not use popularity: its weight in the scores is chosen later (``ranking.scoring``).
 
 Loss of row i, with s the cosine similarity, tau the temperature, and C the candidates (the targets of all rows of the
 batch over all processes, then uniformly drawn items)::
@@ -36,7 +36,7 @@ from langptune.ranking.decoder import unit_vectors
 from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
 
 GROUP = 64
-"""Texts per forward pass."""
+"""Number of texts per forward pass."""
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the decoder is trained on: rows of one text and one target item.
+    """Training data of the decoder: rows of one text and one target item.
 
-    texts: with the decoder's query prefix; read one by one, so that they may be made when they are read.
+    texts: with the decoder's query prefix; accessed one by one, so they may be computed lazily.
     targets: int64 ``[R]``.
-    item_texts: of the whole catalogue, with the decoder's item prefix.
-    histories: how many of the rows, the first, are histories where the others are profiles and both have their share of
-        every batch (``profile_share``); None: all rows are alike.
+    item_texts: texts of the whole catalogue, with the decoder's item prefix.
+    histories: number of first rows that are histories, if the others are profiles and every batch has a share of both
+        (``profile_share``); None: all rows are of one kind.
     """
 
     texts: Sequence[str]
@@ -74,11 +74,11 @@ def info_nce(
     Args:
         queries: unit vectors ``[B, D]``.
         items: unit vectors ``[C, D]`` of the candidates.
-        item_ids: int ``[C]``, which item each candidate is.
-        positives: int ``[B]``, the candidate that is each row's target.
+        item_ids: int ``[C]``, the item of each candidate.
+        positives: int ``[B]``, index of the candidate that is each row's target.
         log_q: ``[C]``, log of the expected number of times each candidate's item is drawn; None: published loss.
-        mask_duplicates: candidates that are the row's own target a second time are no negatives.
-        group: rows in groups of this many, to which targets of other groups are no negatives; None: one group. Then
+        mask_duplicates: exclude other candidates with the row's own target from the negatives.
+        group: size of groups of rows; targets of other groups are not negatives. None: one group. With groups,
             ``positives`` must be ``0..B-1``: candidates after the first B belong to all groups.
     """
     logits = queries @ items.T / temperature
@@ -99,15 +99,15 @@ def info_nce(
 def log_frequency(
     targets: np.ndarray, n_items: int, rows: int, uniform_negatives: int, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """``log q`` ``[N]``: the logarithm of how often each item is expected among the candidates of a row.
+    """``log q`` ``[N]``: the logarithm of the expected number of each item among the candidates of a row.
 
-    ``q(j) = rows * share of j among the targets + uniform_negatives / N`` (mixed negative sampling), ``rows`` being how
-    many rows' targets are candidates. Without uniform negatives an item that is nobody's target is never a candidate:
-    it gets the value of an item that is the target of one session, so that the logarithm is finite; no loss uses it.
+    ``q(j) = rows * share of j among the targets + uniform_negatives / N`` (mixed negative sampling), where ``rows`` is
+    the number of rows whose targets are candidates. Without uniform negatives an item that is no row's target is never
+    a candidate: it gets the value of an item with one session, so that the logarithm is finite; no loss uses it.
 
     Args:
-        targets: int ``[R]``, of the rows that are trained on.
-        weights: float ``[R]``, how often each row is drawn, with mean 1; None: all equally often.
+        targets: int ``[R]``, targets of the training rows.
+        weights: float ``[R]``, relative frequency of each row, with mean 1; None: all rows are equally frequent.
     """
     counts = np.bincount(targets, weights, minlength=n_items)
     expected = rows * counts / len(targets) + uniform_negatives / n_items
@@ -115,10 +115,10 @@ def log_frequency(
 
 
 def mixed_order(pairs: Pairs, share: float, needed: int, seed: int, phase: str) -> np.ndarray:
-    """int64 ``[needed]``: rows for all batches, histories and profiles in turn by the share of the profiles.
+    """int64 ``[needed]``: rows for all batches, histories and profiles interleaved by the share of the profiles.
 
-    Each kind is gone through as ``row_order`` does. The two are spread evenly, so that every batch, and every group of
-    rows in it, has its share to within a row.
+    Each kind has the order of ``row_order``. The two are spread evenly, so that every batch, and every group of rows in
+    it, has the share to within one row.
     """
     assert pairs.histories is not None
     ends = np.floor(np.arange(needed + 1) * share).astype(np.int64)
@@ -134,7 +134,7 @@ def mixed_order(pairs: Pairs, share: float, needed: int, seed: int, phase: str) 
 
 
 def row_weights(pairs: Pairs, share: float) -> np.ndarray:
-    """float64 ``[R]``: how often each row of mixed pairs is drawn, with mean 1."""
+    """float64 ``[R]``: relative frequency of each row of mixed pairs, with mean 1."""
     assert pairs.histories is not None
     rows, profiles = len(pairs.targets), len(pairs.targets) - pairs.histories
     each = [(1 - share) * rows / pairs.histories, share * rows / profiles]
@@ -169,9 +169,9 @@ class ContrastiveTrainer(Resumable, Trainer):
         bf16: bool,
         log: Callable[[str], None],
     ):
-        """``validate`` ranks the validation sessions with the model that it is given, and returns at least ``ndcg``.
+        """``validate`` ranks the validation sessions with the given model, and returns at least ``ndcg``.
 
-        ``seed`` and ``phase`` (``Phase.stream``) name the random streams.
+        ``seed`` and ``phase`` (``Phase.stream``) determine the random streams.
         """
         join(cpu=model.device.type == "cpu")
         arguments = TrainingArguments(
@@ -185,7 +185,7 @@ class ContrastiveTrainer(Resumable, Trainer):
                 value, processes = getattr(recipe, key), arguments.world_size
                 raise UserError(f"{recipe.title}: {key} {value} does not divide over {processes} processes")
         arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
-        # Dropout would make the two embeddings of a text differ, and the result depend on the micro-batch.
+        # With dropout, the two embeddings of a text would differ, and the result would depend on the micro-batch.
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -227,11 +227,11 @@ class ContrastiveTrainer(Resumable, Trainer):
         return inputs  # row numbers, used on the CPU
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the model takes texts."""
+        """Not counted: the inputs are row numbers."""
         return 0
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> Any:
-        """One batch, whatever the micro-batch and the number of processes."""
+        """Compute the gradients of one batch, independent of micro-batch and number of processes."""
         model.train()
         rows = inputs["rows"].numpy()
         loss = self.fitting(lambda: self._backward(model, rows), len(rows))
@@ -245,8 +245,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         items = np.concatenate([targets, negatives])
         texts = np.array([*(self._pairs.texts[row] for row in rows), *(self._pairs.item_texts[item] for item in items)])
         place = np.arange(len(texts))
-        # A text that stands several times is embedded once. Where weights are divided, all processes need equally many
-        # forward passes, so they embed all of their texts, which are equally many.
+        # Repeated texts are embedded once. With sharded weights, all processes need the same number of forward passes,
+        # so each embeds all of its texts, whose number is the same.
         if not self.is_fsdp_enabled:
             texts, place = np.unique(texts, return_inverse=True)
         order = np.argsort([len(text) for text in texts], kind="stable")
@@ -261,8 +261,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         position[order] = np.arange(len(order))
         at = torch.as_tensor(position[place], device=device)
         loss = self._loss(vectors[at[: len(rows)]], vectors[at[len(rows) :]], torch.as_tensor(items, device=device))
-        # Every process computes the whole batch's loss, of which its own rows carry gradients; averaging gradients
-        # over processes, as DDP does, then divides by one time too many.
+        # Every process computes the loss of the whole batch, with gradients of its own rows only. DDP averages
+        # gradients over processes, so the loss is multiplied by their number.
         scaled = loss * self.accelerator.num_processes
         if len(chunks) == 1:
             self.accelerator.backward(scaled)
@@ -299,7 +299,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         )
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
-        """Vectors of all processes in order; this process's own keep their gradient."""
+        """Vectors of all processes in order; those of this process keep their gradient."""
         if not len(part):
             return part
         parts = list(self.accelerator.gather(part.detach()[None]))
@@ -307,7 +307,7 @@ class ContrastiveTrainer(Resumable, Trainer):
         return torch.cat(parts)
 
     def _uniform(self) -> np.ndarray:
-        """This process's share of the batch's uniform negatives; a function of seed, phase and step alone."""
+        """This process's share of the batch's uniform negatives; a function of seed, phase and step only."""
         rng = stream(self._seed, self._phase, "uniform negatives", self.state.global_step)
         drawn = rng.integers(0, len(self._pairs.item_texts), self._recipe.uniform_negatives)
         share = len(drawn) // self.accelerator.num_processes
@@ -317,16 +317,16 @@ class ContrastiveTrainer(Resumable, Trainer):
         """Unit vectors float32 ``[T, D]``."""
         plain = self.accelerator.unwrap_model(model)
         parts = []
-        # The texts come sorted by length; forward passes of a few dozen leave little padding.
+        # Texts are sorted by length, so small forward passes have little padding.
         for start in range(0, len(texts), GROUP):
             with self.compute_loss_context_manager():
                 parts.append(unit_vectors(plain, texts[start : start + GROUP], forward=model))
         return torch.cat(parts)
 
     def divisible(self) -> None:
-        """As for every trainer; a layer that takes no part in the embedding (BERT's pooler) is no longer trained.
+        """As the base class; also freeze layers that do not affect the embedding (BERT's pooler).
 
-        It would never have an optimiser state, and torch reads no checkpoint of divided weights that lacks one.
+        They would have no optimiser state, without which torch cannot read a checkpoint of sharded weights.
         """
         super().divisible()
         if self.is_fsdp_enabled:
@@ -336,7 +336,7 @@ class ContrastiveTrainer(Resumable, Trainer):
             self.model.zero_grad()
 
     def validate(self) -> dict[str, float]:
-        """Rank the validation sessions with the model as it is."""
+        """Rank the validation sessions with the current model."""
         with self.whole() as model:
             return self._judge(model)
 

@@ -1,8 +1,8 @@
-"""Is the encoder still writing profiles, and about their users? What validation measures, and when a run is stopped.
+"""Detects collapsed encoders: measures of validation, and the rules that stop a run.
 
-``examined`` measures the greedy profiles of validation; ``gains`` sets their ranks against those of the start;
-``Guard`` tells from the curve that a run has collapsed, so that ``Watch`` stops it and keeps the best state before. A
-rule whose measure a curve lacks (entropy, where no batch came before) is not asked.
+``examined`` measures the greedy profiles of validation; ``gains`` compares their ranks with those at the start;
+``Guard`` detects a collapsed run from its curve, so that ``Watch`` stops it and keeps the best state before. A rule is
+skipped if the curve lacks its measure (entropy before the first batch).
 """
 
 from __future__ import annotations
@@ -29,19 +29,18 @@ def examined(
     written: Sequence[Profile],
     gather: Callable[[list[Any]], list[Any]] = list,
 ) -> dict[str, Any]:
-    """What the curve says of the profiles of validation.
+    """Measures of the profiles of validation, for the curve.
 
     Args:
-        rows: the sessions that this process wrote profiles of.
+        rows: the sessions for which this process wrote profiles.
         written: their profiles.
-        gather: lists of all processes, joined; every process must call this function, and gets the same answer.
+        gather: joins the lists of all processes; every process must call this function, and gets the same result.
 
     Returns:
-        ``validation_metrics``; ``own``, the mean log rank of the target by the profile dealt from another user less
-        that by the own profile, and ``own_se``, its standard error over sessions; ``tokens``, a mean; the shares
-        ``finished`` and ``distinct``; ``repetition``, the mean share of word pairs that stood there before. And
-        ``ranks``, int ``[S]`` in the order of the sessions, for ``gains``. ``own`` is left out where one user has more
-        than half of the sessions.
+        ``validation_metrics``; ``own``, the mean log rank of the target by another user's profile minus that by the own
+        profile, and ``own_se``, its standard error over sessions; ``tokens``, a mean; the shares ``finished`` and
+        ``distinct``; ``repetition``, the mean share of repeated word pairs; and ``ranks``, int ``[S]`` in the order of
+        the sessions, for ``gains``. ``own`` is left out if one user has more than half of the sessions.
     """
     texts: list[str] = [""] * len(sessions.sessions)
     for row, text in gather([(row, one.text) for row, one in zip(rows, written, strict=True)]):
@@ -55,15 +54,15 @@ def examined(
         return out
 
     ranks = ranked([texts[row] for row in rows])
-    told: dict[str, Any] = {**validation_metrics(ranks)}
+    measures: dict[str, Any] = {**validation_metrics(ranks)}
     users = np.unique(sessions.users or sessions.sessions, return_inverse=True)[1]
     if 2 * np.bincount(users).max() <= len(users):
-        # The same deal at every validation, so that it says nothing of the run.
+        # The same permutation at every validation, so that it does not depend on the run.
         giver = dealt(users, 1, numbered(0))
         advantage = np.log(ranked([texts[giver[row]] for row in rows])) - np.log(ranks)
-        told |= {"own": float(advantage.mean()), "own_se": standard_error(advantage)}
+        measures |= {"own": float(advantage.mean()), "own_se": standard_error(advantage)}
     facts = gather([(one.tokens, one.finished) for one in written])
-    return told | {
+    return measures | {
         "tokens": float(np.mean([tokens for tokens, _ in facts])),
         "finished": float(np.mean([finished for _, finished in facts])),
         "distinct": len(set(texts)) / len(texts),
@@ -73,11 +72,11 @@ def examined(
 
 
 def gains(start: Sequence[int], now: Sequence[int]) -> dict[str, float]:
-    """Paired by session, ranks ``[S]`` of the start and of now: how far the run has come, and validation's noise.
+    """The gain since the start, and its noise, from ranks ``[S]`` at the start and now, paired by session.
 
     Returns:
-        ``gain``: mean of ln(rank at the start) - ln(rank now), above 0 for an improvement; ``gain_se``, its standard
-        error; ``ndcg_gain_se``, that of the mean difference in NDCG.
+        ``gain``: mean of ln(rank at the start) - ln(rank now), positive for an improvement; ``gain_se``, its standard
+        error; ``ndcg_gain_se``, the standard error of the mean difference in NDCG.
     """
     before, after = np.asarray(start), np.asarray(now)
     gain = np.log(before) - np.log(after)
@@ -90,13 +89,13 @@ def gains(start: Sequence[int], now: Sequence[int]) -> dict[str, float]:
 
 
 class Guard:
-    """The rules by which a run has collapsed; limits are the recipe's (``GuardLimits``)."""
+    """The rules that detect a collapsed run; the recipe has the limits (``GuardLimits``)."""
 
     def __init__(self, limits: GuardLimits):
         self._limits = limits
 
     def __call__(self, curve: Sequence[dict[str, Any]]) -> str | None:
-        """Which rule the last row of a curve breaks, in words; None for a sound run. The first row is the start."""
+        """The rule that the last row of a curve violates, as a message; None for none. The first row is the start."""
         start, now, limits = curve[0], curve[-1], self._limits
         for key, what in (("distinct", "distinct profiles"), ("finished", "profiles that end by themselves")):
             least = getattr(limits, key) * start.get(f"val_{key}", 0.0)

@@ -1,13 +1,12 @@
-"""The loop of RLSO: write profiles, score them, pass over them, step.
+"""The training loop of RLSO: generate profiles, score them, make several passes, step.
 
-A batch is ``sessions_per_batch`` train sessions with ``samples`` profiles each, divided over the processes. The policy
-as it is (pi_t) writes the profiles, they are scored once, and then come ``epochs`` passes of ``minibatches`` optimiser
-steps each. The algorithms differ in two functions only (``langptune.training.algorithms``).
+A batch is ``sessions_per_batch`` train sessions with ``samples`` profiles each, divided over the processes. The current
+policy (pi_t) generates the profiles, they are scored once, and ``epochs`` passes of ``minibatches`` optimiser steps
+follow. The algorithms differ in two functions only (``langptune.training.algorithms``).
 
-Each session's prompt is computed once in a pass, its profiles side by side behind it (``rows_of``), and the frozen
-lower layers once in a batch (``FrozenTrunk``). The log-probabilities of pi_t are those of the first pass where that
-pass is made by pi_t itself: without a KL term and with one optimiser step a pass. Else a pass without gradients is made
-for them.
+Each session's prompt is computed once per pass, with its profiles side by side after it (``rows_of``), and the frozen
+lower layers once per batch (``FrozenTrunk``). If pi_t itself makes the first pass (no KL term, one optimiser step per
+pass), its log-probabilities are those of that pass. Otherwise a pass without gradients computes them.
 """
 
 from __future__ import annotations
@@ -62,18 +61,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROLLOUTS = "rollouts-{process}-of-{processes}.safetensors"
-"""The profiles of a batch that a checkpoint interrupts, one file per process."""
+"""The profiles of an unfinished batch in a checkpoint, one file per process."""
 
 
 @dataclass
 class Batch:
-    """The profiles of this process in one batch, a session's side by side.
+    """The profiles of this process in one batch, those of a session adjacent.
 
     prompts: token ids ``[S][*]``.
     profiles: token ids ``[S * k][*]``, k of each session.
-    weights: float32 ``[S * k]``, what the algorithm made of the rewards.
-    old: by profile, log pi_t of each of its tokens, float32 ``[T]``; of those that are known.
-    states: by row, what enters the first trained layer, ``[width, H]``; of those that are known.
+    weights: float32 ``[S * k]``, the algorithm's weights from the rewards.
+    old: profile -> log pi_t of each of its tokens, float32 ``[T]``, if known.
+    states: row -> hidden state that enters the first trained layer, ``[width, H]``, if known.
     """
 
     prompts: list[list[int]]
@@ -82,7 +81,7 @@ class Batch:
     old: dict[int, torch.Tensor] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     rows: list[list[Row]] = field(default_factory=list)
-    """Of each session; made by ``arrange``."""
+    """Rows of each session; set by ``arrange``."""
 
     @property
     def samples(self) -> int:
@@ -90,7 +89,7 @@ class Batch:
         return len(self.profiles) // len(self.prompts)
 
     def arrange(self, model: PreTrainedModel) -> Batch:
-        """Lay the profiles out in rows; the same for the same profiles and model."""
+        """Arrange the profiles in rows; deterministic for given profiles and model."""
         k = self.samples
         for session, prompt in enumerate(self.prompts):
             profiles = self.profiles[session * k : (session + 1) * k]
@@ -98,35 +97,35 @@ class Batch:
         return self
 
     def best(self) -> Batch:
-        """Of each session the profile of the largest weight."""
+        """The profile with the largest weight of each session."""
         chosen = self.weights.view(len(self.prompts), -1).argmax(1) + torch.arange(len(self.prompts)) * self.samples
         return Batch(self.prompts, [self.profiles[at] for at in chosen.tolist()], self.weights[chosen])
 
     def save(self, path: Path) -> None:
         """Write everything but the rows into one file."""
-        told = {"weights": self.weights}
+        tensors = {"weights": self.weights}
         for name, parts in (("prompts", self.prompts), ("profiles", self.profiles)):
-            told[name] = torch.tensor([token for part in parts for token in part])
-            told[f"{name}_lengths"] = torch.tensor([len(part) for part in parts])
+            tensors[name] = torch.tensor([token for part in parts for token in part])
+            tensors[f"{name}_lengths"] = torch.tensor([len(part) for part in parts])
         for name, known in (("old", self.old), ("states", self.states)):
             if known:
-                told[name] = torch.cat(list(known.values()))
-                told[f"{name}_lengths"] = torch.tensor([len(part) for part in known.values()])
-                told[f"{name}_numbers"] = torch.tensor(list(known))
-        save_file({key: value.contiguous().cpu() for key, value in told.items()}, path)
+                tensors[name] = torch.cat(list(known.values()))
+                tensors[f"{name}_lengths"] = torch.tensor([len(part) for part in known.values()])
+                tensors[f"{name}_numbers"] = torch.tensor(list(known))
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Batch:
-        """Read what ``save`` wrote."""
-        told = load_file(path)
+        """Load a batch that ``save`` wrote."""
+        tensors = load_file(path)
 
         def parts(name: str) -> list[torch.Tensor]:
-            return list(told[name].split(told[f"{name}_lengths"].tolist()))
+            return list(tensors[name].split(tensors[f"{name}_lengths"].tolist()))
 
-        batch = cls(*([part.tolist() for part in parts(name)] for name in ("prompts", "profiles")), told["weights"])
+        batch = cls(*([part.tolist() for part in parts(name)] for name in ("prompts", "profiles")), tensors["weights"])
         for name in ("old", "states"):
-            if name in told:
-                numbers = told[f"{name}_numbers"].tolist()
+            if name in tensors:
+                numbers = tensors[f"{name}_numbers"].tolist()
                 setattr(batch, name, dict(zip(numbers, (part.to(device) for part in parts(name)), strict=True)))
         return batch
 
@@ -152,18 +151,18 @@ class PolicyTrainer(Resumable, Trainer):
         validation_batch: int = 32,
         starts: str = "",
     ):
-        """Make what trains an adapter of ``model``, the initial encoder.
+        """Set up the training of an adapter of ``model``, the initial encoder.
 
         Args:
-            max_tokens: longest profile in validation, and in training where the recipe names no other.
-            seed, phase: (``Phase.stream``) name the random streams.
+            max_tokens: limit on a profile in validation, and in training unless the recipe sets another.
+            seed, phase: (``Phase.stream``) determine the random streams.
             bf16: matrix products in bfloat16.
-            start: the adapter of an earlier phase to go on with.
+            start: the adapter of an earlier phase to continue from.
             validation_batch: profiles per generation batch in validation.
-            starts: the beginning of the reply that every prompt's token ids end with.
+            starts: the beginning of the reply, with which every prompt's token ids end.
 
         Raises:
-            UserError: a recipe that does not fit the model or the number of processes.
+            UserError: the recipe does not fit the model or the number of processes.
         """
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
         self._seed, self._phase, self._validation_batch, self._starts = seed, phase, validation_batch, starts
@@ -176,7 +175,7 @@ class PolicyTrainer(Resumable, Trainer):
         join(cpu=model.device.type == "cpu")
         arguments = TrainingArguments(
             **training_arguments(recipe, checkpoints, recipe.batches * self._steps, bf16, seed, phase),
-            per_device_train_batch_size=1,  # a step's number; the sessions follow from it
+            per_device_train_batch_size=1,  # the inputs of a step are its number, from which the sessions follow
             ignore_data_skip=True,
             use_cpu=model.device.type == "cpu",
         )
@@ -188,12 +187,12 @@ class PolicyTrainer(Resumable, Trainer):
             )
         cut = first_trained_layer(recipe.train, model)
         self._read = Reader(model, tokenizer, starts)
-        seed_torch(arguments.seed)  # LoRA starts from torch's own generator
+        seed_torch(arguments.seed)  # torch's global generator initialises LoRA
         policy = get_peft_model(model, adapter_config(model, recipe.train), autocast_adapter_dtype=False)
         start_from(policy, start)
         for module in policy.modules():
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # pi_t and pi_theta would differ by it
+                module.p = 0.0  # dropout would make pi_t and pi_theta differ
         super().__init__(
             model=policy,
             args=arguments,
@@ -216,22 +215,22 @@ class PolicyTrainer(Resumable, Trainer):
         return inputs
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: a step's inputs are its number."""
+        """Not counted: the inputs of a step are its number."""
         return 0
 
     # One optimiser step
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The gradients of one optimiser step; before a batch's first one its profiles are written and scored.
+        """Compute the gradients of one optimiser step; before a batch's first step, write and score its profiles.
 
         Raises:
-            UserError: resumed within a batch whose profiles are lost.
+            UserError: the run was resumed within a batch whose profiles are lost.
         """
-        model.eval()  # no dropout of any kind
+        model.eval()  # disables any dropout
         number, step = divmod(self.state.global_step, self._steps)
-        told: dict[str, float] = {}
+        row: dict[str, float] = {}
         if self._batch is None or self._batch[0] != number:
-            batch, told = self._write_and_score(number)
+            batch, row = self._write_and_score(number)
             self._batch = number, batch
         batch = self._batch[1]
         if not batch.rows:
@@ -240,17 +239,17 @@ class PolicyTrainer(Resumable, Trainer):
         each = len(batch.prompts) // self._recipe.minibatches
         first = step % self._recipe.minibatches * each
         loss, entropy = self._fitting_pass(batch, range(first, first + each), model, entropy=step == 0)
-        told = {"loss": float(loss)} | told | {"update_seconds": time.monotonic() - started}
+        row = {"loss": float(loss)} | row | {"update_seconds": time.monotonic() - started}
         if step == 0:
-            told.setdefault("entropy", entropy)
-        # Every process has equally many sessions, so the mean of their means is that of the batch.
-        values = torch.tensor(list(told.values()), dtype=torch.float64, device=self.accelerator.device)
+            row.setdefault("entropy", entropy)
+        # Every process has the same number of sessions, so the mean of their means is that of the batch.
+        values = torch.tensor(list(row.values()), dtype=torch.float64, device=self.accelerator.device)
         shared = self.accelerator.gather(values[None]).mean(0).tolist()
-        self.watch.record(**dict(zip(told, shared, strict=True)))
+        self.watch.record(**dict(zip(row, shared, strict=True)))
         return loss
 
     def _write_and_score(self, number: int) -> tuple[Batch, dict[str, float]]:
-        """This process's part of a batch, and the means over all of it."""
+        """This process's part of a batch, and the means over the whole batch."""
         recipe, clock = self._recipe, [time.monotonic()]
         drawn = self._order[number * recipe.sessions_per_batch :][: recipe.sessions_per_batch]
         share = len(drawn) // self.accelerator.num_processes
@@ -263,15 +262,15 @@ class PolicyTrainer(Resumable, Trainer):
         columns, distinct = self._measured(written, [row for row in drawn[here] for _ in range(recipe.samples)])
         combined = self._reward.combine(columns, [self._train.sessions[row] for row in drawn], number)
         rewards = torch.tensor(combined).view(-1, recipe.samples)
-        told = {name: float(values.mean()) for name, values in columns.items()} | {"distinct": distinct}
+        means = {name: float(values.mean()) for name, values in columns.items()} | {"distinct": distinct}
         clock.append(time.monotonic())
 
         batch = Batch(prompts, [profile.ids for profile in written], torch.empty(0)).arrange(self._plain)
         if recipe.kl or (self._algorithm.ratio and recipe.minibatches > 1):
-            _, told["entropy"] = self._fitting_pass(batch, range(share), entropy=True)
+            _, means["entropy"] = self._fitting_pass(batch, range(share), entropy=True)
         if recipe.kl:
             kl = self._kl(batch)
-            told["kl"] = float(kl.mean())
+            means["kl"] = float(kl.mean())
             rewards = rewards - recipe.kl * kl.view(rewards.shape)
         rewards = standardised(rewards, recipe.standardise)
         finished, tokens = (torch.tensor(columns[name]).view(rewards.shape) for name in ("finished", "tokens"))
@@ -279,8 +278,8 @@ class PolicyTrainer(Resumable, Trainer):
         batch.weights = weights.flatten()[every].float()
         clock.append(time.monotonic())
         parts = ("generate_seconds", "reward_seconds", "score_seconds")
-        told |= {name: float(spent) for name, spent in zip(parts, np.diff(clock), strict=True)}
-        return (batch.best().arrange(self._plain) if self._algorithm.best else batch), told
+        means |= {name: float(spent) for name, spent in zip(parts, np.diff(clock), strict=True)}
+        return (batch.best().arrange(self._plain) if self._algorithm.best else batch), means
 
     def _measured(self, written: list[Profile], rows: list[int]) -> tuple[dict[str, np.ndarray], float]:
         """The columns of the whole batch (reward, its terms, finished, tokens), and the share of distinct profiles."""
@@ -303,17 +302,17 @@ class PolicyTrainer(Resumable, Trainer):
     def _fitting_pass(
         self, batch: Batch, sessions: Sequence[int], model: Any = None, entropy: bool = False
     ) -> tuple[torch.Tensor, float]:
-        """``_pass``, with as many profiles in memory as fit; a session's stay together."""
+        """``_pass`` with as many profiles in memory as fit; those of a session stay together."""
         rows = len(sessions) * batch.samples
         return self.fitting(lambda: self._pass(batch, sessions, model, entropy), rows, batch.samples)
 
     def _pass(
         self, batch: Batch, sessions: Sequence[int], model: Any = None, entropy: bool = False
     ) -> tuple[torch.Tensor, float]:
-        """Go over sessions in micro-batches; the loss, carried into the gradients of ``model``, and the mean entropy.
+        """Process sessions in micro-batches: add the gradients of the loss to ``model``; return loss and mean entropy.
 
-        Without ``model`` log-probabilities are computed and nothing else. What a pass finds out about pi_t and about
-        the frozen layers, it leaves in ``batch``, once it is through: a pass that does not fit is repeated.
+        Without ``model`` only log-probabilities are computed. After a complete pass, ``batch`` stores the
+        log-probabilities of pi_t and the states of the frozen layers: a pass that does not fit is repeated.
         """
         learn, algorithm = model is not None, self._algorithm
         order = sorted(sessions, key=lambda at: sum(row.width for row in batch.rows[at]))
@@ -347,7 +346,7 @@ class PolicyTrainer(Resumable, Trainer):
     def _logprobs(
         self, batch: Batch, chunk: Sequence[int], model: Any, entropy: bool
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor, dict[int, torch.Tensor]]:
-        """Of the profiles of these sessions; the sum of the entropies; what the frozen layers computed, if new."""
+        """Log-probabilities of these sessions' profiles, the sum of entropies, and new states of the frozen layers."""
         first = np.cumsum([0, *map(len, batch.rows)]).tolist()
         rows = [row for at in chunk for row in batch.rows[at]]
         numbers = [first[at] + k for at in chunk for k in range(len(batch.rows[at]))]
@@ -359,8 +358,8 @@ class PolicyTrainer(Resumable, Trainer):
             )
         elif self._trunk and (self._recipe.epochs > 1 or model is None):
             context = self._trunk.recording(kept)
-        # Gradients travel between processes by the wrapped model's hooks. Where there is one process, the model
-        # itself is called: accelerate's wrapping would copy the logits into float32.
+        # The hooks of the wrapped model exchange gradients between processes. With one process, the model itself is
+        # called: accelerate's wrapper would copy the logits to float32.
         wrapped = self.model_wrapped if self.accelerator.num_processes > 1 else None
         with context, self.accelerator.autocast():
             found, total = row_logprobs(self._plain, rows, self._recipe.temperature, wrapped, entropy)
@@ -371,16 +370,16 @@ class PolicyTrainer(Resumable, Trainer):
 
     @property
     def _plain(self) -> PreTrainedModel:
-        """The language model itself, its adapter within."""
+        """The language model without wrappers, including its adapter."""
         return self.accelerator.unwrap_model(self.model).get_base_model()
 
     # Writing
 
     def _seeds(self, number: int, drawn: Sequence[int]) -> list[int]:
-        """Of all profiles of a batch.
+        """The seeds of all profiles of a batch.
 
-        A profile is told apart by how many of its session come before it in the whole batch: a session that the batch
-        holds twice has twice as many different profiles.
+        A seed depends on the number of earlier profiles of the same session in the batch: a session that occurs twice
+        in a batch has twice as many different profiles.
         """
         before: Counter[int] = Counter()
         seeds = []
@@ -392,7 +391,7 @@ class PolicyTrainer(Resumable, Trainer):
         return seeds
 
     def _written(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Profile]:
-        """``samples`` profiles of each prompt, side by side."""
+        """``samples`` profiles of each prompt, adjacent."""
         repeated = [prompt for prompt in prompts for _ in range(self._recipe.samples)]
         if self._vllm is None:
             return self._write(repeated, seeds, self._limit, self._recipe.temperature, len(repeated))
@@ -401,7 +400,7 @@ class PolicyTrainer(Resumable, Trainer):
         return [self._read(tokens) for tokens in ids]
 
     def _engine(self) -> Any:
-        """vLLM in this process, which takes the policy's weights over before each batch (TRL's colocate mode)."""
+        """vLLM in this process, which receives the policy's weights before each batch (TRL's colocate mode)."""
         from trl.generation.vllm_generation import VLLMGeneration
 
         return VLLMGeneration(
@@ -414,7 +413,7 @@ class PolicyTrainer(Resumable, Trainer):
             temperature=self._recipe.temperature,
             max_completion_length=self._limit,
             logprobs=None,
-            # vLLM by itself knows the generation config's end tokens only.
+            # By default vLLM uses only the end tokens of the generation config.
             generation_kwargs={"stop_token_ids": sorted(self._read.ends)},
         )
 
@@ -446,7 +445,7 @@ class PolicyTrainer(Resumable, Trainer):
     # Validation and saving
 
     def validate(self) -> dict[str, Any]:
-        """Measure greedy profiles of the policy as it is, on the validation sessions."""
+        """Measure greedy profiles of the current policy on the validation sessions."""
         chosen = range(self.accelerator.process_index, len(self._validation.sessions), self.accelerator.num_processes)
         prompts = [self._validation.prompts[row] for row in chosen]
         written = self._write(prompts, [0] * len(prompts), self._max_tokens, 0.0, self._validation_batch)
@@ -458,22 +457,22 @@ class PolicyTrainer(Resumable, Trainer):
                 save_adapter(model, folder)
 
     def save_extra(self, folder: Path) -> None:
-        """The profiles of a batch that is not through with all its passes."""
+        """Save the profiles of a batch with remaining passes."""
         if self.state.global_step % self._steps:
             self._batch[1].save(folder / self._rollouts)
 
     def resume_extra(self, folder: Path, step: int) -> None:
-        """The batch that was interrupted.
+        """Load the interrupted batch.
 
         Raises:
-            UserError: another number of processes wrote it, so that none has its part.
+            UserError: the checkpoint was written by another number of processes.
         """
         if not step % self._steps:
             return
         path = folder / self._rollouts
         if not path.is_file():
             raise UserError(
-                f"{path}: missing: the checkpoint is within a batch of another number of processes (launch); go on "
+                f"{path}: missing: the checkpoint is within a batch of another number of processes (launch); continue "
                 f"with that number, or delete {folder}"
             )
         self._batch = step // self._steps, Batch.load(path, self.accelerator.device)

@@ -1,7 +1,7 @@
-"""The encoder as a policy: which of its weights train, and the log-probabilities of what it wrote.
+"""The encoder as a policy: its trainable weights, and the log-probabilities of its profiles.
 
-Whatever trains is a PEFT adapter: LoRA, or copies of whole layers (``modules_to_save``). So the initial policy is the
-same model with the adapter switched off, and what is saved is a plain adapter folder that ``peft`` loads.
+The trainable weights are a PEFT adapter: LoRA, or copies of whole layers (``modules_to_save``). So the initial policy
+is the same model with the adapter disabled, and the result is a plain adapter folder that ``peft`` loads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The transformer blocks of a causal language model.
 
     Raises:
-        UserError: an architecture whose blocks are not where those of Llama, Gemma, Qwen and their kin are.
+        UserError: the architecture does not have its blocks in the same place as Llama, Gemma, Qwen and similar models.
     """
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
@@ -41,10 +41,10 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 
 def adapter_config(model: PreTrainedModel, trained: Trained) -> LoraConfig:
-    """The PEFT configuration of what a recipe trains. No dropout: it would break pi_theta against pi_t.
+    """The PEFT configuration of a recipe's trainable weights. Dropout is 0: it would make pi_theta and pi_t differ.
 
     Raises:
-        UserError: more layers than the model has, or modules that it does not have.
+        UserError: the model has fewer layers, or lacks a module.
     """
     total = model.config.get_text_config().num_hidden_layers
     last = trained.last_layers
@@ -71,22 +71,22 @@ def adapter_config(model: PreTrainedModel, trained: Trained) -> LoraConfig:
 def _targets(trained: Trained, total: int) -> list[str] | str:
     if trained.last_layers is None:
         return list(trained.modules)
-    # PEFT's layers_to_transform would leave lm_head out.
+    # PEFT's layers_to_transform would exclude lm_head.
     layers = "|".join(str(layer) for layer in range(total - trained.last_layers, total))
     inner = "|".join(name for name in trained.modules if name != "lm_head")
     return rf".*\.layers\.({layers})\..*\.({inner})" + (r"|.*lm_head" if "lm_head" in trained.modules else "")
 
 
 def first_trained_layer(trained: Trained, model: PreTrainedModel) -> int:
-    """How many lower layers stay as they are."""
+    """The number of frozen lower layers."""
     return 0 if trained.last_layers is None else model.config.get_text_config().num_hidden_layers - trained.last_layers
 
 
 def start_from(policy: PeftModel, start: Path | None) -> None:
-    """Give a policy's trainable weights float32, and the values of an adapter trained before.
+    """Convert a policy's trainable weights to float32, and load the values of an earlier adapter.
 
     Raises:
-        UserError: ``start`` holds an adapter of something else.
+        UserError: the adapter in ``start`` has other weights.
     """
     for parameter in policy.parameters():
         if parameter.requires_grad:
@@ -96,8 +96,8 @@ def start_from(policy: PeftModel, start: Path | None) -> None:
     weights = load_file(Path(start) / "adapter_model.safetensors")
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     try:
-        told = set_peft_model_state_dict(policy, weights)
-        fits = not told.unexpected_keys and trained == sum(tensor.numel() for tensor in weights.values())
+        report = set_peft_model_state_dict(policy, weights)
+        fits = not report.unexpected_keys and trained == sum(tensor.numel() for tensor in weights.values())
     except RuntimeError:
         fits = False
     if not fits:
@@ -108,23 +108,23 @@ def start_from(policy: PeftModel, start: Path | None) -> None:
 
 
 def save_adapter(policy: PeftModel, folder: Path) -> None:
-    """A plain PEFT adapter folder; the same weights give the same bytes."""
-    # PEFT would add the whole embedding where lm_head, tied to it, has LoRA.
+    """Write a plain PEFT adapter folder; the same weights give the same bytes."""
+    # PEFT would add the whole embedding if lm_head, tied to it, has LoRA.
     policy.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     path = Path(folder) / "adapter_config.json"
     config = read_json(path)
-    # PEFT writes sets in the order of this process's string hashes.
+    # PEFT writes sets in hash order, which differs between processes.
     write_json(path, {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()})
     (Path(folder) / "README.md").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt and profiles of it that are computed side by side (``langptune.models.packed``).
+    """A prompt and its profiles that are computed in one row (``langptune.models.packed``).
 
     prompt: token ids.
     profiles: token ids ``[k][*]``, none empty.
-    numbers: which profile of the batch each one is.
+    numbers: indices of the profiles in the batch.
     """
 
     prompt: list[int]
@@ -133,19 +133,19 @@ class Row:
 
     @property
     def width(self) -> int:
-        """Tokens that the model reads: a profile's last one predicts nothing."""
+        """Number of input tokens: the last token of a profile predicts nothing, so it is not an input."""
         return len(self.prompt) + sum(len(profile) - 1 for profile in self.profiles)
 
 
 def rows_of(model: PreTrainedModel, prompt: list[int], profiles: list[list[int]], first: int) -> list[Row]:
-    """A session's prompt and profiles in the rows that cost least; one a profile where the model does not pack.
+    """Arrange a session's prompt and profiles in the cheapest rows; one row per profile if the model does not pack.
 
-    Per layer a row of L tokens costs about ``12 H^2 L + 2 H L^2`` products (H the hidden size): side by side, profiles
-    share the prompt, and pay for looking at one another behind the mask. So short profiles stand in one row, and of
-    long ones fewer.
+    Per layer a row of L tokens costs about ``12 H^2 L + 2 H L^2`` products (H the hidden size): profiles in one row
+    share the prompt, but their masked attention to each other is still computed. So a row has many short profiles, or
+    few long ones.
 
     Args:
-        first: the number of the session's first profile.
+        first: index of the session's first profile.
     """
     hidden = model.config.get_text_config().hidden_size
 
@@ -169,16 +169,16 @@ def _cost(rows: list[Row], hidden: int) -> int:
 def row_logprobs(
     model: PreTrainedModel, rows: Sequence[Row], temperature: float, forward: Any = None, entropy: bool = False
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Log-probability of each token of each profile, float32 ``[T]`` a profile in the order of the rows.
+    """Log-probability of each token of each profile, float32 ``[T]`` per profile in the order of the rows.
 
     Args:
-        model: the causal language model, without adapter's or processes' wrapping.
-        temperature: logits are divided by it.
-        forward: what is called in its place, where gradients travel between processes; None: the model itself.
-        entropy: whether the second value is computed.
+        model: the causal language model, without wrappers of the adapter or of several processes.
+        temperature: divides the logits.
+        forward: called instead of the model if processes exchange gradients; None: the model itself.
+        entropy: whether the entropy is computed.
 
     Returns:
-        The log-probabilities, and the sum of the entropies over all tokens (0 where it is not computed).
+        The log-probabilities, and the sum of the entropies over all tokens (0 if not computed).
     """
     device, width = model.device, max(row.width for row in rows)
     ids, segments, positions, index, wanted = [], [], [], [], []
@@ -208,11 +208,11 @@ def row_logprobs(
 
 
 class FrozenTrunk:
-    """Keeps what the layers below the first trained one compute, for passes over the same rows.
+    """Caches the output of the frozen layers below the first trained one, for further passes over the same rows.
 
-    Only the hidden state that enters the first trained layer is kept. While replaying, the lower layers hand on their
-    input unseen, and the kept state takes its place where the trained layers begin: everything between (masks,
-    rotary embeddings) is the model's own doing.
+    Only the hidden state that enters the first trained layer is stored. During replay the lower layers return their
+    input unchanged, and the stored state replaces it at the first trained layer; everything else (masks, rotary
+    embeddings) is computed by the model as usual.
     """
 
     def __init__(self, model: PreTrainedModel, cut: int):

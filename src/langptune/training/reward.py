@@ -1,7 +1,7 @@
-"""The reward of RLSO: what a profile earns by the frozen decoder, terms of form, and what the algorithm maximises.
+"""The reward of RLSO: a profile's reward from the frozen decoder, terms of form, and the combined objective.
 
-``Reward.columns`` measures profiles; every process does so for its own. ``Reward.combine`` makes one number of the
-columns of the whole batch::
+``Reward.columns`` measures the profiles of one process. ``Reward.combine`` computes the objective from the columns of
+the whole batch::
 
     R = r + sd(r) * sum over terms of (weight * term)
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from langptune.config.recipes import ReinforcementRecipe
 
 BLOCK = 1 << 26
-"""Scores (profiles x items) that are in memory at once: 256 MiB in float32."""
+"""Limit on scores (profiles x items) in memory: 256 MiB in float32."""
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """What the policy reads and is rewarded by, one entry a session.
+    """The inputs and targets of the policy, one entry per session.
 
     prompts: token ids ``[S][*]``.
-    targets: the items to be ranked high ``[S]``.
-    seen: the items that no rank counts ``[S][*]``.
-    futures: the user's next targets of the train part, the session's own first ``[S][1..m]``; of validation sessions
-        their target alone.
-    histories: the items that the prompt shows ``[S][*]``.
-    ratings: the user's, of these items; empty where unknown.
-    users: whose session it is; empty where every session is another user's.
+    targets: the target items ``[S]``.
+    seen: the items that are excluded from ranks ``[S][*]``.
+    futures: the user's next train targets, beginning with the session's own ``[S][1..m]``; for validation sessions only
+        their target.
+    histories: the items in the prompt ``[S][*]``.
+    ratings: the user's ratings of these items; empty if unknown.
+    users: the users of the sessions; empty if every session has another user.
     """
 
     sessions: list[int]
@@ -62,13 +62,13 @@ class Sessions:
 
 
 def futures(sessions: pl.DataFrame, chosen: Sequence[int], count: int) -> list[list[int]]:
-    """The next ``count`` train targets of each chosen session's user, from the session's own on ``[S][1..count]``.
+    """The next ``count`` train targets of each session's user, beginning with the session's own ``[S][1..count]``.
 
-    Targets of validation and test never take part: rows of other splits are dropped first. Items that the session has
-    seen, and repeated ones, are left out.
+    Targets of validation and test are never used: rows of other splits are dropped first. Repeated items, and items
+    that the session has seen, are left out.
 
     Args:
-        sessions: contract ``sessions``; all of its train sessions take part, whether they are chosen or not.
+        sessions: contract ``sessions``; all its train sessions are used, whether chosen or not.
         chosen: train sessions.
     """
     train = sessions.filter(pl.col("split") == "train").sort("user_id", "target_time", "session")
@@ -89,7 +89,7 @@ def futures(sessions: pl.DataFrame, chosen: Sequence[int], count: int) -> list[l
 
 
 class Reward:
-    """Ranks targets by texts through a frozen decoder, and turns ranks into rewards."""
+    """Ranks targets by texts with a frozen decoder, and converts ranks to rewards."""
 
     def __init__(
         self,
@@ -103,18 +103,18 @@ class Reward:
         seed: int = 0,
         phase: str = "reinforcement-1",
     ):
-        """Without a recipe only ``ranks`` is asked for.
+        """Set up a reward; without a recipe only ``ranks`` may be used.
 
         Args:
-            scoring: the catalogue as this decoder scores it.
+            scoring: scores of the catalogue by this decoder.
             prefix: the decoder's query prefix.
-            facts: of the catalogue, for terms that read it.
-            limit: tokens of the longest profile, for the term ``length``.
-            reader: for rewards that ask a language model.
-            seed, phase: name the stream by which ``shuffle_rewards`` deals.
+            facts: facts about the catalogue, for terms that need them.
+            limit: limit on a profile in tokens, for the term ``length``.
+            reader: for rewards from a language model.
+            seed, phase: determine the random stream of ``shuffle_rewards``.
 
         Raises:
-            UserError: the recipe's reward or terms need facts, limit or reader, and there is none.
+            UserError: the recipe's reward or terms need facts, limit or reader, which are missing.
         """
         self._decoder, self._scoring, self._prefix, self._recipe = decoder, scoring, prefix, recipe
         self._facts, self._limit, self._reader = facts, limit, reader
@@ -134,7 +134,7 @@ class Reward:
                 raise UserError(f"{recipe.title}: its reward or terms need {what}, which this caller does not give")
 
     def ranks(self, texts: Sequence[str], targets: Sequence[int], seen: Sequence[Sequence[int]]) -> np.ndarray:
-        """int64 ``[B]``: the rank of each target by its text, the items of ``seen`` left out."""
+        """int64 ``[B]``: the rank of each target by its text, without the items of ``seen``."""
         out = np.zeros(len(texts), dtype=np.int64)
         wanted = np.asarray(targets, dtype=np.int64)
         for part in self._blocks(len(texts)):
@@ -151,18 +151,18 @@ class Reward:
         finished: np.ndarray,
         tokens: Sequence[int] | None = None,
     ) -> dict[str, np.ndarray]:
-        """What profiles earn and how they are written, float64 ``[B]`` each.
+        """Rewards and terms of profiles, float64 ``[B]`` each.
 
         Args:
             texts: the profiles.
-            rows: which of the sessions each is about.
-            finished: bool ``[B]``, whether each ended by itself.
-            tokens: how many were written of each, for the term ``length``; None: that profiles that did not end are
-                as long as can be is all that is known.
+            rows: index of each profile's session.
+            finished: bool ``[B]``, whether each profile ended by itself.
+            tokens: length of each profile, for the term ``length``; None: unknown (unfinished profiles have the maximum
+                length).
 
         Returns:
-            ``reward``; each part of a weighted sum by its name; each of the recipe's terms by its name, those of weight
-            0 included.
+            ``reward``; each part of a weighted sum by its name; each of the recipe's terms by its name, including those
+            of weight 0.
         """
         rewards = {name: np.zeros(len(texts)) for name, *_ in self._rewards}
         for part in self._blocks(len(texts)):
@@ -189,29 +189,29 @@ class Reward:
         return {"reward": total} | (rewards if len(rewards) > 1 else {}) | terms
 
     def combine(self, columns: dict[str, np.ndarray], sessions: Sequence[int], batch: int = 0) -> np.ndarray:
-        """What the algorithm maximises, float64 ``[B]``, from the columns of the whole batch (the module's formula).
+        """The objective, float64 ``[B]``, from the columns of the whole batch (the module's formula).
 
-        With ``shuffle_rewards`` the rewards are dealt first, each session getting those of another one. Terms stay with
-        their profiles: what is shuffled is what a profile says of its user, not how it is written.
+        With ``shuffle_rewards`` each session first gets the rewards of another one. Terms stay with their profiles:
+        only the relation between profile and user is shuffled, not the form of the text.
 
         Args:
-            columns: of all processes, the profiles of a session side by side; further columns are ignored.
-            sessions: the sessions of the batch in that order, by any number that tells them apart ``[S]``.
-            batch: which batch of the phase, for ``shuffle_rewards``.
+            columns: columns of all processes, with a session's profiles adjacent; further columns are ignored.
+            sessions: unique numbers of the batch's sessions in that order ``[S]``.
+            batch: index of the batch in the phase, for ``shuffle_rewards``.
         """
         reward = columns["reward"]
         if self._recipe.shuffle_rewards:
             rng = stream(self._seed, self._phase, "dealt rewards", batch)
             reward = reward[dealt(sessions, self._recipe.samples, rng)]
         out = reward.astype(np.float64)
-        spread = float(reward.std()) or 1.0  # all rewards equal: form alone tells profiles apart
+        spread = float(reward.std()) or 1.0  # if all rewards are equal, only the terms of form differ
         for name, weight in self._recipe.terms.items():
             if weight:
                 out = out + spread * weight * columns[name]
         return out
 
     def _blocks(self, count: int) -> Iterator[slice]:
-        """So many profiles in parts, each with at most ``BLOCK`` scores."""
+        """Slices of ``count`` profiles, each with at most ``BLOCK`` scores."""
         step = max(1, BLOCK // len(self._scoring.items.row_of_item))
         return (slice(start, start + step) for start in range(0, count, step))
 
@@ -219,12 +219,12 @@ class Reward:
         return self._scoring.scores(embed(self._decoder, texts, self._prefix).vectors)
 
     def _earned(self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Each reward of the recipe, the mean over the targets of each profile, float64 ``[B]``."""
+        """Each reward of the recipe, as the mean over the targets of each profile, float64 ``[B]``."""
         futures = [sessions.futures[row][: self._recipe.targets] for row in rows]
         scores = allowed = None
         if "scores" in self._reads:
             scores = self._scores(texts)
-            # A session's targets do not compete with one another.
+            # The targets of a session do not compete with each other.
             allowed = _allowed(
                 [[*sessions.seen[row], *own] for row, own in zip(rows, futures, strict=True)], scores.shape
             )
@@ -244,24 +244,24 @@ class Reward:
 
 
 def _allowed(seen: Sequence[Sequence[int]], shape: tuple[int, ...]) -> np.ndarray:
-    """bool ``[B, N]``, false at the items of each row."""
+    """bool ``[B, N]``, false at the seen items of each row."""
     out = np.ones(shape, dtype=bool)
     out[flat_masks(seen)] = False
     return out
 
 
 def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[S * samples]``: whose reward each profile gets, when every session gets those of another one.
+    """int64 ``[S * samples]``: the index of the reward that each profile gets, from another session.
 
-    The k-th profile of a session gets what the k-th of the other one earned, so that the rewards of each group, and
-    with them their distribution, stay as they are.
+    The k-th profile of a session gets the reward of the k-th profile of the other session, so that the groups of
+    rewards, and their distribution, do not change.
 
     Args:
-        sessions: of the groups ``[S]``; one may stand there more than once.
-        samples: profiles per group, side by side.
+        sessions: sessions of the groups ``[S]``, with repetitions.
+        samples: profiles per group, adjacent.
 
     Raises:
-        UserError: one session is more than half of the batch, so that others have too few rewards to give.
+        UserError: one session is more than half of the batch, so that no such permutation exists.
     """
     groups = np.asarray(sessions)
     names, counts = np.unique(groups, return_counts=True)
@@ -277,17 +277,17 @@ def dealt(sessions: Sequence[int], samples: int, rng: np.random.Generator) -> np
 
 
 def validation_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """What is reported of validation ranks, each with its standard error over sessions (``*_se``).
+    """Metrics of validation ranks, each with its standard error over sessions (``*_se``).
 
-    ``ndcg`` without cut-off selects; NDCG@10 and the mean of ln(rank) are for comparison.
+    ``ndcg`` without cut-off is used for selection; NDCG@10 and the mean of ln(rank) are for comparison.
     """
-    told = {name: from_ranks(name, ranks) for name in ("ndcg", "ndcg@10")} | {"log_rank": np.log(ranks)}
+    measures = {name: from_ranks(name, ranks) for name in ("ndcg", "ndcg@10")} | {"log_rank": np.log(ranks)}
     out = {}
-    for name, values in told.items():
+    for name, values in measures.items():
         out |= {name: float(values.mean()), f"{name}_se": standard_error(values)}
     return out
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of a mean over sessions; 0 of a single one."""
+    """The standard error of a mean over sessions; 0 for a single session."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

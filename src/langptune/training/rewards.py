@@ -1,4 +1,4 @@
-"""What a profile can be rewarded by: a registry of functions of one target and what it competes with.
+"""Registry of rewards: functions of one target and its competitors.
 
 A recipe names one of them (``reward: log-rank``), or several with weights (``reward: {ndcg@1000: 0.95, probability:
 0.05}``), whose weighted sum is the reward. With several targets per session (a recipe's ``targets``) the reward is the
@@ -17,18 +17,18 @@ from langptune.metrics import from_ranks
 from langptune.ranking.ranks import target_ranks
 
 Reader = Callable[[Sequence[str], Sequence[int]], np.ndarray]
-"""Profiles ``[B]`` and items ``[B]`` -> float64 ``[B]``: mean log-probability per token of each item's title."""
+"""Profiles ``[B]`` and items ``[B]`` -> mean log-probability per token of each item's title, float64 ``[B]``."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One target of each profile, against every item that it competes with.
+    """One target of each profile, and the items that it competes with.
 
     profiles: ``[B]``.
     target: int64 ``[B]``.
-    scores: float32 ``[B, N]``; None where no reward of the recipe reads them.
-    allowed: bool ``[B, N]``, true at the target and at its competitors; None without scores.
-    reader: for rewards that ask a language model; None where none does.
+    scores: float32 ``[B, N]``; None if no reward of the recipe needs them.
+    allowed: bool ``[B, N]``, true at the target and its competitors; None without scores.
+    reader: for rewards from a language model; None if there are none.
     """
 
     profiles: Sequence[str]
@@ -53,24 +53,24 @@ def _metric(name: str) -> Callable[[Contest, int | None], np.ndarray]:
 
 
 def _log_rank(contest: Contest, k: int | None) -> np.ndarray:
-    """-ln(rank): as large a step from rank 1000 to 500 as from 2 to 1, where NDCG is flat (0.1003, 0.1115)."""
+    """-ln(rank): a step from rank 1000 to 500 counts as much as from 2 to 1, while NDCG is flat (0.1003, 0.1115)."""
     return -np.log(contest.rank)
 
 
 def _piecewise(contest: Contest, k: int | None) -> np.ndarray:
     """(19 - rank) / 9 up to rank 10, (100 - rank) / 90 up to rank 100, 0 below.
 
-    So the first ten ranks are worth 2 to 1, the next ninety 1 to 0 (ConvSearch-R1, arXiv 2505.15776: the rank-incentive
-    reward, constants as in its published code).
+    So ranks 1 to 10 are worth 2 to 1, and ranks 11 to 100 are worth 1 to 0 (ConvSearch-R1, arXiv 2505.15776: the
+    rank-incentive reward, with the constants of its published code).
     """
     rank = contest.rank
     return np.where(rank <= 10, (19 - rank) / 9, np.clip((100 - rank) / 90, 0.0, None))
 
 
 def _softmax(contest: Contest, k: int | None) -> np.ndarray:
-    """ln of the target's share of exp(score) over its competitors and itself.
+    """ln of the target's share of exp(score) among itself and its competitors.
 
-    Its temperature is that of the scores, ``ranking.scoring.TEMPERATURE``; there is no other to be set.
+    The temperature is that of the scores (``ranking.scoring.TEMPERATURE``).
     """
     masked = np.where(contest.allowed, contest.scores, -np.inf).astype(np.float64)
     top = masked.max(1)
@@ -83,16 +83,16 @@ def _probability(contest: Contest, k: int | None) -> np.ndarray:
 
 
 def _contrast(contest: Contest, k: int | None) -> np.ndarray:
-    """The target's score less the mean of its competitors' (after BLUE, arXiv 2605.06981; there of drawn negatives)."""
+    """The target's score minus its competitors' mean (as in BLUE, arXiv 2605.06981, with sampled negatives there)."""
     others = contest.allowed.sum(1) - 1
     total = np.where(contest.allowed, contest.scores, 0.0).sum(1, dtype=np.float64) - contest.own
     return contest.own - total / np.maximum(1, others)
 
 
 def _title(contest: Contest, k: int | None) -> np.ndarray:
-    """Mean log-probability per token that the frozen initial encoder gives the target's title after the profile.
+    """Mean log-probability per token of the target's title given the profile, by the frozen initial encoder.
 
-    No decoder takes part (after BLUE's reward in text space, arXiv 2605.06981).
+    It does not use the decoder (as BLUE's reward in text space, arXiv 2605.06981).
     """
     return contest.reader(contest.profiles, contest.target.tolist())
 
@@ -107,4 +107,4 @@ REWARDS: dict[str, Callable[[Contest, int | None], np.ndarray]] = {
     "contrast": _contrast,
     "title": _title,
 }
-"""What each reward of ``langptune.config.rewards`` is: contest and cut-off -> float64 ``[B]``."""
+"""The function of each reward in ``langptune.config.rewards``: contest and cut-off -> float64 ``[B]``."""

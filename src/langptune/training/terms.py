@@ -1,7 +1,7 @@
-"""Terms of form: what a reader wants of a profile beside its rank, each a number in [0, 1] for one profile.
+"""Terms of form: qualities of a profile other than its rank, each a number in [0, 1].
 
-A recipe gives each a weight in standard deviations of the batch's reward (``terms: {unfinished: -1.0}``); with weight 0
-a term takes no part and is shown in the curve. A new one is a function here, in ``TERMS``, and its name in
+A recipe gives each term a weight in standard deviations of the batch's reward (``terms: {unfinished: -1.0}``); a term
+of weight 0 appears in the curve only. To add a term, write a function here, add it to ``TERMS``, and add its name to
 ``langptune.config.rewards``.
 """
 
@@ -19,28 +19,28 @@ from langptune.interpretability.faithfulness import Catalogue, looked_up
 from langptune.interpretability.wording import COMMON, copied_words, repetition, words
 
 ITEM = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\d{1,2}[.)])\s", re.MULTILINE)
-"""How a line of a list begins."""
+"""The beginning of a list item."""
 PROSE = 0.1
-"""Share of common words (articles, pronouns, prepositions) below which English text is an enumeration, no prose."""
+"""English text with a lower share of common words (articles, pronouns, prepositions) is an enumeration, not prose."""
 SOFT = 0.2
-"""Share of the longest profile, at its end, in which length is punished more and more (DAPO's 4,096 of 20,480)."""
+"""Last share of the maximum length, in which the length penalty grows (DAPO: 4,096 of 20,480)."""
 YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?![\d'’s])")
 BRACKETS = re.compile(r"(?<!\s)\s*\([^()]*\)$")
 BEFORE = re.compile(r"((?:[\w'’.:&-]+ )*[\w'’.:&-]+)\s*\($")
 """The words before a year in brackets."""
 NAME = 200
-"""Characters before a year in which its name is looked for; a longer text would be searched over and over."""
+"""Number of characters before a year that are searched for a name; without a limit the search would be quadratic."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What terms look up in the catalogue.
+    """Facts about the catalogue that terms use.
 
     titles: ``[N]``.
-    year: int ``[N]``, 0 where unknown.
-    keys: title keys of each item ``[N]``: its title's, and that without another title in brackets at its end.
-    years: title key -> the years of the items that bear the title.
-    known: the titles, to be found in prose.
+    year: int ``[N]``, 0 if unknown.
+    keys: keys of each item's title ``[N]``: with and without another title in brackets at its end.
+    years: title key -> the years of the items with this title.
+    known: finds the titles in prose.
     """
 
     titles: list[str]
@@ -52,12 +52,12 @@ class Facts:
 
 
 def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
-    """Facts of contract ``items``, with years from its field ``year`` where there is one.
+    """Facts about contract ``items``, with years from its field ``year`` if there is one.
 
     Args:
         taste_field: the item field of genres; None: tags are mined (``langptune.interpretability.tastes``).
     """
-    from langptune.interpretability.subjects import catalogue_of  # whose scripts' specs the config does not need
+    from langptune.interpretability.subjects import catalogue_of  # its specs are not needed by the config
 
     titles = items["title"].to_list()
     catalogue = catalogue_of(items, taste_field)
@@ -74,11 +74,11 @@ def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
 
 @dataclass(frozen=True)
 class Written:
-    """One profile, and what its encoder saw.
+    """One profile and the history that its encoder saw.
 
-    tokens: its length in the encoder's tokens, and ``limit`` the longest it may be; read by the term ``length`` alone.
-    history: the items shown.
-    ratings: the user's, of these items; empty where unknown.
+    tokens: its length in the encoder's tokens, used by the term ``length`` only; ``limit``: the maximum length.
+    history: the items in the prompt.
+    ratings: the user's ratings of these items; empty if unknown.
     """
 
     text: str
@@ -90,27 +90,27 @@ class Written:
 
 
 def _unfinished(written: Written, facts: Facts | None) -> float:
-    """1 for a profile that did not end within its tokens."""
+    """1 for a profile that did not end within its limit."""
     return float(not written.finished)
 
 
 def _repetition(written: Written, facts: Facts | None) -> float:
-    """Share of the word pairs that stood in the profile before: 1 - distinct / all.
+    """Share of word pairs that occurred earlier in the profile: 1 - distinct / all.
 
-    As ``get_repetition_penalty_reward`` of TRL 1.16 (arXiv 2502.03373, appendix C.2), of words in place of tokens.
+    As ``get_repetition_penalty_reward`` of TRL 1.16 (arXiv 2502.03373, appendix C.2), with words instead of tokens.
     """
     return repetition(words(written.text), run=2)
 
 
 def _list(written: Written, facts: Facts | None) -> float:
-    """1 for a list: two lines or more that begin as items, or fewer than ``PROSE`` common words; and for nothing."""
-    told = words(written.text)
-    common = sum(word in COMMON for word in told)
-    return float(len(ITEM.findall(written.text)) > 1 or common <= PROSE * len(told))
+    """1 for a list (at least two lines begin as items, or too few common words) and for an empty text."""
+    tokens = words(written.text)
+    common = sum(word in COMMON for word in tokens)
+    return float(len(ITEM.findall(written.text)) > 1 or common <= PROSE * len(tokens))
 
 
 def _length(written: Written, facts: Facts | None) -> float:
-    """Soft overlong punishment: 0 up to (1 - ``SOFT``) of the longest profile, rising linearly to 1 at the longest.
+    """Soft overlong penalty: 0 up to (1 - ``SOFT``) of the maximum length, rising linearly to 1 at the maximum.
 
     As ``get_soft_overlong_punishment`` of TRL 1.16 (DAPO, arXiv 2503.14476, equation 13), with the sign of a measure.
     """
@@ -119,23 +119,23 @@ def _length(written: Written, facts: Facts | None) -> float:
 
 
 def _copied(written: Written, facts: Facts) -> float:
-    """Share of the words taken from the history's titles (``wording.copied``) or that are years of its items."""
-    told = words(written.text)
-    if not told:
+    """Share of words that are copied from the history's titles (``wording.copied``) or are years of its items."""
+    tokens = words(written.text)
+    if not tokens:
         return 0.0
     years = {str(year) for year in facts.year[list(written.history)].tolist() if year}
-    taken = copied_words(told, [facts.titles[item] for item in written.history])
-    return float((taken | np.array([word in years for word in told])).mean())
+    taken = copied_words(tokens, [facts.titles[item] for item in written.history])
+    return float((taken | np.array([word in years for word in tokens])).mean())
 
 
 def _false_claims(written: Written, facts: Facts) -> float:
-    """Share of the claims that history and catalogue show to be wrong; 0 without claims that they can decide.
+    """Share of claims that history and catalogue show to be wrong; 0 if they can check no claim.
 
-    Claims are genres, eras and titles that the history does not support (``faithfulness.looked_up``; a title outside
-    the history is not supported), and years: after a title, the year must be that of an item of this title; anywhere
-    else, that of an item of the history. A name before a year in brackets that is neither a title nor a genre is an
-    invented title. Years and eras count only where the catalogue knows a year of the items in question. Persons and
-    themes need a verifier and are left out.
+    Wrong are genres, eras and titles that the history does not support (``faithfulness.looked_up``; a title outside the
+    history is not supported), and years: after a title, the year must be that of an item with this title; elsewhere,
+    that of an item in the history. A name before a year in brackets that is neither a title nor a genre counts as an
+    invented title. Years and eras count only if the catalogue has a year for the items in question. Persons and themes
+    need a verifier and are left out.
     """
     ratings = written.ratings or [0.0] * len(written.history)
     dated = facts.year[list(written.history)].any()
@@ -150,7 +150,7 @@ def _false_claims(written: Written, facts: Facts) -> float:
 
 
 def _years(written: Written, facts: Facts) -> list[bool]:
-    """For each year in the text that the catalogue can decide, whether it is right."""
+    """Whether each year in the text that the catalogue can check is correct."""
     masked, named = facts.known.mask(written.text)
     history = list(written.history)
     shown = set(facts.year[history].tolist()) - {0}
@@ -169,30 +169,30 @@ def _years(written: Written, facts: Facts) -> list[bool]:
 
 
 def _among(year: int, years: set[int]) -> bool | None:
-    """Whether a year is one of these; None where none of them is known (0)."""
+    """Whether a year is one of these; None if all are unknown (0)."""
     known = years - {0}
     return year in known if known else None
 
 
 def _named_year(name: str, year: int, history: list[int], shown: set[int], facts: Facts) -> bool | None:
-    """Whether "name (year)" is right: the longest end of the name that is a title, else a genre, else invented.
+    """Whether "name (year)" is correct. The name is its longest suffix that is a title, else a genre, else invented.
 
-    None where the catalogue does not know the years of the items in question.
+    None if the catalogue does not have the years of the items in question.
     """
-    told = name.split()
-    for start in range(len(told)):
-        key = title_key(" ".join(told[start:]))
+    tokens = name.split()
+    for start in range(len(tokens)):
+        key = title_key(" ".join(tokens[start:]))
         if key in facts.years:
             own = {int(facts.year[item]) for item in history if key in facts.keys[item]}
             return _among(year, own) if own else False  # a title outside the history
-    if facts.catalogue.tastes.in_text(told[-1]) or not told[-1][0].isupper():
+    if facts.catalogue.tastes.in_text(tokens[-1]) or not tokens[-1][0].isupper():
         return _among(year, shown)
     return False
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of form. items: whether it looks things up in the catalogue."""
+    """One term of form. items: whether it needs facts about the catalogue."""
 
     value: Callable[[Written, Facts | None], float]
     items: bool = False
@@ -206,4 +206,4 @@ TERMS: dict[str, Term] = {
     "copied": Term(_copied, items=True),
     "false_claims": Term(_false_claims, items=True),
 }
-"""What each term of ``langptune.config.rewards`` is."""
+"""The function of each term in ``langptune.config.rewards``."""

@@ -1,7 +1,7 @@
-"""Readers: raw files of one format to interactions, items and users. One function per format, in ``READERS``.
+"""Readers turn raw files of one format into interactions, items and users. ``READERS`` has one function per format.
 
-A reader returns ``Raw``; everything after it is shared. To add a format, write one module here with a function and name
-it in ``READERS``.
+A reader returns ``Raw``; all further code is shared. To add a format, write a module here with a function, and add it
+to ``READERS``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import polars as pl
 
 from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.readers.amazon import read_amazon
 from langptune.data.readers.atomic import read_atomic
 from langptune.data.readers.movielens import read_movielens
@@ -35,12 +35,12 @@ def read(entry: DatasetEntry, name: str, scratch: Path | None = None, folder: Pa
     """The raw data of a registry entry, with hashes, counts, ratings and references checked.
 
     Args:
-        scratch: folder that a reader of large files may fill; it must last as long as ``Raw`` is used. None: only for
-            formats that need none.
-        folder: where downloaded files lie; None: where the entry's source says.
+        scratch: folder for intermediate files of large inputs; it must exist as long as ``Raw`` is used. None: for
+            formats that need no such folder.
+        folder: the folder of downloaded files; None: the folder of the entry's source.
 
     Raises:
-        UserError: naming the file and, where there is one, the line.
+        UserError: the files are invalid; the message names the file and, if possible, the line.
     """
     if entry.reader not in READERS:
         raise UserError(f"datasets.yaml: {name}: unknown reader '{entry.reader}'{nearest(entry.reader, list(READERS))}")
@@ -71,7 +71,7 @@ def read(entry: DatasetEntry, name: str, scratch: Path | None = None, folder: Pa
 
 
 def source_folder(entry: DatasetEntry, name: str) -> Path:
-    """The folder that holds the raw files; a ``UserError`` says what to install or where it should be."""
+    """The folder of the raw files; a ``UserError`` says what to install or where the folder should be."""
     source = entry.source
     if source.remote:
         raise UserError(f"dataset '{name}': its files are downloaded by `make prefetch`; none were given")

@@ -1,8 +1,8 @@
 """Amazon Reviews 2023: one category's reviews and metadata, of any size, in two passes over the files.
 
-Reviews whose item has no titled metadata are left out while reading (PAPER, section Data). What remains is kept in
-Parquet parts in a scratch folder; interactions are loaded only for users with enough of them for the protocol's core,
-and texts only for what survives it.
+Reviews of items without a title in the metadata are left out while reading (PAPER, section Data). The others are
+written to Parquet parts in a scratch folder. Interactions are loaded only for users with enough of them for the
+protocol's core, and texts only for what remains after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from langptune.config.base import nearest
 from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts
 from langptune.data.jsonl import records, storable
-from langptune.data.raw import INTERACTIONS, Problems, Raw
+from langptune.data.reader_output import INTERACTIONS, Problems, Raw
 from langptune.data.readers.checks import sound_id
 from langptune.errors import UserError
 
@@ -30,18 +30,18 @@ REVIEW = {
 }
 FIRST_YEAR, LAST_YEAR = 1995, 2100
 BATCH = 1 << 18
-"""Reviews that are joined with the metadata at once."""
+"""Number of reviews per join with the metadata."""
 MATCHING = 0.1
-"""Share of reviews whose item must be in the metadata, or the two files do not belong together. It is above a half in
-the published files."""
+"""Minimum share of reviews whose item is in the metadata; below it, the two files do not belong together. It is above
+0.5 in the published files."""
 
 
 def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
-    """``review_categories/CATEGORY.jsonl[.gz]`` and ``meta_categories/meta_CATEGORY.jsonl[.gz]``, or both beside each
-    other in ``folder``.
+    """Read ``review_categories/CATEGORY.jsonl[.gz]`` and ``meta_categories/meta_CATEGORY.jsonl[.gz]``, or both directly
+    in ``folder``.
 
     Raises:
-        UserError: a missing file, damaged gzip, too many bad rows, metadata of another category.
+        UserError: a file is missing or damaged, has too many bad rows, or the metadata is of another category.
     """
     if scratch is None:
         raise UserError("reader 'amazon-2023' needs a scratch folder")
@@ -59,7 +59,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
         .filter(pl.col("user_id").is_in(active["user_id"].implode()))
         .collect(engine="streaming")
     ).sort("row")
-    # A repeated item stands in the parts with each of its rows.
+    # The parts contain all rows of a repeated item.
     items = _parts(scratch, "items").join(known.lazy().select("line"), on="line", how="semi")
     drops = {f"reviews: {reason}": count for reason, count in about_reviews.left_out.items()}
     drops |= {f"metadata: {reason}": count for reason, count in about_items.left_out.items()}
@@ -77,7 +77,7 @@ def read_amazon(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
 
 
 def _read_metadata(path: Path, columns: dict[str, str], scratch: Path, problems: Problems) -> pl.DataFrame:
-    """Spill the rows that have a title; ``line``, ``item_id`` and ``titled`` of every item, its first row counting."""
+    """Write the rows with a title to parts; return ``line``, ``item_id`` and ``titled`` of each item's first row."""
     if "title" not in columns:
         raise UserError("datasets.yaml: reader 'amazon-2023': 'columns' must say which key is the title")
     known = []
@@ -108,7 +108,7 @@ def _read_metadata(path: Path, columns: dict[str, str], scratch: Path, problems:
 def _read_reviews(
     path: Path, known: pl.DataFrame, entry: DatasetEntry, scratch: Path, problems: Problems
 ) -> tuple[pl.DataFrame, list[dict[str, object]]]:
-    """Spill the reviews of titled items; how many each user has (``len``), and the first steps of the funnel."""
+    """Write the reviews of titled items to parts; return each user's number (``len``), and the funnel's first steps."""
     low, high = entry.rating_range
     usable = matched = kept = 0
     for number, frame in enumerate(_batches(records(path, REVIEW, problems))):
@@ -120,7 +120,7 @@ def _read_reviews(
         frame = _in_milliseconds(frame, problems)
         titled = known.select(pl.col("item_id").alias("parent_asin"), "titled")
         frame = frame.join(titled, on="parent_asin", how="left", maintain_order="left")
-        # The ids of known items are checked already.
+        # The ids of known items were checked already.
         if not frame.filter(pl.col("titled").is_null()).select(sound_id("parent_asin").all()).item():
             frame = _identified(frame, "parent_asin", problems)
         frame = frame.rename({"parent_asin": "item_id", "text": "review", "line": "row"})
@@ -154,12 +154,12 @@ def _read_reviews(
 
 
 def _parts(scratch: Path, kind: str) -> pl.LazyFrame:
-    """What was spilled of one kind, in the order of the file."""
+    """The parts of one kind, in the order of the file."""
     return contracts.scan_parquet(sorted(scratch.glob(f"{kind}-*.parquet")))
 
 
 def _batches(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Tables put together until they have ``BATCH`` rows: each join builds an index of all items anew."""
+    """Concatenate tables up to ``BATCH`` rows, because each join builds an index of all items."""
     held: list[pl.DataFrame] = []
     for frame in frames:
         held.append(frame)
@@ -171,7 +171,7 @@ def _batches(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _with(frame: pl.DataFrame, column: str, problems: Problems) -> pl.DataFrame:
-    """The rows in which a column is filled."""
+    """The rows in which a column is not empty."""
     filled = pl.col(column).is_not_null()
     return _keep(
         frame,
@@ -183,7 +183,7 @@ def _with(frame: pl.DataFrame, column: str, problems: Problems) -> pl.DataFrame:
 
 
 def _identified(frame: pl.DataFrame, column: str, problems: Problems) -> pl.DataFrame:
-    """The rows whose id keeps the rule that holds for all readers."""
+    """The rows with a valid id, by the rule of all readers."""
     if frame.select(sound_id(column).all(ignore_nulls=False)).item():
         return frame
     frame = _with(frame, column, problems)
@@ -201,7 +201,7 @@ def _keep(frame: pl.DataFrame, holds: pl.Expr, reason: str, shown: str | None, p
 
 
 def _in_milliseconds(frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
-    """Times in seconds are told from milliseconds by their size, and mended; what is neither is left out."""
+    """Convert times in seconds, recognised by their size, to milliseconds; leave out times that are neither."""
     first, last = (int((year - 1970) * 365.25 * 86400) for year in (FIRST_YEAR, LAST_YEAR))
     seconds = pl.col("timestamp").is_between(first, last)
     if len(found := frame.filter(seconds)):
@@ -220,24 +220,23 @@ def _in_milliseconds(frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
 
 
 def _finish(items: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
-    """Fields as plain text, from the lines as they stand in the file: only those say whether a field is a list."""
+    """Fields as plain text, from the original lines, which show whether a field is a list."""
     items = items.sort("line")
-    told: dict[str, list[str]] = {field: [] for field in columns}
+    texts: dict[str, list[str]] = {field: [] for field in columns}
     for number, line in items.select("line", "json").iter_rows():
         try:
             row = json.loads(line)
             for field, key in columns.items():
-                told[field].append(plain(row.get(key), " " if field == "description" else ", "))
+                texts[field].append(plain(row.get(key), " " if field == "description" else ", "))
         except RecursionError:
             raise UserError(f"metadata: line {number}: brackets are nested too deeply; remove the line") from None
     return items.select("item_id").with_columns(
-        pl.Series(field, texts, dtype=pl.String) for field, texts in told.items()
+        pl.Series(field, values, dtype=pl.String) for field, values in texts.items()
     )
 
 
 def plain(value: object, joiner: str) -> str:
-    """A field's text: the parts of a list joined, null as nothing; white space at the ends trimmed, empty parts left
-    out."""
+    """A field's text: the parts of a list joined, null as empty; whitespace at the ends and empty parts are removed."""
     parts = value if isinstance(value, list) else [value]
     texts = [storable(str(part)).strip() for part in parts if part is not None]
     return joiner.join(text for text in texts if text)

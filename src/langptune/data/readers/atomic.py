@@ -1,4 +1,4 @@
-"""RecBole's atomic files: tab-separated, a typed header (``user_id:token``), NAME.inter, NAME.item, NAME.user."""
+"""Reads RecBole's atomic files: tab-separated, a typed header (``user_id:token``), NAME.inter, NAME.item, NAME.user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first
@@ -15,10 +15,10 @@ from langptune.errors import UserError
 
 
 def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
-    """NAME.inter, NAME.item and, where it exists, NAME.user in ``folder``; nothing is spilled to ``scratch``.
+    """Read NAME.inter, NAME.item and, if it exists, NAME.user in ``folder``; ``scratch`` is not used.
 
     Raises:
-        UserError: naming file, line and value: a missing file or column, a cell that is not a number, an unknown item.
+        UserError: a file or column is missing, a cell is not a number, or an item is unknown.
     """
     inter = _one(folder, ".inter")
     item_file = _one(folder, ".item")
@@ -59,7 +59,7 @@ def read_atomic(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
 
 
 def _one(folder: Path, suffix: str, needed: bool = True) -> Path | None:
-    """The file with this ending; files whose names begin with a dot are not looked at."""
+    """The file with this suffix; hidden files are ignored."""
     found = sorted(p for p in folder.iterdir() if p.suffix == suffix and not p.name.startswith(".") and p.is_file())
     if len(found) > 1 or (needed and not found):
         names = f": {', '.join(path.name for path in found[:5])}" if found else ""
@@ -68,5 +68,5 @@ def _one(folder: Path, suffix: str, needed: bool = True) -> Path | None:
 
 
 def _atomic(path: Path, columns: list[str], every: bool = False) -> cells.Table:
-    """Columns (or every column) as text, type suffixes taken off the header. A quote in a title is a quote."""
+    """Columns (or every column) as text, without the type suffixes of the header; quotes have no special meaning."""
     return cells.delimited(cells.content(path), path, "\t", columns=columns, quoted=False, typed=True, every=every)

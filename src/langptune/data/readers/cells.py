@@ -1,7 +1,7 @@
-"""Files of rows and cells: CSV, TSV, ``::`` between cells, Parquet. The one place where such a file is opened.
+"""Reads files of rows and cells: CSV, TSV, ``::`` between cells, Parquet. All such files are opened here.
 
-A file is read whole or refused: each row must have as many cells as the header, and each is known by its line. Parsers
-of tables fill short rows, let a stray quote swallow the rows after it, and take brackets in a path for a pattern.
+A file is read completely or refused: each row must have as many cells as the header, and errors name its line. Parsers
+of tables fill short rows, let a stray quote swallow the following rows, and treat brackets in a path as a pattern.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from langptune.data import bounded, contracts
 from langptune.errors import UserError
 
 CHUNK = 1 << 22
-"""Bytes whose cells are counted at once; numbers of places in them take up to a hundred times as much."""
+"""Bytes whose cells are counted at once; the positions of cells take up to a hundred times as much."""
 COLUMNS = 10_000
-"""Of a file, at most."""
+"""Limit on the columns of a file."""
 _CELL = 8
-"""Bytes of a cell of a Parquet file in memory, at least."""
+"""Minimum size of a Parquet cell in memory, in bytes."""
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NEWLINE, _RETURN, _QUOTE, _UNIT = 10, 13, 34, b"\x1f"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The wanted columns of a file.
+    """The requested columns of a file.
 
-    path: how errors name the file.
-    frame: the columns; text where the file is text, as typed where it is Parquet.
-    lines: int ``[rows]``, the line (Parquet: row) in which each row begins, from 1.
+    path: the file's name in errors.
+    frame: the columns; strings from text files, typed from Parquet files.
+    lines: int ``[rows]``, the line (Parquet: row) where each row begins, from 1.
     unit: "line" or "row".
     notes: lines for the log.
     """
@@ -49,7 +49,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def at(self, row: int) -> str:
-        """How an error names a row of ``frame``."""
+        """The location of a row of ``frame`` in errors."""
         return f"{self.path}: {self.unit} {self.lines[row]}"
 
     def __len__(self) -> int:
@@ -57,15 +57,15 @@ class Table:
 
 
 def read_file(path: Path, columns: list[str]) -> Table:
-    """Columns of a ``.csv``, ``.tsv`` (either also ``.gz``) or ``.parquet`` file.
+    """Read columns of a ``.csv``, ``.tsv`` (either also ``.gz``) or ``.parquet`` file.
 
     Raises:
-        UserError: naming the file, and line, column or value: see ``delimited``; another kind of file; a missing file.
+        UserError: the file is missing, of another kind, or invalid (``delimited``).
     """
     if not path.is_file():
         there = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
         raise UserError(f"{path}: missing{nearest(path.name, there)}")
-    # The ending before .gz says what is packed.
+    # The suffix before .gz gives the format.
     kind = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if kind == ".parquet" and path.suffix.lower() != ".gz":
         return _parquet(path, columns)
@@ -78,7 +78,7 @@ def read_file(path: Path, columns: list[str]) -> Table:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, unpacked where its name ends in .gz; a ``UserError`` where that fails."""
+    """The bytes of a file, unpacked if its name ends in .gz; a ``UserError`` if that fails."""
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as stream:
@@ -106,18 +106,18 @@ def delimited(
     typed: bool = False,
     every: bool = False,
 ) -> Table:
-    """Columns of a text with one row a line, all cells as text; empty cells are "".
+    """Parse columns of a text with one row per line, all cells as strings; empty cells are "".
 
     Args:
         separator: one character, or ``::``.
-        columns: names in the header, in any order; without a header, the names of all columns in their order.
-        quoted: quotes may stand around a cell, as in CSV. False: a quote is a character like any other.
-        typed: names in the header end in a type (``user_id:token``), which is taken off.
-        every: give all columns of the header; ``columns`` must be among them.
+        columns: names in the header, in any order; without a header, the names of all columns in order.
+        quoted: cells may be quoted, as in CSV. False: quotes have no special meaning.
+        typed: names in the header end in a type (``user_id:token``), which is removed.
+        every: return all columns of the header; they must include ``columns``.
 
     Raises:
-        UserError: naming the line: too many or too few cells, a quote within a cell or one that is never closed, bytes
-            that are not UTF-8; a column that is missing or occurs twice; no rows.
+        UserError: a row has too many or too few cells, a quote within a cell, an unclosed quote, or bytes that are not
+            UTF-8; a column is missing or occurs twice; or there are no rows.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: the text is UTF-16; save the file as UTF-8")
@@ -173,7 +173,7 @@ def delimited(
 def _header(data: bytes, path: Path, separator: str, quoted: bool, typed: bool) -> list[str]:
     if not data.strip():
         raise UserError(f"{path}: the file is empty")
-    # The first line that is not blank; a name with a line break in it is not supported.
+    # The first non-blank line; names with line breaks are not supported.
     first = next(line for line in io.BytesIO(data) if line.strip(b"\r\n")).rstrip(b"\r\n").decode(errors="replace")
     if len(first) > bounded.LINE:
         raise bounded.too_long(path, 1)
@@ -187,7 +187,7 @@ def _header(data: bytes, path: Path, separator: str, quoted: bool, typed: bool) 
 def _rows(
     data: bytes, path: Path, separator: str, quoted: bool, shown: str, width: int, header: bool
 ) -> tuple[bytes, np.ndarray, list[str]]:
-    """The text without blank lines, the line in which each row begins, and notes; cells are counted here."""
+    """The text without blank lines, the line where each row begins, and notes; the cells of each row are counted."""
     whole = np.frombuffer(data, dtype=np.uint8)
     begins: list[np.ndarray] = []
     pieces: list[bytes | memoryview] = []
@@ -200,9 +200,9 @@ def _rows(
         splits = np.flatnonzero(part == ord(separator))
         ends, last = newlines, end == len(whole)
         if quoted and (quotes := part == _QUOTE).any():
-            inside = np.bitwise_xor.accumulate(quotes)  # after each byte: is a quoted cell open?
+            inside = np.bitwise_xor.accumulate(quotes)  # whether a quoted cell is open after each byte
             ends, splits = newlines[~inside[newlines]], splits[~inside[splits]]
-            # A quoted cell that is cut by the end of the part is judged with the next part.
+            # A quoted cell that continues beyond this part is checked with the next part.
             sure = len(part) if last else (ends[-1] + 1 if len(ends) else 0)
             _check_quotes(whole, start, np.flatnonzero(quotes[:sure]), path, separator, data, sure == len(part))
         if last and (not len(ends) or ends[-1] != len(part) - 1):
@@ -236,7 +236,7 @@ def _rows(
         if nothing.any():
             blank = True
             kept = np.ones(used, dtype=bool)
-            # A blank line is a line break, perhaps with a carriage return before it.
+            # A blank line is a line break, optionally preceded by a carriage return.
             kept[first[nothing]] = kept[np.minimum(ends[nothing], used - 1)] = False
             pieces.append(part[:used][kept].tobytes())
         else:
@@ -262,13 +262,13 @@ def _why(more: bool, shown: str, quoted: bool) -> str:
 def _check_quotes(
     whole: np.ndarray, start: int, quotes: np.ndarray, path: Path, separator: str, data: bytes, complete: bool
 ) -> None:
-    """A quote opens a cell at its beginning, closes it at its end, and is written twice within one."""
+    """Check quotes: one opens a cell at its beginning, one closes it at its end, and within it they are doubled."""
     opening, closing = quotes[::2] + start, quotes[1::2] + start
     edges = np.array([ord(separator), _NEWLINE, _QUOTE, _RETURN], dtype=np.uint8)
     before = np.where(opening == 0, _NEWLINE, whole[np.maximum(opening - 1, 0)])
     after = np.where(closing == len(whole) - 1, _NEWLINE, whole[np.minimum(closing + 1, len(whole) - 1)])
     bad_open, bad_close = opening[~np.isin(before, edges[:3])], closing[~np.isin(after, edges)]
-    # The row that is at fault begins with the quote that was opened last.
+    # The invalid row begins with the last opened quote.
     bad = [*bad_open[:1], *opening[: len(closing)][~np.isin(after, edges)][:1]]
     if complete and len(opening) > len(closing) and not len(bad_open) and not len(bad_close):
         raise UserError(

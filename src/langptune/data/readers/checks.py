@@ -1,4 +1,4 @@
-"""What readers check: numbers, ratings, ids. Every error names the line."""
+"""Checks of readers: numbers, ratings, ids. Every error names the line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langptune.data.readers.cells import Table
 from langptune.errors import UserError
 
 LONGEST_ID = 256
-"""Characters."""
+"""Limit on an id in characters."""
 _SOUND = r"^[^\p{C}\p{Z}]+(?: [^\p{C}\p{Z}]+)*$"
 ID_RULE = (
     f"an id is at most {LONGEST_ID} characters long, without blanks at its ends, blanks in a row, or characters that "
@@ -17,9 +17,9 @@ ID_RULE = (
 
 
 def sound_id(column: str) -> pl.Expr:
-    """Whether each id keeps the rule for the ids of users and items (``ID_RULE``); the same for every reader.
+    """Whether each id of users and items is valid (``ID_RULE``); the same for every reader.
 
-    Ids that look the same must be the same: ``ann`` and ``ann `` would be two users.
+    Ids that look the same must be the same: ``ann`` and ``ann `` would otherwise be two users.
     """
     return pl.col(column).str.contains(_SOUND) & (pl.col(column).str.len_bytes() <= LONGEST_ID * 4)
 
@@ -28,8 +28,8 @@ def ids(table: Table, column: str) -> pl.Series:
     """A column of ids, as text.
 
     Raises:
-        UserError: naming file, line and value: an empty id, one that breaks ``ID_RULE``, a column of another type than
-            text or whole numbers.
+        UserError: an id is empty or violates ``ID_RULE``, or the column is neither text nor whole numbers; the message
+            names file, line and value.
     """
     values = table.frame[column]
     if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
@@ -48,7 +48,7 @@ def ids(table: Table, column: str) -> pl.Series:
 
 
 def unique(ids: pl.Series, table: Table, what: str) -> None:
-    """Raise a ``UserError`` naming the line in which an id occurs again."""
+    """Raise a ``UserError`` that names the line of a duplicate id."""
     again = ~ids.is_first_distinct()
     if again.any():
         row = int(again.arg_max())
@@ -56,10 +56,10 @@ def unique(ids: pl.Series, table: Table, what: str) -> None:
 
 
 def text(table: Table, column: str) -> pl.Series:
-    """A column of text; empty where there is no value.
+    """A column of text; missing values are empty.
 
     Raises:
-        UserError: a column of lists or of another type that is no text.
+        UserError: the column has lists or another type that is not text.
     """
     values = table.frame[column]
     if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
@@ -68,10 +68,10 @@ def text(table: Table, column: str) -> pl.Series:
 
 
 def number(table: Table, column: str, dtype: type[pl.DataType]) -> pl.Series:
-    """A column as numbers. Not for times: ``langptune.data.readers.times`` reads those, exactly.
+    """A column as numbers. Not for times, which ``langptune.data.readers.times`` reads exactly.
 
     Raises:
-        UserError: naming file, line and the cell that is no number.
+        UserError: a cell is not a number; the message names file, line and cell.
     """
     cells = text(table, column)
     values = cells.str.strip_chars().cast(pl.Float64, strict=False)
@@ -85,7 +85,7 @@ def number(table: Table, column: str, dtype: type[pl.DataType]) -> pl.Series:
 
 
 def ratings_inside(ratings: pl.Series, bounds: tuple[float, float], table: Table) -> None:
-    """Raise a ``UserError`` naming the first row whose rating lies outside ``bounds``."""
+    """Raise a ``UserError`` that names the first row with a rating outside ``bounds``."""
     low, high = bounds
     bad = ~ratings.is_between(low, high)
     if bad.any():
@@ -97,7 +97,7 @@ def ratings_inside(ratings: pl.Series, bounds: tuple[float, float], table: Table
 
 
 def items_known(interactions: pl.DataFrame, items: pl.DataFrame, table: Table, item_table: Table) -> None:
-    """Raise a ``UserError`` where an item occurs twice in the items, or an interaction is with an unknown one."""
+    """Raise a ``UserError`` if an item occurs twice in the items, or an interaction has an unknown item."""
     unique(items["item_id"], item_table, "item")
     unknown = interactions.join(items, on="item_id", how="anti").sort("row")
     if len(unknown):
@@ -108,7 +108,7 @@ def items_known(interactions: pl.DataFrame, items: pl.DataFrame, table: Table, i
 
 
 def filled(table: Table, column: str) -> None:
-    """Raise a ``UserError`` naming the first row in which a column is empty."""
+    """Raise a ``UserError`` that names the first row with an empty cell in a column."""
     cells = text(table, column)
     empty = cells.str.strip_chars() == ""
     if empty.any():

@@ -1,6 +1,6 @@
-"""MovieLens from its original archives: 1M and 10M (``::`` between cells), 20M, 25M and later (CSV).
+"""Reads MovieLens from its original archives: 1M and 10M (``::`` between cells), 20M, 25M and later (CSV).
 
-Files of 20M as other sites serve them (``rating.csv``, ``movie.csv``, times as text) are read too.
+The files of 20M from other sites (``rating.csv``, ``movie.csv``, times as text) are supported too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import polars as pl
 
 from langptune.config.datasets import DatasetEntry
 from langptune.data import bounded
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first, year_apart
@@ -22,7 +22,7 @@ from langptune.errors import UserError
 RATINGS = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
 ITEMS = {"item_id": "movieId", "title": "title", "genres": "genres"}
 USERS = {"user_id": "", "gender": "", "age": "", "occupation": "", "zip_code": ""}
-# The files of each kind of archive; no other file beside them is looked at.
+# The files of each kind of archive; other files are ignored.
 LAYOUTS = (
     {"ratings": "ratings.dat", "movies": "movies.dat", "users": "users.dat"},
     {"ratings": "ratings.csv", "movies": "movies.csv"},
@@ -65,11 +65,12 @@ OCCUPATIONS = [
 
 
 def read_movielens(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
-    """ratings, movies and (1M) users, as ``.dat`` or ``.csv``: in ``folder``, in a folder inside it, or in a ``.zip``
-    there. Item fields: title, year, genres.
+    """Read ratings, movies and (1M) users, as ``.dat`` or ``.csv``: in ``folder``, in a folder inside it, or in a
+    ``.zip`` there. Item fields: title, year, genres.
 
     Raises:
-        UserError: no archive, a damaged one, a cell too many, a number that is none, an unknown item.
+        UserError: the archive is missing or damaged, a row has too many cells, a number is invalid, or an item is
+            unknown.
     """
     source = _source(folder)
     ratings, movies = source.table("ratings", RATINGS), source.table("movies", ITEMS)
@@ -110,7 +111,7 @@ class _Source:
     """The files of one archive, packed or not.
 
     where: the folder of the files, or the archive.
-    names: "ratings", "movies" and, where it is there, "users" -> the name in the folder or within the archive.
+    names: "ratings", "movies" and, if present, "users" -> the name in the folder or within the archive.
     """
 
     where: Path
@@ -122,7 +123,7 @@ class _Source:
 
     @property
     def files(self) -> list[Path]:
-        """The files that are read."""
+        """The files to read."""
         return [self.where] if self.packed else [self.where / name for name in self.names.values()]
 
     def table(self, stem: str, columns: dict[str, str]) -> cells.Table:
@@ -142,10 +143,10 @@ class _Source:
 
 
 def _source(folder: Path) -> _Source:
-    """The one set of MovieLens files in a folder.
+    """The set of MovieLens files in a folder.
 
     Raises:
-        UserError: none, saying what lies there; more than one, naming them; a damaged archive.
+        UserError: there is none, more than one, or a damaged archive.
     """
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     found, broken = [], []
@@ -180,7 +181,7 @@ def _source(folder: Path) -> _Source:
 
 
 def _layouts(names: dict[str, str]) -> list[dict[str, str]]:
-    """The layouts that files make up, with where each file is."""
+    """The complete layouts among files, with the name of each file."""
     return [
         {stem: names[name] for stem, name in layout.items() if name in names}
         for layout in LAYOUTS

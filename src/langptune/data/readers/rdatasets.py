@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first

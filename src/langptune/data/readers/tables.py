@@ -1,4 +1,4 @@
-"""One's own data: a table of interactions and a table of items, as CSV, TSV or Parquet, with a mapping of columns."""
+"""Reads the user's own data: tables of interactions and items as CSV, TSV or Parquet, with a mapping of columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
-from langptune.data.raw import Raw
+from langptune.data.reader_output import Raw
 from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first
@@ -15,10 +15,10 @@ from langptune.errors import UserError
 
 
 def read_tables(folder: Path, entry: DatasetEntry, scratch: Path | None) -> Raw:
-    """The two files that ``tables`` names in ``folder``; item fields are those of ``columns``.
+    """Read the two files that ``tables`` names in ``folder``; ``columns`` lists the item fields.
 
     Raises:
-        UserError: naming file, line, column and value.
+        UserError: a file is invalid; the message names file, line, column and value.
     """
     names = entry.tables
     if names is None:

@@ -1,6 +1,6 @@
-"""Times of interactions: the one function that reads them, for all files of rows and cells.
+"""Reads the times of interactions, for all files of rows and cells.
 
-Nothing is rounded: two times that differ in the file differ here, for a user's order depends on it.
+Nothing is rounded: different times in the file stay different, because a user's order depends on them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ _ISO = (
     r"(?: ?(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?))?)?$"
 )
 FINEST = 9
-"""Most digits of a fraction."""
+"""Limit on the digits of a fraction."""
 FORMS = (
     f"write whole numbers, numbers with at most {FINEST} digits after the point, or ISO dates as 2023-12-01T10:30:00Z"
 )
 
 
 def times(table: Table, column: str, notes: list[str]) -> pl.Series:
-    """Column ``timestamp``, Int64: whole numbers as they are, in any unit.
+    """Column ``timestamp``, Int64: whole numbers unchanged, in any unit.
 
-    Numbers with fractions are counted in thousandths, millionths or billionths of their unit, as fine as the finest of
-    them. ISO dates and times are microseconds since 1970 (nanoseconds, where a fraction has more than six digits);
+    Numbers with fractions are converted to thousandths, millionths or billionths of their unit, depending on the finest
+    fraction. ISO dates and times become microseconds since 1970 (nanoseconds if a fraction has more than six digits);
     without an offset they are UTC.
 
     Args:
-        notes: takes a line where the unit was changed.
+        notes: receives a line if the unit was changed.
 
     Raises:
-        UserError: naming file, line and value: another form (slash dates, exponents), two forms in one column, a time
-            that does not fit into 64 bits, a float column too coarse for its numbers.
+        UserError: a time has another format (slash dates, exponents), a column has two formats, a time does not fit
+            into 64 bits, or a float column is too coarse for its numbers; the message names file, line and value.
     """
     values = table.frame[column]
     if empty := values.null_count():
@@ -76,7 +76,7 @@ def times(table: Table, column: str, notes: list[str]) -> pl.Series:
 
 
 def _digits(values: pl.Series, table: Table, column: str) -> pl.Series:
-    """Floats as the shortest digits that stand for them; refused where neighbours could have become equal."""
+    """Floats as their shortest decimal representation; refused if adjacent integers could have become equal."""
     limit = 2**53 if values.dtype == pl.Float64 else 2**24
     bad = ~values.is_finite() | (values.abs() > limit)
     if bad.any():

@@ -1,4 +1,4 @@
-"""Titles as MovieLens writes them, and as people do."""
+"""Converts titles from MovieLens's form to the usual one: articles first, years separate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BEFORE_BRACKETS = re.compile(rf"{_MOVED}(?P<tail> \(.*\))?$")
 
 
 def move_article(title: str) -> str:
-    """``Usual Suspects, The`` to ``The Usual Suspects``; a trailing parenthesis stays last."""
+    """Turn ``Usual Suspects, The`` into ``The Usual Suspects``; trailing brackets stay last."""
     line = title.removesuffix("\n")
     if "\n" in line:
         return title
-    # Where no bracket ends the title, none is looked for: to look after each article takes the square of its length.
+    # The search for brackets is skipped if none ends the title: after each article it would take quadratic time.
     match = (_BEFORE_BRACKETS if line.endswith(")") else _LAST).match(title)
     if not match:
         return title
@@ -27,18 +27,18 @@ def move_article(title: str) -> str:
 
 
 def articles_first(items: pl.DataFrame, entry: DatasetEntry) -> pl.DataFrame:
-    """The items with their titles turned around, where the dataset's entry asks for it."""
+    """The items with the articles of titles moved to the front, if the dataset's entry requires it."""
     if not entry.move_articles:
         return items
     return items.with_columns(pl.col("title").map_elements(move_article, return_dtype=pl.String))
 
 
-# (1995), (2006-2007), (2009– ): the last brackets of a title, unless they are all of it.
+# (1995), (2006-2007), (2009– ): the last brackets of a title, unless they are the whole title.
 _YEAR = r"^(.*\S)\s*\(\s*([0-9]{4})\s*(?:([-–])\s*([0-9]{4})?\s*)?\)\s*$"
 
 
 def year_apart(items: pl.DataFrame) -> pl.DataFrame:
-    """``Toy Story (1995)`` as title and year, ``Death Note (2006–2007)`` with year ``2006-2007``; no year: empty."""
+    """Split ``Toy Story (1995)`` into title and year; ``Death Note (2006–2007)`` has year ``2006-2007``; else empty."""
     title = pl.col("title").str.strip_chars()
     parts = title.str.extract_groups(_YEAR).struct
     dash = pl.when(parts.field("3").is_null()).then(pl.lit("")).otherwise(pl.lit("-"))

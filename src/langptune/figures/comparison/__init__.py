@@ -1,10 +1,10 @@
-"""Figures of a comparison: each file in this folder is one, and its name is the figure's name.
+"""Figures of a comparison: each file in this folder is a figure, and its name is the figure's name.
 
 A file has three literal constants, which are read without importing it, and one function:
 
-- ``CAPTION``: what to see in the figure. The report shows it; ``{dataset}`` stands for the dataset's name.
-- ``READS``: what the figure is drawn from, of ``READABLE``. Its job waits for nothing else.
-- ``ONLY_WITH`` (optional), of ``OPTIONAL``: the figure is drawn only where the config asks for that.
+- ``CAPTION``: what to see in the figure, shown in the report; ``{dataset}`` stands for the dataset's name.
+- ``READS``: the inputs of the figure, among ``READABLE``. Its job waits for nothing else.
+- ``ONLY_WITH`` (optional), one of ``OPTIONAL``: the figure is drawn only if the config has this part.
 - ``draw(comparison)``: the figure, from a ``langptune.figures.inputs.Comparison``.
 
 The workflow, ``make keep`` and the report list this folder: a new file is a new figure.
@@ -20,14 +20,14 @@ from langptune.registry import Registry
 
 REGISTRY = Registry("langptune.figures.comparison")
 READABLE = ("table", "gains", "contrasts", "items", "metrics", "curves", "phases")
-"""What a figure may read; the attributes of ``Comparison`` say what each is."""
+"""Possible inputs of a figure; the attributes of ``Comparison`` describe them."""
 OPTIONAL = ("contrasts", "published")
 """Parts of a comparison that a config may leave out."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a figure's file says of it; see the package's docstring."""
+    """The constants of a figure's file; see the package's docstring."""
 
     name: str
     caption: str
@@ -41,7 +41,7 @@ class Entry:
 
 
 def entry(name: str) -> Entry:
-    """What the file of a figure says.
+    """Read the constants of a figure's file.
 
     Raises:
         UserError: there is no such figure, or one of its constants is missing or unknown.
@@ -65,10 +65,10 @@ def drawn(asked: Mapping[str, bool]) -> dict[str, Entry]:
     """The figures of a comparison, by name.
 
     Args:
-        asked: for each of ``OPTIONAL``, whether the config asks for it.
+        asked: for each of ``OPTIONAL``, whether the config has it.
 
     Raises:
-        UserError: a file of this folder that is not a figure.
+        UserError: a file in this folder is not a figure.
     """
     entries = map(entry, REGISTRY.names())
     return {one.name: one for one in entries if one.only_with is None or asked[one.only_with]}

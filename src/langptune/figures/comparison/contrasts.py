@@ -24,7 +24,7 @@ ONLY_WITH = "contrasts"
 
 
 def draw(comparison: Comparison) -> Figure:
-    """The contrasts that have run, by the main metric, and by the log rank where it is compared."""
+    """The contrasts that have run, by the main metric, and by the log rank if it is among the metrics."""
     table, titles = comparison.contrasts, comparison.titles
     names = dict.fromkeys([comparison.main_metric, *(["log-rank"] if "log-rank" in table["metric"] else [])])
     of_method = {method: title for (method, _), title in titles.items()}
@@ -55,8 +55,8 @@ def draw(comparison: Comparison) -> Figure:
 class Difference:
     """A contrast on one metric: first method minus second, with its interval.
 
-    key: what makes a row; label: what the figure calls it.
-    better: +1 where a higher value of the metric is better, -1 where a lower one is.
+    key: identifies the row; label: its label in the figure.
+    better: +1 if a higher value of the metric is better, -1 if a lower one is.
     significant: after the correction over all contrasts of the metric.
     """
 
@@ -74,8 +74,8 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
     """Differences of pairs of methods with intervals around a line at 0, one panel per metric side by side.
 
     Args:
-        panels: metric's title -> one per contrast that has run, in the order to be drawn from the top. The axis of a
-            metric by which lower is better is turned over, so that better always lies to the right.
+        panels: metric's title -> one difference per contrast that has run, in order from the top. If lower values of a
+            metric are better, its axis is inverted, so that better is always to the right.
     """
     with styled():
         rows = {one.key: one.label for members in panels.values() for one in members}
@@ -84,7 +84,7 @@ def contrasts(panels: dict[str, list[Difference]]) -> Figure:
         labels, place = list(rows.values()), {key: at for at, key in enumerate(rows)}
         lines = max(label.count("\n") + 1 for label in labels)
         longest = max(len(line) for label in labels for line in label.splitlines())
-        # A letter of a label takes about 0.065 inches; panels keep their width whatever the labels take.
+        # A letter takes about 0.065 inches; the width of the panels does not depend on the labels.
         figure = new_figure(0.065 * longest + 1.9 * len(panels), 1.3 + (0.12 + 0.14 * lines) * len(labels))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         colour = METHODS[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from langptune import metrics
 from langptune.errors import UserError
 from langptune.figures.inputs import Comparison, CurveEntry
 from langptune.figures.style import COLOURS, DASHES, empty, new_figure, of_texts, styled
-from langptune.files import read_plain
+from langptune.files import from_json, read_plain
 
 CAPTION = """
 How the trained baselines learned on {dataset}: NDCG@10 on validation by epoch, one panel per method, one line per seed.
@@ -28,7 +27,7 @@ def draw(comparison: Comparison) -> Figure:
     """The curves that exist."""
     key = comparison.curve_metric
     found = [_curve(entry, key) for entry in comparison.curves if Path(entry.path).exists()]
-    # A closed-form model has no epochs: one point says nothing about when it stopped.
+    # A closed-form model has no epochs: its single point shows nothing about stopping.
     found = [curve for curve in found if curve.epochs.max() > 0]
     return learning_curves(found, metrics.title(key.removeprefix("val_")))
 
@@ -37,10 +36,10 @@ def _curve(entry: CurveEntry, metric: str) -> Curve:
     points = []
     for number, text in enumerate(read_plain(entry.path).decode().splitlines(), start=1):
         try:
-            line = json.loads(text)
-            if line.get(metric) is not None:  # epochs without a validation carry the loss alone
+            line = from_json(text)
+            if line.get(metric) is not None:  # epochs without a validation have only the loss
                 points.append((float(line["epoch"]), float(line[metric])))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{entry.path}: line {number}: no epoch and {metric} in it ({error})") from None
     if not points:
         raise UserError(f"{entry.path}: no line holds '{metric}'; retrain the run or set curve_metric")
@@ -50,10 +49,10 @@ def _curve(entry: CurveEntry, metric: str) -> Curve:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a trained method went: validation metric (float64 ``[E]``) by epoch (``[E]``).
+    """Learning curve of a trained method: validation metric (float64 ``[E]``) by epoch (``[E]``).
 
-    key: curves with the same one are seeds of one method.
-    label: what the figure calls the method.
+    key: curves with the same key are seeds of one method.
+    label: the method's label in the figure.
     """
 
     key: str

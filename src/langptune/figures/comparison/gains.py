@@ -44,7 +44,7 @@ def draw(comparison: Comparison) -> Figure:
         if key not in bases
     ]
     by = metrics.title(metric)
-    if better < 0:  # shares are of sessions that improve, so that the hint about the values would mislead
+    if better < 0:  # the shares are of sessions that improve, so the hint about the direction would mislead
         by = f"improvement in {by.partition(' (')[0].lower()}"
     return gains(methods, against, by)
 
@@ -53,8 +53,8 @@ def draw(comparison: Comparison) -> Figure:
 class Gain:
     """A method against the reference, per session (float64 ``[S]``).
 
-    differences: of the main metric, above 0 where the method is better.
-    rank_gains: log2 of how many times higher the target ranks.
+    differences: differences of the main metric, positive where the method is better.
+    rank_gains: log2 of the ratio of the target's ranks, positive where the method ranks it higher.
     """
 
     label: str
@@ -65,14 +65,14 @@ class Gain:
 
 @of_texts
 def gains(methods: list[Gain], reference: str, metric: str) -> Figure:
-    """Who gains over the reference: shares of sessions won and lost, and how far the targets' ranks moved.
+    """Gains over the reference: shares of sessions won and lost, and the shift of the targets' ranks.
 
     A top-k metric is zero for most sessions under both methods, so its differences are nearly all zero: the
     left panel counts them, the right panel shows what the metric cannot see, the move of every target's rank.
 
     Args:
         methods: in any order; drawn by the balance of wins and losses. Bounds are left out.
-        reference: how the reference is called.
+        reference: name of the reference.
         metric: the metric's title.
     """
     with styled():

@@ -45,7 +45,7 @@ def bars(panels: dict[str, list[Bar]], better: int = 1) -> Figure:
     Args:
         panels: metric's title -> bars. The first panel is sorted, the others follow its order. Bounds are
             listed below the axes: an oracle at 1 would flatten everything else.
-        better: +1 where a higher value of the first panel is better, -1 where a lower one is.
+        better: +1 if a higher value of the first panel is better, -1 if a lower one is.
     """
     with styled():
         first = next(iter(panels.values()))

@@ -65,7 +65,7 @@ def published(panels: dict[str, list[Pair]]) -> Figure:
                 at, colour = place[pair.key], COLOURS.get(pair.group, OTHER)
                 axis.plot([pair.published, pair.mean], [at, at], color=colour, linewidth=3, alpha=0.35)
                 axis.plot([pair.low, pair.high], [at, at], color="black", linewidth=1.1)
-                # Over the axis, not cut by it: chance lies next to zero.
+                # Not clipped at the axis, because chance is close to zero.
                 dot = {"marker": "o", "markersize": 5, "markeredgecolor": colour, "clip_on": False, "zorder": 3}
                 axis.plot(pair.mean, at, color=colour, **dot)
                 axis.plot(pair.published, at, color="white", **dot)

@@ -45,8 +45,8 @@ def rank_distributions(methods: list[Ranks], n_items: int) -> Figure:
     """The share of sessions whose target ranks at or above each rank: Recall@k at every k at once.
 
     Args:
-        methods: drawn and listed by the share within the first ten; bounds are left out, for chance is the
-            dotted curve ``rank / n_items`` (a diagonal on linear axes) and an oracle is the upper edge.
+        methods: sorted by the share within the first ten; bounds are left out, because chance is the dotted curve
+            ``rank / n_items`` (a diagonal on linear axes) and an oracle is the upper edge.
         n_items: size of the catalogue.
     """
     with styled():

@@ -41,20 +41,20 @@ PANELS = {
     "val_repetition": "repetition",
     "val_tokens": "tokens",
 }
-"""Keys of a phase's ``curve.jsonl`` that are drawn beside validation NDCG, and what the panels are called."""
+"""Keys of a phase's ``curve.jsonl`` that are drawn beside validation NDCG, and the titles of their panels."""
 BANDS = {"val_gain": "val_gain_se", "val_own": "val_own_se"}
-"""Panels with a line at 0 and, of a single seed, an interval of two standard errors."""
+"""Panels with a line at 0 and, for a single seed, an interval of two standard errors."""
 COLUMNS = 5
-"""Of small panels; validation NDCG is as wide as two."""
+"""Number of columns of small panels; the panel of validation NDCG is two columns wide."""
 
 
 @dataclass(frozen=True)
 class Training:
     """The curve of one trained phase: rows with ``batch``, ``val_ndcg``, its noise, and keys of ``PANELS``.
 
-    key: curves with the same one are seeds of one phase.
-    title: what the figure calls the phase.
-    kept: the batch whose state was selected; None where that is unknown.
+    key: curves with the same key are seeds of one phase.
+    title: the phase's title in the figure.
+    kept: the batch whose state was selected; None if unknown.
     """
 
     key: str
@@ -70,7 +70,7 @@ def draw(comparison: Comparison) -> Figure:
 
 
 def _kept(path: str) -> int | None:
-    """The batch that selection kept, as the training noted it in the manifest of its curve."""
+    """The batch that was selected, from the manifest of the curve."""
     try:
         return read_json(manifest_of(path))["notes"]["best_batch"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,7 +79,7 @@ def _kept(path: str) -> int | None:
 
 @of_texts
 def training(phases: list[Training]) -> Figure:
-    """How training went, a block per phase: validation NDCG large, the other measures in small panels beside it.
+    """Training curves, a block per phase: validation NDCG large, the other measures in small panels beside it.
 
     A measure has the same place in every block, and its axes there have the same size and range; only the losses of
     different kinds of training have a range each. The panels of a block share the axis of batches.
@@ -129,15 +129,15 @@ def training(phases: list[Training]) -> Figure:
 
 
 def _heading(seeds: list[Training]) -> str:
-    """The phase, and below it what the large panel shows and which batches were kept."""
+    """The title of a phase, and below it the title of the large panel and the selected batches."""
     kept = sorted({phase.kept for phase in seeds if phase.kept is not None})
-    # On a line of its own: several seeds' batches would else run into the title of the next panel.
+    # On a separate line: the batches of several seeds would otherwise overlap the title of the next panel.
     note = f"\nkept: batch{'es' if len(kept) > 1 else ''} {', '.join(map(str, kept))}" if kept else ""
     return f"{textwrap.shorten(seeds[0].title, 110, placeholder=' ...')}\nvalidation NDCG{note}"
 
 
 def _selection(axis: Axes, seeds: list[Training]) -> None:
-    """Mark in the panel of NDCG which state of each seed was kept, and where one collapsed."""
+    """Mark each seed's selected state and collapse in the panel of NDCG."""
     _kept_lines(axis, seeds)
     for phase in seeds:
         points = _points(phase.rows, "val_ndcg")
@@ -154,9 +154,9 @@ def _kept_lines(axis: Axes, seeds: list[Training]) -> None:
 
 
 def _noise(axis: Axes, seeds: list[list[dict]]) -> None:
-    """The band in which a difference to the start's NDCG is noise: two standard errors, by batch, mean over seeds.
+    """The band in which a difference to the initial NDCG is noise: two standard errors, by batch, mean over seeds.
 
-    The error is that of the paired difference to the start. A phase without it has that of the mean, which is larger.
+    The error is that of the paired difference to the start, or that of the mean, which is larger, in a phase without.
     """
     starts = [rows[0]["val_ndcg"] for rows in seeds if rows and rows[0].get("val_ndcg") is not None]
     errors = [{0: 0.0} | paired for rows in seeds if (paired := _points(rows, "val_ndcg_gain_se"))]
@@ -176,7 +176,7 @@ def _interval(axis: Axes, rows: list[dict], key: str, error: str) -> None:
     known = [row for row in rows if row.get(key) is not None and row.get(error) is not None]
     mean, spread = (np.array([row[name] for row in known]) for name in (key, error))
     at = [row["batch"] for row in known]
-    if len(at) == 1:  # a band of one point would not be seen
+    if len(at) == 1:  # a band of one point would be invisible
         axis.errorbar(at, mean, 2 * spread, color=COLOURS["profiles"], linewidth=1.2, capsize=2)
         return
     axis.fill_between(at, mean - 2 * spread, mean + 2 * spread, color=COLOURS["profiles"], alpha=0.2, linewidth=0)
@@ -196,7 +196,7 @@ def _band(axis: Axes, seeds: list[dict[float, float]]) -> None:
         axis.set_visible(False)
         return
     columns = [[seed[batch] for seed in seeds if batch in seed] for batch in at]
-    marker = "o" if len(at) <= 30 else None  # more would hide the line
+    marker = "o" if len(at) <= 30 else None  # more markers would hide the line
     axis.plot(at, [np.mean(c) for c in columns], color=COLOURS["profiles"], linewidth=1.2, marker=marker, markersize=2)
     if len(seeds) > 1:
         low, high = [min(c) for c in columns], [max(c) for c in columns]

@@ -1,4 +1,4 @@
-"""Two texts against each other, word by word."""
+"""The differences of two texts, word by word."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import re
 from langptune.alike import affordable
 
 Part = tuple[str, str, str]
-"""A kind and the part's text in the first and in the second: ``=`` (in both, but for spacing), ``-`` (only in the
+"""A kind, and the part's text in the first and in the second text: ``=`` (in both, spacing aside), ``-`` (only in the
 first), ``+`` (only in the second)."""
 
 ALIKE = 0.25
-"""Texts that have less in common (difflib's ratio) differ as a whole: marks around each "the" would tell nothing."""
+"""Texts with a lower similarity (difflib's ratio) differ as a whole: marks around each "the" would not help."""
 
 STEPS = 20_000_000
-"""Most steps of a comparison (``alike``); profiles of 800 words keep to it, and what does not differs as a whole."""
+"""Limit on the steps of a comparison (``alike``): enough for profiles of 800 words. Longer texts differ as a whole."""
 
 _WORD = re.compile(r"\s+|\w+(?:['’]\w+)*\s*|[^\w\s]\s*")
 
 
 def differences(before: str, after: str) -> list[Part]:
-    """Both texts in one, cut where they differ.
+    """The parts in which two texts agree or differ, in order.
 
-    Words are compared as they are written, their spacing left aside. The first texts of all parts put together are
-    ``before``, the second ones ``after``.
+    Words are compared by their spelling, without their spacing. The first texts of all parts joined are ``before``, the
+    second texts ``after``.
     """
     ours, theirs = _WORD.findall(before), _WORD.findall(after)
     one, other = [word.strip() for word in ours], [word.strip() for word in theirs]

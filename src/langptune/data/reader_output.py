@@ -1,4 +1,4 @@
-"""What a reader hands over, and how it tells of rows that it could not read."""
+"""The output of a reader: raw interactions, items and users (``Raw``), and its report of bad rows (``Problems``)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ INTERACTIONS = {
 
 @dataclass
 class Raw:
-    """What a reader found, before any protocol.
+    """The data that a reader returns, before any protocol.
 
     interactions: columns ``INTERACTIONS``; ``row`` numbers them in the order of the files.
-    items: item_id str, title str, and further str fields for templates; lazy, because text is read for what survives
-        filtering alone.
+    items: item_id str, title str, and further str fields for templates; lazy, because texts are read only for items
+        that remain after filtering.
     users: user_id str and further str fields, or None.
     files: the files read.
-    reviews: ``row`` and ``review`` str, lazy; None where there are none.
-    finish_items: applied to the items that survive, where their fields are not text yet.
+    reviews: ``row`` and ``review`` str, lazy; None if there are none.
+    finish_items: converts the fields of remaining items to text.
     arrange_items: applied to the items after their texts are cleaned: years, lists and articles.
-    drops: reason -> number of rows left out, each a known trait of real data.
-    funnel: what was left after each step of reading.
+    drops: reason -> number of rows left out, for known traits of real data.
+    funnel: the remaining numbers after each step of reading.
     notes: lines for the log: what was repaired or left out, with file and line.
-    cleaned: which texts were cleaned in the last call for items, reviews and users: kind -> reason -> count.
+    cleaned: cleaned texts in the last call for items, reviews and users: kind -> reason -> count.
     """
 
     interactions: pl.DataFrame
@@ -51,7 +51,7 @@ class Raw:
     cleaned: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def items_of(self, ids: pl.Series | None = None) -> pl.DataFrame:
-        """The items with these ids (all where None), each once, in the order of the files, their texts cleaned.
+        """The items with these ids (None: all), each once, in the order of the files, with cleaned texts.
 
         Args:
             ids: str item ids.
@@ -61,14 +61,14 @@ class Raw:
         return self.arrange_items(items)
 
     def reviews_of(self, rows: pl.Series) -> pl.DataFrame:
-        """``row`` and ``review`` of these rows of ``interactions``, cleaned; rows without a text are missing."""
+        """``row`` and cleaned ``review`` of these rows of ``interactions``; rows without a text are missing."""
         assert self.reviews is not None
         found = self.reviews.filter(pl.col("row").is_in(rows.implode())).collect()
         found, self.cleaned["reviews"] = texts.clean_reviews(found)
         return found
 
     def users_with_fields(self) -> pl.DataFrame | None:
-        """The users with their fields cleaned; None where there are none."""
+        """The users with cleaned fields; None if there are none."""
         if self.users is None:
             return None
         users, self.cleaned["users"] = texts.clean_users(self.users)
@@ -76,7 +76,7 @@ class Raw:
 
 
 class Problems:
-    """Rows of one file that could not be taken as they are: each reason with its first line and its count."""
+    """Bad rows of one file: each reason with its first line and its count."""
 
     def __init__(self, path: Path, limit: float):
         """``limit`` is the share of left-out rows above which reading stops."""
@@ -86,13 +86,13 @@ class Problems:
         self._reasons: dict[tuple[bool, str], tuple[int, int, str]] = {}
 
     def add(self, reason: str, line: int, example: str = "", count: int = 1, repaired: bool = False) -> None:
-        """Rows with one fault.
+        """Add rows with the same fault.
 
         Args:
-            reason: without the value, so that equal faults are counted together.
-            line: 1-based, of the first of these rows.
-            example: the value found there.
-            repaired: the rows are kept, with the value mended.
+            reason: the fault without the value, so that equal faults are counted together.
+            line: line of the first of these rows, from 1.
+            example: the value in that line.
+            repaired: the rows are kept, with a repaired value.
         """
         first, before, shown = self._reasons.get((repaired, reason), (line, 0, example))
         self._reasons[repaired, reason] = (min(first, line), before + count, shown if first <= line else example)
@@ -112,13 +112,13 @@ class Problems:
         ]
 
     def check(self, final: bool = True) -> None:
-        """Stop where too many rows were left out.
+        """Check that not too many rows were left out.
 
         Args:
-            final: False while reading goes on: then only once there are enough rows to judge.
+            final: False during reading: too few rows are then not checked.
 
         Raises:
-            UserError: naming the file, the share, and the first line of the most frequent reason.
+            UserError: too many were; the message names the share, and the first line of the most frequent reason.
         """
         bad = sum(self.left_out.values())
         if bad > self._limit * self.rows and (final or self.rows >= 100_000):

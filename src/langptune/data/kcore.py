@@ -7,14 +7,14 @@ import polars as pl
 
 
 def k_core(table: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
-    """The rows left once users and items with fewer than k rows are dropped until nothing changes.
+    """Drop users and items with fewer than k rows until nothing changes.
 
     Args:
         table: columns user_id, item_id.
 
     Returns:
-        The rows left, in their order, and the number of rounds. Each round costs what is left, and the result does not
-        depend on whether users or items are dropped first.
+        The remaining rows in their order, and the number of rounds. The cost of a round is linear in the remaining
+        rows. The result does not depend on whether users or items are dropped first.
     """
     users, items = codes(table["user_id"]), codes(table["item_id"])
     rows = np.arange(len(table))
@@ -28,6 +28,6 @@ def k_core(table: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
 
 
 def codes(values: pl.Series) -> np.ndarray:
-    """int ``[rows]``: equal texts get equal numbers, from 0."""
+    """int ``[rows]``: numbers from 0, equal for equal texts."""
     distinct = values.unique().to_frame("value").with_row_index("code")
     return values.to_frame("value").join(distinct, on="value", how="left", maintain_order="left")["code"].to_numpy()
