@@ -729,7 +729,7 @@ def test_nmf_has_a_grid_of_components():
 def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():
     """Methods and recipes answer by attributes: a new kind is one class, and no other file has to know it."""
     kinds = {kind.__name__ for kind in (*models_within(MethodEntry, {}), *models_within(RecipeEntry, {}))}
-    asked = re.compile(r"\b(?:isinstance|issubclass)\(.*?[\s,(|](?:\w+\.)?(?:%s)\b" % "|".join(kinds))
+    asked = re.compile(rf"\b(?:isinstance|issubclass)\(.*?[\s,(|](?:\w+\.)?(?:{'|'.join(kinds)})\b")
     assert asked.search("if isinstance(METHODS[name], (kinds.ProfileMethod, kinds.TextMethod)):")
     files = [path for room in ("src", "scripts", "workflow") for path in (ROOT / room).rglob("*")]
     assert [
