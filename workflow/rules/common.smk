@@ -41,14 +41,13 @@ sys.path.insert(0, str(ROOT / "src"))
 try:
     from langptune.allowed import check as check_endpoint
     from langptune.baselines.recbole_catalogue import check as check_recbole
-    from langptune.config import methods as kinds
     from langptune.config.base import read_yaml, retype, validate
     from langptune.config.cluster import KEYS, Cluster, Demand
     from langptune.config.cluster import resources as cluster_resources
     from langptune.config.identity import identity
     from langptune.config.layout import Layout, decoder_of, encoder_of
-    from langptune.config.phases import VALIDATION, Phase, evaluation_draw
-    from langptune.config.recipes import NEUTRAL, ContrastiveRecipe, ReinforcementRecipe
+    from langptune.config.phases import VALIDATION, Phase
+    from langptune.config.recipes import NEUTRAL
     from langptune.config.workflow import Run, load
     from langptune.endpoint import CLIENT
     from langptune.errors import UserError, printable
@@ -88,7 +87,7 @@ try:
         check_endpoint(entry.endpoint, entry.key, f"models.yaml: {name}")
     # Where RecBole is missing (a dry run, a lint), its names cannot be checked; training says so.
     for name in WORKFLOW.config.methods if installed("recbole") else ():
-        if isinstance(WORKFLOW.methods[name], kinds.RecBoleMethod):
+        if WORKFLOW.methods[name].ranked_by == "train_recbole":
             for point in WORKFLOW.methods[name].grid():
                 check_recbole(WORKFLOW.methods[name].model, point)
     # A site's own file may lie anywhere, so that a checkout stays clean.
@@ -120,37 +119,40 @@ def either(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def methods_of(kind):
-    """A regular expression of the methods of one kind (a class of langptune.config.methods)."""
-    return either(name for name, method in METHODS.items() if isinstance(method, kind))
+def methods_of(rule):
+    """A regular expression of the methods that a rule ranks."""
+    return either(name for name, method in METHODS.items() if method.ranked_by == rule)
 
 
-def ranked_by(kind):
-    """A regular expression of the methods of one kind that are run here, and of the controls that take their texts."""
+def ranked_texts(profiles):
+    """A regular expression of the methods run here that rank by texts, and of the controls that take their texts.
+
+    profiles: those of an encoder; else those of histories.
+    """
     named = [*CONFIG.methods, *(one.name for study in CONFIG.studies for one in WORKFLOW.variants(study))]
-    return either(name for name in dict.fromkeys(named) if isinstance(METHODS[source_of(name)], kind))
+    sources = {name: METHODS[source_of(name)] for name in named if METHODS[name].ranked_by == "rank_texts"}
+    return either(name for name, source in sources.items() if source.writes_profiles == profiles)
 
 
 # Every run that anything is computed for, and the phases behind them, by their folder names.
 RUNS = {run: None for run in WORKFLOW.runs()}
 RUNS |= {run: None for study in CONFIG.studies for run in WORKFLOW.runs(study=study)}
-LANGPTUNE = (kinds.ProfileMethod, kinds.TextMethod)
 PHASES, DRAWS = {}, {}
 for run in RUNS:
     name = source_of(run.method)
-    if isinstance(METHODS[name], LANGPTUNE):
+    if METHODS[name].ranked_by == "rank_texts":
         last = WORKFLOW.phase_of(run.dataset, name, run.models)
         for phase in (*last.all(), *(phase.weighed for phase in last.all())):
             PHASES[phase.id] = phase
             DRAWS |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
-        if isinstance(METHODS[name], kinds.ProfileMethod):
-            draw = evaluation_draw(METHODS[name])
+        if METHODS[name].writes_profiles:
+            draw = METHODS[name].draw()
             DRAWS[draw.name] = draw
 
 
-def phases_by(kind):
-    """A regular expression of the phases whose last recipe is of one kind."""
-    return either(name for name, phase in PHASES.items() if phase.chain and isinstance(phase.recipe, kind))
+def phases_of(role):
+    """A regular expression of the phases that train a model of this role."""
+    return either(name for name, phase in PHASES.items() if phase.chain and phase.recipe.trains == role)
 
 
 wildcard_constraints:
@@ -239,7 +241,7 @@ def cheap(w):
     """The group of a job that takes seconds and waits for the data alone: on a cluster several share an allocation
     (`group-components` of slurm/profile.yaml). None for others: were one of a group to fail, the outputs of all would go.
     """
-    return "cheap" if ON_CLUSTER and isinstance(METHODS[w.method], (kinds.SimpleMethod, kinds.NMFMethod)) else None
+    return "cheap" if ON_CLUSTER and METHODS[w.method].cheap else None
 
 
 def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, launch=None):
@@ -544,10 +546,9 @@ def rank_spec(w, input, output, source, profiles=None, **extra):
 
 def changed(w):
     """What a control changes of the texts of the method that it names; nothing for other methods."""
-    method = METHODS[w.method]
-    if not isinstance(method, kinds.ControlMethod):
+    if not (change := METHODS[w.method].changes()):
         return {}
-    return {"change": method.change, **({"seed": int(w.seed)} if WORKFLOW.shuffled(w.method) else {})}
+    return {"change": change, **({"seed": int(w.seed)} if WORKFLOW.shuffled(w.method) else {})}
 
 
 def shuffle_of(w):
@@ -636,7 +637,7 @@ def rules_of(kind):
     names = [f"comparison/{figure}.{end}" for figure in FIGURES for end in ("png", "pdf")]
     names += ["data/card.md", "data/funnel.png", "data/funnel.pdf"]
     names += [f"studies/{study}.{end}" for study in CONFIG.studies for end in ("csv", "png", "pdf")]
-    if any(isinstance(METHODS[name], kinds.ProfileMethod) for name in CONFIG.methods):
+    if any(METHODS[name].writes_profiles for name in CONFIG.methods):
         names.append("comparison/profiles.html")
     return expand(f"{RESULTS}/{{dataset}}/{{name}}", dataset=CONFIG.datasets, name=names)
 
@@ -651,7 +652,7 @@ def run_entry(run):
         "title": method.title,
         "group": method.group,
         "note": method.note,
-        "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
+        "trials": method.trials,
         **table_weight(run),
         "metrics_path": metrics_of(run),
     }
@@ -659,7 +660,7 @@ def run_entry(run):
 
 def table_weight(run):
     """What a table says of the weight of popularity in a run's scores; nothing where it ranks by no text."""
-    if not isinstance(METHODS[source_of(run.method)], LANGPTUNE):
+    if METHODS[run.method].ranked_by != "rank_texts":
         return {}
     told = LAYOUT.run_weight(run)
     return {"weight_path": told} if isinstance(told, str) else {"weight": told}
@@ -708,8 +709,13 @@ def training_facts(dataset):
 
 def trained_recipes(dataset):
     """The recipes that methods of a comparison train by, as they use them."""
-    runs = [run for run in WORKFLOW.runs(dataset) if isinstance(METHODS[run.method], LANGPTUNE)]
+    runs = [run for run in WORKFLOW.runs(dataset) if has_phases(run)]
     return [recipe for run in runs for _, recipe in LAYOUT.run_phase(run).chain]
+
+
+def has_phases(run):
+    """Whether a run has phases of its own, which a control has not."""
+    return METHODS[run.method].ranked_by == "rank_texts" and not METHODS[run.method].changes()
 
 
 def comparison_spec(dataset, output, **extra):
@@ -743,7 +749,7 @@ def phase_curves(dataset):
     """The curve of every trained phase of the comparison: its key, the same for all seeds, and the figure's title."""
     out = {}
     for run in WORKFLOW.runs(dataset):
-        if not isinstance(METHODS[run.method], LANGPTUNE):
+        if not has_phases(run):
             continue
         for phase in WORKFLOW.phase_of(dataset, run.method, run.models).all()[1:]:
             titles = [recipe.title for _, recipe in phase.chain]
@@ -805,7 +811,7 @@ def profile_columns(dataset):
     out = []
     for run in WORKFLOW.runs(dataset):
         method = METHODS[run.method]
-        if isinstance(method, kinds.ProfileMethod) and run.seed == CONFIG.seeds[0] and method.best_of == 1:
+        if method.writes_profiles and method.best_of == 1 and run.seed == CONFIG.seeds[0]:
             several = len(CONFIG.encoders) * len(CONFIG.decoders) > 1
             out.append(
                 {
@@ -819,9 +825,9 @@ def profile_columns(dataset):
 
 def encoder_curves(run):
     """The curves of the phases that trained a run's encoder, and how many profiles a batch of each wrote."""
-    if not isinstance(METHODS[source_of(run.method)], kinds.ProfileMethod):
+    if not METHODS[source_of(run.method)].writes_profiles:
         return []
-    trained = [phase for phase in LAYOUT.run_phase(run).all()[1:] if isinstance(phase.recipe, ReinforcementRecipe)]
+    trained = [phase for phase in LAYOUT.run_phase(run).all()[1:] if phase.recipe.trains == "encoder"]
     return [
         {
             "path": f"{phase_folder(run.dataset, run.models, run.seed, phase)}/curve.jsonl",
@@ -863,7 +869,7 @@ def curves(dataset):
     return {
         f"{RESULTS}/{run.folder}/curve.jsonl": {"key": run.method, "title": METHODS[run.method].title}
         for run in WORKFLOW.runs(dataset)
-        if isinstance(METHODS[run.method], kinds.RecBoleMethod)
+        if METHODS[run.method].ranked_by == "train_recbole"
     }
 
 

@@ -80,7 +80,7 @@ rule rank_profiles:
     benchmark:
         f"{BENCHMARKS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=ranked_by(kinds.ProfileMethod),
+        method=ranked_texts(profiles=True),
     conda:
         ENVIRONMENT
     resources:
@@ -112,7 +112,7 @@ rule rank_history_text:
     benchmark:
         f"{BENCHMARKS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=ranked_by(kinds.TextMethod),
+        method=ranked_texts(profiles=False),
     conda:
         ENVIRONMENT
     resources:
@@ -143,7 +143,7 @@ rule rank_simple:
     benchmark:
         f"{BENCHMARKS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.SimpleMethod),
+        method=methods_of("rank_simple"),
     group:
         cheap
     conda:

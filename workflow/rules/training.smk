@@ -21,7 +21,7 @@ rule train_decoder:
     benchmark:
         f"{BENCHMARKS}/train_decoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
-        phase=phases_by(ContrastiveRecipe),
+        phase=phases_of("decoder"),
     priority: 30
     retries: RETRIES
     conda:
@@ -75,7 +75,7 @@ rule embed_phase_items:
     benchmark:
         f"{BENCHMARKS}/embed_phase_items/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
-        phase=phases_by(ContrastiveRecipe),
+        phase=phases_of("decoder"),
     priority: 50
     conda:
         ENVIRONMENT
@@ -111,7 +111,7 @@ rule train_encoder:
     benchmark:
         f"{BENCHMARKS}/train_encoder/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
     wildcard_constraints:
-        phase=phases_by(ReinforcementRecipe),
+        phase=phases_of("encoder"),
     priority: 40
     retries: RETRIES
     conda:
