@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 from pydantic import Field
 
 from langptune import stage
 from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts
+from langptune.data.audit import audit
 from langptune.data.card import card, statistics
 from langptune.errors import UserError
 from langptune.figures import style
@@ -43,12 +46,17 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
     )
     facts = read_json(spec.manifest_in)["notes"]
+    checks = audit(items, sessions, facts["drops"])
+    record.note(audit={check.name: {"value": check.value, "level": check.level} for check in checks})
     with whole(spec.card_out) as part:
-        part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items), encoding="utf-8")
+        part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items, checks), encoding="utf-8")
     figure = draw(funnel, spec.dataset.title)
     for path in spec.figure_out:
         style.save(figure, path)
     log(f"{spec.name}: card, statistics and funnel written")
+    for check in checks:
+        if check.level == "warning":
+            log(f"{spec.name}: {check.name} {check.value:.3f}: {check.meaning} (see {Path(spec.card_out).name})")
 
 
 def beside_published(funnel: pl.DataFrame, spec: Spec) -> pl.DataFrame:

@@ -69,6 +69,7 @@ def test_card_statistics_and_funnel(folder, tmp_path):
     sessions = pl.read_parquet(tmp_path / "sessions.parquet")
     assert numbers["sessions"].to_list() == [(sessions["split"] == split).sum() for split in ("train", "val", "test")]
     assert (tmp_path / "funnel.png").stat().st_size > 5000
+    assert "| cold users | 1.000 | attention |" in card, "the paper's protocol is user-disjoint"
 
     settings["published"] = {"cores": {"users": 1}}
     done = run("describe_data", name="movies-tv", dataset=settings, **described)
@@ -88,12 +89,12 @@ def test_what_a_file_holds_is_no_markup_of_its_card():
         "drops": {"lines of user '</td><script>alert(2)</script>'": 2},
         "notes": ["/data/x.inter: id '<script>alert(3)</script>\x1b[2J' stands twice", "no colon <i>"],
     }
-    told = card("toy", entry, steps, steps, facts, items)
+    told = card("toy", entry, steps, steps, facts, items, [])
     page = MarkdownIt("commonmark").enable("table").render(told)
     assert not re.search(r"<(script|img|b|u|i)\b", told + page) and "\x1b" not in told
     assert "&lt;script&gt;alert(3)&lt;/script&gt;" in page and "- x.inter: id" in told
     url = "https://grouplens.org/datasets/movielens/100k/"
-    assert f" <{url}>" in card("toy", conftest.entry(url=url), steps, steps, facts, items)
+    assert f" <{url}>" in card("toy", conftest.entry(url=url), steps, steps, facts, items, [])
 
 
 def test_a_model_card_quotes_names_as_names():

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry
+from langptune.data.audit import Check
 from langptune.data.contracts import SPLITS
 from langptune.markup import markdown
 
@@ -52,6 +53,7 @@ def card(
     funnel: pl.DataFrame,
     facts: dict[str, Any],
     items: pl.DataFrame,
+    checks: list[Check],
 ) -> str:
     """The card as Markdown.
 
@@ -60,6 +62,7 @@ def card(
         funnel: step, interactions, users, items, and the same columns with suffix ``_published``.
         facts: notes in the manifest of the preparation: raw, drops, notes, protocol.
         items: contract ``items``.
+        checks: the audit of order and leakage.
     """
     protocol = entry.protocol.model_dump()
     source = entry.source
@@ -86,6 +89,11 @@ def card(
     shown = heads + ([f"{head}_published" for head in heads[1:]] if any(published) else [])
     lines += _table(funnel.select(shown))
     lines += ["", "## Splits", "", *_table(numbers), ""]
+    lines += ["## Order and leakage", "", "| check | value | level | meaning |", "|---|---|---|---|"]
+    for check in checks:
+        value = "" if check.value is None else f"{check.value:.3f}"
+        lines.append(f"| {check.name} | {value} | {check.level} | {check.meaning} |")
+    lines.append("")
     lengths = items["text"].str.len_chars()
     lines += [
         f"{len(items)} items, {items['title'].n_unique()} distinct titles; text of {lengths.median():.0f} characters "

@@ -1,0 +1,110 @@
+"""The audit of order and leakage, on sessions whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from langptune.data.audit import Check, audit
+from langptune.data.contracts import SESSIONS
+from langptune.data.interactions import train_pairs
+
+ITEMS = pl.DataFrame({"item": range(50)})
+
+
+def sessions(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataFrame:
+    """User, split, history, target and its time."""
+    return pl.DataFrame(
+        [
+            {
+                "session": number,
+                "user_id": user,
+                "split": split,
+                "history": history,
+                "seen": history,
+                "target": target,
+                "target_time": time,
+                "ratings": [1.0] * len(history),
+                "reviews": None,
+            }
+            for number, (user, split, history, target, time) in enumerate(rows)
+        ],
+        schema=SESSIONS,
+    )
+
+
+def checks(rows, dropped=None) -> dict[str, Check]:
+    return {check.name: check for check in audit(ITEMS, sessions(rows), dropped or {})}
+
+
+def test_time_cold_and_ties_by_hand():
+    found = checks(
+        [
+            ("a", "train", [0], 1, 10),
+            ("a", "train", [0, 1], 2, 20),
+            ("b", "train", [0], 1, 40),
+            ("b", "train", [0, 1], 3, 50),
+            ("a", "val", [0, 1, 2], 3, 30),
+            ("a", "test", [0, 1, 2, 3], 1, 30),  # at the time of the validation target, half of training later
+            ("c", "test", [4], 9, 60),  # an item and a user that training does not know, after all of it
+        ],
+        {"identical rows": 1, "later interactions of a user with the same item": 2, "lines without a title": 70},
+    )
+    assert found["test targets before the end of training"] == Check(
+        "test targets before the end of training",
+        0.5,
+        "warning",
+        found["test targets before the end of training"].meaning,
+    )
+    assert found["train targets after a test target"].value == pytest.approx(0.25)
+    assert found["ties in time"].value == pytest.approx(0.5)
+    assert found["cold items"].value == found["cold users"].value == pytest.approx(0.5)
+    assert found["repeated events"].value == pytest.approx(3 / 10)
+    # Targets of training have counts 2, 1, 2, 1; of test 2 and 0: shares below (0.5 + 0.25 =) 0.75 and 0, mean 0.375.
+    assert found["drift of popularity"].value == pytest.approx(0.375 - 0.5)
+
+
+def test_a_clean_temporal_split_is_ok():
+    rng = np.random.default_rng(0)
+    items = [int(item) for item in rng.integers(0, 20, 400)]
+    rows = [(f"u{at % 40}", "train", [items[at - 1]], items[at], at) for at in range(1, 300)]
+    rows += [(f"u{at % 40}", "val", [items[at - 1], items[at - 2]], items[at], 1000 + at) for at in range(300, 350)]
+    rows += [(f"u{at % 40}", "test", [items[at - 1]], items[at], 2000 + at) for at in range(350, 400)]
+    found = checks(rows)
+    assert {found[name].level for name in found if name != "order"} == {"OK"}
+    assert found["order"].level == "attention", "items at random have no order"
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_order_is_found_where_it_is(ordered):
+    """Users walk through the items one by one; or, with the same items, in any order."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for user in range(80):
+        walk = [(int(rng.integers(50)) + step) % 50 if not ordered else (user + step) % 50 for step in range(12)]
+        walk = list(dict.fromkeys(walk))
+        rows += [(f"u{user}", "train", walk[:at], walk[at], user * 100 + at) for at in range(1, len(walk) - 2)]
+        rows.append((f"u{user}", "val", walk[:-2], walk[-2], user * 100 + 50))
+        rows.append((f"u{user}", "test", walk[:-1], walk[-1], user * 100 + 60))
+    found = checks(rows)["order"]
+    if ordered:
+        assert found.level == "OK" and found.value > 0.5
+    else:
+        assert found.level == "attention"
+
+
+def test_known_items_are_those_of_the_train_pairs():
+    rng = np.random.default_rng(2)
+    rows = [
+        ("u", "train", [int(x) for x in rng.choice(30, 4, replace=False)], int(rng.integers(30)), t) for t in range(9)
+    ]
+    known = set(train_pairs(sessions(rows))["item"])
+    for target in range(30):
+        cold = checks([*rows, ("u", "test", [], target, 100)])["cold items"].value
+        assert cold == float(target not in known)
+
+
+def test_splits_without_sessions_are_no_crash():
+    assert checks([("a", "test", [1], 2, 3)])["order"].value is None
+    assert checks([("a", "train", [1], 2, 3)])["drift of popularity"].value is None
