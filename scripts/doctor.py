@@ -12,7 +12,6 @@ import psutil
 from langptune import allowed
 from langptune.cli import finish
 from langptune.config.base import read_yaml
-from langptune.config.methods import ProfileMethod, RecBoleMethod
 from langptune.config.workflow import Workflow, load
 from langptune.data import readers
 from langptune.errors import UserError
@@ -98,7 +97,7 @@ def missing(workflow: Workflow) -> list[str]:
     for name in workflow.config.encoders:
         need = 2.0 * workflow.models[name].parameters / 2**30
         sources = [workflow.methods[workflow.source_of(m)] for m in workflow.config.methods]
-        if any(isinstance(method, ProfileMethod) for method in sources) and need > memory:
+        if any(method.writes_profiles for method in sources) and need > memory:
             out.append(
                 f"encoder '{name}' needs about {need:.0f} GiB for its weights alone, this machine has {memory:.0f}"
             )
@@ -113,8 +112,8 @@ def main() -> int:
     workflow = load(read_yaml(args.config), ROOT, str(args.config))
     print("\n".join(machine()))
     config = workflow.config
-    trained = [m for m in config.methods if isinstance(workflow.methods[m], RecBoleMethod)]
-    trials = sum(len(workflow.methods[m].grid()) for m in trained if workflow.methods[m].tune)
+    trained = [m for m in config.methods if workflow.methods[m].ranked_by == "train_recbole"]
+    trials = sum(workflow.methods[m].trials for m in trained)
     print(
         f"config    {args.config}: {len(workflow.runs())} runs on {len(config.datasets)} dataset(s), "
         f"{trials} validation trials"

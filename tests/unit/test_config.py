@@ -17,7 +17,7 @@ from langptune.config.cluster import Cluster
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
 from langptune.config.layout import Layout
-from langptune.config.methods import Method
+from langptune.config.methods import MethodEntry
 from langptune.config.models import ModelEntry
 from langptune.config.phases import VALIDATION, Draw
 from langptune.config.prompts import Prompt
@@ -77,7 +77,7 @@ ROOTS = {
     "config.yaml": Config,
     "datasets.yaml": DatasetEntry,
     "models.yaml": ModelEntry,
-    "methods.yaml": Method,
+    "methods.yaml": MethodEntry,
     "recipes.yaml": RecipeEntry,
     "prompts.yaml": Prompt,
     "judges.yaml": Judge,
@@ -724,3 +724,18 @@ def test_nmf_has_a_grid_of_components():
     assert untuned.methods["nmf"].grid() == [7]
     with pytest.raises(UserError, match="'components' lists no values"):
         load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)
+
+
+def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():
+    """Methods and recipes answer by attributes: a new kind is one class, and no other file has to know it."""
+    kinds = {kind.__name__ for kind in (*models_within(MethodEntry, {}), *models_within(RecipeEntry, {}))}
+    asked = re.compile(rf"\b(?:isinstance|issubclass)\(.*?[\s,(|](?:\w+\.)?(?:{'|'.join(kinds)})\b")
+    assert asked.search("if isinstance(METHODS[name], (kinds.ProfileMethod, kinds.TextMethod)):")
+    files = [path for room in ("src", "scripts", "workflow") for path in (ROOT / room).rglob("*")]
+    assert [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        if path.suffix in (".py", ".smk")
+        for line in path.read_text().splitlines()
+        if asked.search(line)
+    ] == []

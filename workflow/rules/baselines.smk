@@ -17,7 +17,7 @@ rule try_recbole:
     benchmark:
         f"{BENCHMARKS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.RecBoleMethod),
+        method=methods_of("train_recbole"),
     conda:
         ENVIRONMENT
     resources:
@@ -53,7 +53,7 @@ rule select_recbole:
     benchmark:
         f"{BENCHMARKS}/select_recbole/{{dataset}}-{{method}}-{{models}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.RecBoleMethod),
+        method=methods_of("train_recbole"),
     conda:
         ENVIRONMENT
     resources:
@@ -78,7 +78,7 @@ rule train_recbole:
     benchmark:
         f"{BENCHMARKS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.RecBoleMethod),
+        method=methods_of("train_recbole"),
     conda:
         ENVIRONMENT
     resources:
@@ -112,7 +112,7 @@ rule rank_nmf:
     benchmark:
         f"{BENCHMARKS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.NMFMethod),
+        method=methods_of("rank_nmf"),
     group:
         cheap
     conda:

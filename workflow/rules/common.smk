@@ -32,9 +32,7 @@ ROOT = checkout()
 sys.path.insert(0, str(ROOT / "src"))
 
 try:
-    from langptune.config import methods as kinds
     from langptune.config.base import read_yaml, retype
-    from langptune.config.recipes import ContrastiveRecipe, ReinforcementRecipe
     from langptune.errors import UserError
     from langptune.files import own_folder
     from langptune.gpus import visible
@@ -109,7 +107,7 @@ def cheap(w):
     """The group of a job that takes seconds and waits for the data alone: on a cluster several share an allocation
     (`group-components` of slurm/profile.yaml). None for others: were one of a group to fail, the outputs of all would go.
     """
-    return "cheap" if ON_CLUSTER and PROJECT.cheap(w.method) else None
+    return "cheap" if ON_CLUSTER and PROJECT.methods[w.method].cheap else None
 
 
 def asked(files):
@@ -146,9 +144,9 @@ from langptune.workflow.resources import resources as resources_of
 METHODS, LOGS, BENCHMARKS = PROJECT.methods, PROJECT.logs, PROJECT.benchmarks
 
 
-def methods_of(kind):
-    """A regular expression of the methods of one kind (a class of langptune.config.methods)."""
-    return either(PROJECT.of_kind(kind))
+def methods_of(rule):
+    """A regular expression of the methods that a rule ranks."""
+    return either(PROJECT.ranked_by(rule))
 
 
 def data_files(*names):

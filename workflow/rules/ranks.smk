@@ -65,7 +65,7 @@ rule rank_profiles:
     benchmark:
         RANK_PROFILES.benchmark
     wildcard_constraints:
-        method=either(PROJECT.ranked_by(kinds.ProfileMethod)),
+        method=either(PROJECT.ranked_texts(profiles=True)),
     conda:
         ENVIRONMENT
     resources:
@@ -89,7 +89,7 @@ rule rank_history_text:
     benchmark:
         RANK_HISTORY_TEXT.benchmark
     wildcard_constraints:
-        method=either(PROJECT.ranked_by(kinds.TextMethod)),
+        method=either(PROJECT.ranked_texts(profiles=False)),
     conda:
         ENVIRONMENT
     resources:
@@ -110,7 +110,7 @@ rule rank_simple:
     benchmark:
         f"{BENCHMARKS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of(kinds.SimpleMethod),
+        method=methods_of("rank_simple"),
     group:
         cheap
     conda:

@@ -25,7 +25,7 @@ rule train_decoder:
     benchmark:
         TRAIN_DECODER.benchmark
     wildcard_constraints:
-        phase=either(PROJECT.trained(ContrastiveRecipe)),
+        phase=either(PROJECT.trained("decoder")),
     priority: 30
     retries: RETRIES
     conda:
@@ -51,7 +51,7 @@ rule embed_phase_items:
     benchmark:
         EMBED_PHASE_ITEMS.benchmark
     wildcard_constraints:
-        phase=either(PROJECT.trained(ContrastiveRecipe)),
+        phase=either(PROJECT.trained("decoder")),
     priority: 50
     conda:
         ENVIRONMENT
@@ -79,7 +79,7 @@ rule train_encoder:
     benchmark:
         TRAIN_ENCODER.benchmark
     wildcard_constraints:
-        phase=either(PROJECT.trained(ReinforcementRecipe)),
+        phase=either(PROJECT.trained("encoder")),
     priority: 40
     retries: RETRIES
     conda:

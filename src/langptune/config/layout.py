@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from langptune.config.methods import ControlMethod, ProfileMethod, TextMethod
-from langptune.config.phases import Draw, Phase, evaluation_draw
+from langptune.config.phases import Draw, Phase
 from langptune.config.workflow import Run, Workflow
 
 UNTRAINED_SEED = 0
@@ -107,10 +106,8 @@ class Layout:
 
     def run_profiles(self, run: Run) -> str:
         """The test profiles that a run of a profile method, or of a control of one, is ranked by."""
-        name = self.source_of(run.method)
-        entry = self._workflow.methods[name]
-        assert isinstance(entry, ProfileMethod)
-        return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), evaluation_draw(entry))
+        entry = self._workflow.methods[self.source_of(run.method)]
+        return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), entry.draw())
 
     def run_decoder(self, run: Run) -> str:
         """The folder of the decoder that a run is ranked by."""
@@ -118,13 +115,10 @@ class Layout:
 
     def run_weight(self, run: Run) -> float | str:
         """The weight of popularity in a run's scores: the method's number, or the file of the one that is chosen."""
-        control = self._workflow.methods[run.method]
-        if isinstance(control, ControlMethod) and control.change == "text-alone":
-            return 0.0
-        entry = self._workflow.methods[self.source_of(run.method)]
-        assert isinstance(entry, ProfileMethod | TextMethod)
-        if entry.popularity != "auto":
-            return entry.popularity
+        weight = self._workflow.methods[run.method].weight(self._workflow.methods)
+        assert weight is not None
+        if weight != "auto":
+            return weight
         return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
 
     def reward_weight(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:

@@ -2,25 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from langptune.config.base import Strict
+from langptune.config.base import Strict, nearest
+from langptune.config.phases import Draw, Phase
+from langptune.config.recipes import Recipe
+
+if TYPE_CHECKING:
+    from langptune.config.workflow import Config, Workflow
 
 Scalar = bool | int | float | str | None
 Setting = Scalar | list[Scalar]
 
 
-class _Method(Strict):
+class Method(Strict):
+    """One way to turn sessions into ranks: what it needs, and what it makes.
+
+    Whoever asks what a method is asks it by these attributes and functions, and not by its class. ``methods`` are the
+    entries of the registry by name; a control answers by the method that it names.
+
+    ranked_by: the rule that makes its ranks.
+    writes_profiles: an encoder writes profiles for it.
+    cheap: its jobs take seconds, so that several share an allocation of a cluster.
+    """
+
+    ranked_by: ClassVar[str]
+    writes_profiles: ClassVar[bool] = False
+    cheap: ClassVar[bool] = False
+
     title: str = Field(description="how tables and plots call it")
     group: Literal["profiles", "text controls", "baselines", "bounds"] = Field(
         description="the block of the table it stands in"
     )
     note: str = Field("", description="one line under the table: what a reader must know about this row")
 
+    def source(self, name: str) -> str:
+        """The name of the method whose texts, phases and models this one has: ``name``, its own."""
+        return name
 
-class _TrainedMethod(_Method):
+    def text(self, methods: Mapping[str, Method]) -> str | None:
+        """What stands for a session: ``profiles``, ``shuffled-profiles``, ``history`` or ``last-item``; else None."""
+        return None
+
+    def changes(self) -> str | None:
+        """What it changes of its source; None where it changes nothing."""
+        return None
+
+    def one_seed(self, methods: Mapping[str, Method]) -> bool:
+        """Whether it draws nothing, so that one seed stands for all."""
+        return self.deterministic
+
+    def one_profile(self, methods: Mapping[str, Method]) -> bool:
+        """Whether it has one profile for each session: its own, or another user's."""
+        return False
+
+    def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"] | None:
+        """The weight of popularity in its scores; None where it ranks by no text."""
+        return None
+
+    def models(self, config: Config) -> list[str]:
+        """The ``{models}`` path segments that it is run with."""
+        raise NotImplementedError
+
+    def grid(self) -> list[Any]:
+        """The points of its validation grid."""
+        return []
+
+    @property
+    def trials(self) -> int:
+        """How many points are tried on validation; 0 where nothing is tuned."""
+        return len(self.grid()) if getattr(self, "tune", None) else 0
+
+    def untuned(self) -> Self:
+        """The method without its validation grid."""
+        return self
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """Why a workflow cannot run it, a line each. Later lines may follow from the first one."""
+        yield from ()
+
+
+class _TrainedMethod(Method):
     """What training adds to a method; without phases nothing is trained."""
 
     phases: list[str] = Field([], description="entries of config/recipes.yaml, in the order of one iteration")
@@ -35,6 +100,70 @@ class _TrainedMethod(_Method):
         description="weight of log(1 + train count of the item) in the score, beside the text's similarity / 0.05; "
         "auto: chosen on validation once the decoder is trained (training.popularity_weights); 0: the text alone",
     )
+
+    ranked_by = "rank_texts"
+
+    def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
+        """The weight of popularity in its scores."""
+        return self.popularity
+
+    def phase(self, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]) -> Phase:
+        """The phase that it is evaluated after.
+
+        Args:
+            prompt: the dataset's default.
+            iteration: names and recipes of its ``phases``.
+        """
+        histories = not self.writes_profiles
+        chain = tuple((name, recipe.resolved(self.history_items, histories)) for name, recipe in iteration)
+        weight = None if self.popularity == "auto" else self.popularity
+        prompt, tokens = self._written(prompt)
+        return Phase(prompt, self.history_items, tokens, self.train_fraction, chain * self.iterations, weight)
+
+    def _written(self, prompt: str | None) -> tuple[str | None, int]:
+        """Prompt and longest profile; None and 0 where there is no encoder."""
+        return None, 0
+
+    def _phase_problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        at = f"method '{name}': phases:"
+        encoders = workflow.config.encoders if self.writes_profiles else []
+        for phase in self.phases:
+            if phase not in workflow.recipes:
+                yield f"{at} unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}"
+                return
+            recipe = workflow.recipes[phase]
+            if not self.writes_profiles and recipe.trains != "decoder":
+                what = "goes by" if recipe.trains is None else "trains"
+                yield f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe"
+            for problem in recipe.problems(phase, workflow.config.encoders, workflow.recipes):
+                yield f"{at} {problem}"
+            for encoder in encoders:
+                meant, trained = workflow.recipe_of(phase, encoder)
+                if trained.trains == "decoder" and (trained.texts, trained.sessions) == ("profiles", "all"):
+                    yield (
+                        f"{at} '{meant}': sessions: 'all' is about histories, but it trains on profiles, which are "
+                        "written for sampled sessions; raise sample.train, or set its texts to 'mixed'"
+                    )
+                if workflow.models[encoder].source.endpoint is not None and trained.trains == "encoder":
+                    yield (
+                        f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without weights "
+                        "here; run it in a config without this method"
+                    )
+        for encoder in encoders:
+            chain = [workflow.recipe_of(phase, encoder) for phase in self.phases]
+            yield from (f"{at} {problem}" for problem in _adapter_problems(chain))
+
+
+def _adapter_problems(chain: list[tuple[str, Recipe]]) -> Iterator[str]:
+    """All recipes of a chain that train the encoder train the same weights: each goes on with the adapter before it."""
+    trained = [(name, recipe.train) for name, recipe in chain if recipe.trains == "encoder"]
+    for name, told in trained[1:]:
+        first, wanted = trained[0]
+        if odd := [key for key in type(told).model_fields if getattr(told, key) != getattr(wanted, key)]:
+            yield (
+                f"'{name}' goes on with the adapter of '{first}', but its train.{odd[0]} is {getattr(told, odd[0])}, "
+                f"there {getattr(wanted, odd[0])}; make them equal (recipe_overrides)"
+            )
 
 
 class ProfileMethod(_TrainedMethod):
@@ -60,6 +189,54 @@ class ProfileMethod(_TrainedMethod):
         """Greedy decoding draws nothing, so one seed stands for all, unless something is trained."""
         return self.temperature == 0 and not self.phases
 
+    writes_profiles = True
+
+    def text(self, methods: Mapping[str, Method]) -> str:
+        """The encoder's profile stands for a session."""
+        return "profiles"
+
+    def one_profile(self, methods: Mapping[str, Method]) -> bool:
+        """Best of n has several profiles for each session."""
+        return self.best_of == 1
+
+    def models(self, config: Config) -> list[str]:
+        """Every encoder with every decoder."""
+        return [f"{encoder}+{decoder}" for encoder in config.encoders for decoder in config.decoders]
+
+    def draw(self) -> Draw:
+        """The test profiles that it is ranked by."""
+        return Draw("test", self.temperature, self.best_of)
+
+    def _written(self, prompt: str | None) -> tuple[str | None, int]:
+        return self.prompt or prompt, self.max_tokens
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """Missing models, recipes that do not fit it, a prompt that does not exist or fit, too long profiles."""
+        config = workflow.config
+        if not self.models(config):
+            yield f"method '{name}' needs encoders and decoders, but the config lists none"
+        yield from self._phase_problems(name, workflow)
+        for dataset in config.datasets:
+            at = f"method '{name}' on '{dataset}':"
+            prompt = self.prompt or workflow.datasets[dataset].prompt
+            if prompt not in workflow.prompts:
+                yield f"{at} unknown prompt '{prompt}'{nearest(prompt, list(workflow.prompts))}"
+                continue
+            for encoder in config.encoders if workflow.prompts[prompt].starts else []:
+                source = workflow.models[encoder].source
+                if source.endpoint is not None and source.prefill is None:
+                    yield (
+                        f"{at} prompt '{prompt}' has 'starts', but encoder '{encoder}', an endpoint, has no 'prefill' "
+                        "in its source in models.yaml, which says how its server goes on from a given beginning; add "
+                        "it if the server can, or use another prompt"
+                    )
+        for encoder in config.encoders:
+            if self.max_tokens >= (context := workflow.models[encoder].context):
+                yield (
+                    f"method '{name}': max_tokens {self.max_tokens} leaves no room for a prompt in the {context} "
+                    f"tokens of encoder '{encoder}'"
+                )
+
     @model_validator(mode="after")
     def _drawn(self) -> ProfileMethod:
         if self.best_of > 1 and self.temperature == 0:
@@ -67,7 +244,7 @@ class ProfileMethod(_TrainedMethod):
         return self
 
 
-class ControlMethod(_Method):
+class ControlMethod(Method):
     """The texts, models and weights of another method with one thing changed: what is left is not due to that thing.
 
     It trains nothing and writes nothing, but reads the files of the method that it names, which need not be run itself.
@@ -80,6 +257,48 @@ class ControlMethod(_Method):
         "session by the normalised mean of all compared sessions' vectors, as if one text served all; text-alone: by "
         "its own text, without the popularity of items in the score"
     )
+
+    ranked_by = "rank_texts"
+
+    def source(self, name: str) -> str:
+        """The method that it names."""
+        return self.of
+
+    def text(self, methods: Mapping[str, Method]) -> str | None:
+        """A text alone is that of its method, and a mean vector is no text."""
+        if self.change == "shuffled":
+            return "shuffled-profiles"
+        return methods[self.of].text(methods) if self.change == "text-alone" else None
+
+    def changes(self) -> str:
+        """What it changes of its source."""
+        return self.change
+
+    def one_seed(self, methods: Mapping[str, Method]) -> bool:
+        """The seed deals profiles to other users; else it is as its method."""
+        return self.change != "shuffled" and methods[self.of].one_seed(methods)
+
+    def one_profile(self, methods: Mapping[str, Method]) -> bool:
+        """Other users' profiles are measured; the texts of other controls are those of their method."""
+        return self.change == "shuffled" and methods[self.of].one_profile(methods)
+
+    def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"] | None:
+        """The weight of popularity in its scores: none in those of a text alone, else that of its method."""
+        return 0.0 if self.change == "text-alone" else methods[self.of].weight(methods)
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """Its method has texts, and profiles where they go to other users; then what its method cannot run with."""
+        ranked = {other: method for other, method in workflow.methods.items() if method.ranked_by == "rank_texts"}
+        known, what = [other for other, method in ranked.items() if method.changes() is None], "profile or text"
+        if self.change == "shuffled":
+            known, what = [other for other in known if ranked[other].writes_profiles], "profile"
+        if self.of not in known:
+            yield (
+                f"method '{name}': of: '{self.of}' is not a {what} method, which change '{self.change}' needs"
+                + nearest(self.of, known)
+            )
+            return
+        yield from workflow.methods[self.of].problems(name, workflow)
 
 
 class TextMethod(_TrainedMethod):
@@ -94,8 +313,24 @@ class TextMethod(_TrainedMethod):
         """Nothing is drawn unless something is trained."""
         return not self.phases
 
+    def text(self, methods: Mapping[str, Method]) -> str:
+        """The texts of the history's items stand for a session, or that of its last one."""
+        return self.view
 
-class SimpleMethod(_Method):
+    def models(self, config: Config) -> list[str]:
+        """Every decoder."""
+        return list(config.decoders)
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """Missing decoders, and recipes that do not fit it."""
+        if not self.models(workflow.config):
+            yield f"method '{name}' needs decoders, but the config lists none"
+        yield from self._phase_problems(name, workflow)
+        if self.phases and self.view != "history":
+            yield f"method '{name}': phases need view 'history', found '{self.view}'"
+
+
+class SimpleMethod(Method):
     """Scorers without a model: popularity in the training sessions, chance, and the answer itself."""
 
     kind: Literal["simple"]
@@ -106,8 +341,28 @@ class SimpleMethod(_Method):
         """Only chance has a seed."""
         return self.scorer != "random"
 
+    ranked_by = "rank_simple"
+    cheap = True
 
-class NMFMethod(_Method):
+    def models(self, config: Config) -> list[str]:
+        """The scorer stands for the models."""
+        return [self.scorer]
+
+
+class _TunedMethod(Method):
+    """What a validation grid (``tune``) adds to a method."""
+
+    def untuned(self) -> Self:
+        """The method without its validation grid."""
+        return self.model_copy(update={"tune": {}})
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """Keys of the grid without values."""
+        if empty := [key for key, values in self.tune.items() if not values]:
+            yield f"method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out"
+
+
+class NMFMethod(_TunedMethod):
     """Non-negative matrix factorisation (scikit-learn) of the train interactions.
 
     A session is folded in by what it shows, so users need not be known from training.
@@ -121,12 +376,19 @@ class NMFMethod(_Method):
     max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="of the solver, unless it converges before")
     deterministic: bool = False
 
+    ranked_by = "rank_nmf"
+    cheap = True
+
+    def models(self, config: Config) -> list[str]:
+        """There is one kind of it."""
+        return ["NMF"]
+
     def grid(self) -> list[int]:
         """The numbers of factors that are tried; one where nothing is tuned."""
         return self.tune.get("components", [self.components])
 
 
-class RecBoleMethod(_Method):
+class RecBoleMethod(_TunedMethod):
     """Any RecBole model, trained on our train sessions and ranked by our rank function."""
 
     kind: Literal["recbole"]
@@ -155,6 +417,12 @@ class RecBoleMethod(_Method):
     )
     deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
 
+    ranked_by = "train_recbole"
+
+    def models(self, config: Config) -> list[str]:
+        """RecBole's name of the model."""
+        return [self.model]
+
     def grid(self) -> list[dict[str, Any]]:
         """The points of the validation grid, each merged over ``settings``; one point where nothing is tuned."""
         points: list[dict[str, Any]] = [dict(self.settings)]
@@ -163,6 +431,6 @@ class RecBoleMethod(_Method):
         return points
 
 
-Method = Annotated[
+MethodEntry = Annotated[
     ProfileMethod | ControlMethod | TextMethod | SimpleMethod | NMFMethod | RecBoleMethod, Field(discriminator="kind")
 ]

@@ -12,8 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from langptune.config.methods import ProfileMethod, TextMethod
-from langptune.config.recipes import ContrastiveRecipe, Recipe
+from langptune.config.recipes import Recipe
 
 LONGEST = 80
 """Characters of the recipes' names in a phase's; with dataset, models and draw, a log's name must stay below 255."""
@@ -102,13 +101,12 @@ class Phase:
     @property
     def _rewarded(self) -> bool:
         """Whether a recipe of the chain trains the encoder, by ranks in which popularity may have a weight."""
-        return not all(isinstance(recipe, ContrastiveRecipe) for _, recipe in self.chain)
+        return any(recipe.trains == "encoder" for _, recipe in self.chain)
 
     @property
     def reads_histories_alone(self) -> bool:
         """Whether something is trained, and nothing of it reads a profile."""
-        kinds = [isinstance(recipe, ContrastiveRecipe) and recipe.texts == "history" for _, recipe in self.chain]
-        return bool(kinds) and all(kinds)
+        return bool(self.chain) and not any(r.trains == "encoder" or r.needs_profiles for _, r in self.chain)
 
     def _cut(self, end: int) -> Phase:
         """The chain up to ``end``, as one phase of training for all methods that begin with it.
@@ -121,10 +119,9 @@ class Phase:
             short = replace(short, popularity=None)
         return replace(short, prompt=None, history_items=0, max_tokens=0) if short.reads_histories_alone else short
 
-    def _ends(self, decoder: bool) -> int:
-        """Length of the chain up to its last recipe that trains the decoder, or the encoder; 0 where none does."""
-        ends = [at for at, (_, r) in enumerate(self.chain, 1) if isinstance(r, ContrastiveRecipe) == decoder]
-        return ends[-1] if ends else 0
+    def _end(self, role: Literal["decoder", "encoder"]) -> int:
+        """Length of the chain up to its last recipe that trains this model; 0 where none does."""
+        return max((at for at, (_, recipe) in enumerate(self.chain, 1) if recipe.trains == role), default=0)
 
     @property
     def parent(self) -> Phase:
@@ -134,12 +131,12 @@ class Phase:
     @property
     def encoder(self) -> Phase:
         """The phase whose encoder this one uses; the start where none was trained."""
-        return self._cut(self._ends(decoder=False))
+        return self._cut(self._end("encoder"))
 
     @property
     def decoder(self) -> Phase:
         """The phase whose decoder this one uses; the start where none was trained."""
-        return self._cut(self._ends(decoder=True))
+        return self._cut(self._end("decoder"))
 
     @property
     def weighed(self) -> Phase:
@@ -148,7 +145,7 @@ class Phase:
         A phase that trains the encoder alone keeps the weight: all texts that a decoder ranks share one. An untrained
         decoder has one weight for all methods.
         """
-        return self.decoder if self._ends(decoder=True) else Phase(None, UNTRAINED_HISTORY, 0)
+        return self.decoder if self._end("decoder") else Phase(None, UNTRAINED_HISTORY, 0)
 
     @property
     def weighed_by(self) -> Literal["profiles", "history"]:
@@ -157,9 +154,7 @@ class Phase:
 
     def draws(self) -> list[Draw]:
         """The profiles that training this phase reads; an encoder phase writes its own."""
-        if self.prompt is None or not self.chain or not isinstance(self.recipe, ContrastiveRecipe):
-            return []
-        if self.recipe.texts == "history":
+        if self.prompt is None or not self.chain or not self.recipe.needs_profiles:
             return []
         temperature = self.recipe.profile_temperature
         number = self.iteration if temperature else 0
@@ -168,22 +163,3 @@ class Phase:
     def all(self) -> list[Phase]:
         """This phase and every one before it, the start first."""
         return [self._cut(end) for end in range(len(self.chain) + 1)]
-
-
-def final_phase(
-    method: ProfileMethod | TextMethod, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]
-) -> Phase:
-    """The phase that a method is evaluated after; ``iteration``: names and recipes of its ``phases``."""
-    text = isinstance(method, TextMethod)
-    chain = tuple(
-        (name, recipe.resolved(method.history_items, text) if isinstance(recipe, ContrastiveRecipe) else recipe)
-        for name, recipe in iteration * method.iterations
-    )
-    weight = None if method.popularity == "auto" else method.popularity
-    tokens = 0 if isinstance(method, TextMethod) else method.max_tokens
-    return Phase(None if text else prompt, method.history_items, tokens, method.train_fraction, chain, weight)
-
-
-def evaluation_draw(method: ProfileMethod) -> Draw:
-    """The test profiles that a method is ranked by."""
-    return Draw("test", method.temperature, method.best_of)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -33,6 +34,9 @@ Weight = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 
 
 class _Recipe(Strict):
+    trains: ClassVar[Literal["decoder", "encoder"]]
+    called: ClassVar[str]  # in model cards
+
     title: str = Field(description="how plots and model cards call it")
     learning_rate: Rate
     weight_decay: Share = 1e-6
@@ -63,9 +67,29 @@ class _Recipe(Strict):
         told = self.model_dump(mode="json", exclude=NEUTRAL)
         return {key: value for key, value in told.items() if LATER.get(key, ...) != value}
 
+    def resolve(self, name: str, encoder: str, recipes: Mapping[str, RecipeEntry]) -> tuple[str, Recipe]:
+        """Name and content of the recipe that this entry stands for with an encoder: its own."""
+        return name, self
+
+    def resolved(self, history_items: int, text_method: bool) -> Recipe:
+        """The recipe as a method uses it: what it leaves to the method is filled in, what it does not read is reset."""
+        return self
+
+    @property
+    def needs_profiles(self) -> bool:
+        """Whether its training reads profiles that are written before it starts."""
+        return False
+
+    def problems(self, name: str, encoders: list[str], recipes: Mapping[str, RecipeEntry]) -> Iterator[str]:
+        """Why a run with these encoders cannot train by it, a line each."""
+        yield from ()
+
 
 class ContrastiveRecipe(_Recipe):
     """CL: the decoder learns to put a session's text next to its target item (PAPER: Training; InfoNCE)."""
+
+    trains = "decoder"
+    called = "contrastive learning (CL)"
 
     kind: Literal["contrastive"]
     texts: Literal["profiles", "history", "mixed"] = Field(
@@ -148,6 +172,11 @@ class ContrastiveRecipe(_Recipe):
         return self.model_copy(update=told)
 
     @property
+    def needs_profiles(self) -> bool:
+        """Whether its training reads profiles that are written before it starts."""
+        return self.texts != "history"
+
+    @property
     def rivals(self) -> int:
         """How many rows share their targets as in-batch candidates."""
         return self.batch_size if self.negatives == "batch" else self.negatives
@@ -191,6 +220,9 @@ class GuardLimits(Strict):
 
 class ReinforcementRecipe(_Recipe):
     """RLSO: the encoder learns to write profiles by which the decoder ranks the target high (PAPER: Training)."""
+
+    trains = "encoder"
+    called = "reinforcement learning (RLSO)"
 
     kind: Literal["reinforcement"]
     algorithm: Literal["rebel", "rloo", "grpo", "sft"] = Field(
@@ -296,10 +328,30 @@ class ReinforcementRecipe(_Recipe):
 class PerEncoder(Strict):
     """A name for several recipes, of which a run takes the one of its encoder; the phase bears that one's name."""
 
+    trains: ClassVar[None] = None
+
     kind: Literal["per-encoder"]
     recipes: Annotated[dict[str, str], Field(min_length=1)] = Field(
         description="entry of models.yaml (an encoder) -> entry of recipes.yaml"
     )
+
+    def resolve(self, name: str, encoder: str, recipes: Mapping[str, RecipeEntry]) -> tuple[str, Recipe]:
+        """Name and content of the encoder's recipe."""
+        meant = self.recipes[encoder]
+        return meant, recipes[meant]
+
+    def problems(self, name: str, encoders: list[str], recipes: Mapping[str, RecipeEntry]) -> Iterator[str]:
+        """Encoders without a recipe, or with one that does not exist."""
+        for encoder in encoders:
+            if encoder not in self.recipes:
+                yield (
+                    f"'{name}' has no recipe for encoder '{encoder}', only for {', '.join(sorted(self.recipes))}; add "
+                    "it to its 'recipes' in recipes.yaml, or run the encoder in a config without this method"
+                )
+                continue
+            known = [other for other, recipe in recipes.items() if recipe.trains is not None]
+            if (meant := self.recipes[encoder]) not in known:
+                yield f"'{name}': recipes: {encoder}: unknown recipe '{meant}'{nearest(meant, known)}"
 
 
 Recipe = ContrastiveRecipe | ReinforcementRecipe

@@ -15,20 +15,12 @@ from langptune import metrics
 from langptune.config.base import NAME_RULE, Strict, nearest, read_yaml, sound_name, validate
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge, read_judges
-from langptune.config.methods import (
-    ControlMethod,
-    Method,
-    NMFMethod,
-    ProfileMethod,
-    RecBoleMethod,
-    SimpleMethod,
-    TextMethod,
-)
+from langptune.config.methods import Method, MethodEntry
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
-from langptune.config.phases import Phase, final_phase
+from langptune.config.phases import Phase
 from langptune.config.prompts import Prompt
 from langptune.config.published import Published, read_published
-from langptune.config.recipes import ContrastiveRecipe, PerEncoder, Recipe, RecipeEntry, ReinforcementRecipe
+from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
@@ -328,7 +320,7 @@ class _ModelBox(Strict):
 
 
 class _MethodBox(Strict):
-    entry: Method
+    entry: MethodEntry
 
 
 class _RecipeBox(Strict):
@@ -364,43 +356,34 @@ class Workflow:
 
     def source_of(self, name: str) -> str:
         """The method whose texts, phases and models a method has: itself, or the one that a control names."""
-        method = self.methods[name]
-        return method.of if isinstance(method, ControlMethod) else name
+        return self.methods[name].source(name)
+
+    def text_of(self, name: str) -> str | None:
+        """What stands for a session where a method ranks it; None where no text does."""
+        return self.methods[name].text(self.methods)
 
     def deterministic(self, name: str) -> bool:
         """Whether a method draws nothing, so that one seed stands for all."""
-        source = self.methods[self.source_of(name)]
-        return source.deterministic and not self.shuffled(name)
+        return self.methods[name].one_seed(self.methods)
 
     def shuffled(self, name: str) -> bool:
         """Whether a method ranks each session by another user's profile."""
-        method = self.methods[name]
-        return isinstance(method, ControlMethod) and method.change == "shuffled"
+        return self.text_of(name) == "shuffled-profiles"
 
     def models_of(self, name: str) -> list[str]:
         """The ``{models}`` path segments that a method is run with."""
-        method = self.methods[self.source_of(name)]
-        if isinstance(method, ProfileMethod):
-            return [f"{e}+{d}" for e in self.config.encoders for d in self.config.decoders]
-        if isinstance(method, TextMethod):
-            return list(self.config.decoders)
-        if isinstance(method, NMFMethod):
-            return ["NMF"]
-        return [method.scorer if isinstance(method, SimpleMethod) else method.model]
+        return self.methods[self.source_of(name)].models(self.config)
 
     @property
     def readable(self) -> list[str]:
         """The methods whose profiles `make interpret` measures, the reference first."""
         told = self.config.interpretability
-        named = told.methods or [name for name in self.config.methods if self._one_profile(name)]
+        named = told.methods or [name for name in self.config.methods if self.one_profile(name)]
         return [name for name in named if name == told.reference] + [name for name in named if name != told.reference]
 
-    def _one_profile(self, name: str) -> bool:
+    def one_profile(self, name: str) -> bool:
         """Whether a method has one profile for each session: its own, or another user's."""
-        if isinstance(self.methods[name], ControlMethod) and not self.shuffled(name):
-            return False  # its texts are those of its method, which are measured already
-        source = self.methods[self.source_of(name)]
-        return isinstance(source, ProfileMethod) and source.best_of == 1
+        return self.methods[name].one_profile(self.methods)
 
     @property
     def reference(self) -> str:
@@ -463,21 +446,16 @@ class Workflow:
     def phase_of(self, dataset: str, method: str, models: str) -> Phase:
         """The phase that a profile or text method is evaluated after; ``models`` is the run's path segment."""
         entry = self.methods[method]
-        prompt = self.prompt_of(dataset, method) if isinstance(entry, ProfileMethod) else None
-        return final_phase(entry, prompt, tuple(self.recipe_of(name, models.split("+")[0]) for name in entry.phases))
+        iteration = tuple(self.recipe_of(name, models.split("+")[0]) for name in entry.phases)
+        return entry.phase(self.datasets[dataset].prompt, iteration)
 
     def recipe_of(self, name: str, encoder: str) -> tuple[str, Recipe]:
         """Name and content of the recipe that an entry of recipes.yaml stands for with an encoder."""
-        entry = self.recipes[name]
-        if not isinstance(entry, PerEncoder):
-            return name, entry
-        return (meant := entry.recipes[encoder]), self.recipes[meant]
+        return self.recipes[name].resolve(name, encoder, self.recipes)
 
     def prompt_of(self, dataset: str, method: str) -> str:
         """The name of the prompt template that a profile method uses on a dataset."""
-        entry = self.methods[method]
-        assert isinstance(entry, ProfileMethod)
-        return entry.prompt or self.datasets[dataset].prompt
+        return self.methods[method].prompt or self.datasets[dataset].prompt
 
 
 def variant(method: str, key: str, value: int | float) -> str:
@@ -514,10 +492,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         for name, entry in _registry(folder / "prompts.yaml").items()
     }
     if not settings.tune:
-        methods = {
-            name: method.model_copy(update={"tune": {}}) if isinstance(method, RecBoleMethod | NMFMethod) else method
-            for name, method in methods.items()
-        }
+        methods = {name: method.untuned() for name, method in methods.items()}
     published = _published(settings, Path(root), methods, models, where)
     judges = read_judges(folder, models)
     workflow = Workflow(settings, datasets, models, methods, prompts, recipes, judges, published)
@@ -628,7 +603,7 @@ def _derived_recipes(study: str, told: Study, recipes: dict[str, Any], where: st
     if told.recipe not in recipes:
         raise UserError(f"{at}: recipe: unknown recipe '{told.recipe}'{nearest(str(told.recipe), list(recipes))}")
     base = recipes[told.recipe]
-    if isinstance(base, PerEncoder):
+    if base.trains is None:
         raise UserError(
             f"{at}: recipe: '{told.recipe}' goes by the encoder; name one of {', '.join(base.recipes.values())}"
         )
@@ -654,7 +629,7 @@ def _check_tokens(workflow: Workflow, study: str, where: str) -> None:
         for one in workflow.variants(study):
             entry = workflow.methods[one.name]
             recipe = workflow.recipes.get(f"{told.recipe}{one.name.removeprefix(one.of)}")
-            if one.of != method or not one.setting or not isinstance(recipe, ReinforcementRecipe):
+            if one.of != method or not one.setting or recipe is None or recipe.trains != "encoder":
                 continue
             longest = recipe.max_tokens or entry.max_tokens
             written.setdefault(recipe.batches * recipe.sessions_per_batch * recipe.samples * longest, one.name)
@@ -719,7 +694,7 @@ def _check_interpretability(workflow: Workflow, where: str) -> None:
     for name in told.methods:
         if name not in workflow.config.methods:
             raise UserError(f"{at}.methods: '{name}' is not run here{nearest(name, workflow.config.methods)}")
-        if not workflow._one_profile(name):
+        if not workflow.one_profile(name):
             raise UserError(f"{at}.methods: '{name}' has not one profile for each session; leave it out")
     if told.methods and told.reference not in told.methods:
         raise UserError(f"{at}.reference: '{told.reference}' is not among interpretability.methods; add it there")
@@ -761,42 +736,8 @@ def _cross_check(workflow: Workflow, where: str) -> None:
     for study in config.studies:
         _check_tokens(workflow, study, where)
     for name in [*config.methods, *studied]:
-        method = workflow.methods[name]
-        if isinstance(method, ControlMethod):
-            _check_control(workflow, name, method, where)
-        writer = workflow.methods[workflow.source_of(name)]
-        if not workflow.models_of(name):
-            need = "decoders" if isinstance(writer, TextMethod) else "encoders and decoders"
-            raise UserError(f"{where}: method '{name}' needs {need}, but the config lists none")
-        tune = getattr(method, "tune", {})
-        if empty := [key for key, values in tune.items() if not values]:
-            raise UserError(f"{where}: method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out")
-        if isinstance(writer, ProfileMethod | TextMethod):
-            _check_phases(workflow, name, writer, where)
-        if isinstance(writer, ProfileMethod):
-            for dataset in config.datasets:
-                prompt = writer.prompt or workflow.datasets[dataset].prompt
-                if prompt not in workflow.prompts:
-                    raise UserError(
-                        f"{where}: method '{name}' on '{dataset}': unknown prompt '{prompt}'"
-                        + nearest(prompt, list(workflow.prompts))
-                    )
-                told = workflow.prompts[prompt]
-                for encoder in config.encoders if told.starts else []:
-                    source = workflow.models[encoder].source
-                    if source.endpoint is not None and source.prefill is None:
-                        raise UserError(
-                            f"{where}: method '{name}' on '{dataset}': prompt '{prompt}' has 'starts', but encoder "
-                            f"'{encoder}', an endpoint, has no 'prefill' in its source in models.yaml, which says how "
-                            "its server goes on from a given beginning; add it if the server can, or use another prompt"
-                        )
-            for encoder in config.encoders:
-                entry = workflow.models[encoder]
-                if writer.max_tokens >= entry.context:
-                    raise UserError(
-                        f"{where}: method '{name}': max_tokens {writer.max_tokens} leaves no room for a prompt in "
-                        f"the {entry.context} tokens of encoder '{encoder}'"
-                    )
+        for problem in workflow.methods[name].problems(name, workflow):
+            raise UserError(f"{where}: {problem}")
     # After the check that methods have their models: what is measured of profiles is read by these.
     _check_interpretability(workflow, where)
     _check_titles(workflow, where)
@@ -820,19 +761,6 @@ def _cross_check(workflow: Workflow, where: str) -> None:
         raise UserError(
             f"{where}: comparison.main_metric: '{comparison.main_metric}' is not among comparison.metrics"
             + nearest(comparison.main_metric, comparison.metrics)
-        )
-
-
-def _check_control(workflow: Workflow, name: str, method: ControlMethod, where: str) -> None:
-    """What a control takes texts from has texts, and profiles where they go to other users."""
-    wanted, what = (ProfileMethod | TextMethod, "profile or text method")
-    if method.change == "shuffled":
-        wanted, what = ProfileMethod, "profile method"
-    if not isinstance(workflow.methods.get(method.of), wanted):
-        known = [other for other, entry in workflow.methods.items() if isinstance(entry, wanted)]
-        raise UserError(
-            f"{where}: method '{name}': of: '{method.of}' is not a {what}, which change '{method.change}' needs"
-            + nearest(method.of, known)
         )
 
 
@@ -878,59 +806,3 @@ def _check_limits(workflow: Workflow, dataset: str) -> None:
         raise UserError(
             f"datasets.yaml: {dataset}: unknown prompt '{entry.prompt}'{nearest(entry.prompt, list(workflow.prompts))}"
         )
-
-
-def _check_phases(workflow: Workflow, name: str, method: ProfileMethod | TextMethod, where: str) -> None:
-    for phase in method.phases:
-        at = f"{where}: method '{name}': phases:"
-        if phase not in workflow.recipes:
-            raise UserError(f"{at} unknown recipe '{phase}'{nearest(phase, list(workflow.recipes))}")
-        recipe = workflow.recipes[phase]
-        if isinstance(method, TextMethod) and isinstance(recipe, ReinforcementRecipe | PerEncoder):
-            what = "goes by" if isinstance(recipe, PerEncoder) else "trains"
-            raise UserError(f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe")
-        if isinstance(recipe, PerEncoder):
-            _check_encoders(workflow, phase, recipe, at)
-        for encoder in workflow.config.encoders if isinstance(method, ProfileMethod) else []:
-            meant, trained = workflow.recipe_of(phase, encoder)
-            if isinstance(trained, ContrastiveRecipe) and (trained.texts, trained.sessions) == ("profiles", "all"):
-                raise UserError(
-                    f"{at} '{meant}': sessions: 'all' is about histories, but it trains on profiles, which are written "
-                    "for sampled sessions; raise sample.train, or set its texts to 'mixed'"
-                )
-            if workflow.models[encoder].source.endpoint is not None and isinstance(trained, ReinforcementRecipe):
-                raise UserError(
-                    f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without weights here; "
-                    "run it in a config without this method"
-                )
-    for encoder in workflow.config.encoders if isinstance(method, ProfileMethod) else []:
-        _check_adapters(workflow, method.phases, encoder, f"{where}: method '{name}': phases:")
-    if isinstance(method, TextMethod) and method.phases and method.view != "history":
-        raise UserError(f"{where}: method '{name}': phases need view 'history', found '{method.view}'")
-
-
-def _check_adapters(workflow: Workflow, phases: list[str], encoder: str, at: str) -> None:
-    """All recipes of a chain that train the encoder train the same weights: each goes on with the adapter before it."""
-    chain = [workflow.recipe_of(phase, encoder) for phase in phases]
-    trained = [(name, recipe.train) for name, recipe in chain if isinstance(recipe, ReinforcementRecipe)]
-    for name, told in trained[1:]:
-        first, wanted = trained[0]
-        if odd := [key for key in type(told).model_fields if getattr(told, key) != getattr(wanted, key)]:
-            raise UserError(
-                f"{at} '{name}' goes on with the adapter of '{first}', but its train.{odd[0]} is "
-                f"{getattr(told, odd[0])}, there {getattr(wanted, odd[0])}; make them equal (recipe_overrides)"
-            )
-
-
-def _check_encoders(workflow: Workflow, name: str, recipe: PerEncoder, at: str) -> None:
-    """Every encoder of the run has a recipe under this name, and one that exists."""
-    for encoder in workflow.config.encoders:
-        if encoder not in recipe.recipes:
-            raise UserError(
-                f"{at} '{name}' has no recipe for encoder '{encoder}', only for {', '.join(sorted(recipe.recipes))}; "
-                "add it to its 'recipes' in recipes.yaml, or run the encoder in a config without this method"
-            )
-        meant = recipe.recipes[encoder]
-        if not isinstance(workflow.recipes.get(meant), Recipe):
-            known = [key for key, entry in workflow.recipes.items() if isinstance(entry, Recipe)]
-            raise UserError(f"{at} '{name}': recipes: {encoder}: unknown recipe '{meant}'{nearest(meant, known)}")

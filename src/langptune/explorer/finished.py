@@ -14,7 +14,6 @@ import polars as pl
 
 from langptune.baselines import text as history_texts
 from langptune.config.layout import Layout, decoder_of, encoder_of
-from langptune.config.methods import ControlMethod, ProfileMethod, TextMethod
 from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
@@ -231,26 +230,20 @@ class Finished:
 
     def _kind(self, method: str) -> Kind:
         """Where a method's texts come from; a mean vector is no text."""
-        entry = self.workflow.methods[method]
-        source = self.workflow.methods[self.layout.source_of(method)]
-        if isinstance(entry, ControlMethod) and entry.change != "text-alone":
-            return "shuffled" if entry.change == "shuffled" else "stored"
-        if isinstance(source, ProfileMethod | TextMethod):
-            return "text" if isinstance(source, TextMethod) else "profiles"
-        return "stored"
+        kinds: dict[str | None, Kind] = {"profiles": "profiles", "shuffled-profiles": "shuffled", None: "stored"}
+        return kinds.get(self.workflow.text_of(method), "text")
 
     def _title(self, name: str) -> str:
         return self.workflow.models[name].title if name in self.workflow.models else name
 
     def _lacks(self, run: Run) -> list[str]:
         """What of a run that ranks by texts is not there; nothing for other runs."""
-        entry = self.workflow.methods[self.layout.source_of(run.method)]
-        if self._kind(run.method) == "stored":
+        if (kind := self._kind(run.method)) == "stored":
             return []
         needs = {"decoder": self.layout.run_decoder(run), "item vectors": self.layout.run_vectors(run)}
         if isinstance(weight := self.layout.run_weight(run), str):
             needs["weight of popularity"] = weight
-        if not isinstance(entry, TextMethod):
+        if kind != "text":
             needs["profiles"] = self.layout.run_profiles(run)
         return [what for what, path in needs.items() if not self.path(path).exists()]
 
@@ -259,7 +252,7 @@ class Finished:
         found = self.choices(dataset)[0]
         plain, trained = [], []
         for choice in found:
-            if choice.kind == "profiles" and isinstance(self.workflow.methods[choice.run.method], ProfileMethod):
+            if choice.kind == "profiles" and self.workflow.methods[choice.run.method].writes_profiles:
                 chain = self.layout.run_phase(choice.run).encoder.chain
                 steps = self.layout.run_phase(choice.run).chain
                 (trained if steps else plain).append((len(chain) > 0, len(steps), choice))
@@ -326,9 +319,8 @@ class Finished:
     def history_text(self, choice: Choice, history: list[int]) -> Text:
         """The text of a history: what a text method ranks by, and what stands in where no profile is written."""
         entry = self.workflow.methods[self.layout.source_of(choice.run.method)]
-        assert isinstance(entry, ProfileMethod | TextMethod)
         texts = self.data(choice.run.dataset).texts
-        view = entry.view if isinstance(entry, TextMethod) else "history"
+        view = "history" if entry.writes_profiles else entry.view
         shown = 1 if view == "last-item" else min(entry.history_items, len(history))
         source = f"The texts of the {shown} most recent titles, newest first" if shown > 1 else "The text of one title"
         return Text(history_texts.query(view, history, texts, entry.history_items), source)

@@ -153,7 +153,6 @@ class Live:
         from langptune.profiles.choose import best_samples
 
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
-        assert isinstance(entry, ProfileMethod)
         sessions = self.finished.data(choice.run.dataset).sessions
         rows = sessions.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
         first = rows.unique("session", keep="first").sort("session")
@@ -226,7 +225,7 @@ class Live:
             Left: ``gone`` was set.
         """
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
-        if choice.kind != "profiles" or not isinstance(entry, ProfileMethod):
+        if choice.kind != "profiles":
             raise UserError(f"{choice.label} writes no profile; choose a method of the group 'profiles'")
         while not self._writing.acquire(timeout=0.25):
             tell("waiting", 0, entry.max_tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from langptune.config.layout import Layout
-from langptune.config.methods import ProfileMethod
 from langptune.config.workflow import Run, Workflow
 
 
@@ -14,7 +13,7 @@ def surveyed(workflow: Workflow) -> list[Run]:
     is nothing to prefer. People's time is for users and methods, not for seeds.
     """
     config, layout, reference = workflow.config, Layout(workflow), workflow.config.interpretability.reference
-    methods = [name for name in workflow.readable if isinstance(workflow.methods[name], ProfileMethod)]
+    methods = [name for name in workflow.readable if workflow.methods[name].writes_profiles]
     if reference not in methods:
         return []
     runs = [

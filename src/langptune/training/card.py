@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from langptune.config.recipes import Recipe, ReinforcementRecipe
+from langptune.config.recipes import Recipe
 from langptune.markup import markdown
 
 USE = {
@@ -61,14 +61,13 @@ def card(
     names = [key for key in first if key.startswith("val_") and not key.endswith("_se")]
     rows = [f"| {key.removeprefix('val_')} | {first[key]:.4f} | {best[key]:.4f} |" for key in names if key in best]
     what = "profile encoder, a PEFT adapter" if role == "encoder" else "recommender decoder"
-    method = "reinforcement learning (RLSO)" if isinstance(recipe, ReinforcementRecipe) else "contrastive learning (CL)"
     return "\n".join(
         [
             "---",
             yaml.safe_dump(front, sort_keys=False).strip(),
             "---",
             "",
-            f"# {what[0].upper()}{what[1:]}, trained by {method}",
+            f"# {what[0].upper()}{what[1:]}, trained by {recipe.called}",
             "",
             f"Phase `{phase}`, seed {seed}. Base model: {markdown(base)} (licence: {markdown(licence)}).",
             "",

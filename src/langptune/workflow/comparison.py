@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from langptune.config.layout import decoder_of
-from langptune.config.methods import RecBoleMethod
 from langptune.config.recipes import Recipe
 from langptune.config.workflow import Run
 from langptune.workflow.project import Project
@@ -23,7 +22,7 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
         "title": method.title,
         "group": method.group,
         "note": method.note,
-        "trials": len(method.grid()) if getattr(method, "tune", None) else 0,
+        "trials": method.trials,
         **_weight(project, run),
         "metrics_path": project.paths.metrics_of(run),
     }
@@ -39,13 +38,8 @@ def _weight(project: Project, run: Run) -> dict[str, Any]:
 
 def trained_recipes(project: Project, dataset: str) -> list[Recipe]:
     """The recipes that methods of a comparison train by, as they use them."""
-    runs = [run for run in project.runs(dataset) if _trains(project, run)]
+    runs = [run for run in project.runs(dataset) if project.has_phases(run.method)]
     return [recipe for run in runs for _, recipe in project.paths.run_phase(run).chain]
-
-
-def _trains(project: Project, run: Run) -> bool:
-    """Whether a run's method has phases of its own; a control has those of the method that it names."""
-    return project.ranks_texts(run.method) and project.workflow.source_of(run.method) == run.method
 
 
 def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
@@ -53,7 +47,7 @@ def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
     config = project.config
     out = {}
     for run in project.runs(dataset):
-        if not _trains(project, run):
+        if not project.has_phases(run.method):
             continue
         for phase in project.paths.run_phase(run).all()[1:]:
             titles = [recipe.title for _, recipe in phase.chain]
@@ -80,7 +74,7 @@ def baseline_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]
     return {
         f"{project.results}/{run.folder}/curve.jsonl": {"key": run.method, "title": project.methods[run.method].title}
         for run in project.runs(dataset)
-        if isinstance(project.methods[run.method], RecBoleMethod)
+        if project.methods[run.method].ranked_by == "train_recbole"
     }
 
 
@@ -94,7 +88,7 @@ def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
             "profiles": phase.recipe.sessions_per_batch * phase.recipe.samples,
         }
         for phase in project.paths.run_phase(run).all()[1:]
-        if phase.recipe.kind == "reinforcement"
+        if phase.recipe.trains == "encoder"
     ]
 
 
@@ -121,8 +115,7 @@ def profile_columns(project: Project, dataset: str) -> list[dict[str, str]]:
     config, out = project.config, []
     for run in project.runs(dataset):
         method = project.methods[run.method]
-        one = _trains(project, run) and project.has_profiles(run.method) and method.best_of == 1
-        if one and run.seed == config.seeds[0]:
+        if method.writes_profiles and method.best_of == 1 and run.seed == config.seeds[0]:
             several = len(config.encoders) * len(config.decoders) > 1
             out.append(
                 {

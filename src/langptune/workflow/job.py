@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from langptune.config.layout import decoder_of, encoder_of
-from langptune.config.methods import ControlMethod
 from langptune.config.phases import VALIDATION, Draw, Phase
 from langptune.config.workflow import Run
 from langptune.workflow.project import Project
@@ -148,10 +147,10 @@ class Job:
 
     def change(self) -> dict[str, Any]:
         """What a control changes of the texts of the method that it names; nothing for other methods."""
-        method = self.project.methods[self.method]
-        if not isinstance(method, ControlMethod):
+        change = self.project.methods[self.method].changes()
+        if change is None:
             return {}
-        return {"change": method.change, **({} if self.shuffle is None else {"seed": self.shuffle})}
+        return {"change": change, **({} if self.shuffle is None else {"seed": self.shuffle})}
 
     # Files
 

@@ -12,7 +12,6 @@ from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import workflow
 from langptune.config.base import read_yaml, validate
 from langptune.config.cluster import Cluster
-from langptune.config.methods import RecBoleMethod
 from langptune.launch import Shape, shape
 from langptune.provenance import installed
 from langptune.workflow.project import Project
@@ -39,7 +38,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Project:
     # Where RecBole is missing (a dry run, a lint), its names cannot be checked; training says so.
     for name in project.config.methods if installed("recbole") else ():
         method = project.methods[name]
-        for point in method.grid() if isinstance(method, RecBoleMethod) else ():
+        for point in method.grid() if method.ranked_by == "train_recbole" else ():
             check_recbole(method.model, point)
     return project
 

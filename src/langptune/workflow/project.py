@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from langptune.config import methods as kinds
 from langptune.config.layout import Layout
-from langptune.config.phases import VALIDATION, Draw, Phase, evaluation_draw
-from langptune.config.recipes import Recipe
+from langptune.config.methods import Method
+from langptune.config.phases import VALIDATION, Draw, Phase
 from langptune.config.workflow import Run, Workflow
 
 Entry = TypeVar("Entry")
@@ -81,31 +80,35 @@ class Project:
         studied = [run for study in self.config.studies for run in self.runs(study=study)]
         return list(dict.fromkeys([*self.runs(), *studied]))
 
-    def source(self, method: str) -> Any:
+    def source(self, method: str) -> Method:
         """The entry of the method whose texts a method is ranked by: its own, or that which a control names."""
         return self.methods[self.workflow.source_of(method)]
 
     def ranks_texts(self, method: str) -> bool:
         """Whether a method ranks by texts, its own or those that a control takes: it has phases and a decoder."""
-        return isinstance(self.source(method), kinds.ProfileMethod | kinds.TextMethod)
+        return self.methods[method].ranked_by == "rank_texts"
 
     def has_profiles(self, method: str) -> bool:
         """Whether these texts are profiles."""
-        return isinstance(self.source(method), kinds.ProfileMethod)
+        return self.source(method).writes_profiles
 
-    def of_kind(self, kind: type) -> list[str]:
-        """The methods of one kind (a class of ``langptune.config.methods``)."""
-        return [name for name, method in self.methods.items() if isinstance(method, kind)]
+    def has_phases(self, method: str) -> bool:
+        """Whether a method has phases of its own; a control has those of the method that it names."""
+        return self.ranks_texts(method) and not self.methods[method].changes()
 
-    def ranked_by(self, kind: type) -> list[str]:
-        """The methods of one kind that are run here, and the controls that take their texts."""
+    def ranked_by(self, rule: str) -> list[str]:
+        """The methods that a rule ranks."""
+        return [name for name, method in self.methods.items() if method.ranked_by == rule]
+
+    def ranked_texts(self, profiles: bool) -> list[str]:
+        """The methods run here that rank by texts, with the controls that take their texts.
+
+        Args:
+            profiles: those by profiles, which an encoder writes; else those by histories.
+        """
         variants = [one.name for study in self.config.studies for one in self.workflow.variants(study)]
-        named = dict.fromkeys([*self.config.methods, *variants])
-        return [name for name in named if isinstance(self.source(name), kind)]
-
-    def cheap(self, method: str) -> bool:
-        """Whether a method's ranks take seconds and wait for the data alone."""
-        return isinstance(self.methods[method], kinds.SimpleMethod | kinds.NMFMethod)
+        named = [name for name in dict.fromkeys([*self.config.methods, *variants]) if self.ranks_texts(name)]
+        return [name for name in named if self.has_profiles(name) == profiles]
 
     # Phases
 
@@ -117,12 +120,12 @@ class Project:
             self.phases[phase.id] = phase
             self.draws |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
         if self.has_profiles(run.method):
-            draw = evaluation_draw(self.source(run.method))
+            draw = self.source(run.method).draw()
             self.draws[draw.name] = draw
 
-    def trained(self, recipe: type[Recipe]) -> list[str]:
-        """The phases, by their folders' names, whose last recipe is of one kind."""
-        return [name for name, phase in self.phases.items() if phase.chain and isinstance(phase.recipe, recipe)]
+    def trained(self, role: str) -> list[str]:
+        """The phases, by their folders' names, that train a model of one role: decoder or encoder."""
+        return [name for name, phase in self.phases.items() if phase.chain and phase.recipe.trains == role]
 
     # Models
 

@@ -63,8 +63,7 @@ def final_figures(project: Project) -> list[str]:
     names = [f"comparison/{figure}.{end}" for figure in drawn(project) for end in ("png", "pdf")]
     names += ["data/card.md", "data/funnel.png", "data/funnel.pdf"]
     names += _studies(project)
-    methods = project.config.methods
-    if any(project.has_profiles(name) and project.workflow.source_of(name) == name for name in methods):
+    if any(project.methods[name].writes_profiles for name in project.config.methods):
         names.append("comparison/profiles.html")
     return _each(project, names)
 
