@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import polars as pl
 from pydantic import Field
@@ -13,6 +13,11 @@ from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs, embedding
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -37,6 +42,23 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    phase = job.phase
+    return {
+        "text": phase.weighed_by,
+        # Of histories, as many items as the decoder was trained on.
+        "history_items": (phase.recipe.history_items if phase.chain else None) or phase.history_items,
+        "weights": project.config.training.popularity_weights,
+        "decoder": job.used_decoder(),
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return embedding(project.models[job.decoder])
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -14,6 +14,11 @@ from langptune.data import contracts
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class CompareSpec(StageSpec):
@@ -43,6 +48,81 @@ class CompareSpec(StageSpec):
     comparisons_out: str = Field(description="tests and effect sizes (CSV)")
     contrasts_out: str = Field(description="tests and effect sizes of the contrasts (CSV)")
     gains_out: str = Field(description="per-session values, differences and rank gains (Parquet)")
+
+
+def spec(project: Project, job: Job, **variant: object) -> dict[str, object]:
+    """``variant``: fields of another value."""
+    from langptune.workflow.comparison import run_entry
+
+    how, numbers = project.config.comparison, project.workflow.published_of(job.dataset)
+    return {
+        "dataset": job.dataset,
+        "title": project.datasets[job.dataset].title,
+        "facts": _facts(project, job.dataset),
+        "runs": [run_entry(project, run) for run in project.runs(job.dataset)],
+        "published": [
+            {"method": method, "models": models, "metric": metric, "value": number.value}
+            for (method, models, metric), number in numbers.items()
+        ],
+        "reference": project.workflow.reference,
+        "contrasts": [{"name": name, **contrast.model_dump()} for name, contrast in how.contrasts.items()],
+        "metrics": how.metrics,
+        "main_metric": how.main_metric,
+        "bootstrap": how.bootstrap,
+        "confidence": how.confidence,
+        "seed": how.seed,
+        **variant,
+    }
+
+
+def _facts(project: Project, dataset: str) -> list[str]:
+    """The sentences above a table that say what was compared, and how."""
+    config = project.config
+    return [
+        f"Protocol {project.datasets[dataset].protocol.name}; full-catalogue ranking, items that the user has already "
+        f"seen left out; test sessions drawn with seed {config.sample.seed} where not all are compared.",
+        f"Selected on validation: hyperparameters with seed {config.seeds[0]}, epochs with each run's own seed.",
+        *_training_facts(project, dataset),
+        *_published_facts(project, dataset),
+    ]
+
+
+def _training_facts(project: Project, dataset: str) -> list[str]:
+    """What trained methods saw, where a comparison has some."""
+    from langptune.workflow.comparison import trained_recipes
+
+    recipes, sizes = trained_recipes(project, dataset), project.config.sample
+    if not recipes:
+        return []
+    train, val = (f"{size} sampled" if size else "all" for size in (sizes.train, sizes.val))
+    titles: dict[str, list[str]] = {}
+    for recipe in recipes:
+        texts = getattr(recipe, "texts", None)
+        if texts == "mixed" and recipe.sessions == "all" and train != "all":
+            titles.setdefault(f"all (histories) and {train} (profiles)", []).append(recipe.title)
+        else:
+            titles.setdefault("all" if recipe.sessions == "all" else train, []).append(recipe.title)
+    listed = "; ".join(f"{sessions} for {', '.join(dict.fromkeys(names))}" for sessions, names in titles.items())
+    return [
+        f"Train sessions that phases draw from: {listed}. They select by NDCG on {val} validation sessions. The "
+        "RecBole baselines see all sessions of both."
+    ]
+
+
+def _published_facts(project: Project, dataset: str) -> list[str]:
+    """Where published numbers beside ours come from, where the config asks for them."""
+    file, numbers = project.config.comparison.published, project.workflow.published_of(dataset).values()
+    if file is None:
+        return []
+    if not numbers:
+        return [f"{file} has no number for this dataset and these methods, models and metrics."]
+    sources = "; ".join(sorted({number.source for number in numbers}))
+    return [f"Published: {sources}, on {next(iter(numbers)).dataset} as it was prepared and drawn there."]
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=1000, minutes=30)
 
 
 def compare(spec: CompareSpec, record: Record, log: Log) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -19,6 +19,11 @@ from langptune.files import whole
 from langptune.markup import duration
 from langptune.provenance import ROOT, Record
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class CostSpec(StageSpec):
@@ -37,6 +42,26 @@ class CostSpec(StageSpec):
     table_out: str = Field(description="CSV, one line per rule, model and kind of device")
     page_out: str = Field(description="the same for people (Markdown)")
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow import targets
+
+    return {
+        "name": job.dataset,
+        "dataset": project.datasets[job.dataset],
+        "sample": project.config.sample,
+        "targets": targets.results(project, job.dataset),
+        "folder": f"{project.results}/{job.dataset}",
+        "benchmarks": [project.benchmarks],
+        "models": targets.model_names(project, job.dataset),
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=1000, minutes=10)
 
 
 def gather(spec: CostSpec, record: Record, log: Log) -> None:

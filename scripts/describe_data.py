@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import Field
@@ -17,6 +18,11 @@ from langptune.figures import style
 from langptune.figures.funnel import funnel as draw
 from langptune.files import read_json, whole
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 COUNTS = ("interactions", "users", "items")
 
@@ -33,6 +39,20 @@ class Spec(stage.StageSpec):
     card_out: str
     statistics_out: str
     figure_out: list[str] = Field(description="the funnel, in one format each")
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {
+        "name": job.dataset,
+        "dataset": project.datasets[job.dataset],
+        "manifest_in": f"{project.paths.data_file(job.dataset, 'sessions')}.manifest.json",
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=2000, minutes=30)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from langptune import stage
 from langptune.config.sample import Sample
 from langptune.data import contracts, sample
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -17,6 +24,18 @@ class Spec(stage.StageSpec):
     splits: list[str] = Field(["test"], description="which splits to draw from")
     sessions_in: str
     sample_out: str
+
+
+def spec(project: Project, job: Job, splits: tuple[str, ...] = ()) -> dict[str, object]:
+    """``splits``: those to draw from, of a sample that is not the test sessions."""
+    sizes = project.config.sample
+    taken = {split: getattr(sizes, split) for split in splits or ("test",)}
+    return {"sample": {**taken, "seed": sizes.seed}, **({"splits": splits} if splits else {})}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=30)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

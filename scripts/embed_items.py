@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -10,6 +11,11 @@ from langptune import stage
 from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs, embedding
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -23,6 +29,16 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {"decoder": job.used_decoder()}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return embedding(project.models[job.decoder])
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

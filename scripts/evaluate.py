@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 from pydantic import Field
@@ -12,6 +12,11 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class EvaluateSpec(StageSpec):
@@ -24,6 +29,16 @@ class EvaluateSpec(StageSpec):
     metrics: list[str] = Field(list(metrics.DEFAULT), description="recall@K, ndcg@K, mrr@K, ndcg, mrr, log-rank")
     split: Literal["train", "val", "test"] = Field("test", description="split that is evaluated")
     metrics_out: str = Field(description="metrics.parquet")
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {"metrics": project.config.comparison.metrics}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import Field
@@ -12,6 +13,11 @@ from langptune import stage
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -22,6 +28,16 @@ class Spec(stage.StageSpec):
     split: str = Field("test", description="whose sessions: train, val or test")
     samples: int = Field(1, description="profiles per session")
     profiles_out: str
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {"shards_in": project.shards(job.written), "split": job.draw.split, "samples": job.draw.samples}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,11 @@ from langptune.judge.summary import summary
 from langptune.markup import markdown
 from langptune.provenance import Record
 from langptune.spreadsheet import cells as in_cells
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 MARKS = {1: " ▲", -1: " ▼", 0: ""}
 
@@ -63,6 +68,44 @@ class Spec(stage.StageSpec):
     judges_out: str
     tradeoff_out: list[str]
     steering_out: list[str]
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow.comparison import run_entry
+    from langptune.workflow.targets import MEASURES as FILES
+
+    how, asked = project.config.comparison, project.config.interpretability
+    verifier, reader = (project.models[name].title for name in (project.workflow.verifier, project.workflow.reader))
+    return {
+        "title": f"Interpretability: {project.datasets[job.dataset].title}",
+        "facts": [
+            f"Claims about persons and themes are verified by {verifier}; the reader of the forward simulation is "
+            f"{reader}, untrained."
+        ],
+        "runs": [
+            {
+                **run_entry(project, run),
+                **{name: project.measured(run, name) for name in FILES},
+                "verdicts": [
+                    {"judge": judge, "title": project.judges[judge].title, "path": path}
+                    for judge, path in project.judged(run).items()
+                ],
+            }
+            for run in project.readable_runs(job.dataset)
+        ],
+        "reference": asked.reference,
+        "main_metric": how.main_metric,
+        "candidates": asked.candidates,
+        "bootstrap": how.bootstrap,
+        "confidence": how.confidence,
+        "seed": how.seed,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=1000, minutes=20)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

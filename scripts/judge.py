@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
 from pydantic import Field
@@ -16,6 +16,11 @@ from langptune.data.sample import pick
 from langptune.errors import UserError
 from langptune.profiles.shuffle import deal
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -51,6 +56,41 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """A model with files runs on one, behind a server of this job."""
         return self.model.source.endpoint is None
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    how, name = project.config.interpretability, job.wildcards["judge"]
+    return {
+        "judge": name,
+        "judge_entry": project.judges[name].model_copy(update={"title": ""}),
+        "model": project.used(project.judges[name].model),
+        "method": project.methods[job.method].title,
+        "shuffle": job.shuffle,
+        "reference": project.methods[how.reference].title,
+        "sessions": how.judge_sessions,
+        "seed": how.seed,
+        "max_usd": how.judge_max_usd,
+        "threads": project.config.generation.threads,
+        "dtype": project.config.generation.dtype,
+        "cache": project.answers,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    name = project.judges[job.wildcards["judge"]].model
+    return Needs(
+        # One server a job; its memory is that of the model in float32 twice over, while it is loaded.
+        memory=3000,
+        minutes=30,
+        # A local model computes, an endpoint is waited for.
+        threads=1 if project.is_remote(name) else project.config.generation.threads,
+        gpus=1,
+        model=project.models[name],
+        per_million=8,
+        per_billion=100,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import polars as pl
 from pydantic import Field
@@ -17,6 +17,11 @@ from langptune.stage import Log, StageSpec, run
 from langptune.survey.draw import Words, describe, draw, new_salt
 from langptune.survey.page import page
 from langptune.survey.schema import Codebook, Side, load_codebook
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 CONSENT = [
     "This study asks how well texts written by a computer describe what a person likes. You will compare pairs of "
@@ -56,6 +61,24 @@ class MakeSpec(StageSpec):
     questionnaire_out: str
     codebook_out: str
     codebook_md_out: str
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    how, methods = project.config.interpretability, project.methods
+    return {
+        "title": "Which text describes a person's taste?",
+        "reference_title": methods[how.reference].title,
+        "trained_title": methods[job.method].title,
+        "questions": how.survey_questions,
+        "history_items": methods[job.method].history_items,
+        "seed": how.seed,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def make(spec: MakeSpec, record: Record, log: Log) -> None:

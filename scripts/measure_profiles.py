@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,11 @@ from langptune.interpretability.faithfulness import Catalogue, Verifier, by_infe
 from langptune.interpretability.subjects import ProfileSpec
 from langptune.provenance import Record
 from langptune.randomness import numbered
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(ProfileSpec):
@@ -40,6 +45,35 @@ class Spec(ProfileSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    how, remote = project.config.generation, project.is_remote(job.encoder)
+    return {
+        **job.subjects(),
+        "encoder": job.used_encoder(),
+        "encoder_in": None if remote else job.encoder_folder,
+        **job.prompt(),
+        "max_tokens": job.source.max_tokens,
+        "verifier": project.used(project.workflow.verifier),
+        "strangers": project.config.interpretability.strangers,
+        "threads": how.threads,
+        "dtype": how.dtype,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(
+        memory=3000,
+        minutes=30,
+        threads=project.config.generation.threads,
+        gpus=1,
+        model=project.models[job.encoder],
+        per_million=3,
+        per_billion=60,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

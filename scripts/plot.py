@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -14,6 +14,11 @@ from langptune.figures import comparison, style
 from langptune.figures.inputs import Comparison
 from langptune.provenance import Record, file_hash
 from langptune.stage import Log, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class PlotSpec(Comparison):
@@ -35,6 +40,36 @@ class PlotSpec(Comparison):
             UserError: there is no such figure.
         """
         return tuple(map(comparison.REGISTRY.module, self.figures()))
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow.comparison import baseline_curves, phase_curves, run_entry
+
+    reads, how = comparison.entry(job.wildcards["figure"]).reads, project.config.comparison
+    curves_of = {"curves": baseline_curves, "phases": phase_curves}
+    return {
+        **{
+            name: [{"path": path, **curve} for path, curve in curves_of[name](project, job.dataset).items()]
+            for name in reads
+            if name in curves_of
+        },
+        "runs": [run_entry(project, run) for run in project.runs(job.dataset)],
+        "reference": project.workflow.reference,
+        "main_metric": how.main_metric,
+        "confidence": how.confidence,
+        "second_metric": "recall@10" if "recall@10" in how.metrics else None,
+    }
+
+
+def loads(project: Project, job: Job) -> tuple[str, ...]:
+    """As ``PlotSpec.loads``, for the rule."""
+    return (comparison.REGISTRY.module(job.wildcards["figure"]),)
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=1000, minutes=30)
 
 
 def plot(spec: PlotSpec, record: Record, log: Log) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -11,6 +12,11 @@ from langptune.config.datasets import DatasetEntry
 from langptune.data.fetch import fetch
 from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -23,6 +29,17 @@ class Spec(stage.StageSpec):
     def secrets(self) -> tuple[str, ...]:
         """The hub's token."""
         return HUB_TOKENS
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    name = project.downloads[job.wildcards["slug"]]
+    return {"name": name, "dataset": project.downloaded(name)}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=30)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -11,6 +12,11 @@ from langptune.config.models import ModelEntry
 from langptune.models.materialise import materialise
 from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -23,6 +29,18 @@ class Spec(stage.StageSpec):
     def secrets(self) -> tuple[str, ...]:
         """The hub's token."""
         return HUB_TOKENS
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    name = job.wildcards["model"]
+    return {"name": name, "model": project.fetched(name)}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    model = project.models[job.wildcards["model"]]
+    return Needs(memory=2000, minutes=60, model=model, per_million=6, per_billion=30)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import Field
@@ -17,7 +18,14 @@ from langptune.data import contracts, protocols, readers
 from langptune.data.limits import TokenLimits
 from langptune.files import own_folder, whole
 from langptune.provenance import Record, file_hash
+from langptune.workflow.needs import Needs
 
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
+
+COUNTING = ("langptune.prompts", "langptune.models.load")
+"""Modules by which texts are counted."""
 FUNNEL = {"step": pl.String, "interactions": pl.Int64, "users": pl.Int64, "items": pl.Int64}
 
 
@@ -36,6 +44,30 @@ class Spec(stage.StageSpec):
     sessions_out: str
     users_out: str = Field(description="user fields for prompts; only user_id where the dataset has none")
     funnel_out: str = Field(description="what each step of the protocol left")
+
+    def unreached(self) -> tuple[str, ...]:
+        """Without token limits no text is counted."""
+        return () if self.encoder else COUNTING
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    entry = project.prepared(job.dataset)
+    models = {role: project.used(name) for role, name in project.limit_models(job.dataset).items()}
+    prompt = {"prompt": project.prompts[project.datasets[job.dataset].prompt]} if models else {}
+    return {"name": job.dataset, "dataset": entry, "folder": project.raw_folder(job.dataset), **models, **prompt}
+
+
+def unreached(project: Project, job: Job) -> tuple[str, ...]:
+    """As ``Spec.unreached``, for the rule."""
+    return () if project.limit_models(job.dataset) else COUNTING
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    if project.datasets[job.dataset].reader == "amazon-2023":
+        return Needs(memory=8000, minutes=360)
+    return Needs(memory=1000, minutes=30)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

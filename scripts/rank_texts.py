@@ -13,11 +13,14 @@ from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from langptune.ranking.scoring import Scoring
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -47,6 +50,22 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {
+        "source": "profiles" if project.has_profiles(job.method) else job.source.view,
+        **job.change(),
+        "history_items": job.source.history_items,
+        "decoder": job.used_decoder(),
+        **job.number_of_weight(),
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return embedding(project.models[job.decoder])
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 from pydantic import Field
@@ -14,6 +14,11 @@ from langptune.files import whole
 from langptune.interpretability.subjects import drawn
 from langptune.provenance import Record
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 STYLE = """:root{color-scheme:light}*{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;margin:1.5rem auto;max-width:72rem;padding:0 1rem;color:#1a1a1a;background:#fff}
@@ -50,6 +55,27 @@ class Spec(StageSpec):
     examples: int = Field(description="of them, how many are shown")
     seed: int
     page_out: str
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow.comparison import example_columns
+
+    how = project.config.interpretability
+    return {
+        "title": f"Examples: {project.datasets[job.dataset].title}",
+        "columns": example_columns(project, job.dataset),
+        "history_items": max(project.source(name).history_items for name in project.workflow.readable),
+        "candidates": how.candidates,
+        "measured": how.sessions,
+        "examples": how.examples,
+        "seed": how.seed,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def show(spec: Spec, record: Record, log: Log) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,11 @@ from langptune.files import whole
 from langptune.provenance import Record
 from langptune.randomness import numbered
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem;color:#1a1a1a}
 section{border-top:1px solid #ccc;padding:.8rem 0}h2{font-size:1rem;margin:.2rem 0}
@@ -43,6 +48,19 @@ class ShowSpec(StageSpec):
     history_items: int = Field(5, description="most recent items shown")
     seed: int = 0
     page_out: str
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow.comparison import profile_columns
+
+    title = f"Profiles before and after training: {project.datasets[job.dataset].title}"
+    return {"title": title, "columns": profile_columns(project, job.dataset)}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def show(spec: ShowSpec, record: Record, log: Log) -> None:

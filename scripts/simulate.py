@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,11 @@ from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.data import contracts
 from langptune.interpretability.subjects import ProfileSpec
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(ProfileSpec):
@@ -29,6 +35,30 @@ class Spec(ProfileSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {
+        **job.subjects(),
+        "reader": project.used(project.workflow.reader),
+        "candidates": project.config.interpretability.candidates,
+        "threads": project.config.generation.threads,
+        "dtype": project.config.generation.dtype,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(
+        memory=3000,
+        minutes=30,
+        threads=project.config.generation.threads,
+        gpus=1,
+        model=project.models[project.workflow.reader],
+        per_million=3,
+        per_billion=60,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,11 @@ from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.interpretability.subjects import ProfileSpec
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs, embedding
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(ProfileSpec):
@@ -31,6 +37,21 @@ class Spec(ProfileSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    return {
+        **job.subjects(),
+        "decoder": job.used_decoder(),
+        **job.number_of_weight(),
+        "tastes": project.config.interpretability.tastes,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return embedding(project.models[job.decoder])
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

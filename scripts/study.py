@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -21,6 +21,11 @@ from langptune.files import read_lines, whole
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Curve(Strict):
@@ -55,6 +60,39 @@ class StudySpec(StageSpec):
         "seeds; collapsed, how many seeds were stopped for that"
     )
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    from langptune.workflow.comparison import encoder_curves, run_entry
+
+    name, how = job.wildcards["study"], project.config.comparison
+    chosen = project.config.studies[name]
+    variants = {variant.name: variant for variant in project.workflow.variants(name)}
+    return {
+        "title": chosen.title,
+        "key": chosen.key,
+        "runs": [
+            {
+                **run_entry(project, run),
+                "of": variants[run.method].of,
+                "label": project.methods[variants[run.method].of].title,
+                "value": variants[run.method].value,
+                "setting": variants[run.method].setting,
+                "curves": encoder_curves(project, run),
+            }
+            for run in project.runs(job.dataset, name)
+        ],
+        "metric": how.main_metric,
+        "bootstrap": how.bootstrap,
+        "confidence": how.confidence,
+        "seed": how.seed,
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
 
 
 def study(spec: StudySpec, record: Record, log: Log) -> None:

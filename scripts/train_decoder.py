@@ -18,9 +18,13 @@ from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
 from langptune.randomness import seed_torch, stream_seed
+from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 SELECTS = {"profiles": "profiles", "history": "history", "mixed": "profiles"}
@@ -49,13 +53,41 @@ class Spec(stage.StageSpec):
     licence: str = Field("", description="for the model card: of the untrained decoder")
     phase: str = Field(description="for the model card: the phase's name")
     dataset: str = Field(description="for the model card: the dataset's title and licence")
-    checkpoints: str = Field(description="folder of checkpoints")
+    checkpoints: str | None = Field(None, description="folder of checkpoints; null: beside the output")
     decoder_out: str
     curve_out: str
 
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    phase = job.phase
+    return {
+        "decoder": job.used_decoder(),
+        "recipe": phase.recipe,
+        "train_fraction": phase.train_fraction,
+        "seed": job.seed,
+        "stream": phase.stream,
+        "threads": project.config.training.threads,
+        **job.card(job.decoder),
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(
+        memory=3000,
+        minutes=60,
+        threads=project.config.training.threads,
+        gpus=1,
+        model=project.models[job.decoder],
+        per_million=24,
+        per_billion=1000,
+        launch=job.phase.recipe.launch,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
@@ -109,7 +141,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = spec.model_dump(mode="json", include={"decoder", "train_fraction", "seed", "stream"})
     identity = {**what, "recipe": spec.recipe.identity(), "inputs": inputs, "bf16": bf16}
-    checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
+    checkpoints = Checkpoints(Path(spec.checkpoints or Path(spec.decoder_out).parent / ".checkpoints"), identity, log)
     rows = " and ".join(f"{count} rows of {kind}" for kind, count in counts.items())
     log(
         f"{spec.recipe.title}: {rows} of {trained} train sessions, {val_sessions} validation sessions, {device}, "

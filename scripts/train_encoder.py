@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import Field
@@ -20,6 +20,11 @@ from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -57,13 +62,48 @@ class Spec(stage.StageSpec):
     licence: str = Field("", description="for the model card: of the untrained encoder")
     phase: str = Field(description="for the model card: the phase's name")
     dataset: str = Field(description="for the model card: the dataset's title and licence")
-    checkpoints: str = Field(description="folder of checkpoints")
+    checkpoints: str | None = Field(None, description="folder of checkpoints; null: beside the output")
     encoder_out: str
     curve_out: str
 
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    phase = job.phase
+    return {
+        "encoder": job.used_encoder(),
+        "decoder": job.used_decoder(),
+        **job.number_of_weight(),
+        "recipe": phase.recipe,
+        **job.prompt(),
+        "history_items": phase.history_items,
+        "max_tokens": phase.max_tokens,
+        "train_fraction": phase.train_fraction,
+        "seed": job.seed,
+        "stream": phase.stream,
+        "threads": project.config.training.threads,
+        "batch_size": project.config.generation.batch_size,
+        "taste_field": project.taste_field(job.dataset),
+        **job.card(job.encoder),
+    }
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(
+        memory=6000,
+        minutes=60,
+        threads=project.config.training.threads,
+        gpus=1,
+        model=project.models[job.encoder],
+        per_million=8,
+        per_billion=240,
+        launch=job.phase.recipe.launch,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
@@ -152,7 +192,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         "inputs": inputs,
         "dtype": str(dtype),
     }
-    checkpoints = Checkpoints(Path(spec.checkpoints), identity, log)
+    checkpoints = Checkpoints(Path(spec.checkpoints or Path(spec.encoder_out).parent / ".checkpoints"), identity, log)
     log(
         f"{spec.recipe.title} ({spec.recipe.algorithm}): {len(train.sessions)} train and {len(val.sessions)} "
         f"validation sessions, popularity weight {weight:g}, {device}, {dtype}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import Field
@@ -20,6 +21,11 @@ from langptune.files import read_json
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
 from langptune.thinking import refuse_only_thoughts
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
 class Spec(stage.StageSpec):
@@ -50,7 +56,9 @@ class Spec(stage.StageSpec):
     users_in: str
     evaluation_in: str
     threads: int = Field(2, description="CPU threads; part of the numerics, so not left to the scheduler")
-    journal: str = Field(description="folder for finished batches; gather_profiles.py removes it")
+    journal: str | None = Field(
+        None, description="folder for finished batches, which gather_profiles.py removes; null: beside the output"
+    )
     cache: str | None = Field(None, description="folder of an endpoint's answers, which stay")
     max_usd: float | None = Field(
         None, description="most that this job may cost at an endpoint, in US dollars", strict=False
@@ -68,6 +76,48 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """A model with files runs on one."""
         return self.encoder.source.endpoint is None
+
+
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job."""
+    phase, draw, how = job.phase, job.draw, project.config.generation
+    # An endpoint's answers are paid for: they stay, whatever else is removed.
+    kept = {"cache": project.answers, "max_usd": how.max_usd} if project.is_remote(job.encoder) else {}
+    return {
+        "encoder": job.used_encoder(),
+        **job.prompt(),
+        "history_items": phase.history_items,
+        "max_tokens": phase.max_tokens,
+        "temperature": draw.temperature,
+        "samples": draw.samples,
+        "split": draw.split,
+        "seed": job.seed,
+        "number": draw.number,
+        "batch_size": how.batch_size,
+        "dtype": how.dtype,
+        "shard": int(job.wildcards["shard"]),
+        "shards": int(job.wildcards["shards"]),
+        "threads": how.threads,
+        **kept,
+    }
+
+
+def unreached(project: Project, job: Job) -> tuple[str, ...]:
+    """As ``Spec.unreached``, for the rule."""
+    return () if project.is_remote(job.encoder) else CLIENT
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(
+        memory=4500,
+        minutes=30,
+        threads=project.config.generation.threads,
+        gpus=1,
+        model=project.models[job.encoder],
+        per_million=3,
+        per_billion=100,
+    )
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
@@ -98,7 +148,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     # Batches are planned over all sessions, then dealt: the number of shards never changes a batch.
     plan = plan_batches([len(prompt.ids) for prompt in prompts], spec.batch_size)
     mine = plan[spec.shard - 1 :: spec.shards]
-    journal = Path(spec.journal)
+    journal = Path(spec.journal) if spec.journal else Path(spec.profiles_out).with_suffix(".journal")
     # Everything that a text depends on, the code included: a journal of another making is not taken up.
     made_with = [str(device), spec.threads, provenance.versions("torch", "transformers"), record.code]
     model_hash = provenance.input_hash(Path(spec.encoder_in))

@@ -4,6 +4,6 @@ The rooms of the library import only from rooms above them in this list: ``error
 ``markup``, ``alike``, ``metrics``, ``randomness``, ``config``, ``registry``, ``allowed``, ``processes``,
 ``provenance``, ``gpus``, ``launch``, ``slurm``, ``stage``, ``data``, ``thinking``, ``prompts``, ``models``,
 ``endpoint``, ``ranking``, ``profiles``, ``comparison``, ``interpretability``, ``training``, ``baselines``, ``judge``,
-``survey``, ``figures``, ``report``, ``benchmarks``, ``plan``, ``cost``, ``explorer``, ``cli``.
+``survey``, ``figures``, ``report``, ``workflow``, ``benchmarks``, ``plan``, ``cost``, ``explorer``, ``cli``.
 Importing the package itself imports none of them.
 """

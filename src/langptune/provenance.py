@@ -11,8 +11,10 @@ import platform
 import resource
 import socket
 import subprocess
+import symtable
 import sys
 import time
+from collections.abc import Collection, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,21 +55,26 @@ def code_files(script: Path | str, without: tuple[str, ...] = (), loads: tuple[s
     skipped, loaded = (
         {ROOT / "src" / Path(*n.split(".")).with_suffix(".py") for n in names} for names in (without, loads)
     )
-    todo, seen = [Path(script).resolve(), *loaded], {}
+    script = Path(script).resolve()
+    todo, seen = [script, *loaded], {}
     while todo:
         path = todo.pop()
         if path in seen or path in skipped:
             continue
         seen[path] = True
-        todo += _imports(path)
+        todo += _module(path, path == script)[0]
     return sorted(seen)
 
 
 @cache
-def _module(path: Path) -> tuple[tuple[Path, ...], str]:
-    """The files that a module imports, and the SHA-256 of what of it runs: its syntax tree without docstrings."""
+def _module(path: Path, script: bool = False) -> tuple[tuple[Path, ...], str]:
+    """The files that a module imports, and the SHA-256 of what of it runs: its syntax tree without docstrings.
+
+    Of a script, only what it runs as a job counts (``run_as_job``).
+    """
     package = ROOT / "src"
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    source = path.read_text(encoding="utf-8")
+    tree = run_as_job(source, path) if script else ast.parse(source, str(path))
     found: list[Path] = []
     for node in ast.walk(tree):
         names: list[str] = []
@@ -86,6 +93,89 @@ def _module(path: Path) -> tuple[tuple[Path, ...], str]:
     return tuple(found), hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
+def run_as_job(source: str, path: Path) -> ast.Module:
+    """What counts of a script when it runs as a job.
+
+    That are its statements that define no name, as the last one, which calls ``stage.run``, and all that these refer
+    to. What a script declares to the workflow (``spec``, ``needs``) is not among them: a job takes its spec as text.
+    """
+    tree = ast.parse(source, str(path))
+    steps = [line for line in tree.body if not _defined(line) and not _is_text(line) and not _is_for_types(line)]
+    return defining(source, path, [name for line in steps for name in _named(line)], {line.lineno for line in steps})
+
+
+def defining(source: str, path: Path, names: Iterable[str], steps: Collection[int] = ()) -> ast.Module:
+    """The part of a module that defines some names, with the definitions and imports that these refer to.
+
+    Args:
+        steps: first lines of statements that stay in any case.
+    """
+    tree, lines = ast.parse(source, str(path)), {}
+    for line in tree.body:
+        for name in _defined(line):
+            lines.setdefault(name, []).append(line)
+    bodies: dict[str, list[str]] = {}
+    for table in symtable.symtable(source, str(path), "exec").get_children():
+        bodies.setdefault(table.get_name(), []).extend(_globals(table))
+    todo, found = list(names), {"annotations"}  # of `from __future__`
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += bodies.get(name, []) + [other for line in lines.get(name, []) for other in _named(line)]
+    kept = [line for line in tree.body if line.lineno in steps or not found.isdisjoint(_defined(line))]
+    for line in kept:
+        if isinstance(line, ast.Import | ast.ImportFrom):
+            line.names = [alias for alias in line.names if _imported(alias) in found]
+    tree.body = kept
+    return tree
+
+
+def _defined(line: ast.stmt) -> list[str]:
+    """The names that a statement defines as a module's own."""
+    if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [line.name]
+    if isinstance(line, ast.Import | ast.ImportFrom):
+        return [_imported(alias) for alias in line.names]
+    if isinstance(line, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+        return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return []
+
+
+def _imported(alias: ast.alias) -> str:
+    return alias.asname or alias.name.split(".")[0]
+
+
+def _named(line: ast.stmt) -> list[str]:
+    """The names that a statement mentions; of a function or class, those outside its body, and in annotations."""
+    if not isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return _names(line)
+    parts: list[ast.AST] = list(line.decorator_list)
+    if isinstance(line, ast.ClassDef):
+        parts += [*line.bases, *line.keywords]
+    for node in ast.walk(line):
+        if isinstance(node, ast.arguments):
+            parts += [default for default in (*node.defaults, *node.kw_defaults) if default]
+        parts += [part for key in ("annotation", "returns") if (part := getattr(node, key, None))]
+    return [name for part in parts for name in _names(part)]
+
+
+def _names(part: ast.AST) -> list[str]:
+    return [node.id for node in ast.walk(part) if isinstance(node, ast.Name)]
+
+
+def _globals(table: symtable.SymbolTable) -> list[str]:
+    """The names of its module that the body of a function or class refers to, at any depth."""
+    own = [name.get_name() for name in table.get_symbols() if name.is_referenced() and name.is_global()]
+    return own + [name for child in table.get_children() for name in _globals(child)]
+
+
+def _is_for_types(line: ast.stmt) -> bool:
+    """Whether a statement is ``if TYPE_CHECKING:``, which never runs."""
+    return isinstance(line, ast.If) and isinstance(line.test, ast.Name) and line.test.id == "TYPE_CHECKING"
+
+
 def _is_text(line: ast.AST) -> bool:
     """Whether a statement is a bare string: a docstring, of a module, a function or an attribute."""
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
@@ -98,11 +188,13 @@ def _imports(path: Path) -> tuple[Path, ...]:
 def code_hash(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> str:
     """SHA-256 over what runs of ``code_files``; a param of every rule, so that editing what it runs reruns that rule.
 
-    Comments, docstrings and the layout of the text do not count: syntax trees are compared.
+    Comments, docstrings and the layout of the text do not count: syntax trees are compared. Nor does what a script
+    declares to the workflow alone.
     """
-    digest = hashlib.sha256()
+    digest, script = hashlib.sha256(), Path(script).resolve()
     for path in code_files(script, without, loads):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{_module(path)[1]}\0".encode())
+        name, content = path.relative_to(ROOT).as_posix(), _module(path, path == script)[1]
+        digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 

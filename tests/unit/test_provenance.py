@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import json
 import os
@@ -96,9 +97,42 @@ def test_what_reruns_local_jobs(edited):
     assert edited(("src/langptune/errors.py", "EXIT_AGAIN = 75", "EXIT_AGAIN = 76")) == set(LOCAL)
 
 
+def test_what_a_script_declares_reruns_nothing(edited):
+    """Settings are compared by themselves, and memory is no result: of a script, what its job runs counts."""
+    script = "scripts/train_encoder.py"
+    declared = edited(
+        (script, "memory=6000", "memory=7000"),
+        (script, "        **job.prompt(),", "        # A comment.\n        **job.prompt(),\n        **{},"),
+        ("src/langptune/workflow/needs.py", "memory=2000", "memory=2001"),
+    )
+    assert declared == set()
+    assert edited((script, "train_fraction: float = Field(1.0", "train_fraction: float = Field(0.5")) == {
+        "train_encoder"
+    }
+    assert edited((script, "def _reader(", "def _reader(*_, ")) == {"train_encoder"}
+
+
+def test_a_name_of_its_own_is_no_reference(tmp_path):
+    """`work(spec)` reads its argument, not the function `spec` beside it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from a import b, c, d as e\nfrom f import G\nimport g.h\n"
+        "LIMIT = 1\nOTHER = LIMIT\nSIZE: int = 3\n"
+        "class Spec(G):\n    x: c = 1\n"
+        "def spec(project): return OTHER\n"
+        "def work(spec: Spec, size=SIZE): return [helper(spec) for e in spec]\n"
+        "def helper(one):\n    def inner(): return g.h\n    return inner\n"
+        "if __name__ == '__main__':\n    b(Spec, work)\n"
+    )
+    lines = ast.unparse(provenance.run_as_job(script.read_text(), script)).splitlines()
+    assert "from a import b, c" in lines and "import g.h" in lines and "SIZE: int = 3" in lines
+    assert not [line for line in lines if line.startswith(("LIMIT", "OTHER", "def spec"))]
+    other = provenance.defining(script.read_text(), script, ["spec"])
+    assert ast.unparse(other).split("\n")[:2] == ["LIMIT = 1", "OTHER = LIMIT"] and len(other.body) == 3
+
+
 def test_rooms_form_a_tree():
     """Each room imports only from rooms above it, in the order that the package documents."""
-    import ast
     import re
 
     order = re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text())))

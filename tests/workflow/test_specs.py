@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
 
 from langptune import gpus
+from langptune.provenance import code_hash
+from langptune.stage import StageSpec
 from tests.conftest import ROOT, jobs_of
 
 pytestmark = pytest.mark.workflow
+PINNED = Path(__file__).with_name("specs.json")
+"""Config -> rule -> how many jobs, and a digest of their wildcards, files and specs. A change of the workflow that is
+meant to change them writes it anew: LANGPTUNE_PIN=1 pytest tests/workflow/test_specs.py."""
+LISTED = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness
+from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    workflow = api.workflow(
+        resource_settings=ResourceSettings(cores=8),
+        config_settings=ConfigSettings(configfiles=[Path(sys.argv[1])]),
+        snakefile=Path("Snakefile"),
+    )
+    targets = {"all", "partial", "interpretability", "survey"}
+    workflow.dag(DAGSettings(targets=targets, forceall=True)).printrulegraph()
+    with open(sys.argv[2], "w") as listed:
+        for job in workflow._workflow.dag.jobs:
+            if not job.rule.shellcmd:
+                continue
+            params = dict(job.params.items())
+            if not params["spec"].startswith("{"):
+                params["spec"] = Path(params["spec"]).read_text()
+            facts = {
+                "rule": job.rule.name,
+                "command": job.rule.shellcmd,
+                "wildcards": dict(job.wildcards.items()),
+                "files": [*map(str, job.input), *map(str, job.output), *map(str, job.log), str(job.benchmark)],
+                "threads": job.threads,
+                "spec": json.loads(params["spec"]),
+                "settings": params["settings"],
+                "code": params["code"],
+            }
+            print(json.dumps(facts), file=listed)
+"""
 ASKED = """
 import json, os, sys
 from pathlib import Path
@@ -106,3 +150,69 @@ def test_a_decoder_on_histories_is_trained_once_for_all_that_begin_with_it(tmp_p
     assert jobs["train_decoder"] == jobs["embed_phase_items"] == 2
     # One weight for all that is ranked by that decoder.
     assert jobs["choose_popularity"] == 2 and jobs["train_encoder"] == 2 * 2
+
+
+@pytest.fixture(scope="module", params=["smoke", "config", pytest.param("paper", marks=pytest.mark.slow)])
+def listed(request, tmp_path_factory) -> tuple[str, list[dict]]:
+    """A shipped config, and every job of it."""
+    file = tmp_path_factory.mktemp("listed") / "jobs"
+    command = [sys.executable, "-c", LISTED, f"config/{request.param}.yaml", str(file)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return request.param, [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_jobs_of_shipped_configs_are_as_pinned(listed):
+    """Paths, wildcards and specs; a null says what a field that is left out says."""
+    name, jobs = listed
+    found: dict[str, list] = {}
+    for job in jobs:
+        spec = {key: value for key, value in job["spec"].items() if value is not None}
+        facts = [job["wildcards"], sorted(job["files"]), job["threads"], spec]
+        found.setdefault(job["rule"], []).append(json.dumps(facts, sort_keys=True))
+    digests = {rule: [len(all_of), digest(*sorted(all_of))] for rule, all_of in sorted(found.items())}
+    pinned = json.loads(PINNED.read_text())
+    if "LANGPTUNE_PIN" in os.environ:
+        pinned[name] = digests
+        PINNED.write_text(json.dumps(pinned, indent=1, sort_keys=True) + "\n")
+    assert digests == pinned[name]
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+@cache
+def spec_of(script: str) -> type[StageSpec]:
+    """The spec that a script takes."""
+    found = importlib.util.spec_from_file_location(f"script_{script}", ROOT / "scripts" / f"{script}.py")
+    module = sys.modules[found.name] = importlib.util.module_from_spec(found)  # by which pydantic finds types
+    found.loader.exec_module(module)
+    return getattr(module, re.search(r"\brun\((\w+),", Path(module.__file__).read_text())[1])
+
+
+def test_every_script_takes_the_spec_of_its_jobs(listed):
+    """And reaches the modules that the rule counts, no others: the manifest and the rule know one hash."""
+    hashes: dict[tuple, str] = {}
+    for job in listed[1]:
+        script = re.search(r"scripts/(\w+)\.py\" --spec", job["command"])[1]
+        spec = spec_of(script).model_validate(job["spec"])
+        key = (script, spec.unreached(), spec.loads())
+        if key not in hashes:
+            hashes[key] = code_hash(ROOT / "scripts" / f"{script}.py", *key[1:])
+        assert job["code"] == hashes[key], job["rule"]
+
+
+def test_settings_are_those_of_the_spec(listed):
+    """Two jobs of a rule whose specs differ in more than files have other settings; Snakemake compares these."""
+    neutral = ("threads", "batch_size", "cache", "max_usd")
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for job in listed[1]:
+        own = {
+            key: value
+            for key, value in job["spec"].items()
+            if not key.endswith(("_in", "_out")) and key not in neutral and value is not None
+        }
+        text = json.dumps(own, sort_keys=True)
+        kinds.setdefault((job["rule"], job["settings"]), set()).add(text)
+    assert not [rule for (rule, _), texts in kinds.items() if len(texts) > 1]

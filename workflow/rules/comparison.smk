@@ -9,183 +9,162 @@ localrules:
     compare_partial,
 
 
+COMPARISON = f"{RESULTS}/{{dataset}}/comparison"
+EVALUATE = stage("evaluate", by=BY_RUN)
+COMPARE = stage("compare", by="{dataset}")
+COMPARE_PARTIAL = stage("compare_partial", by="{dataset}", script="compare", allow_missing=True)
+PLOT = stage("plot", by="{dataset}-{figure}")
+SHOW_PROFILES = stage("show_profiles", by="{dataset}")
+STUDY = stage("study", by="{dataset}-{study}")
+
+
 rule evaluate:
     input:
-        **data_files("items", "sessions", "evaluation"),
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
+        **tables("items", "sessions", "evaluation"),
+        ranks_in=f"{RUN}/ranks.parquet",
     output:
-        metrics=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/metrics.parquet",
+        metrics_out=f"{RUN}/metrics.parquet",
     log:
-        f"{LOGS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+        EVALUATE.log,
     benchmark:
-        f"{BENCHMARKS}/evaluate/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
+        EVALUATE.benchmark
     group:
         cheap
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=10),
+        **EVALUATE.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                ranks_in=input.ranks,
-                evaluation_in=input.evaluation_file,
-                sessions_in=input.sessions_file,
-                items_in=input.items_file,
-                metrics=CONFIG.comparison.metrics,
-                metrics_out=output.metrics,
-            )
-        ),
-        code=code("evaluate"),
+        **EVALUATE.params,
     shell:
         'python "$LANGPTUNE/scripts/evaluate.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule compare:
     input:
-        **data_files("sessions"),
-        metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset)],
+        **tables("sessions"),
+        metrics=lambda w: [PROJECT.paths.metrics_of(run) for run in PROJECT.runs(w.dataset)],
     output:
-        table_html=report(
-            f"{RESULTS}/{{dataset}}/comparison/table.html", caption="../report/table.rst", category="{dataset}"
+        table_html_out=report(f"{COMPARISON}/table.html", caption="../report/table.rst", category="{dataset}"),
+        table_csv_out=report(f"{COMPARISON}/table.csv", caption="../report/table.rst", category="{dataset}"),
+        comparisons_out=report(
+            f"{COMPARISON}/comparisons.csv", caption="../report/comparisons.rst", category="{dataset}"
         ),
-        table_csv=report(
-            f"{RESULTS}/{{dataset}}/comparison/table.csv",
-            caption="../report/table.rst",
-            category="{dataset}",
+        contrasts_out=report(
+            f"{COMPARISON}/contrasts.csv", caption="../report/contrast_tests.rst", category="{dataset}"
         ),
-        comparisons=report(
-            f"{RESULTS}/{{dataset}}/comparison/comparisons.csv",
-            caption="../report/comparisons.rst",
-            category="{dataset}",
-        ),
-        contrasts=report(
-            f"{RESULTS}/{{dataset}}/comparison/contrasts.csv",
-            caption="../report/contrast_tests.rst",
-            category="{dataset}",
-        ),
-        table_md=f"{RESULTS}/{{dataset}}/comparison/table.md",
-        table_tex=f"{RESULTS}/{{dataset}}/comparison/table.tex",
-        table_long=f"{RESULTS}/{{dataset}}/comparison/table_long.csv",
-        gains=f"{RESULTS}/{{dataset}}/comparison/gains.parquet",
+        table_md_out=f"{COMPARISON}/table.md",
+        table_tex_out=f"{COMPARISON}/table.tex",
+        table_long_out=f"{COMPARISON}/table_long.csv",
+        gains_out=f"{COMPARISON}/gains.parquet",
     log:
-        f"{LOGS}/compare/{{dataset}}.log",
+        COMPARE.log,
     benchmark:
-        f"{BENCHMARKS}/compare/{{dataset}}.jsonl"
+        COMPARE.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=1000, minutes=30),
+        **COMPARE.resources,
     params:
-        **specified(lambda w, output: comparison_spec(w.dataset, output)),
-        code=code("compare"),
+        **COMPARE.params,
     shell:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule plot:
     input:
-        unpack(figure_inputs),
+        unpack(lambda w: comparison.figure_inputs(PROJECT, w.dataset, FIGURES[w.figure].reads)),
     output:
-        figure=report(
-            f"{RESULTS}/{{dataset}}/comparison/{{figure}}.png", caption="../report/figure.rst", category="{dataset}"
-        ),
-        pdf=f"{RESULTS}/{{dataset}}/comparison/{{figure}}.pdf",
+        figures_out=[
+            report(f"{COMPARISON}/{{figure}}.png", caption="../report/figure.rst", category="{dataset}"),
+            f"{COMPARISON}/{{figure}}.pdf",
+        ],
     log:
-        f"{LOGS}/plot/{{dataset}}-{{figure}}.log",
+        PLOT.log,
     benchmark:
-        f"{BENCHMARKS}/plot/{{dataset}}-{{figure}}.jsonl"
+        PLOT.benchmark
     wildcard_constraints:
         figure=either(FIGURES),
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=1000, minutes=30),
+        **PLOT.resources,
     params:
-        **specified(plot_spec),
+        **PLOT.params,
         caption=lambda w: FIGURES[w.figure].caption.format(dataset=w.dataset),
-        code=lambda w: code("plot", loads=[FIGURES[w.figure].module]),
     shell:
         'python "$LANGPTUNE/scripts/plot.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule show_profiles:
     input:
-        **data_files("items", "sessions", "evaluation"),
+        **tables("items", "sessions", "evaluation"),
         files=lambda w: [
-            file for column in profile_columns(w.dataset) for file in (column["profiles"], column["ranks"])
+            column[file] for column in comparison.profile_columns(PROJECT, w.dataset) for file in ("profiles", "ranks")
         ],
     output:
-        page=report(
-            f"{RESULTS}/{{dataset}}/comparison/profiles.html", caption="../report/profiles.rst", category="{dataset}"
-        ),
+        page_out=report(f"{COMPARISON}/profiles.html", caption="../report/profiles.rst", category="{dataset}"),
     log:
-        f"{LOGS}/show_profiles/{{dataset}}.log",
+        SHOW_PROFILES.log,
     benchmark:
-        f"{BENCHMARKS}/show_profiles/{{dataset}}.jsonl"
+        SHOW_PROFILES.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=10),
+        **SHOW_PROFILES.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                title=f"Profiles before and after training: {DATASETS[w.dataset].title}",
-                columns=profile_columns(w.dataset),
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                evaluation_in=input.evaluation_file,
-                page_out=output.page,
-            )
-        ),
-        code=code("show_profiles"),
+        **SHOW_PROFILES.params,
     shell:
         'python "$LANGPTUNE/scripts/show_profiles.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule study:
     input:
-        metrics=lambda w: [metrics_of(run) for run in WORKFLOW.runs(w.dataset, w.study)],
-        curves=lambda w: [curve["path"] for run in WORKFLOW.runs(w.dataset, w.study) for curve in encoder_curves(run)],
+        metrics=lambda w: [PROJECT.paths.metrics_of(run) for run in PROJECT.runs(w.dataset, w.study)],
+        curves=lambda w: [
+            curve["path"]
+            for run in PROJECT.runs(w.dataset, w.study)
+            for curve in comparison.encoder_curves(PROJECT, run)
+        ],
     output:
-        table=f"{RESULTS}/{{dataset}}/studies/{{study}}.csv",
-        figure=report(
-            f"{RESULTS}/{{dataset}}/studies/{{study}}.png", caption="../report/study.rst", category="{dataset}"
-        ),
-        pdf=f"{RESULTS}/{{dataset}}/studies/{{study}}.pdf",
+        table_out=f"{RESULTS}/{{dataset}}/studies/{{study}}.csv",
+        figure_out=[
+            report(
+                f"{RESULTS}/{{dataset}}/studies/{{study}}.png", caption="../report/study.rst", category="{dataset}"
+            ),
+            f"{RESULTS}/{{dataset}}/studies/{{study}}.pdf",
+        ],
     log:
-        f"{LOGS}/study/{{dataset}}-{{study}}.log",
+        STUDY.log,
     benchmark:
-        f"{BENCHMARKS}/study/{{dataset}}-{{study}}.jsonl"
+        STUDY.benchmark
     wildcard_constraints:
         study=either(CONFIG.studies),
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=10),
+        **STUDY.resources,
     params:
-        **specified(lambda w, output: study_spec(w.dataset, w.study, output)),
-        code=code("study"),
+        **STUDY.params,
     shell:
         'python "$LANGPTUNE/scripts/study.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule compare_partial:
-    # No runs among its inputs, and outputs of its own: it takes what there is, now, and never passes for the whole.
     input:
-        **data_files("sessions"),
+        # No runs: it takes what there is, now, and its outputs of its own never pass for the whole.
+        **tables("sessions"),
     output:
-        **{name: f"{RESULTS}/{{dataset}}/partial/{file}" for name, file in TABLES.items()},
+        **{field: f"{RESULTS}/{{dataset}}/partial/{file}" for field, file in targets.TABLES.items()},
     log:
-        f"{LOGS}/compare_partial/{{dataset}}.log",
+        COMPARE_PARTIAL.log,
     benchmark:
-        f"{BENCHMARKS}/compare_partial/{{dataset}}.jsonl"
+        COMPARE_PARTIAL.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=1000, minutes=30),
+        **COMPARE_PARTIAL.resources,
     params:
-        **specified(lambda w, output: comparison_spec(w.dataset, output, allow_missing=True)),
-        code=code("compare"),
+        **COMPARE_PARTIAL.params,
     shell:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'

@@ -5,46 +5,31 @@ localrules:
     cost,
 
 
-COSTS = expand(
-    f"{RESULTS}/{{dataset}}/comparison/cost.{{end}}", dataset=CONFIG.datasets, end=["csv", "md", "png", "pdf"]
-)
-"""The cost of every dataset. Not among `rules_of`: it comes after all of those."""
+COST = stage("cost", by="{dataset}")
 
 
 # A fact about the machine that the run was made on: nothing depends on it, and it is never compared.
 rule cost:
     input:
-        results=lambda w: results_of(w.dataset),
+        results=lambda w: targets.results(PROJECT, w.dataset),
     output:
-        table=report(f"{RESULTS}/{{dataset}}/comparison/cost.csv", caption="../report/cost.rst", category="{dataset}"),
-        figure=report(f"{RESULTS}/{{dataset}}/comparison/cost.png", caption="../report/cost.rst", category="{dataset}"),
-        page=f"{RESULTS}/{{dataset}}/comparison/cost.md",
-        pdf=f"{RESULTS}/{{dataset}}/comparison/cost.pdf",
+        table_out=report(f"{COMPARISON}/cost.csv", caption="../report/cost.rst", category="{dataset}"),
+        figure_out=[
+            report(f"{COMPARISON}/cost.png", caption="../report/cost.rst", category="{dataset}"),
+            f"{COMPARISON}/cost.pdf",
+        ],
+        page_out=f"{COMPARISON}/cost.md",
     log:
-        f"{LOGS}/cost/{{dataset}}.log",
+        COST.log,
     benchmark:
-        f"{BENCHMARKS}/cost/{{dataset}}.jsonl"
+        COST.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=1000, minutes=10),
+        **COST.resources,
     params:
-        **specified(
-            lambda w, output: spec(
-                name=w.dataset,
-                dataset=DATASETS[w.dataset],
-                sample=CONFIG.sample,
-                targets=results_of(w.dataset),
-                folder=f"{RESULTS}/{w.dataset}",
-                benchmarks=[BENCHMARKS],
-                models=model_names(w.dataset),
-                table_out=output.table,
-                page_out=output.page,
-                figure_out=[output.figure, output.pdf],
-            )
-        ),
-        code=code("cost"),
+        **COST.params,
         # Found by the script itself: where the repository lies is no reason to run it again.
-        rates=hashlib.sha256((ROOT / "config" / "rates.yaml").read_bytes()).hexdigest()[:16],
+        rates=file_hash(ROOT / "config" / "rates.yaml")[:16],
     shell:
         'python "$LANGPTUNE/scripts/cost.py" --spec {params.spec:q} --log {log:q}'

@@ -6,132 +6,103 @@ localrules:
     describe_data,
 
 
+DATA = f"{RESULTS}/{{dataset}}/data"
+PREFETCH_DATA = stage("prefetch_data", by="{slug}")
+PREPARE_DATA = stage("prepare_data", by="{dataset}")
+DESCRIBE_DATA = stage("describe_data", by="{dataset}")
+DRAW_SAMPLE = stage("draw_sample", by="{dataset}")
+DRAW_TRAINING_SAMPLE = stage("draw_training_sample", by="{dataset}", script="draw_sample", splits=("train", "val"))
+
+
 rule prefetch_data:
     output:
-        folder=directory(f"{CONFIG.raw_dir}/{{slug}}"),
+        folder_out=directory(f"{CONFIG.raw_dir}/{{slug}}"),
     log:
-        f"{LOGS}/prefetch_data/{{slug}}.log",
+        PREFETCH_DATA.log,
     benchmark:
-        f"{BENCHMARKS}/prefetch_data/{{slug}}.jsonl"
+        PREFETCH_DATA.benchmark
     wildcard_constraints:
-        slug=either(DOWNLOADS),
+        slug=either(PROJECT.downloads),
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=30),
+        **PREFETCH_DATA.resources,
     params:
-        **specified(
-            lambda w, output: spec(
-                name=DOWNLOADS[w.slug],
-                dataset=source_alone(DOWNLOADS[w.slug]),
-                folder_out=output.folder,
-            )
-        ),
-        code=code("prefetch_data"),
+        **PREFETCH_DATA.params,
     shell:
         'HF_HUB_OFFLINE="$LANGPTUNE_HUB_OFFLINE" python "$LANGPTUNE/scripts/prefetch_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule prepare_data:
     input:
-        raw=lambda w: raw_folder(w.dataset),
-        tokenizers=lambda w: list(limit_models(w.dataset).values()),
+        raw=lambda w: PROJECT.raw_folder(w.dataset) or [],
+        encoder_in=lambda w: job(w).limit_folder("encoder") or [],
+        decoder_in=lambda w: job(w).limit_folder("decoder") or [],
     output:
-        **data_files("items", "sessions", "users"),
-        funnel=f"{RESULTS}/{{dataset}}/data/funnel.csv",
+        items_out=f"{DATA}/items.parquet",
+        sessions_out=f"{DATA}/sessions.parquet",
+        users_out=f"{DATA}/users.parquet",
+        funnel_out=f"{DATA}/funnel.csv",
     log:
-        f"{LOGS}/prepare_data/{{dataset}}.log",
+        PREPARE_DATA.log,
     benchmark:
-        f"{BENCHMARKS}/prepare_data/{{dataset}}.jsonl"
+        PREPARE_DATA.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(
-            memory=lambda w: 8000 if DATASETS[w.dataset].reader == "amazon-2023" else 1000,
-            minutes=lambda w: 360 if DATASETS[w.dataset].reader == "amazon-2023" else 30,
-        ),
+        **PREPARE_DATA.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                name=w.dataset,
-                dataset=bare(DATASETS[w.dataset]),
-                folder=input.raw[0] if raw_folder(w.dataset) else None,
-                items_out=output.items_file,
-                sessions_out=output.sessions_file,
-                users_out=output.users_file,
-                funnel_out=output.funnel,
-                **limit_spec(w.dataset),
-            )
-        ),
-        code=lambda w: code("prepare_data", unreached(w.dataset)),
-        raw=lambda w: raw_files(w.dataset),
+        **PREPARE_DATA.params,
+        raw=lambda w: PROJECT.raw_files(w.dataset),
     shell:
         'python "$LANGPTUNE/scripts/prepare_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule describe_data:
     input:
-        **data_files("items", "sessions"),
-        funnel=f"{RESULTS}/{{dataset}}/data/funnel.csv",
+        **tables("items", "sessions"),
+        funnel_in=f"{DATA}/funnel.csv",
     output:
-        card=f"{RESULTS}/{{dataset}}/data/card.md",
-        statistics=f"{RESULTS}/{{dataset}}/data/statistics.csv",
-        figure=report(
-            f"{RESULTS}/{{dataset}}/data/funnel.png",
-            caption="../report/funnel.rst",
-            category="Data",
-            labels={"dataset": "{dataset}", "figure": "What the protocol leaves"},
-        ),
-        pdf=f"{RESULTS}/{{dataset}}/data/funnel.pdf",
+        card_out=f"{DATA}/card.md",
+        statistics_out=f"{DATA}/statistics.csv",
+        figure_out=[
+            report(
+                f"{DATA}/funnel.png",
+                caption="../report/funnel.rst",
+                category="Data",
+                labels={"dataset": "{dataset}", "figure": "What the protocol leaves"},
+            ),
+            f"{DATA}/funnel.pdf",
+        ],
     log:
-        f"{LOGS}/describe_data/{{dataset}}.log",
+        DESCRIBE_DATA.log,
     benchmark:
-        f"{BENCHMARKS}/describe_data/{{dataset}}.jsonl"
+        DESCRIBE_DATA.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=2000, minutes=30),
+        **DESCRIBE_DATA.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                name=w.dataset,
-                dataset=DATASETS[w.dataset],
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                funnel_in=input.funnel,
-                manifest_in=f"{input.sessions_file}.manifest.json",
-                card_out=output.card,
-                statistics_out=output.statistics,
-                figure_out=[output.figure, output.pdf],
-            )
-        ),
-        code=code("describe_data"),
+        **DESCRIBE_DATA.params,
     shell:
         'python "$LANGPTUNE/scripts/describe_data.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule draw_sample:
     input:
-        **data_files("sessions"),
+        **tables("sessions"),
     output:
-        **data_files("evaluation"),
+        sample_out=f"{DATA}/evaluation.parquet",
     log:
-        f"{LOGS}/draw_sample/{{dataset}}.log",
+        DRAW_SAMPLE.log,
     benchmark:
-        f"{BENCHMARKS}/draw_sample/{{dataset}}.jsonl"
+        DRAW_SAMPLE.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=30),
+        **DRAW_SAMPLE.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                sample={"test": CONFIG.sample.test, "seed": CONFIG.sample.seed},
-                sessions_in=input.sessions_file,
-                sample_out=output.evaluation_file,
-            )
-        ),
-        code=code("draw_sample"),
+        **DRAW_SAMPLE.params,
     shell:
         'python "$LANGPTUNE/scripts/draw_sample.py" --spec {params.spec:q} --log {log:q}'
 
@@ -139,26 +110,18 @@ rule draw_sample:
 # A file of its own, so that more train sessions rank no test session again.
 rule draw_training_sample:
     input:
-        **data_files("sessions"),
+        **tables("sessions"),
     output:
-        **data_files("training"),
+        sample_out=f"{DATA}/training.parquet",
     log:
-        f"{LOGS}/draw_training_sample/{{dataset}}.log",
+        DRAW_TRAINING_SAMPLE.log,
     benchmark:
-        f"{BENCHMARKS}/draw_training_sample/{{dataset}}.jsonl"
+        DRAW_TRAINING_SAMPLE.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=30),
+        **DRAW_TRAINING_SAMPLE.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                sample={"train": CONFIG.sample.train, "val": CONFIG.sample.val, "seed": CONFIG.sample.seed},
-                splits=["train", "val"],
-                sessions_in=input.sessions_file,
-                sample_out=output.training_file,
-            )
-        ),
-        code=code("draw_sample"),
+        **DRAW_TRAINING_SAMPLE.params,
     shell:
         'python "$LANGPTUNE/scripts/draw_sample.py" --spec {params.spec:q} --log {log:q}'

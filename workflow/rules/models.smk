@@ -5,21 +5,23 @@ localrules:
     prefetch_model,
 
 
+PREFETCH_MODEL = stage("prefetch_model", by="{model}")
+
+
 rule prefetch_model:
     output:
-        folder=directory(f"{CONFIG.models_dir}/{{model}}"),
+        folder_out=directory(f"{CONFIG.models_dir}/{{model}}"),
     log:
-        f"{LOGS}/prefetch_model/{{model}}.log",
+        PREFETCH_MODEL.log,
     benchmark:
-        f"{BENCHMARKS}/prefetch_model/{{model}}.jsonl"
+        PREFETCH_MODEL.benchmark
     wildcard_constraints:
-        model=either(MODELS),
+        model=either(PROJECT.models),
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=2000, minutes=60, model=lambda w: w.model, per_million=6, per_billion=30),
+        **PREFETCH_MODEL.resources,
     params:
-        **specified(lambda w, output: spec(name=w.model, model=weights(w.model), folder_out=output.folder)),
-        code=code("prefetch_model"),
+        **PREFETCH_MODEL.params,
     shell:
         'HF_HUB_OFFLINE="$LANGPTUNE_HUB_OFFLINE" python "$LANGPTUNE/scripts/prefetch_model.py" --spec {params.spec:q} --log {log:q}'

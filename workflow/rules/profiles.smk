@@ -5,18 +5,23 @@ localrules:
     gather_profiles,
 
 
+SHARD = f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet"
+WRITE_PROFILES = stage("write_profiles", by=f"{BY_PHASE}-{{draw}}-{{shard}}-of-{{shards}}")
+GATHER_PROFILES = stage("gather_profiles", by=f"{BY_PHASE}-{{draw}}")
+
+
 rule write_profiles:
     input:
-        **data_files("items", "sessions", "users"),
-        sample=lambda w: data_file(w.dataset, "evaluation" if DRAWS[w.draw].split == "test" else "training"),
-        encoder=lambda w: model_folder(encoder_of(w.models)),
-        adapter=by_phase(adapter_of),
+        **tables("items", "sessions", "users"),
+        evaluation_in=lambda w: job(w).sample,
+        encoder_in=lambda w: job(w).encoder_folder,
+        adapter_in=lambda w: job(w).adapter or [],
     output:
-        profiles=f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
+        profiles_out=SHARD,
     log:
-        f"{LOGS}/write_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}-{{shard}}-of-{{shards}}.log",
+        WRITE_PROFILES.log,
     benchmark:
-        f"{BENCHMARKS}/write_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}-{{shard}}-of-{{shards}}.jsonl"
+        WRITE_PROFILES.benchmark
     wildcard_constraints:
         shard=r"\d+",
         shards=r"\d+",
@@ -24,73 +29,33 @@ rule write_profiles:
     priority: 20
     conda:
         ENVIRONMENT
-    threads: CONFIG.generation.threads
+    threads: WRITE_PROFILES.threads
     resources:
-        **needs(memory=4500, minutes=30, model=lambda w: encoder_of(w.models), per_million=3, per_billion=100, gpus=1),
+        **WRITE_PROFILES.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                encoder=usage(encoder_of(w.models)),
-                encoder_in=input.encoder,
-                adapter_in=str(input.adapter) if input.adapter else None,
-                prompt=PHASES[w.phase].prompt,
-                prompt_entry=WORKFLOW.prompts[PHASES[w.phase].prompt],
-                history_items=PHASES[w.phase].history_items,
-                max_tokens=PHASES[w.phase].max_tokens,
-                temperature=DRAWS[w.draw].temperature,
-                samples=DRAWS[w.draw].samples,
-                split=DRAWS[w.draw].split,
-                seed=int(w.seed),
-                number=DRAWS[w.draw].number,
-                batch_size=CONFIG.generation.batch_size,
-                dtype=CONFIG.generation.dtype,
-                shard=int(w.shard),
-                shards=int(w.shards),
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                users_in=input.users_file,
-                evaluation_in=input.sample,
-                threads=CONFIG.generation.threads,
-                journal=output.profiles.removesuffix(".parquet") + ".journal",
-                **answers_kept(encoder_of(w.models)),
-                profiles_out=output.profiles,
-            )
-        ),
-        code=lambda w: code("write_profiles", unasked(encoder_of(w.models))),
+        **WRITE_PROFILES.params,
     shell:
         'python "$LANGPTUNE/scripts/write_profiles.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule gather_profiles:
     input:
-        sample=lambda w: data_file(w.dataset, "evaluation" if DRAWS[w.draw].split == "test" else "training"),
+        evaluation_in=lambda w: job(w).sample,
         shards=expand(
-            f"{PHASE}/profiles/{{draw}}/shards/{{shard}}-of-{{shards}}.parquet",
-            shard=range(1, LISTED_SHARDS + 1),
-            shards=CONFIG.generation.shards,
-            allow_missing=True,
+            SHARD, shard=range(1, PROJECT.listed_shards + 1), shards=CONFIG.generation.shards, allow_missing=True
         ),
     output:
-        profiles=f"{PHASE}/profiles/{{draw}}.parquet",
+        profiles_out=f"{PHASE}/profiles/{{draw}}.parquet",
     log:
-        f"{LOGS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.log",
+        GATHER_PROFILES.log,
     benchmark:
-        f"{BENCHMARKS}/gather_profiles/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}-{{draw}}.jsonl"
+        GATHER_PROFILES.benchmark
     priority: 50
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=10),
+        **GATHER_PROFILES.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                shards_in=shards_of(output.profiles),
-                evaluation_in=input.sample,
-                split=DRAWS[w.draw].split,
-                samples=DRAWS[w.draw].samples,
-                profiles_out=output.profiles,
-            )
-        ),
-        code=code("gather_profiles"),
+        **GATHER_PROFILES.params,
     shell:
         'python "$LANGPTUNE/scripts/gather_profiles.py" --spec {params.spec:q} --log {log:q}'

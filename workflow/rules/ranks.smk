@@ -1,30 +1,27 @@
 """Ranks: texts (profiles, histories, and what controls change of them) through the decoder, and scorers without a model."""
 
+EMBED_ITEMS = stage("embed_items", by="{dataset}-{decoder}")
+CHOOSE_POPULARITY = stage("choose_popularity", by=BY_PHASE)
+RANK_PROFILES = stage("rank_profiles", by=BY_PROFILED, script="rank_texts")
+RANK_HISTORY_TEXT = stage("rank_history_text", by="{dataset}-{method}-{decoder}-seed{seed}", script="rank_texts")
+
 
 rule embed_items:
     input:
-        **data_files("items"),
-        decoder=lambda w: model_folder(w.decoder),
+        **tables("items"),
+        decoder_in=lambda w: PROJECT.paths.model_folder(w.decoder),
     output:
-        vectors=f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
+        vectors_out=f"{RESULTS}/{{dataset}}/data/vectors/{{decoder}}.safetensors",
     log:
-        f"{LOGS}/embed_items/{{dataset}}-{{decoder}}.log",
+        EMBED_ITEMS.log,
     benchmark:
-        f"{BENCHMARKS}/embed_items/{{dataset}}-{{decoder}}.jsonl"
+        EMBED_ITEMS.benchmark
     conda:
         ENVIRONMENT
     resources:
-        **decodes(lambda w: w.decoder),
+        **EMBED_ITEMS.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                decoder=usage(w.decoder),
-                decoder_in=input.decoder,
-                items_in=input.items_file,
-                vectors_out=output.vectors,
-            )
-        ),
-        code=code("embed_items"),
+        **EMBED_ITEMS.params,
     shell:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
@@ -33,102 +30,72 @@ rule embed_items:
 # ranks or rewards by that decoder takes the same weight.
 rule choose_popularity:
     input:
-        **data_files("items", "sessions", "training"),
-        decoder=by_phase(decoder_folder),
-        vectors=by_phase(vectors_of),
-        profiles=lambda w: weighing_profiles(w),
+        **tables("items", "sessions", "training"),
+        decoder_in=lambda w: job(w).decoder_folder,
+        vectors_in=lambda w: job(w).vectors,
+        profiles_in=lambda w: job(w).weighing_profiles or [],
     output:
-        weight=f"{PHASE}/popularity.json",
+        weight_out=f"{PHASE}/popularity.json",
     log:
-        f"{LOGS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.log",
+        CHOOSE_POPULARITY.log,
     benchmark:
-        f"{BENCHMARKS}/choose_popularity/{{dataset}}-{{models}}-seed{{seed}}-{{phase}}.jsonl"
+        CHOOSE_POPULARITY.benchmark
     priority: 50
     conda:
         ENVIRONMENT
     resources:
-        **decodes(lambda w: decoder_of(w.models)),
+        **CHOOSE_POPULARITY.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                text=PHASES[w.phase].weighed_by,
-                history_items=weighing_history(PHASES[w.phase]),
-                weights=CONFIG.training.popularity_weights,
-                decoder=usage(decoder_of(w.models)),
-                decoder_in=input.decoder,
-                vectors_in=input.vectors,
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                training_in=input.training_file,
-                profiles_in=str(input.profiles) if input.profiles else None,
-                weight_out=output.weight,
-            )
-        ),
-        code=code("choose_popularity"),
+        **CHOOSE_POPULARITY.params,
     shell:
         'python "$LANGPTUNE/scripts/choose_popularity.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_profiles:
     input:
-        **decoder_inputs(),
-        profiles=profiles_in,
+        **tables("items", "sessions", "evaluation"),
+        decoder_in=lambda w: job(w).decoder_folder,
+        vectors_in=lambda w: job(w).vectors,
+        popularity_in=lambda w: job(w).popularity or [],
+        profiles_in=lambda w: job(w).profiles,
     output:
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/ranks.parquet",
+        ranks_out=f"{PROFILED}/ranks.parquet",
     log:
-        f"{LOGS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+        RANK_PROFILES.log,
     benchmark:
-        f"{BENCHMARKS}/rank_profiles/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
+        RANK_PROFILES.benchmark
     wildcard_constraints:
-        method=ranked_texts(profiles=True),
+        method=either(PROJECT.ranked_texts(profiles=True)),
     conda:
         ENVIRONMENT
     resources:
-        **decodes(lambda w: w.decoder),
+        **RANK_PROFILES.resources,
     params:
-        **specified(
-            lambda w, input, output: rank_spec(
-                w,
-                input,
-                output,
-                "profiles",
-                input.profiles,
-                history_items=METHODS[source_of(w.method)].history_items,
-                **changed(w),
-            )
-        ),
-        code=code("rank_texts"),
+        **RANK_PROFILES.params,
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule rank_history_text:
     input:
-        **decoder_inputs(),
+        **tables("items", "sessions", "evaluation"),
+        decoder_in=lambda w: job(w).decoder_folder,
+        vectors_in=lambda w: job(w).vectors,
+        popularity_in=lambda w: job(w).popularity or [],
     output:
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{decoder}}/seed{{seed}}/ranks.parquet",
+        ranks_out=f"{RESULTS}/{{dataset}}/{{method}}/{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
-        f"{LOGS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.log",
+        RANK_HISTORY_TEXT.log,
     benchmark:
-        f"{BENCHMARKS}/rank_history_text/{{dataset}}-{{method}}-{{decoder}}-seed{{seed}}.jsonl"
+        RANK_HISTORY_TEXT.benchmark
     wildcard_constraints:
-        method=ranked_texts(profiles=False),
+        method=either(PROJECT.ranked_texts(profiles=False)),
     conda:
         ENVIRONMENT
     resources:
-        **decodes(lambda w: w.decoder),
+        **RANK_HISTORY_TEXT.resources,
     params:
-        **specified(
-            lambda w, input, output: rank_spec(
-                w,
-                input,
-                output,
-                METHODS[source_of(w.method)].view,
-                history_items=METHODS[source_of(w.method)].history_items,
-                **changed(w),
-            )
-        ),
-        code=code("rank_texts"),
+        **RANK_HISTORY_TEXT.params,
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 

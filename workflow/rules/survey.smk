@@ -6,49 +6,32 @@ localrules:
     survey,
 
 
-SURVEY = f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}/survey"
+SURVEY = f"{PROFILED}/survey"
+MAKE_SURVEY = stage("make_survey", by=BY_PROFILED)
 
 
 rule make_survey:
     input:
-        **data_files("items", "sessions", "evaluation"),
-        reference=reference_in,
-        trained=profiles_in,
+        **tables("items", "sessions", "evaluation"),
+        reference_in=lambda w: job(w).reference_profiles,
+        trained_in=lambda w: job(w).profiles,
     output:
-        questionnaire=f"{SURVEY}/questionnaire.html",
+        questionnaire_out=f"{SURVEY}/questionnaire.html",
         # It holds the survey's secret salt, which the script reads again: Snakemake must not delete it before.
-        codebook=update(f"{SURVEY}/codebook.json"),
-        codebook_md=f"{SURVEY}/codebook.md",
+        codebook_out=update(f"{SURVEY}/codebook.json"),
+        codebook_md_out=f"{SURVEY}/codebook.md",
     log:
-        f"{LOGS}/make_survey/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.log",
+        MAKE_SURVEY.log,
     benchmark:
-        f"{BENCHMARKS}/make_survey/{{dataset}}-{{method}}-{{encoder}}+{{decoder}}-seed{{seed}}.jsonl"
+        MAKE_SURVEY.benchmark
     wildcard_constraints:
-        method=either({run.method: None for run in surveyed(WORKFLOW)}),
+        method=either({run.method: None for run in surveyed(PROJECT.workflow)}),
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=500, minutes=10),
+        **MAKE_SURVEY.resources,
     params:
-        **specified(
-            lambda w, input, output: spec(
-                title="Which text describes a person's taste?",
-                reference_title=METHODS[CONFIG.interpretability.reference].title,
-                reference_in=input.reference,
-                trained_title=METHODS[w.method].title,
-                trained_in=input.trained,
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                evaluation_in=input.evaluation_file,
-                questions=CONFIG.interpretability.survey_questions,
-                history_items=METHODS[w.method].history_items,
-                seed=CONFIG.interpretability.seed,
-                questionnaire_out=output.questionnaire,
-                codebook_out=output.codebook,
-                codebook_md_out=output.codebook_md,
-            )
-        ),
-        code=code("make_survey"),
+        **MAKE_SURVEY.params,
     shell:
         'python "$LANGPTUNE/scripts/make_survey.py" --spec {params.spec:q} --log {log:q}'
 
@@ -56,4 +39,4 @@ rule make_survey:
 rule survey:
     """A questionnaire and its codebook for every method that trains the encoder (docs/survey.md)."""
     input:
-        surveys(WORKFLOW),
+        surveys(PROJECT.workflow),

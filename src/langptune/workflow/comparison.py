@@ -1,0 +1,139 @@
+"""What tables, figures and pages of a comparison read: entries of its runs, and curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langptune.config.layout import decoder_of
+from langptune.config.recipes import Recipe
+from langptune.config.workflow import Run
+from langptune.workflow.project import Project
+
+TEXTS = {"profiles": "profiles", "history": "histories", "mixed": "histories and profiles"}
+
+
+def run_entry(project: Project, run: Run) -> dict[str, Any]:
+    """What the comparison must know of a run."""
+    method = project.methods[run.method]
+    return {
+        "method": run.method,
+        "models": run.models,
+        "seed": run.seed,
+        "title": method.title,
+        "group": method.group,
+        "note": method.note,
+        "trials": method.trials,
+        **_weight(project, run),
+        "metrics_path": project.paths.metrics_of(run),
+    }
+
+
+def _weight(project: Project, run: Run) -> dict[str, Any]:
+    """What a table says of the weight of popularity in a run's scores; nothing where it ranks by no text."""
+    if not project.ranks_texts(run.method):
+        return {}
+    weight = project.paths.run_weight(run)
+    return {"weight_path": weight} if isinstance(weight, str) else {"weight": weight}
+
+
+def trained_recipes(project: Project, dataset: str) -> list[Recipe]:
+    """The recipes that methods of a comparison train by, as they use them."""
+    runs = [run for run in project.runs(dataset) if project.has_phases(run.method)]
+    return [recipe for run in runs for _, recipe in project.paths.run_phase(run).chain]
+
+
+def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
+    """The curve of every trained phase of the comparison: its key, the same for all seeds, and the figure's title."""
+    config = project.config
+    out = {}
+    for run in project.runs(dataset):
+        if not project.has_phases(run.method):
+            continue
+        for phase in project.paths.run_phase(run).all()[1:]:
+            titles = [recipe.title for _, recipe in phase.chain]
+            # Five iterations of two recipes would fill the page with their names.
+            title = ", then ".join(titles if len(titles) <= 4 else dict.fromkeys(titles))
+            title += f", phase {len(titles)}" if len(titles) > 4 else ""
+            texts = getattr(phase.recipe, "texts", "profiles")
+            title += "" if f" on {TEXTS[texts]}" in titles[-1] else f" on {TEXTS[texts]}"
+            models = run.models if phase.prompt is not None else decoder_of(run.models)
+            several = len(config.decoders) * (1 if phase.prompt is None else len(config.encoders)) > 1
+            title += f" ({models})" if several else ""
+            path = f"{project.paths.phase_folder(dataset, models, run.seed, phase)}/curve.jsonl"
+            out[path] = {"key": f"{models}/{phase.id}", "title": title}
+    phases = {named["key"]: named["title"] for named in out.values()}
+    for named in out.values():
+        # Phases of the same recipes may differ in what their profiles are (length, history).
+        if list(phases.values()).count(named["title"]) > 1:
+            named["title"] += f", {named['key'].rpartition('/')[2]}"
+    return out
+
+
+def baseline_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
+    """The learning curves of the baselines that have one: their key, the same for all seeds, and the figure's title."""
+    return {
+        f"{project.results}/{run.folder}/curve.jsonl": {"key": run.method, "title": project.methods[run.method].title}
+        for run in project.runs(dataset)
+        if project.methods[run.method].ranked_by == "train_recbole"
+    }
+
+
+def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
+    """The curves of the phases that trained a run's encoder, and how many profiles a batch of each wrote."""
+    if not project.has_profiles(run.method):
+        return []
+    return [
+        {
+            "path": f"{project.paths.phase_folder(run.dataset, run.models, run.seed, phase)}/curve.jsonl",
+            "profiles": phase.recipe.sessions_per_batch * phase.recipe.samples,
+        }
+        for phase in project.paths.run_phase(run).all()[1:]
+        if phase.recipe.trains == "encoder"
+    ]
+
+
+def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dict[str, Any]:
+    """The files that a figure of the comparison reads, by what its entry calls them, with ``_in`` behind it.
+
+    Files that entries of its spec name have no ``_in``: their jobs are waited for.
+    """
+    folder = f"{project.results}/{dataset}/comparison"
+    files = {
+        "table_in": f"{folder}/table_long.csv",
+        "gains_in": f"{folder}/gains.parquet",
+        "contrasts_in": f"{folder}/contrasts.csv",
+        "items_in": project.paths.data_file(dataset, "items"),
+        "metrics": [project.paths.metrics_of(run) for run in project.runs(dataset)],
+        "curves": list(baseline_curves(project, dataset)) if "curves" in reads else [],
+        "phases": list(phase_curves(project, dataset)) if "phases" in reads else [],
+    }
+    return {name: files for name, files in files.items() if name.removesuffix("_in") in reads}
+
+
+def profile_columns(project: Project, dataset: str) -> list[dict[str, str]]:
+    """Of every profile method's first seed: title, profiles and ranks, to be laid side by side."""
+    config, out = project.config, []
+    for run in project.runs(dataset):
+        method = project.methods[run.method]
+        if method.writes_profiles and method.best_of == 1 and run.seed == config.seeds[0]:
+            several = len(config.encoders) * len(config.decoders) > 1
+            out.append(
+                {
+                    "title": f"{method.title} ({run.models})" if several else method.title,
+                    "profiles": project.paths.run_profiles(run),
+                    "ranks": project.paths.ranks_of(run),
+                }
+            )
+    return out
+
+
+def example_columns(project: Project, dataset: str) -> list[dict[str, str]]:
+    """Of every method on the page of examples: title, ranks and measures."""
+    return [
+        {
+            "title": project.methods[run.method].title,
+            "ranks": project.paths.ranks_of(run),
+            **{name: project.measured(run, name) for name in ("measures", "claims", "simulation")},
+        }
+        for run in project.example_runs(dataset)
+    ]

@@ -1,0 +1,217 @@
+"""A job: what the wildcards of a rule stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from langptune.config.layout import decoder_of, encoder_of
+from langptune.config.phases import VALIDATION, Draw, Phase
+from langptune.config.workflow import Run
+from langptune.workflow.project import Project
+
+
+class Job:
+    """One job of a rule. What its wildcards do not name is a ``KeyError``.
+
+    Files are paths; None where the job has no such file.
+    """
+
+    def __init__(self, project: Project, wildcards: Mapping[str, str], phase: Phase | None = None):
+        """``phase``: of a job that stands for another phase than its wildcards say (``before``)."""
+        self.project, self.wildcards, self._phase = project, wildcards, phase
+
+    # Entries
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.wildcards["dataset"]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.wildcards["method"]
+
+    @property
+    def source(self) -> Any:
+        """The entry of the method whose texts this job's method is ranked by."""
+        return self.project.source(self.method)
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.wildcards["seed"])
+
+    @cached_property
+    def models(self) -> str:
+        """The ``{models}`` segment of its paths."""
+        given = self.wildcards
+        if "models" in given:
+            return given["models"]
+        return f"{given['encoder']}+{given['decoder']}" if "encoder" in given else given["decoder"]
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return encoder_of(self.models)
+
+    @property
+    def decoder(self) -> str:
+        """The decoder's name."""
+        return decoder_of(self.models)
+
+    @cached_property
+    def run(self) -> Run:
+        """The run of a rule whose output names method, models and seed."""
+        return Run(self.dataset, self.method, self.models, self.seed)
+
+    @cached_property
+    def phase(self) -> Phase:
+        """The phase that it makes, or that its run is evaluated after."""
+        if self._phase is not None:
+            return self._phase
+        if "phase" in self.wildcards:
+            return self.project.phases[self.wildcards["phase"]]
+        return self.project.paths.run_phase(self.run)
+
+    @property
+    def before(self) -> Job:
+        """The same job one phase earlier."""
+        return Job(self.project, self.wildcards, self.phase.parent)
+
+    @property
+    def draw(self) -> Draw:
+        """Which profiles it writes."""
+        return self.project.draws[self.wildcards["draw"]]
+
+    @property
+    def weight(self) -> float | str:
+        """The weight of popularity in its scores: a number, or the file of the one that is chosen."""
+        if "phase" in self.wildcards:
+            return self.project.paths.reward_weight(*self._place, self.phase)
+        return self.project.paths.run_weight(self.run)
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return self.dataset, self.models, self.wildcards["seed"]
+
+    # Parts of specs
+
+    def used_encoder(self) -> Any:
+        """What using its encoder depends on."""
+        return self.project.used(self.encoder)
+
+    def used_decoder(self) -> Any:
+        """What using its decoder depends on."""
+        return self.project.used(self.decoder)
+
+    def prompt(self) -> dict[str, Any]:
+        """Name and entry of the prompt that its profiles are written with."""
+        if "phase" in self.wildcards:
+            name = self.phase.prompt
+        else:
+            name = self.project.workflow.prompt_of(self.dataset, self.project.workflow.source_of(self.method))
+        return {"prompt": name, "prompt_entry": self.project.prompts[name]}
+
+    def number_of_weight(self) -> dict[str, float]:
+        """The weight of popularity where it is a number; where it is chosen, ``popularity_in`` names its file."""
+        return {} if isinstance(self.weight, str) else {"weight": self.weight}
+
+    def card(self, model: str) -> dict[str, str]:
+        """What a model card says of data and base model; ``model``: the latter's name."""
+        entry, base = self.project.datasets[self.dataset], self.project.models[model]
+        return {
+            "base": base.source.hub or base.source.package or base.source.folder,
+            "licence": base.licence,
+            "phase": self.wildcards["phase"],
+            "dataset": f"{entry.title} ({entry.licence})",
+        }
+
+    def subjects(self) -> dict[str, Any]:
+        """What all measures of profiles share: which sessions they look at, and what they take for tastes."""
+        told = self.project.config.interpretability
+        return {
+            "history_items": self.source.history_items,
+            "shuffle": self.shuffle,
+            "sessions": told.sessions,
+            "seed": told.seed,
+            "taste_field": self.project.taste_field(self.dataset),
+        }
+
+    @property
+    def shuffle(self) -> int | None:
+        """The seed by which its method's profiles are dealt to other users; None where they are not."""
+        return self.seed if self.project.workflow.shuffled(self.method) else None
+
+    def change(self) -> dict[str, Any]:
+        """What a control changes of the texts of the method that it names; nothing for other methods."""
+        change = self.project.methods[self.method].changes()
+        if change is None:
+            return {}
+        return {"change": change, **({} if self.shuffle is None else {"seed": self.shuffle})}
+
+    # Files
+
+    @property
+    def sample(self) -> str:
+        """The sampled sessions that its profiles are written for."""
+        return self.project.paths.data_file(self.dataset, "evaluation" if self.draw.split == "test" else "training")
+
+    def limit_folder(self, role: str) -> str | None:
+        """The model of one role whose tokenizer counts its dataset's texts; None without token limits."""
+        name = self.project.limit_models(self.dataset).get(role)
+        return name and self.project.paths.model_folder(name)
+
+    @property
+    def encoder_folder(self) -> str:
+        """The materialised encoder."""
+        return self.project.paths.model_folder(self.encoder)
+
+    @property
+    def adapter(self) -> str | None:
+        """The trained adapter of the encoder of its phase; None where it is untrained."""
+        return next(iter(self.project.paths.adapter_of(*self._place, self.phase)), None)
+
+    @property
+    def decoder_folder(self) -> str:
+        """The decoder of its phase, trained or materialised."""
+        return self.project.paths.decoder_folder(*self._place, self.phase)
+
+    @property
+    def vectors(self) -> str:
+        """The catalogue as that decoder embeds it."""
+        return self.project.paths.vectors_of(*self._place, self.phase)
+
+    @property
+    def popularity(self) -> str | None:
+        """The file of the chosen weight of popularity; None where it is a number of the config."""
+        return self.weight if isinstance(self.weight, str) else None
+
+    @property
+    def written(self) -> str:
+        """The profiles of its phase and draw."""
+        return f"{self.project.paths.phase.format(**self.wildcards)}/profiles/{self.draw.name}.parquet"
+
+    @property
+    def profiles(self) -> str:
+        """The test profiles that its run is ranked by."""
+        return self.project.paths.run_profiles(self.run)
+
+    @property
+    def reference_profiles(self) -> str:
+        """The test profiles that its run's are set against."""
+        return self.project.paths.run_profiles(self.project.paths.reference_of(self.run))
+
+    def read_profiles(self, split: str) -> str | None:
+        """The profiles of one split that training its phase reads; None where it reads histories."""
+        draws = [draw for draw in self.phase.draws() if draw.split == split]
+        return self.project.paths.profiles_of(*self._place, self.phase, draws[0]) if draws else None
+
+    @property
+    def weighing_profiles(self) -> str | None:
+        """The validation profiles by which a weight of popularity is chosen; None where histories are."""
+        if self.phase.weighed_by != "profiles":
+            return None
+        return self.project.paths.profiles_of(*self._place, self.phase, VALIDATION)

@@ -1,0 +1,240 @@
+"""A project: one config with its registries, every run and phase that it asks for, and where their files lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from langptune.config.layout import Layout
+from langptune.config.methods import Method
+from langptune.config.phases import VALIDATION, Draw, Phase
+from langptune.config.workflow import Run, Workflow
+
+Entry = TypeVar("Entry")
+READ_BY_PEOPLE = {"title": "", "url": "", "prompt": "", "published": {}}
+"""Keys of registry entries that change no result, and what stands for them in specs."""
+ONE_SHARD = "LANGPTUNE_PLAN"
+"""Variable by which ``scripts/plan.py`` has one shard listed in place of all, which differ in a number alone: a large
+grid has tens of thousands of them, and Snakemake spends milliseconds on each."""
+
+
+class Project:
+    """A checked config, and what follows from it. Build it with ``langptune.workflow.load``.
+
+    Attributes:
+        root: the checkout.
+        config, datasets, models, methods, prompts, recipes, judges: as in ``Workflow``.
+        paths: names of files.
+        phases: every phase behind the runs of the comparison and the studies, by its folder's name.
+        draws: every draw of profiles that these need, by its file's name.
+    """
+
+    def __init__(self, workflow: Workflow, root: Path):
+        self.workflow, self.root = workflow, root
+        self.config, self.datasets, self.models = workflow.config, workflow.datasets, workflow.models
+        self.methods, self.prompts, self.recipes = workflow.methods, workflow.prompts, workflow.recipes
+        self.judges = workflow.judges
+        self.paths = Layout(workflow)
+        self._runs: dict[tuple[str | None, str | None], list[Run]] = {}
+        self._used: dict[str, Any] = {}
+        self.phases: dict[str, Phase] = {}
+        self.draws: dict[str, Draw] = {}
+        for run in self.all_runs():
+            self._add_phases(run)
+
+    # Folders
+
+    @property
+    def results(self) -> str:
+        """The folder of all results."""
+        return self.config.results
+
+    @property
+    def logs(self) -> str:
+        """The folder of the jobs' logs."""
+        return f"{self.results}/logs"
+
+    @property
+    def benchmarks(self) -> str:
+        """The folder of benchmark files: Snakemake writes one line of JSON a job, scripts/cost.py gathers them."""
+        return f"{self.results}/benchmarks"
+
+    @property
+    def answers(self) -> str:
+        """The folder of answers of endpoints and judges: what was paid for stays, whatever else is removed."""
+        return f"{self.results}/answers"
+
+    # Runs
+
+    def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
+        """Every run of the comparison, or of one study, on one dataset or on all."""
+        key = (dataset, study)
+        if key not in self._runs:
+            self._runs[key] = self.workflow.runs(dataset, study)
+        return self._runs[key]
+
+    def all_runs(self) -> list[Run]:
+        """Every run of the comparison and of the studies, once."""
+        studied = [run for study in self.config.studies for run in self.runs(study=study)]
+        return list(dict.fromkeys([*self.runs(), *studied]))
+
+    def source(self, method: str) -> Method:
+        """The entry of the method whose texts a method is ranked by: its own, or that which a control names."""
+        return self.methods[self.workflow.source_of(method)]
+
+    def ranks_texts(self, method: str) -> bool:
+        """Whether a method ranks by texts, its own or those that a control takes: it has phases and a decoder."""
+        return self.methods[method].ranked_by == "rank_texts"
+
+    def has_profiles(self, method: str) -> bool:
+        """Whether these texts are profiles."""
+        return self.source(method).writes_profiles
+
+    def has_phases(self, method: str) -> bool:
+        """Whether a method has phases of its own; a control has those of the method that it names."""
+        return self.ranks_texts(method) and not self.methods[method].changes()
+
+    def ranked_by(self, rule: str) -> list[str]:
+        """The methods that a rule ranks."""
+        return [name for name, method in self.methods.items() if method.ranked_by == rule]
+
+    def ranked_texts(self, profiles: bool) -> list[str]:
+        """The methods run here that rank by texts, with the controls that take their texts.
+
+        Args:
+            profiles: those by profiles, which an encoder writes; else those by histories.
+        """
+        variants = [one.name for study in self.config.studies for one in self.workflow.variants(study)]
+        named = [name for name in dict.fromkeys([*self.config.methods, *variants]) if self.ranks_texts(name)]
+        return [name for name in named if self.has_profiles(name) == profiles]
+
+    # Phases
+
+    def _add_phases(self, run: Run) -> None:
+        if not self.ranks_texts(run.method):
+            return
+        last = self.paths.run_phase(run)
+        for phase in (*last.all(), *(phase.weighed for phase in last.all())):
+            self.phases[phase.id] = phase
+            self.draws |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
+        if self.has_profiles(run.method):
+            draw = self.source(run.method).draw()
+            self.draws[draw.name] = draw
+
+    def trained(self, role: str) -> list[str]:
+        """The phases, by their folders' names, that train a model of one role: decoder or encoder."""
+        return [name for name, phase in self.phases.items() if phase.chain and phase.recipe.trains == role]
+
+    # Models
+
+    def used(self, name: str) -> Any:
+        """What using a materialised model depends on, beside its folder."""
+        if name not in self._used:
+            self._used[name] = _without(self.models[name], READ_BY_PEOPLE | {"sha256": {}, "licence": ""})
+        return self._used[name]
+
+    def fetched(self, name: str) -> Any:
+        """What materialising a model depends on: neither limits nor prefixes, which apply when it is used."""
+        limits = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1}
+        neutral = {**limits, "query_prefix": "", "item_prefix": "", "padding": "right"}
+        entry = self.models[name]
+        return _without(entry, READ_BY_PEOPLE | neutral | {"source": entry.source.terms_left_out})
+
+    def is_remote(self, model: str) -> bool:
+        """Whether a model is an endpoint, without files here."""
+        return self.models[model].source.endpoint is not None
+
+    # Data
+
+    def prepared(self, dataset: str) -> Any:
+        """What preparing a dataset depends on."""
+        return _without(self.datasets[dataset], READ_BY_PEOPLE)
+
+    def downloaded(self, dataset: str) -> Any:
+        """What a download depends on: not the protocol, nor how the files are read."""
+        entry = self.datasets[dataset]
+        return type(entry).model_validate(
+            {
+                **{key: getattr(entry, key) for key in ("reader", "licence", "sha256")},
+                "title": "",
+                "source": entry.source.model_dump(),
+                "item_text": "",
+                "prompt": "",
+                "protocol": {"name": "leave-one-out"},
+            }
+        )
+
+    @property
+    def downloads(self) -> dict[str, str]:
+        """Downloads by folder name, each with one dataset that needs it: several protocols may share the files."""
+        sources = {name: self.datasets[name].source for name in self.config.datasets}
+        return {source.slug: name for name, source in sources.items() if source.remote}
+
+    def raw_folder(self, dataset: str) -> str | None:
+        """Where the downloaded files of a dataset lie; None where it needs no download."""
+        source = self.datasets[dataset].source
+        return f"{self.config.raw_dir}/{source.slug}" if source.remote else None
+
+    def raw_files(self, dataset: str) -> list[list[Any]]:
+        """Name, size and time of raw files in a folder of the user's, so that a change of them is seen."""
+        source = self.datasets[dataset].source
+        folder = self.root / str(source.folder) / source.path
+        if source.folder is None or not folder.is_dir():
+            return []
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return sorted([str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files)
+
+    def limit_models(self, dataset: str) -> dict[str, str]:
+        """Role -> model whose tokenizer counts a dataset's texts; empty where its protocol has no token limits."""
+        limits = getattr(self.datasets[dataset].protocol, "limits", None)
+        return {role: getattr(limits, role) for role in ("encoder", "decoder")} if limits else {}
+
+    def taste_field(self, dataset: str) -> str | None:
+        """The item field that lists genres or categories, where a dataset has one."""
+        return next(iter(self.datasets[dataset].lists), None)
+
+    # Profiles
+
+    def shards(self, profiles: str) -> list[str]:
+        """The shards of a file of profiles."""
+        count = self.config.generation.shards
+        return [f"{profiles.removesuffix('.parquet')}/shards/{at}-of-{count}.parquet" for at in range(1, count + 1)]
+
+    @property
+    def listed_shards(self) -> int:
+        """How many shards of each file are jobs of this workflow."""
+        return 1 if ONE_SHARD in os.environ else self.config.generation.shards
+
+    # Interpretability
+
+    def measured(self, run: Run, name: str) -> str:
+        """A file of measures of one run."""
+        return f"{self.results}/{run.folder}/interpretability/{name}.parquet"
+
+    def judged(self, run: Run) -> dict[str, str]:
+        """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
+        reference = self.paths.run_profiles(self.paths.reference_of(run))
+        if not self.workflow.shuffled(run.method) and self.paths.run_profiles(run) == reference:
+            return {}
+        return {judge: f"{self.results}/{run.folder}/judge/{judge}.parquet" for judge in self._judges}
+
+    @property
+    def _judges(self) -> Iterable[str]:
+        return self.config.interpretability.judges
+
+    def readable_runs(self, dataset: str) -> list[Run]:
+        """The runs of a dataset whose profiles are measured, the reference's first."""
+        order = {name: at for at, name in enumerate(self.workflow.readable)}
+        runs = [run for run in self.runs(dataset) if run.method in order]
+        return sorted(runs, key=lambda run: order[run.method])
+
+    def example_runs(self, dataset: str) -> list[Run]:
+        """The runs on the page of examples: of every method the first seed, with the first models."""
+        return list({run.method: run for run in reversed(self.readable_runs(dataset))}.values())[::-1]
+
+
+def _without(entry: Entry, neutral: dict[str, Any]) -> Entry:
+    """An entry with some keys blank: correcting a title or an address does not invalidate results."""
+    return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})

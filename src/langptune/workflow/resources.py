@@ -1,0 +1,58 @@
+"""Resources of a job as Snakemake and its executors read them, from what its script needs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from langptune.config.cluster import KEYS, Cluster, Demand
+from langptune.config.cluster import resources as requests
+from langptune.launch import Shape
+from langptune.workflow.needs import Needs
+
+
+def demand(needs: Needs, shapes: Mapping[str, Shape]) -> Demand:
+    """What a whole job asks for, over all its processes.
+
+    Args:
+        shapes: launch file -> how many machines and processes it starts.
+    """
+    weights = needs.model.parameters if needs.model else 0
+    remote = needs.model is not None and needs.model.source.endpoint is not None
+    shape = shapes[needs.launch] if needs.launch else Shape(machines=1, processes=1, cpu=False)
+    return Demand(
+        memory=(needs.memory + needs.per_million * weights / 1e6) * shape.per_machine,
+        minutes=needs.minutes + needs.per_billion * weights / 1e9,
+        weights=weights,
+        gpus=0 if remote or shape.cpu else needs.gpus * shape.processes,
+        machines=shape.machines,
+    )
+
+
+def resources(
+    needs: Callable[[Any], Needs], shapes: Mapping[str, Shape], cluster: Cluster | None, local_gpus: bool
+) -> dict[str, Callable[..., Any]]:
+    """The resources of a rule, each a function of its wildcards (on a cluster also of the attempt).
+
+    Args:
+        needs: wildcards -> what their job needs.
+        cluster: the site; None for a local run.
+        local_gpus: of a local run: whether this machine shares out its GPUs.
+    """
+    if cluster is None:
+        local: dict[str, Callable[..., Any]] = {"mem_mb": lambda w: math.ceil(demand(needs(w), shapes).memory)}
+        return local | ({"gpu": lambda w: demand(needs(w), shapes).gpus} if local_gpus else {})
+
+    def request(key: str) -> Callable[..., Any]:
+        return lambda w, attempt: requests(cluster, demand(needs(w), shapes), attempt).get(key)
+
+    return {key: request(key) for key in ("mem_mb", *KEYS)}
+
+
+def launcher(launch: str | None) -> str:
+    """The start of a training command: Python, or several processes by a file of ``config/accelerate``."""
+    if launch is None:
+        return "python"
+    return f'python "$LANGPTUNE/scripts/launch.py" --config-file "$LANGPTUNE"/config/accelerate/{shlex.quote(launch)}'
