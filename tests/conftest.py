@@ -98,6 +98,10 @@ def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+AFTER_METRICS = {"compare": 1, "slice_metrics": 1, "plot": 5, "cost": 1, "all": 1}
+"""What the smoke grid makes anew when a run's metrics change: all figures but those of curves and training."""
+
+
 def jobs_of(dry_run: str) -> dict[str, int]:
     """Rule -> number of jobs, from what a dry run prints."""
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", dry_run, re.S | re.M)

@@ -25,7 +25,7 @@ ON_GPU = {
     *("choose_popularity", "rank_profiles", "rank_history_text", "try_recbole", "train_recbole"),
 }
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts", "train_recbole")
-LOCAL = {"compare", "plot", "study", "show_profiles"}
+LOCAL = {"compare", "slice_metrics", "plot", "study", "show_profiles"}
 METHODS = "langptune-0,langptune,shuffled-profiles,history,pop,ease,sasrec,random,oracle"
 RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]")
 
@@ -108,7 +108,7 @@ def local(smoke_run, tmp_path_factory) -> Path:
     """The results of the same on this machine: those of ``smoke_run``, compared without its second seed."""
     repo = copy_of_run(smoke_run, tmp_path_factory.mktemp("local") / "repo")
     planned = jobs_of(snakemake(*RUN, "-n", cwd=repo).stdout)
-    assert set(planned) <= {"compare", "plot", "show_profiles", "study", "cost", "all"}, planned
+    assert set(planned) <= {"compare", "slice_metrics", "plot", "show_profiles", "study", "cost", "all"}, planned
     done = snakemake(*RUN, cwd=repo)
     assert done.returncode == 0, done.stdout[-5000:]
     return repo / "results" / "smoke"

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import copy_of_repo, copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_METRICS, copy_of_repo, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 DATA = Path("results/smoke/ml-100k-small")
@@ -93,7 +93,8 @@ def test_a_rule_by_name(repo):
         "rank_simple": 4,
         "evaluate": 4,
         "compare": 1,
-        "plot": 4,  # all but the curves and the training, which read no ranks
+        "slice_metrics": 1,
+        "plot": 5,  # all but the curves and the training, which read no ranks
         "cost": 1,
         "all": 1,
     }
@@ -139,7 +140,8 @@ def test_one_seed_deleted(repo, without):
         "rank_simple": 1,  # random
         "evaluate": 6,
         "compare": 1,
-        "plot": 6,
+        "slice_metrics": 1,
+        "plot": 7,
         "cost": 1,
         "all": 1,
     }
@@ -158,7 +160,8 @@ def test_one_key_of_a_recipe(repo):
         "evaluate": 2,
         "show_profiles": 1,
         "compare": 1,
-        "plot": 5,
+        "slice_metrics": 1,
+        "plot": 6,
         "cost": 1,
         "all": 1,
     }
@@ -183,7 +186,7 @@ def test_what_a_kill_left_half_done(repo):
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     # The process of the job is in the driver's group, and so gone too.
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 4, "cost": 1, "all": 1}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_METRICS}
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert planned(repo) == {}

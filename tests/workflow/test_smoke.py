@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from langptune.metrics import from_ranks
-from tests.conftest import copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_METRICS, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -174,9 +174,10 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("scripts/plot.py", {"plot": 6}),
-        ("src/langptune/figures/style.py", {"plot": 6, "study": 2, "describe_data": 1}),
+        ("scripts/plot.py", {"plot": 7}),
+        ("src/langptune/figures/style.py", {"plot": 7, "study": 2, "describe_data": 1}),
         ("src/langptune/figures/comparison/means.py", {"plot": 1}),
+        ("src/langptune/comparison/slices.py", {"slice_metrics": 1, "plot": 1}),
         ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
         ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
@@ -204,7 +205,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         found = planned(repo)
     finally:
         (repo / file).write_text(before)
-    downstream = {"evaluate", "compare", "plot", "all", "show_profiles", "study", "cost"}
+    downstream = {"evaluate", "compare", "slice_metrics", "plot", "all", "show_profiles", "study", "cost"}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
     assert not expected or {"all", "cost"} <= set(found), "what it took is told anew whatever is made anew"
 
@@ -263,7 +264,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, "compare": 1, "plot": 4, "cost": 1, "all": 1}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_METRICS}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
     shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)

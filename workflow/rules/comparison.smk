@@ -3,6 +3,7 @@
 
 localrules:
     compare,
+    slice_metrics,
     plot,
     show_profiles,
     study,
@@ -13,6 +14,7 @@ COMPARISON = f"{RESULTS}/{{dataset}}/comparison"
 EVALUATE = stage("evaluate", by=BY_RUN)
 COMPARE = stage("compare", by="{dataset}")
 COMPARE_PARTIAL = stage("compare_partial", by="{dataset}", script="compare", allow_missing=True)
+SLICE_METRICS = stage("slice_metrics", by="{dataset}")
 PLOT = stage("plot", by="{dataset}-{figure}")
 SHOW_PROFILES = stage("show_profiles", by="{dataset}")
 STUDY = stage("study", by="{dataset}-{study}")
@@ -69,6 +71,26 @@ rule compare:
         **COMPARE.params,
     shell:
         'python "$LANGPTUNE/scripts/compare.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule slice_metrics:
+    input:
+        **tables("sessions", "items"),
+        metrics=lambda w: [PROJECT.paths.metrics_of(run) for run in PROJECT.runs(w.dataset)],
+    output:
+        slices_out=report(f"{COMPARISON}/slices.csv", caption="../report/slices.rst", category="{dataset}"),
+    log:
+        SLICE_METRICS.log,
+    benchmark:
+        SLICE_METRICS.benchmark
+    conda:
+        ENVIRONMENT
+    resources:
+        **SLICE_METRICS.resources,
+    params:
+        **SLICE_METRICS.params,
+    shell:
+        'python "$LANGPTUNE/scripts/slice_metrics.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule plot:

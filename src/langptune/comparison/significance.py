@@ -89,6 +89,25 @@ def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int
     )
 
 
+def detectable(differences: np.ndarray, level: float = 0.05, power: float = 0.8) -> float | None:
+    """The smallest mean difference that a two-sided test at ``level`` finds in a share ``power`` of such samples.
+
+    ``(z(1 - level / 2) + z(power)) * standard deviation / sqrt(S)``, with the sample's own standard deviation
+    (Cohen, "Statistical power analysis for the behavioral sciences", 1988). A smaller difference without significance
+    does not show that two methods are alike: the sample is too small to tell.
+
+    Args:
+        differences: float64 ``[S]``, paired.
+
+    Returns:
+        None for fewer than two sessions.
+    """
+    if len(differences) < 2:
+        return None
+    factor = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))
+
+
 def wilcoxon(differences: np.ndarray) -> float:
     """Two-sided p of Wilcoxon's signed-rank test, zeros left out, as ``scipy.stats.wilcoxon`` gives it.
 

@@ -29,6 +29,7 @@ class Comparison(StageSpec):
     table_in: str | None = Field(None, description="table_long.csv of the comparison")
     gains_in: str | None = Field(None, description="gains.parquet of the comparison")
     contrasts_in: str | None = Field(None, description="contrasts.csv of the comparison")
+    slices_in: str | None = Field(None, description="slices.csv of the comparison")
     items_in: str | None = Field(None, description="items.parquet: the size of the catalogue")
     n_items: int | None = Field(None, description="the size of the catalogue, where there is no items_in")
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
@@ -91,6 +92,16 @@ class Comparison(StageSpec):
             UserError: they are not among the inputs.
         """
         return contracts.read_csv(self._given("contrasts_in"), infer_schema_length=None)
+
+    @cached_property
+    def slices(self) -> pl.DataFrame:
+        """The metrics on parts of the sessions, a row per slice, method, models and metric.
+
+        Raises:
+            UserError: they are not among the inputs, or a row is not among the runs.
+        """
+        frame = contracts.read_csv(self._given("slices_in"), infer_schema_length=None)
+        return self._of_the_runs(frame, "slices_in")
 
     @cached_property
     def catalogue(self) -> int:

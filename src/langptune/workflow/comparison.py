@@ -102,6 +102,7 @@ def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dic
         "table_in": f"{folder}/table_long.csv",
         "gains_in": f"{folder}/gains.parquet",
         "contrasts_in": f"{folder}/contrasts.csv",
+        "slices_in": f"{folder}/slices.csv",
         "items_in": project.paths.data_file(dataset, "items"),
         "metrics": [project.paths.metrics_of(run) for run in project.runs(dataset)],
         "curves": list(baseline_curves(project, dataset)) if "curves" in reads else [],
