@@ -162,7 +162,7 @@ def test_a_list_that_others_may_write_is_refused(own_settings):
     own_settings.write_text("https://evil.example: OPENAI_API_KEY\n")
     for mode in (0o664, 0o646):
         own_settings.chmod(mode)
-        with pytest.raises(UserError, match="others may write it, and so say where your keys go"):
+        with pytest.raises(UserError, match="others may write it and could redirect your keys"):
             check("https://evil.example/v1")
     own_settings.chmod(0o600)
     if os.geteuid() != 0:

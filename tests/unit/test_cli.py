@@ -52,7 +52,7 @@ def test_a_wheel_holds_the_command(tmp_path):
     assert done.returncode == 0 and "spec fields:" in done.stdout, done.stderr
     env[cli.VARIABLE] = str(tmp_path)
     done = subprocess.run([str(tmp_path / "site/bin/langptune"), "plan"], env=env, text=True, capture_output=True)
-    assert done.returncode == 2 and "no checkout of LangPTune" in done.stderr
+    assert done.returncode == 2 and "not a checkout of LangPTune" in done.stderr
 
 
 def test_it_needs_a_checkout(tmp_path):
@@ -60,7 +60,7 @@ def test_it_needs_a_checkout(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == f"error: {tmp_path}: no checkout of LangPTune; call it in one, or `export LANGPTUNE=/path/to/checkout`\n"
+        == f"error: {tmp_path}: not a checkout of LangPTune; run it in one, or `export LANGPTUNE=/path/to/checkout`\n"
     )
     done = run("doctor", cwd=ROOT, LANGPTUNE=str(tmp_path / "gone"))  # what is named goes before where one stands
     assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: no checkout" in done.stderr

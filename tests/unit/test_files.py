@@ -183,7 +183,7 @@ class TestTwoUsers:
 
     def test_a_neighbours_link_on_the_way_is_refused(self, group, precious):
         self.as_neighbour(self.LINK, precious.parent, group / "ml-100k")
-        with pytest.raises(UserError, match="'ml-100k' on the way is a link of another user"):
+        with pytest.raises(UserError, match="'ml-100k' in its path is a link of another user"):
             _write(group / "ml-100k" / "thesis.tex")
         assert _kept(precious)
 

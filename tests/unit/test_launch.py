@@ -48,7 +48,7 @@ def test_shape(tmp_path):
         ({"num_processes": None}, "key 'num_processes': give a whole number, at least 1 (found None)"),
         ({"num_machines": "2"}, "key 'num_machines': give a whole number, at least 1 (found '2')"),
         ({"num_machines": 0}, "key 'num_machines': give a whole number"),
-        ({"deepspeed_config": {"zero_stage": 3}}, "key 'zero_stage': 3 divides the weights and was never run"),
+        ({"deepspeed_config": {"zero_stage": 3}}, "key 'zero_stage': 3 shards the weights and was never tested"),
         ({"distributed_type": "FSDP"}, "key 'fsdp_version': only 2 is supported"),
         ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "key 'fsdp_version': only 2 is supported"),
     ],
