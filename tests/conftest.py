@@ -146,8 +146,8 @@ def smoke_run(shared_folder, real_models) -> Path:
         if not log.exists():
             done = snakemake("--configfile", "config/smoke.yaml", cwd=copy_of_repo(copy, real_models))
             log.write_text(f"{done.returncode}\n{done.stdout}")
-    code, _, told = log.read_text().partition("\n")
-    assert code == "0", told[-5000:]
+    code, _, output = log.read_text().partition("\n")
+    assert code == "0", output[-5000:]
     return copy
 
 
@@ -166,11 +166,11 @@ def small_disk():
 
     def mount(folder: Path, size: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        told = subprocess.run(
+        done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
         )
-        if told.returncode:
-            pytest.skip(f"a disk of its own cannot be mounted: {told.stderr.strip()}")
+        if done.returncode:
+            pytest.skip(f"a disk of its own cannot be mounted: {done.stderr.strip()}")
         mounted.append(folder)
         return folder
 

@@ -59,8 +59,8 @@ class Door:
     def _behind(self, body: bytes) -> tuple[int, bytes]:
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=self.behind), timeout=120) as client:
             headers = {"Content-Type": "application/json"}
-            told = client.post("http://127.0.0.1/v1/chat/completions", content=body, headers=headers)
-        return told.status_code, told.content
+            answer = client.post("http://127.0.0.1/v1/chat/completions", content=body, headers=headers)
+        return answer.status_code, answer.content
 
 
 @contextmanager

@@ -68,10 +68,10 @@ def signature():
     from _sha256 import sha256
 
     place = [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net")]
-    told = repr(
+    text = repr(
         (sorted(kept.items()), limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), place)
     )
-    return sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def reached(path):
@@ -136,8 +136,8 @@ def main():
     os.umask(umask)
     request = marshal.dumps((kind, arguments, os.getcwd(), dict(os.environ), umask, ignored))
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
-    told = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
-    connection.sendmsg([len(request).to_bytes(8, "big")], [told])
+    message = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
+    connection.sendmsg([len(request).to_bytes(8, "big")], [message])
     connection.sendall(request)
     for number in SIGNALS:
         if number not in ignored:

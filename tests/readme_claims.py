@@ -73,14 +73,14 @@ def read(text: str) -> tuple[list[Claim], list[Numbers]]:
     claims, numbers = [], []
     for found in COMMENT.finditer(text):
         kind, body = found[1], " ".join(found[2].split())
-        told = (CLAIM if kind == "claim" else NUMBERS).fullmatch(body)
-        if told is None:
+        match = (CLAIM if kind == "claim" else NUMBERS).fullmatch(body)
+        if match is None:
             raise ValueError(f"README.md: cannot read the comment '{kind}: {body}'")
         if kind == "claim":
-            claims.append(Claim(**told.groupdict()))
+            claims.append(Claim(**match.groupdict()))
         else:
-            cells = dict(cell.split("=") for cell in told["cells"].split())
-            numbers.append(Numbers(told["folder"], told["method"], told["metric"], cells, after(text, found.end())))
+            cells = dict(cell.split("=") for cell in match["cells"].split())
+            numbers.append(Numbers(match["folder"], match["method"], match["metric"], cells, after(text, found.end())))
     return claims, numbers
 
 
@@ -105,12 +105,12 @@ def kind(folder: Path) -> dict[str, Any]:
     From its manifests; from ``cpu.json`` where they are older than their field ``cpu``.
     """
     manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.manifest.json"))]
-    told = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
-    if not told:
-        told = [json.loads((folder / "cpu.json").read_text())]
+    cpus = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
+    if not cpus:
+        cpus = [json.loads((folder / "cpu.json").read_text())]
     dtypes = {manifest["notes"]["dtype"] for manifest in manifests if manifest["notes"].get("dtype")}
-    assert all(one == told[0] for one in told) and len(dtypes) == 1, f"{folder}: made on several kinds of CPU"
-    return {"name": told[0]["name"], "flags": sorted(told[0]["flags"]), "dtype": dtypes.pop()}
+    assert all(one == cpus[0] for one in cpus) and len(dtypes) == 1, f"{folder}: made on several kinds of CPU"
+    return {"name": cpus[0]["name"], "flags": sorted(cpus[0]["flags"]), "dtype": dtypes.pop()}
 
 
 def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
@@ -126,17 +126,17 @@ def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
 
 def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
     """A line on each number that is not that of its folder, or does not stand in its paragraph."""
-    for told in numbers:
-        named, _, contrast = told.method.partition(":")
-        rows = _contrasts(root / told.folder, "contrast") if contrast else _rows(root / told.folder)
-        row = rows[contrast or named, told.metric]
-        for column, written in told.cells.items():
+    for claim in numbers:
+        named, _, contrast = claim.method.partition(":")
+        rows = _contrasts(root / claim.folder, "contrast") if contrast else _rows(root / claim.folder)
+        row = rows[contrast or named, claim.metric]
+        for column, written in claim.cells.items():
             digits = len(written.partition(".")[2])
             if f"{float(row[column]):.{digits}f}" != written:
-                yield f"{told.folder}: {told.method}: {column} is {row[column]}, README.md says {written}"
+                yield f"{claim.folder}: {claim.method}: {column} is {row[column]}, README.md says {written}"
             # A sentence may give a fall as a positive number.
-            if not re.search(rf"(?<![\d.]){re.escape(written.lstrip('-'))}(?!\d|\.\d)", told.paragraph):
-                yield f"README.md: {written} ({told.method}, {column}) is not in its paragraph"
+            if not re.search(rf"(?<![\d.]){re.escape(written.lstrip('-'))}(?!\d|\.\d)", claim.paragraph):
+                yield f"README.md: {written} ({claim.method}, {column}) is not in its paragraph"
 
 
 def _fails(claim: Claim, folder: Path) -> str | None:

@@ -135,8 +135,8 @@ def cluster(request) -> Iterator[Cluster]:
     reason = f"SLURM is not installed here (no {', '.join(missing)})" if missing else None
     reason = reason or ("the test cluster needs root" if os.geteuid() else None)
     if reason:
-        told = f"{reason}; .ci/run installs what it takes"
-        pytest.fail(told) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(told)
+        message = f"{reason}; .ci/run installs what it takes"
+        pytest.fail(message) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(message)
     # Its own folder and ports: a cluster that somebody works on in .slurmlab stays as it is.
     folder = Path(tempfile.mkdtemp(prefix="langptune-slurm-"))
     folder.chmod(0o755)  # munge wants a socket that all can reach; pytest's own folders are private

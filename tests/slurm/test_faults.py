@@ -83,7 +83,7 @@ class Trial:
         seconds = [row["seconds"] for row in curve if row.get("loss") is not None]
         return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
-    def told(self, seed: int) -> str:
+    def log_of(self, seed: int) -> str:
         """The log of a training's last attempt."""
         return next((self.repo / "results/faults/logs/train_decoder").glob(f"*-seed{seed}-*.log")).read_text()
 
@@ -175,8 +175,8 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, trained_here, real_
             os.killpg(running.pid, signal.SIGKILL)
     report(trial, "the run is over")
     for seed in SEEDS:
-        resumed = re.search(r"resuming from checkpoint-(\d+)", trial.told(seed))
-        assert resumed, f"seed {seed}: {trial.told(seed)}"
+        resumed = re.search(r"resuming from checkpoint-(\d+)", trial.log_of(seed))
+        assert resumed, f"seed {seed}: {trial.log_of(seed)}"
         # At most one checkpoint interval is lost: a step, here.
         report(trial, f"seed {seed}: {resumed[0]}; {at[seed]} when it was hit")
         assert int(resumed[1]) >= at[seed]
@@ -215,7 +215,7 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     report(long, str([(job["State"], job["TimelimitRaw"], job["ElapsedRaw"]) for job in timed]))
     assert [job["State"] for job in timed] in (["TIMEOUT", "COMPLETED"], ["FAILED", "COMPLETED"])
     assert timed[0]["TimelimitRaw"] == "1" and limit == "2:00"
-    resumed = re.search(r"resuming from checkpoint-(\d+)", long.told(0))
+    resumed = re.search(r"resuming from checkpoint-(\d+)", long.log_of(0))
     assert resumed and int(resumed[1]) > 0
     report(long, resumed[0])
 
@@ -276,7 +276,7 @@ def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path
         (disk / "ballast").unlink()
         done = driver(cluster, trial.repo, *args)
         assert done.returncode == 0, done.stdout[-6000:]
-        assert "resuming from checkpoint-" in trial.told(0)
+        assert "resuming from checkpoint-" in trial.log_of(0)
         assert trial.weights(0) == trained_here.weights(0)
         assert pl.read_csv(disk / "ml-100k-small/comparison/table.csv").height
     finally:
@@ -306,6 +306,6 @@ def test_submitting_waits_for_the_controller(cluster, tmp_path):
         assert waiting.poll() is None
     finally:
         cluster.start_controller()
-    out, told = waiting.communicate(timeout=60)
+    out, errors = waiting.communicate(timeout=60)
     assert waiting.returncode == 0 and out.strip().isdigit()
-    assert told.count("SLURM's controller does not answer") == 1
+    assert errors.count("SLURM's controller does not answer") == 1

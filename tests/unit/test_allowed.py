@@ -84,9 +84,9 @@ def listener(answer=None):
     ],
 )
 def test_a_config_alone_sends_no_key(url, key):
-    with pytest.raises(UserError, match="you have not allowed this pair, and a config cannot") as told:
+    with pytest.raises(UserError, match="you have not allowed this pair, and a config cannot") as error:
         check(url, key)
-    line = str(told.value)
+    line = str(error.value)
     assert "\n" not in line and f"`{url}: {key}` into" in line and f"`export LANGPTUNE_ENDPOINTS={url}={key}`" in line
 
 
@@ -110,9 +110,9 @@ def test_no_key_goes_unencrypted_over_a_network(url, monkeypatch):
     ],
 )
 def test_an_address_that_can_be_read_in_two_ways_gets_no_key(url):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         check(url)
-    assert "write it in plain letters" in str(told.value) or "not allowed this pair" in str(told.value)
+    assert "write it in plain letters" in str(error.value) or "not allowed this pair" in str(error.value)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\t"])
@@ -153,9 +153,9 @@ def test_what_the_user_allows(own_settings, monkeypatch):
 )
 def test_a_list_that_is_none_is_said(own_settings, text):
     own_settings.write_text(text)
-    with pytest.raises(UserError, match=r"endpoints\.yaml") as told:
+    with pytest.raises(UserError, match=r"endpoints\.yaml") as error:
         check("https://api.openai.com/v1")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_list_that_others_may_write_is_refused(own_settings):
@@ -210,25 +210,25 @@ def test_no_prompt_follows_a_redirect(tmp_path, monkeypatch, status):
         monkeypatch.setenv(allowed.VARIABLE, f"{url}=HOST_KEY")
         with pytest.raises(
             UserError, match=rf"sends requests on to '127.0.0.1' \({status}\), which is not followed"
-        ) as told:
+        ) as error:
             Client(source(url, "HOST_KEY"), tmp_path).ask([ASK])
-        assert len(got) == 1 and not stolen and "s3cret" not in str(told.value)
+        assert len(got) == 1 and not stolen and "s3cret" not in str(error.value)
 
 
 def test_a_redirect_writes_nothing_odd_on_the_terminal(tmp_path):
     odd = {"Location": "http://\x1b[31mevil\x9b.example/"}
-    with listener(lambda _: Response(status_code=307, headers=odd)) as (url, _), pytest.raises(UserError) as told:
+    with listener(lambda _: Response(status_code=307, headers=odd)) as (url, _), pytest.raises(UserError) as error:
         Client(source(url, None), tmp_path).ask([ASK])
-    assert str(told.value).isprintable()
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.workflow
 def test_a_run_ends_before_its_first_job_where_a_key_may_not_go(tmp_path):
     shutil.copytree(ROOT / "config", tmp_path / "config")
     file = tmp_path / "config" / "models.yaml"
-    told = yaml.safe_load(file.read_text())
-    told["gpt-4.1-mini"]["source"]["endpoint"] = "https://evil.example/v1"
-    file.write_text(yaml.safe_dump(told))
+    registry = yaml.safe_load(file.read_text())
+    registry["gpt-4.1-mini"]["source"]["endpoint"] = "https://evil.example/v1"
+    file.write_text(yaml.safe_dump(registry))
     smoke = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     smoke |= {"encoders": ["gpt-4.1-mini"], "methods": ["langptune-0", "pop"], "studies": {}}
     smoke |= {"comparison": {"reference": "pop"}, "interpretability": {"reader": "smollm2-135m"}}

@@ -39,8 +39,8 @@ def asked(server, tmp_path, monkeypatch):
         left = list(says)
 
         def answer(_):
-            told = left.pop(0) if len(left) > 1 else left[0]
-            return status, told if isinstance(told, bytes) else json.dumps(told).encode()
+            response = left.pop(0) if len(left) > 1 else left[0]
+            return status, response if isinstance(response, bytes) else json.dumps(response).encode()
 
         server.says, server.asked = answer, []
         client = Client(source(server.url, **changes), tmp_path / "answers")
@@ -50,8 +50,8 @@ def asked(server, tmp_path, monkeypatch):
 
 
 def source(url: str, **changes) -> ModelSource:
-    told = {"endpoint": url, "model": "m", "key": "DOOR_KEY", "input_price": 1e6, "output_price": 1e6, "retries": 2}
-    return ModelSource(**{**told, **changes})
+    fields = {"endpoint": url, "model": "m", "key": "DOOR_KEY", "input_price": 1e6, "output_price": 1e6, "retries": 2}
+    return ModelSource(**{**fields, **changes})
 
 
 def body(content="Westerns.", reason="stop", usage=USAGE, **message) -> dict:
@@ -178,10 +178,10 @@ def test_usage_counts_as_far_as_it_makes_sense(usage, tokens, counted, asked):
     ],
 )
 def test_an_error_with_status_200_is_that_error(error, times, message, asked, tmp_path, server):
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as raised:
         asked(error, retries=1)
     assert len(server.asked) == times and not kept(tmp_path)
-    assert ("run again" in str(told.value)) == (times == 2)
+    assert ("run again" in str(raised.value)) == (times == 2)
     if times == 2:
         _, answer = asked(error, body(), retries=1)
         assert answer.text == "Westerns."
@@ -217,9 +217,9 @@ def test_what_is_no_chat_answer_is_said(said, asked, tmp_path):
     ],
 )
 def test_what_was_refused_says_what_to_change(status, error, message, asked, server):
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as raised:
         asked(error if "detail" in error else {"error": error}, status=status)
-    assert len(server.asked) == 1 and "run again" not in str(told.value)
+    assert len(server.asked) == 1 and "run again" not in str(raised.value)
 
 
 def test_a_filtered_prompt_ends_no_run(asked):
@@ -236,7 +236,7 @@ def test_settings_that_a_server_refuses_are_left_out(asked, server, tmp_path):
     whole, _ = asked(body(), request=request)
     assert {"seed", "temperature", "stop"} <= set(server.asked[0])
     assert whole.key_of(request) != client.key_of(request) and len(kept(tmp_path)) == 2
-    # Those who leave nothing out keep their keys and specs; those who do are told apart from the others.
+    # Without omitted settings, keys and specs stay as before; with them, they differ.
     assert "omit" not in whole.source.model_dump() and client.source.terms_left_out.omit == client.source.omit
     entry = {"endpoint": "http://h/v1", "model": "m", "input_price": 0, "output_price": 0}
     with pytest.raises(UserError, match="omit"):
@@ -344,12 +344,12 @@ def test_a_server_that_never_answers_is_asked_no_further(server, tmp_path, monke
 def test_how_many_empty_answers_a_job_may_have(faults, of, few, tmp_path):
     client = Client(source("http://h/v1"), tmp_path)
     good = answers.read(json.dumps(body()).encode(), ASK)
-    told = [answers.read(json.dumps(body("")).encode(), ASK)] * faults + [good] * (of - faults)
+    found = [answers.read(json.dumps(body("")).encode(), ASK)] * faults + [good] * (of - faults)
     if few:
-        assert len(client.few_faults(told)) == faults
+        assert len(client.few_faults(found)) == faults
     else:
         with pytest.raises(UserError, match=rf"{faults} of {of} answers cannot be used \({faults} empty; first: an"):
-            client.few_faults(told)
+            client.few_faults(found)
 
 
 def test_the_reader_never_raises():

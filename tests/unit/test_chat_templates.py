@@ -283,8 +283,8 @@ def test_one_profile_of_reasoning_stops_no_run_and_most_do():
 def test_the_example_of_the_documentation_is_valid():
     text = (ROOT / "docs/extend.md").read_text()
     (entry,) = yaml.safe_load(re.search(r"```yaml\n(my-thinking-encoder:\n.*?)```", text, re.DOTALL)[1]).values()
-    told = EncoderEntry.model_validate(entry)
-    assert told.chat_template_kwargs == {"enable_thinking": False} and told.date == datetime.date(2026, 1, 1)
+    model = EncoderEntry.model_validate(entry)
+    assert model.chat_template_kwargs == {"enable_thinking": False} and model.date == datetime.date(2026, 1, 1)
 
 
 WRITE = runpy.run_path(str(ROOT / "scripts" / "write_profiles.py"))

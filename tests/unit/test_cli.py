@@ -19,9 +19,11 @@ CALL = "from langptune.cli import main; main()"
 
 
 def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    told = {name: value for name, value in os.environ.items() if name != cli.VARIABLE}
-    told |= {"PYTHONPATH": str(ROOT / "src")} | env
-    return subprocess.run([sys.executable, "-P", "-c", CALL, *args], cwd=cwd, env=told, text=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != cli.VARIABLE}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | env
+    return subprocess.run(
+        [sys.executable, "-P", "-c", CALL, *args], cwd=cwd, env=environment, text=True, capture_output=True
+    )
 
 
 def test_it_is_installed_under_its_name():

@@ -80,8 +80,8 @@ def test_ways_to_ask_for_gpus(gpus, wanted):
 
 def test_several_nodes():
     asked = resources(site(), Demand(memory=100, minutes=5, gpus=8, machines=2), attempt=1)
-    told = {key: asked.get(key) for key in ("gres", "gpu", "nodes", "tasks", "tasks_per_gpu", "mpi")}
-    assert told == {"gres": "gpu:4", "gpu": None, "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
+    found = {key: asked.get(key) for key in ("gres", "gpu", "nodes", "tasks", "tasks_per_gpu", "mpi")}
+    assert found == {"gres": "gpu:4", "gpu": None, "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
 @pytest.mark.parametrize(

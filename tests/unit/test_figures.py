@@ -101,14 +101,14 @@ def pairs():
 
 
 def contrasts():
-    told = [
+    rows = [
         ("a", "What RLSO adds\nLangPTune – LangPTune-CL", 0.02, 0.01, 0.03, True),
         ("b", "LangPTune – Pop", -0.01, -0.02, 0.001, False),
     ]
     panels = {"NDCG@10": 1, "Log rank (lower is better)": -1}
     return {
         title: [Difference(*name, better * mean, *sorted((better * low, better * high)), better, filled)
-                for *name, mean, low, high, filled in told]
+                for *name, mean, low, high, filled in rows]
         for title, better in panels.items()
     }  # fmt: skip
 
@@ -320,8 +320,8 @@ def test_rows_with_one_label_stay_two_rows():
     drawn = tradeoff(same, {"Faithful": same}, "NDCG@10")
     heights = {float(line.get_ydata()[0]) for line in drawn.axes[0].lines if len(line.get_ydata()) == 1}
     assert heights == {0.02, 0.05} and len(drawn.legends[0].get_texts()) == 2
-    told = [Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
-    assert len(draw_published({"NDCG@10": told}).axes[0].get_yticks()) == 2
+    pairs = [Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
+    assert len(draw_published({"NDCG@10": pairs}).axes[0].get_yticks()) == 2
     curves = [Curve(key, "Same", np.arange(3), np.arange(3) / 9) for key in ("a", "a", "b")]
     panels = [axis for axis in learning_curves(curves, "NDCG@10").axes if axis.get_visible()]
     assert [len(axis.lines) for axis in panels] == [4, 2], "a line and a dot for each seed"
@@ -446,11 +446,11 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
     (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
     head = "contrast,title,method,models,against,against_models,beyond,beyond_against,metric"
     head += ",difference,difference_low,difference_high"
-    told = [f"c,,ref,{models},good,SASRec,{pair},{metric},0.1,0.0,0.2,0.04"
+    lines = [f"c,,ref,{models},good,SASRec,{pair},{metric},0.1,0.0,0.2,0.04"
             for models, pair in zip(("e+d1", "e+d2"), (",", "good,ref"), strict=True)
             for metric in ("ndcg@10", "log-rank")]  # fmt: skip
-    told.append("d,T,gone,x,good,SASRec,,,ndcg@10,,,,")
-    (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *told]) + "\n")
+    lines.append("d,T,gone,x,good,SASRec,,,ndcg@10,,,,")
+    (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *lines]) + "\n")
     outs = ("means", "gains", "ranks", "curves", "published", "contrasts")
     seen = []
     for turn in "12":  # another hash seed must not change a byte

@@ -47,8 +47,8 @@ def shared(tmp_path) -> Path:
 def _answered(folder: Path) -> Client:
     from langptune.config.models import ModelSource
 
-    told = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "input_price": 0, "output_price": 0}
-    return Client(ModelSource.model_validate({**told, "requests_per_minute": 60}), folder)
+    fields = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "input_price": 0, "output_price": 0}
+    return Client(ModelSource.model_validate({**fields, "requests_per_minute": 60}), folder)
 
 
 REQUEST = Request((("user", "what I read"),), 4)
@@ -310,9 +310,9 @@ def test_what_the_user_must_change_is_one_line(tmp_path, kind):
     (tmp_path / "f").write_text("")
     (tmp_path / "d" / "inside").mkdir(parents=True)
     for make in (_write, files.fresh, files.hold):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             make(path or tmp_path / ("x" * 300))
-        assert str(tmp_path) in str(told.value)
+        assert str(tmp_path) in str(error.value)
 
 
 def test_answers_are_for_ones_own_eyes(tmp_path):

@@ -63,8 +63,10 @@ def job(tmp_path):
     started = []
 
     def start(**env: str) -> tuple[subprocess.Popen, str]:
-        told = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")}
-        told |= {gpus.COUNT: "2", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **env}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")
+        }
+        environment |= {gpus.COUNT: "2", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **env}
         command = [
             sys.executable,
             str(tmp_path / "job.py"),
@@ -73,7 +75,7 @@ def job(tmp_path):
             '{"out": "x"}',
         ]
         child = subprocess.Popen(
-            command, env=told, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         started.append(child)
         return child, child.stdout.readline().strip()

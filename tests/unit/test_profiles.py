@@ -307,8 +307,10 @@ def test_a_token_is_where_the_running_sum_passes_the_number():
     tokens, logprobs = choose(logits.expand(6, -1).contiguous(), numbers, 1.0)
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3], "nothing of probability 0, at neither end"
     assert torch.allclose(logprobs.exp(), torch.tensor([0.1, 0.1, 0.4, 0.4, 0.5, 0.5]))
-    hot, told = choose(logits, torch.tensor([0.15]), 2.0)  # probabilities go with their square roots
-    assert hot.tolist() == [0] and float(told.exp()) == pytest.approx(0.1), "told at temperature 1"
+    hot, logprob = choose(logits, torch.tensor([0.15]), 2.0)  # probabilities go with their square roots
+    assert hot.tolist() == [0] and float(logprob.exp()) == pytest.approx(0.1), (
+        "log-probabilities are those at temperature 1"
+    )
     assert choose(logits, numbers[:1], 0.0)[0].tolist() == [3]
 
 
@@ -358,9 +360,9 @@ def test_a_text_begins_with_the_start_that_its_prompt_ends_with(tiny, tokenizer)
     starts = "This user enjoys"
     prompt = [10, 11, *tokenizer(starts, add_special_tokens=False).input_ids]
     (plain,) = generate_batch(tiny, tokenizer, [prompt], [0], 5, 1.0)
-    (told,) = generate_batch(tiny, tokenizer, [prompt], [0], 5, 1.0, starts)
-    assert told.text.startswith(starts) and (told.ids, told.logprob) == (plain.ids, plain.logprob)
-    assert told.text == (starts + tokenizer.decode(plain.ids, skip_special_tokens=True)).strip()
+    (profile,) = generate_batch(tiny, tokenizer, [prompt], [0], 5, 1.0, starts)
+    assert profile.text.startswith(starts) and (profile.ids, profile.logprob) == (plain.ids, plain.logprob)
+    assert profile.text == (starts + tokenizer.decode(plain.ids, skip_special_tokens=True)).strip()
 
 
 def test_logprob_and_finished_by_hand(tiny, tokenizer):

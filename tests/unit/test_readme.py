@@ -44,14 +44,14 @@ def test_claims_hold_for_every_kind_of_cpu_and_for_several_seeds():
 def test_numbers_in_claims_are_those_of_comparisons_csv():
     assert len(NUMBERED) > 3 and list(readme_claims.false_numbers(NUMBERED, REFERENCE)) == []
     # Nothing of that kind stands there unchecked.
-    for paragraph in {told.paragraph for told in NUMBERED}:
-        named = {value for told in NUMBERED if told.paragraph == paragraph for value in told.cells.values()}
+    for paragraph in {claim.paragraph for claim in NUMBERED}:
+        named = {value for claim in NUMBERED if claim.paragraph == paragraph for value in claim.cells.values()}
         assert set(re.findall(r"(?<![\d.])0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named
 
 
 def test_sentences_that_compare_are_claims():
     """A sentence of the paragraph that compares methods holds the words of a claim."""
-    (paragraph,) = {told.paragraph for told in NUMBERED}
+    (paragraph,) = {claim.paragraph for claim in NUMBERED}
     flat = " ".join(paragraph.replace("**", "").split())
     compares = r"\b(?:lifts?|raises?|level with|measurabl[ey]|ahead|better|worse|higher|chance|told apart)\b"
     for sentence in re.split(r"(?<=\.)\s(?=[A-Z*])", flat):
@@ -79,19 +79,19 @@ def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
         lines = [f"{method},ndcg@10,{mean},{low},{high}" for method, mean, low, high in rows]
         (folder / "table_long.csv").write_text("method,metric,mean,low,high\n" + "\n".join(lines) + "\n")
 
-    def told(claim):
+    def verdict(claim):
         return list(readme_claims.false_claims(readme_claims.read(f"<!-- claim: {claim} -->")[0], tmp_path))
 
     significant = 'langptune-cl > langptune-0, ndcg@10, holm: "lifts"'
-    assert told(significant) == [
+    assert verdict(significant) == [
         "'lifts' (langptune-cl > langptune-0) fails in ml-100k-demo-amx: difference 0.0126, p 0.3900 after Holm"
     ]
-    assert told(significant.replace("holm", "holm, in ml-100k-demo")) == []
-    assert told('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
-    assert len(told('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
-    assert len(told('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
-    assert len(told('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
-    assert told(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
+    assert verdict(significant.replace("holm", "holm, in ml-100k-demo")) == []
+    assert verdict('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
+    assert len(verdict('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
+    assert len(verdict('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
+    assert len(verdict('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
+    assert verdict(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
     page = "<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 p_permutation_holm=0.02 -->\n0.0230, p = 0.03."
     wrong = list(readme_claims.false_numbers(readme_claims.read(page)[1], tmp_path))
     assert len(wrong) == 2 and "is 0.033, README.md says 0.02" in wrong[0] and "not in its paragraph" in wrong[1]
@@ -103,7 +103,7 @@ def test_reference_results_are_traceable_and_name_no_machine_path():
     for folder in (p for p in (ROOT / "results" / "reference").iterdir() if p.is_dir()):
         made = [json.loads(file.read_text()) for file in folder.glob("*.manifest.json")]
         assert made, f"{folder}: nothing says what its files were made by"
-        assert all(told["git"]["commit"] and told["code"] and told["lock"] for told in made)
+        assert all(manifest["git"]["commit"] and manifest["code"] and manifest["lock"] for manifest in made)
         for file in folder.glob("*.json"):
             assert not re.search(r'"/(tmp|work|root|home)/', file.read_text()), file
 

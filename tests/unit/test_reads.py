@@ -115,8 +115,8 @@ def test_a_plan_passes_over_what_is_no_manifest(tmp_path, kind):
 
 @pytest.mark.parametrize("inputs", [[3], [None, []], {"x": 1}, 7])
 def test_costs_pass_over_inputs_that_are_none(tmp_path, inputs):
-    told = MANIFEST | {"inputs": inputs}
-    (tmp_path / "a.parquet.manifest.json").write_text(json.dumps(told))
+    manifest = MANIFEST | {"inputs": inputs}
+    (tmp_path / "a.parquet.manifest.json").write_text(json.dumps(manifest))
     assert cost.reached([str(tmp_path / "a.parquet")])[0] is not None
 
 

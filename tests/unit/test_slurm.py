@@ -145,22 +145,22 @@ def test_sigterm_ends_any_script_with_one_line_and_run_again(tmp_path):
             break
         time.sleep(0.05)
     waiting.send_signal(signal.SIGTERM)
-    _, told = waiting.communicate(timeout=30)
+    _, errors = waiting.communicate(timeout=30)
     assert waiting.returncode == EXIT_AGAIN
-    assert told == "evaluate.py: stopped by SIGTERM; the same command goes on from what is kept\n"
+    assert errors == "evaluate.py: stopped by SIGTERM; the same command goes on from what is kept\n"
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("answer", "expected"),
     [
         ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", True),
         ("JobId=7 Requeue=0 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", False),
         ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", False),
     ],
 )
-def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
+def test_whether_a_job_is_preempted(answer, expected, tmp_path, monkeypatch):
     tool = tmp_path / "scontrol"
-    tool.write_text(f"#!/bin/sh\necho '{told}'\n")
+    tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
