@@ -65,7 +65,7 @@ def test_it_needs_a_checkout(tmp_path):
         == f"error: {tmp_path}: not a checkout of LangPTune; run it in one, or `export LANGPTUNE=/path/to/checkout`\n"
     )
     done = run("doctor", cwd=ROOT, LANGPTUNE=str(tmp_path / "gone"))  # what is named goes before where one stands
-    assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: no checkout" in done.stderr
+    assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: not a checkout" in done.stderr
 
 
 def test_it_runs_the_scripts_of_the_checkout(tmp_path):
