@@ -41,8 +41,8 @@ class Door:
         if request.headers.get("authorization") != f"Bearer {KEY}":
             self.refused += 1
             # As careless servers do, the key comes back in the message.
-            said = f"Incorrect API key provided: {request.headers.get('authorization')}"
-            return JSONResponse({"error": {"message": said}}, 401)
+            message = f"Incorrect API key provided: {request.headers.get('authorization')}"
+            return JSONResponse({"error": {"message": message}}, 401)
         if self.busy:
             self.busy -= 1
             self.refused += 1

@@ -149,12 +149,12 @@ def _fails(claim: Claim, folder: Path) -> str | None:
             return "comparisons.csv has no test of these two"
         sign *= direction(claim.metric)
         p, difference = float(row["p_permutation_holm"]), sign * float(row["difference"])
-        return None if _told(row, sign) == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
+        return None if _verdict(row, sign) == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
     if claim.by == "contrast":
         row = _contrasts(folder, "method", "against").get((claim.one, claim.other, claim.metric))
         if row is None:
             return "contrasts.csv has no test of these two"
-        found = _told(row, direction(claim.metric))
+        found = _verdict(row, direction(claim.metric))
         if found == claim.relation:
             return None
         return f"difference {float(row['difference']):.4f}, p {float(row['p_permutation_holm']):.4f} after Holm"
@@ -170,7 +170,7 @@ def _fails(claim: Claim, folder: Path) -> str | None:
     return None if found == claim.relation else f"{one[0]:.4f} and {other[0]:.4f}: {found}"
 
 
-def _told(row: dict[str, str], sign: int) -> str:
+def _verdict(row: dict[str, str], sign: int) -> str:
     """What the test of a row says: better, worse, no significant difference."""
     if float(row["p_permutation_holm"]) >= LEVEL:
         return "~"

@@ -308,7 +308,7 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
 
 
 @real
-def test_a_reader_who_leaves_ends_the_writing(explorer, finished):
+def test_a_client_that_disconnects_ends_the_writing(explorer, finished):
     from langptune.explorer.server import _writing
 
     choice, own = explorer.choice(DATASET, run_key("langptune-0")), [(0, 5.0)]
@@ -349,7 +349,7 @@ def test_profiles_are_written_by_few_threads(explorer, finished):
 
 
 @real
-def test_what_is_missing_is_left_out_and_said(smoke_run, tmp_path, explorer):
+def test_missing_runs_are_left_out_and_named(smoke_run, tmp_path, explorer):
     from langptune.explorer.server import Explorer
 
     there = copy_of(smoke_run, tmp_path)
@@ -696,7 +696,7 @@ def test_the_browser_is_given_no_token_on_its_command_line(smoke_run, tmp_path, 
 
 
 @real
-def test_without_a_token_for_those_who_know(smoke_run):
+def test_without_a_token_on_request(smoke_run):
     server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0", "--no-token")
     address = printed(server)
     assert "every account of this machine" in server.stderr.readline() and address.token == ""

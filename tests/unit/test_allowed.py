@@ -116,7 +116,7 @@ def test_an_address_that_can_be_read_in_two_ways_gets_no_key(url):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\t"])
-def test_an_address_and_a_name_end_where_they_end(end):
+def test_addresses_and_names_match_exactly(end):
     for changes in ({"url": f"https://api.openai.com/v1{end}"}, {"url": "https://h/v1", "key": f"OPENAI_API_KEY{end}"}):
         with pytest.raises(UserError, match="must be"):
             source(**changes)
@@ -151,7 +151,7 @@ def test_what_the_user_allows(own_settings, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["https://h/v1: sk-123", "h: KEY", "https://u:p@h/v1: KEY", "https://h: 3", "[1, 2]", "a: b: c"]
 )
-def test_a_list_that_is_none_is_said(own_settings, text):
+def test_an_invalid_list_of_endpoints_is_refused(own_settings, text):
     own_settings.write_text(text)
     with pytest.raises(UserError, match=r"endpoints\.yaml") as error:
         check("https://api.openai.com/v1")
@@ -183,7 +183,7 @@ def test_nothing_is_sent_to_where_the_key_may_not_go(tmp_path, monkeypatch):
         assert got[0][0]["authorization"] == "Bearer s3cret"
 
 
-def test_a_server_gets_what_it_was_asked_with_and_no_more(tmp_path, monkeypatch):
+def test_a_server_gets_the_request_and_nothing_else(tmp_path, monkeypatch):
     """The package adds what it finds in the environment to requests to any server."""
     own = {
         "OPENAI_API_KEY": "s3cret-key",

@@ -64,7 +64,7 @@ def kept(tmp_path) -> list:
 
 
 @pytest.mark.parametrize(
-    ("said", "fault", "times"),
+    ("response", "fault", "times"),
     [
         (body(None, reasoning_content="Hm, westerns."), "reasoning", TRIES),
         (body(None, reasoning="Hm, westerns."), "reasoning", TRIES),
@@ -87,8 +87,8 @@ def kept(tmp_path) -> list:
         (body("Half a sen", 5), "aborted", TRIES),
     ],
 )
-def test_an_answer_that_is_none_is_paid_and_not_kept(said, fault, times, asked, tmp_path):
-    client, answer = asked(said)
+def test_an_unusable_answer_is_paid_and_not_kept(response, fault, times, asked, tmp_path):
+    client, answer = asked(response)
     assert (answer.fault, answer.text, answer.finished) == (fault, "", False) and answer.why
     assert client.spent.requests == client.spent.unusable == times and client.spent.usd == pytest.approx(10 * times)
     assert not kept(tmp_path)
@@ -107,7 +107,7 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "finished"),
+    ("response", "text", "finished"),
     [
         (body(), "Westerns.", True),
         (body(reason="eos"), "Westerns.", True),
@@ -131,8 +131,8 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
         (json.dumps(body("Westerns.")).encode().replace(b"erns", b"\xff"), "West\ufffd.", True),
     ],
 )
-def test_an_answer_is_read_once_and_kept(said, text, finished, asked, tmp_path):
-    client, answer = asked(said)
+def test_an_answer_is_read_once_and_kept(response, text, finished, asked, tmp_path):
+    client, answer = asked(response)
     assert (answer.text, answer.finished, answer.fault) == (text, finished, "")
     assert client.spent.requests == 1 and client.known(ASK) == answer and len(kept(tmp_path)) == 1
 
@@ -196,10 +196,12 @@ def test_what_an_error_cost_is_counted(asked):
     assert answer.fault == "aborted" and "Provider disconnected" in answer.why and client.spent.usd == pytest.approx(30)
 
 
-@pytest.mark.parametrize("said", [b"<html>Sign in</html>", [], {"choices": []}, {"choices": [{"text": "x"}]}, b"\xff{"])
-def test_what_is_no_chat_answer_is_said(said, asked, tmp_path):
+@pytest.mark.parametrize(
+    "response", [b"<html>Sign in</html>", [], {"choices": []}, {"choices": [{"text": "x"}]}, b"\xff{"]
+)
+def test_a_response_that_is_not_of_a_chat_api_is_named(response, asked, tmp_path):
     with pytest.raises(UserError, match=r"answered without a choice .*'endpoint' in models.yaml the base URL"):
-        asked(said)
+        asked(response)
     assert not kept(tmp_path)
 
 
@@ -216,7 +218,7 @@ def test_what_is_no_chat_answer_is_said(said, asked, tmp_path):
         (403, {"message": "Country not supported"}, r"403: Country not supported\): the key in DOOR_KEY"),
     ],
 )
-def test_what_was_refused_says_what_to_change(status, error, message, asked, server):
+def test_a_refused_request_names_what_to_change(status, error, message, asked, server):
     with pytest.raises(UserError, match=message) as raised:
         asked(error if "detail" in error else {"error": error}, status=status)
     assert len(server.asked) == 1 and "run again" not in str(raised.value)
@@ -355,7 +357,7 @@ def test_how_many_empty_answers_a_job_may_have(faults, of, few, tmp_path):
 def test_the_reader_never_raises():
     odd = [None, 0, -1, 1.5, float("nan"), True, "x", [], {}, [[]], [None], {"text": 3}, {"text": []}, "\ud800"]
     for value in odd:
-        for said in (
+        for stored in (
             value,
             {"choices": value},
             {"choices": [value]},
@@ -364,12 +366,12 @@ def test_the_reader_never_raises():
             {"choices": [{"message": {"content": [value]}, "finish_reason": value}], "model": value, "usage": value},
             {"error": value, "usage": {"prompt_tokens": value}},
         ):
-            raw = json.dumps(said).encode()
+            raw = json.dumps(stored).encode()
             answer = answers.read(raw, ASK)
             answer.text.encode(), answer.why.encode(), answer.model.encode(), answer.reason.encode()
             assert 0 <= answer.tokens < 2**31 and 0 < answer.prompt_tokens < 2**31
             assert answers.error_status(raw) in (None, 500) and answers.refused_prompt(raw, ASK) is None
-            assert answers.kept(json.dumps({"answer": said}).encode(), ASK) is None and answers.paid(raw) == (0, 0)
+            assert answers.kept(json.dumps({"answer": stored}).encode(), ASK) is None and answers.paid(raw) == (0, 0)
 
 
 def profiles_spec(folder, url: str, sessions: int) -> dict:

@@ -86,10 +86,10 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
         with archive.open("ml/ratings.dat", "w") as stream:
             fill(stream, b"1::1::5::1234567\n", 400)
     assert (tmp_path / "ml.zip").stat().st_size < 4 * MB
-    said = read_in_child(
+    output = read_in_child(
         f"movielens.read_movielens(path, DatasetEntry(**{ENTRY!r}, source={{'folder': 'x'}}), None)", tmp_path
     )
-    assert "ratings.dat" in said and "unpack to more than" in said and said.count("\n") == 1
+    assert "ratings.dat" in output and "unpack to more than" in output and output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_gzip_file_of_one_long_line_is_refused(name, code, tmp_path):
     with gzip.open(tmp_path / name, "wb", compresslevel=1) as stream:
         fill(stream, b"a", 400)
     assert (tmp_path / name).stat().st_size < 4 * MB
-    said = read_in_child(code, tmp_path / name)
-    assert name in said and ("unpack to more than" in said or "line 1 is longer than 16,777,216 bytes" in said)
+    output = read_in_child(code, tmp_path / name)
+    assert name in output and ("unpack to more than" in output or "line 1 is longer than 16,777,216 bytes" in output)
 
 
 def test_many_short_lines_of_a_gzip_file_are_refused_too(tmp_path, monkeypatch):
@@ -435,7 +435,7 @@ def test_a_text_that_its_tokens_cannot_be_is_not_kept(endpoint):
     assert answer.text == "a" * 1000
 
 
-def test_what_leads_elsewhere_or_names_a_codec_is_bounded_too(endpoint):
+def test_redirects_and_codecs_are_bounded_too(endpoint):
     def forever(handler):
         handler.head(302, Location=f"{endpoint.server.url}/other", Connection="close")
         while True:

@@ -134,7 +134,7 @@ def test_an_ordinary_chat_template_stays_as_it_is(real_models, folder_with, tmp_
     assert again == dated and again.chat_template_kwargs == {"a": False}
 
 
-def test_arguments_of_the_chat_template_hold_for_whoever_renders_it(folder_with, tmp_path):
+def test_arguments_of_the_chat_template_apply_to_every_renderer(folder_with, tmp_path):
     folder = folder_with(LLAMA + TURNS + SWITCHED)
     cache = tmp_path / "cache.jinja"
     (folder / "chat_template.jinja").rename(cache)

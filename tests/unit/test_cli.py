@@ -87,7 +87,7 @@ def test_every_script_is_a_tool_or_a_stage():
 
 
 @pytest.mark.parametrize("tool", ["doctor", "explore", "plan", "show", "keep"])
-def test_a_tool_says_in_one_line_what_to_correct(tool, tmp_path):
+def test_a_tool_reports_a_user_error_in_one_line(tool, tmp_path):
     needed = {"show": ["tables"], "keep": ["--to", "kept"]}.get(tool, [])
     command = [sys.executable, f"scripts/{tool}.py", *needed, "--config", str(tmp_path / "gone.yaml")]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)

@@ -85,7 +85,7 @@ def test_several_nodes():
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"acount": "x"}, "acount"),
         ({"gpus": {"request": "gpus"}}, "gpus.request"),
@@ -93,6 +93,6 @@ def test_several_nodes():
         ({"partition": "gpu"}, "partition"),
     ],
 )
-def test_a_slip_is_named(keys, said):
-    with pytest.raises(UserError, match=rf"cluster\.yaml.*{said}"):
+def test_a_slip_is_named(keys, message):
+    with pytest.raises(UserError, match=rf"cluster\.yaml.*{message}"):
         site(**keys)

@@ -378,7 +378,7 @@ def test_gains_by_hand(tmp_path):
     assert frame["difference"].to_list() == pytest.approx([ndcg[0] - 1 / np.log2(9), ndcg[1] - 1, 0])
 
 
-def test_hostile_text_is_printed_as_it_stands():
+def test_hostile_text_is_printed_verbatim():
     text = "a_b & 50% | <b>x</b> $1 #2 {c} ~ ^ \\ *y* [z](u) `q`\nnext"
     assert markup.latex("a_b & 50% | <b>") == r"a\_b \& 50\% \textbar{} \textless{}b\textgreater{}"
     assert markup.markdown("a_b & 50% | <b>") == r"a\_b &amp; 50% \| &lt;b&gt;"
@@ -463,7 +463,7 @@ def test_numbers_of_a_table_stay_numbers():
 # --- lower is better ---------------------------------------------------------------------------------------
 
 
-def test_where_lower_is_better_everything_is_turned_over(tmp_path, monkeypatch):
+def test_if_lower_is_better_everything_is_inverted(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "METRICS", ["ndcg@10", "log-rank"])
     rng = np.random.default_rng(5)
     ranks = {"ref": rng.integers(40, 60, 60), "good": rng.integers(1, 20, 60), "bad": rng.integers(200, 300, 60)}
@@ -561,7 +561,7 @@ def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
     assert turned.tests[0].effect.losses == one.tests[0].effect.wins == 80
 
 
-def test_one_seed_stands_beside_every_seed_and_missing_seeds_are_left_out(runs):
+def test_one_seed_is_paired_with_every_seed_and_missing_seeds_are_left_out(runs):
     entries, absent = runs
     gone = entry(absent.metrics_path, "good", seed=3)
     second = [entry(run.metrics_path, "other", seed=seed) for seed, run in zip((1, 2, 4), entries[2:5], strict=True)]
@@ -651,7 +651,7 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
         ({"a": {"of": "pop", "again": "ease"}}, r"again"),
     ],
 )
-def test_mistakes_about_contrasts_are_told_before_any_job(contrasts, message):
+def test_mistakes_about_contrasts_are_reported_before_any_job(contrasts, message):
     config = {
         "datasets": ["ml-100k"], "encoders": ["smollm2-135m"], "decoders": ["minilm-l6"],
         "methods": ["langptune-cl", "pop", "ease"], "comparison": {"reference": "pop", "contrasts": contrasts},
@@ -771,7 +771,7 @@ def test_mistakes_about_published_numbers_are_named(change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_published_numbers_stand_beside_ours_in_every_table(runs):
+def test_published_numbers_are_beside_ours_in_every_table(runs):
     entries, absent = runs
     numbers = [
         PublishedValue(method="good", models="m", metric="ndcg@10", value=0.1234),
@@ -804,7 +804,7 @@ def test_published_numbers_stand_beside_ours_in_every_table(runs):
         made(entries, published=[PublishedValue(method="good", models="m", metric="mrr", value=0.1)])
 
 
-def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
+def test_the_weight_of_popularity_is_in_every_table(runs, tmp_path):
     (tmp_path / "popularity.json").write_text('{"weight": 1.5}')
     weights = [{"weight": 0.0}, {"weight": 0}, *[{"weight_path": str(tmp_path / "popularity.json")}] * 2, {"weight": 2}]
     entries = [run.model_copy(update=weight) for run, weight in zip(runs[0], weights, strict=False)] + runs[0][5:]

@@ -147,7 +147,7 @@ def ranked(real_models, tmp_path_factory):
 
 
 @pytest.mark.models
-def test_a_control_changes_the_text_that_it_says_and_nothing_else(ranked):
+def test_a_control_changes_only_its_text(ranked):
     own = ranked()
     assert [top[0] for top in own["top"].to_list()] == [film for _, film, _ in TESTS]
     dealt = ranked(change="shuffled", seed=3)

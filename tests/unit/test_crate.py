@@ -105,7 +105,7 @@ def test_the_validator_sees_what_is_wrong(results, cache):
     assert any("table.csv" in message for message in issues(results, cache))
 
 
-def test_what_is_no_results_folder_is_one_line(tmp_path):
+def test_a_folder_without_results_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in ((tmp_path / "gone", "no such folder"), (tmp_path / "empty", "no output with a manifest")):
         done = crate(folder)

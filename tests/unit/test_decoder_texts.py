@@ -100,7 +100,7 @@ def test_the_script_trains_on_them_and_says_on_what(tmp_path, data, texts):
     assert ("val_history_ndcg" in curve[0]) == (texts == "mixed")
 
 
-def test_what_lacks_is_named(tmp_path, data):
+def test_missing_settings_are_named(tmp_path, data):
     with pytest.raises(UserError, match=r"key 'recipe\.history_items' is missing"):
         rows(data, "history", history_items=None)
     settings = spec(data, tmp_path, "profiles") | {"train_profiles_in": None}

@@ -75,7 +75,7 @@ def test_card_statistics_and_funnel(folder, tmp_path):
     assert done.returncode != 0 and "published: 'cores' is not a step of this protocol: reviews, usable" in done.stderr
 
 
-def test_what_a_file_holds_is_no_markup_of_its_card():
+def test_text_of_a_file_is_not_markup_of_its_card():
     """Ids and titles come from files of strangers, and notes quote them."""
     entry = conftest.entry(title="<b>T</b>", licence="<img src=x onerror=alert(1)>", url="https://x.org/ <script>")
     table = pl.DataFrame({"step": ["all"], "interactions": [1]})

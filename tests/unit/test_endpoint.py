@@ -159,7 +159,7 @@ def test_errors_say_what_to_do(keeper, chat_server, tmp_path, monkeypatch):
 
 
 @pytest.mark.models
-def test_a_busy_server_is_asked_again_when_it_says(keeper, tmp_path):
+def test_a_busy_server_is_retried_after_its_pause(keeper, tmp_path):
     keeper.busy = 1
     start = time.monotonic()
     Client(source(keeper.url), tmp_path).ask([YES])
@@ -196,7 +196,7 @@ def test_how_long_to_wait(sent, tokens, requests, budget, wait):
 
 
 @pytest.mark.models
-def test_a_server_ends_with_whoever_started_it(real_models, tmp_path):
+def test_a_server_ends_with_the_process_that_started_it(real_models, tmp_path):
     code = (
         "import time; from langptune.endpoint.serve import served\n"
         f"with served({str(real_models / 'smollm2-135m')!r}, {str(tmp_path / 'log')!r}, 1, 'float32'): time.sleep(600)"
@@ -217,7 +217,7 @@ def test_a_server_ends_with_whoever_started_it(real_models, tmp_path):
     assert not left
 
 
-def test_what_cannot_be_served_is_said(tmp_path):
+def test_a_model_that_cannot_be_served_is_one_line(tmp_path):
     from langptune.endpoint.serve import served
 
     with pytest.raises(UserError, match="holds no model to serve"), served(tmp_path, tmp_path / "log", 1):

@@ -24,7 +24,7 @@ def pins(name: str) -> list[str]:
     return [line for line in (ROOT / "envs" / name).read_text().splitlines() if not line.startswith("#")]
 
 
-def test_every_pin_is_exact_and_stands_once():
+def test_every_pin_is_exact_and_unique():
     names = []
     for file in sorted((ROOT / "envs").glob("lock*.txt")):
         for line in file.read_text().splitlines():

@@ -149,7 +149,7 @@ def test_other_formats_are_refused(tmp_path):
         save(DRAW["bars"](), tmp_path / "a.svg")
 
 
-def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
+def test_bars_are_sorted_and_bounds_are_listed_but_not_drawn():
     figure = draw_means(bars())
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["Low_title & <b>", "Middle", "High"]
@@ -159,7 +159,7 @@ def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
     assert "Oracle 1.0000" in figure.get_supxlabel()
 
 
-def test_bars_of_bounds_alone_say_so():
+def test_a_figure_of_bounds_only_is_empty_with_a_sentence():
     figure = draw_means({"NDCG@10": [Bar("oracle", "Oracle", "bounds", 1, 1, 1)]})
     assert any("Only bounds" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
@@ -299,7 +299,7 @@ def test_training_marks_a_run_that_collapsed():
     assert "collapsed" in [text.get_text() for text in large.texts]
 
 
-def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
+def test_variants_are_in_the_panel_of_their_value_beside_fixed_methods():
     bars = {name: Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
     figure = variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
     left, right = figure.axes
@@ -331,7 +331,7 @@ def test_rows_with_one_label_stay_two_rows():
     assert len(seen) == 2 and not any(axis.collections for axis in seen), "two phases, no band of seeds"
 
 
-def test_lines_of_a_group_can_be_told_apart():
+def test_lines_of_a_group_are_distinguishable():
     lines = rank_distributions(ranks() * 3, 100).axes[0].lines
     looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in lines[:-2]}
     assert len(looks) == len(lines) - 2
@@ -394,7 +394,7 @@ def test_no_title_is_a_formula(tmp_path, name):
         ("a\n" * 10_000, "a\na\na\na\na"),
     ],
 )
-def test_titles_are_drawn_as_they_stand(tmp_path, text, shown):
+def test_titles_are_drawn_verbatim(tmp_path, text, shown):
     figure = TITLED["ranks"](text)
     save(figure, tmp_path / "figure.png")
     first = figure.legends[0].get_texts()[0]

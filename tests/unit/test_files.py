@@ -95,7 +95,7 @@ def _kept(precious: Path) -> bool:
 
 @pytest.mark.parametrize("what", WRITERS)
 @pytest.mark.parametrize("plant", ["link", "dangling", "hard link", "pipe"])
-def test_what_stands_at_the_end_of_the_way_is_not_written_through(what, plant, shared, precious):
+def test_a_link_at_the_end_of_a_path_is_not_followed_when_writing(what, plant, shared, precious):
     """A neighbour's link, hard link or pipe at the very name: replaced or refused in a line, and its target is kept."""
     name, write = WRITERS[what]
     at = shared / name(shared)
@@ -218,7 +218,7 @@ class TestTwoUsers:
         with pytest.raises(UserError, match="belongs to another user"):
             write(group)
 
-    def test_a_neighbours_lock_is_taken_and_one_that_is_held_is_told(self, group):
+    def test_a_free_lock_of_another_user_is_taken_and_a_held_one_is_reported(self, group):
         """Users of a group may make each other's lock files; a number alone is believed of what stands in one."""
         lock = group / ".out.lock"
         write = "import sys; open(sys.argv[1], 'w').write('\\x1b[2Jevil' * 10**6)"

@@ -96,7 +96,7 @@ def test_what_validation_measures():
     assert same["repetition"] == pytest.approx(1 / 2)
 
 
-def test_own_profiles_are_dealt_among_users_and_processes_agree():
+def test_own_profiles_are_shuffled_among_users_and_processes_agree():
     data, decoder = p.planted(train=5, val=6), p.tiny_decoder()
     sessions = p.sessions_of(data, "val", p.tokenizer())
     reward = Reward(decoder, p.scoring(decoder, data.items))

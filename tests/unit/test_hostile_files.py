@@ -261,7 +261,7 @@ def test_yaml(what, tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda file: file.mkdir(), lambda file: file.symlink_to(file)])
-def test_yaml_that_is_no_file(make, tmp_path):
+def test_yaml_that_is_not_a_file(make, tmp_path):
     make(tmp_path / "config.yaml")
     with pytest.raises(UserError, match=r"config\.yaml: cannot be read"):
         read_yaml(tmp_path / "config.yaml")

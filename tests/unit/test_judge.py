@@ -100,10 +100,10 @@ def test_a_verdict_is_read_or_is_none(form, answer, found):
     assert verdict.read(answer, False, judge(answer=form)) is None  # an answer that was cut
 
 
-def test_a_verdict_stands_after_thoughts():
+def test_a_verdict_follows_the_reasoning():
     """What a model thinks before it answers is no part of its answer, and may name any verdict."""
-    for form, said in (("line", "**VERDICT: A**"), ("json", '{"verdict": "A"}'), ("word", "A")):
-        content = f'<think>\nVERDICT: B? Or {{"verdict": "B"}}?\n</think>\n\n{said}'
+    for form, reply in (("line", "**VERDICT: A**"), ("json", '{"verdict": "A"}'), ("word", "A")):
+        content = f'<think>\nVERDICT: B? Or {{"verdict": "B"}}?\n</think>\n\n{reply}'
         body = {"choices": [{"message": {"content": content}, "finish_reason": "eos"}]}
         answer = answers.read(json.dumps(body).encode(), answers.Request((("user", "?"),), 99))
         assert answer.thought and verdict.read(answer.text, answer.finished, judge(answer=form)) == "first"
@@ -157,8 +157,8 @@ def test_no_text_leaves_its_block_or_gives_a_verdict(text):
         assert not re.search(r"[<>\x00\u200b\u202e]|\[/?INST\]", data)
         # Whatever of it a judge repeats, it is no verdict.
         for form in ("word", "line", "json"):
-            for said in (data, data.replace("| ", ""), *data.replace("| ", "").split("\n")):
-                assert verdict.read(said, True, judge(answer=form)) is None
+            for quotation in (data, data.replace("| ", ""), *data.replace("| ", "").split("\n")):
+                assert verdict.read(quotation, True, judge(answer=form)) is None
 
 
 def test_the_mark_is_in_no_text_and_the_same_for_both_orders():
@@ -355,7 +355,7 @@ def servers(folder: Path) -> set[int]:
 
 
 @pytest.mark.models
-def test_a_local_judge_is_stopped_and_goes_on(real_models, spec, tmp_path):
+def test_a_local_judge_is_stopped_and_resumes(real_models, spec, tmp_path):
     job = started(spec)
     try:
         end = time.monotonic() + 120
@@ -370,9 +370,9 @@ def test_a_local_judge_is_stopped_and_goes_on(real_models, spec, tmp_path):
     kept = {path: path.read_bytes() for path in (tmp_path / "answers").rglob("*.json")}
     assert 1 <= len(kept) < 3
     done = started(spec)
-    said = done.communicate(timeout=120)[1]
-    assert done.returncode == 0, said
-    assert f"{3 - len(kept)} answers asked for, {len(kept)} from the cache" in said and not servers(tmp_path)
+    output = done.communicate(timeout=120)[1]
+    assert done.returncode == 0, output
+    assert f"{3 - len(kept)} answers asked for, {len(kept)} from the cache" in output and not servers(tmp_path)
     assert all(path.read_bytes() == content for path, content in kept.items())
     found = pl.read_parquet(spec["verdicts_out"])
     assert found.schema == pl.Schema(ask.VERDICTS) and found["session"].to_list() == [3, 3, 4, 4]
@@ -388,16 +388,16 @@ def test_a_local_judge_is_stopped_and_goes_on(real_models, spec, tmp_path):
     assert pl.read_parquet(spec["verdicts_out"]).equals(found)
 
 
-def test_a_dear_judge_is_not_asked(spec, tmp_path):
+def test_a_judge_over_its_cost_cap_is_not_asked(spec, tmp_path):
     models = read_yaml(ROOT / "config/models.yaml")
     judges = read_yaml(ROOT / "config/judges.yaml")
     (tmp_path / "folder").mkdir()
     dear = {"judge": "gpt-4.1-mini", "judge_entry": judges["gpt-4.1-mini"], "model": models["gpt-4.1-mini"]}
     job = started(spec | dear | {"model_in": str(tmp_path / "folder"), "max_usd": 0.0001})
-    said = job.communicate(timeout=60)[1]
-    estimate, error = said.splitlines()  # what it would cost, then why it is not asked
-    assert job.returncode == 2 and "at most 0.0012 USD" in estimate, said
-    assert error.startswith("error: gpt-4.1-mini") and "nothing was sent" in error, said
+    output = job.communicate(timeout=60)[1]
+    estimate, error = output.splitlines()  # what it would cost, then why it is not asked
+    assert job.returncode == 2 and "at most 0.0012 USD" in estimate, output
+    assert error.startswith("error: gpt-4.1-mini") and "nothing was sent" in error, output
 
 
 def test_examples_of_the_documentation_are_valid(tmp_path):

@@ -120,7 +120,7 @@ def test_specs_of_others_name_nothing_outside_their_results(keep, tmp_path, plac
         '{"spec": {"runs": [], "figures": NaN}}',
     ],
 )
-def test_manifests_that_are_none_are_one_line(keep, tmp_path, text):
+def test_invalid_manifests_are_one_line(keep, tmp_path, text):
     manifests(tmp_path / "repo")
     (tmp_path / "repo" / RESULTS / "comparison" / "table.csv.manifest.json").write_text(text)
     refused(keep, r"table\.csv\.manifest\.json")

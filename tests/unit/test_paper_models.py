@@ -90,7 +90,7 @@ def writer_of(tokenizer, template="{{ history[0].title }}", **changes):
     return PromptWriter(Prompt(template=template, **changes), "t", tokenizer, 1024)
 
 
-def test_a_given_beginning_stands_where_the_chat_template_puts_a_reply(encoder):
+def test_a_given_beginning_is_where_the_chat_template_puts_a_reply(encoder):
     """Gemma's and Llama's: prompt, beginning and what follows are the ids of the whole turn."""
     _, _, tokenizer = encoder
     starts, rest = "This user enjoys", " quiet westerns."

@@ -371,7 +371,7 @@ def same(found: protocols.Prepared, expected: Reading, numbered: bool = True) ->
 @pytest.mark.parametrize("defects", DEFECTS, ids="+".join)
 @pytest.mark.parametrize("limits", [False, True], ids=["all", "limits"])
 @pytest.mark.parametrize("data", DATA, ids=str)
-def test_it_is_what_the_steps_say(files, tmp_path, data, limits, defects):
+def test_it_is_the_result_of_the_steps(files, tmp_path, data, limits, defects):
     sizes = Sizes(seed=data[1])
     found = library_reading(files[data], tmp_path, limits=limits, defects=defects, sizes=sizes)
     same(found, slow_reading(files[data], limits, defects, sizes), numbered="monitor-test" not in defects)
@@ -473,7 +473,7 @@ def test_a_title_is_a_title_whatever_it_looks_like(tmp_path, title):
 
 
 @pytest.mark.parametrize("price", [5, 5.0, 0.0, 12.99, 1e-05, 1299.0, 123456789.0, "5.0", "—"])
-def test_numbers_stand_as_they_print(tmp_path, price):
+def test_numbers_are_printed_as_given(tmp_path, price):
     same(*_everyone_has(tmp_path, {"price": price, "average_rating": 4.0}, defects=("average-rating",)))
 
 

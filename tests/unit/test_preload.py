@@ -95,11 +95,11 @@ def test_a_script_sees_what_it_would_see_alone(script, tmp_path):
 
 def test_signals_reach_it_and_its_end_comes_back(script):
     wait = script(WAIT)
-    for number, code, said in ((signal.SIGTERM, 75, "stopped\n"), (signal.SIGINT, -signal.SIGINT, "")):
+    for number, code, output in ((signal.SIGTERM, 75, "stopped\n"), (signal.SIGINT, -signal.SIGINT, "")):
         child = subprocess.Popen([sys.executable, wait], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert int(child.stdout.readline()) != child.pid
         child.send_signal(number)
-        assert child.communicate(timeout=30)[0] == said and child.returncode == code
+        assert child.communicate(timeout=30)[0] == output and child.returncode == code
 
 
 def test_it_dies_with_the_process_that_was_started(script):

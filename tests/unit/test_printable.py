@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 HOSTILE = "id\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202eexe\u2066\ufeff\x7f\ud800\u2028\U000e0041"
 
 
-def test_what_prints_stays_and_the_rest_is_shown():
+def test_printable_text_stays_and_the_rest_is_escaped():
     for text in ("", "Les Misérables (1995)", "日本語 👩\u200d👧 می\u200cخواهم", "a\xa0b", "e\u0301", r"\\x1b"):
         assert printable(text) == text
     shown = printable(HOSTILE)
@@ -58,7 +58,7 @@ def test_a_script_that_quotes_its_input_prints(tmp_path, text):
             assert printable(written, "\n") == written
 
 
-def test_a_finished_table_of_somebody_else_prints(tmp_path, monkeypatch, capsys):
+def test_a_table_of_another_user_is_printable(tmp_path, monkeypatch, capsys):
     """``make demo`` shows it in the terminal; whoever may write in the results may have written it."""
     spec = importlib.util.spec_from_file_location("show", ROOT / "scripts" / "show.py")
     show = importlib.util.module_from_spec(spec)

@@ -116,7 +116,7 @@ def test_python_is_started_with_the_safe_path(tmp_path, monkeypatch, secrets):
     assert marker.exists(), "what is planted here is imported where nobody sees to it"
 
 
-def test_a_driver_that_starts_itself_anew_imports_nothing_from_its_folder(tmp_path, monkeypatch):
+def test_a_driver_that_restarts_itself_imports_nothing_from_its_folder(tmp_path, monkeypatch):
     folder, marker, lines = plant(tmp_path / "run", tmp_path / "imported"), tmp_path / "imported", []
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["snakemake", "--version"])

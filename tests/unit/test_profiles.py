@@ -102,7 +102,7 @@ def test_a_template_that_opens_with_reasoning_takes_no_beginning(tokenizer):
     writer_of(thinking)
 
 
-def test_a_space_that_the_chat_template_puts_before_a_reply_stands_before_its_beginning(tokenizer):
+def test_a_space_of_the_chat_template_before_a_reply_precedes_its_beginning(tokenizer):
     spaced = copy.deepcopy(tokenizer)
     spaced.chat_template = (
         "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content }}"
@@ -122,7 +122,7 @@ def test_a_space_that_the_chat_template_puts_before_a_reply_stands_before_its_be
         ("", "We like"),
     ],
 )
-def test_a_servers_answer_goes_on_from_its_beginning(answer, text):
+def test_a_servers_answer_continues_its_beginning(answer, text):
     assert begun("We like", answer) == text
     assert begun("", answer) == answer
 
@@ -385,7 +385,7 @@ def test_logprob_and_finished_by_hand(tiny, tokenizer):
     assert (short.text, short.tokens, short.finished) == ("", 1, True)
 
 
-def test_what_a_model_ships_does_not_slip_in(tiny, tokenizer):
+def test_generation_settings_of_a_model_are_ignored(tiny, tokenizer):
     before = write(tiny, tokenizer, [[0, 1, 2, 3]], 0.0)
     try:
         tiny.generation_config.repetition_penalty = 5.0

@@ -66,7 +66,7 @@ def test_each_folder_of_the_demo_is_of_another_kind_of_cpu():
     assert "avx512_bf16" in kinds[0]["flags"] and kinds[0]["dtype"] == "bfloat16"
 
 
-def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
+def test_a_claim_that_is_false_on_another_cpu_is_found(tmp_path):
     """The demo's folder once more, with the numbers that another kind of CPU gave."""
     for name, zero, trained, p in (("ml-100k-demo", 0.0058, 0.0230, 0.033), ("ml-100k-demo-amx", 0.0088, 0.0214, 0.39)):
         folder = tmp_path / name

@@ -49,7 +49,7 @@ def test_only_a_plain_file_of_a_bounded_size_is_read(tmp_path, kind):
         files.read_plain(tmp_path / "x")
 
 
-def test_what_a_plain_file_holds_is_read(tmp_path):
+def test_the_content_of_a_plain_file_is_read(tmp_path):
     files.write_lines(tmp_path / "x", [{"a": 1}])
     (tmp_path / "link").symlink_to("x")
     assert files.read_plain(tmp_path / "link") == b'{"a": 1}\n' and files.read_json(tmp_path / "x") == {"a": 1}
@@ -106,7 +106,7 @@ MANIFEST = {"output": "a.parquet", "script": "x.py", "spec": {}, "notes": {}, "d
         json.dumps(MANIFEST).replace("1.0", "NaN"),
     ],
 )
-def test_a_plan_passes_over_what_is_no_manifest(tmp_path, kind):
+def test_a_plan_skips_invalid_manifests(tmp_path, kind):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.parquet.manifest.json").write_text(json.dumps(MANIFEST))
     planted(tmp_path / "a.parquet.manifest.json", kind)
@@ -114,7 +114,7 @@ def test_a_plan_passes_over_what_is_no_manifest(tmp_path, kind):
 
 
 @pytest.mark.parametrize("inputs", [[3], [None, []], {"x": 1}, 7])
-def test_costs_pass_over_inputs_that_are_none(tmp_path, inputs):
+def test_costs_skip_invalid_inputs(tmp_path, inputs):
     manifest = MANIFEST | {"inputs": inputs}
     (tmp_path / "a.parquet.manifest.json").write_text(json.dumps(manifest))
     assert cost.reached([str(tmp_path / "a.parquet")])[0] is not None
@@ -123,7 +123,7 @@ def test_costs_pass_over_inputs_that_are_none(tmp_path, inputs):
 @pytest.mark.parametrize(
     "kind", ["pipe", DEEP, "[]", "{}", '{"sha256": "x", "notes": 3}', '{"sha256": 1, "notes": {}}']
 )
-def test_a_models_manifest_that_is_none_is_one_line(tmp_path, kind):
+def test_an_invalid_manifest_of_a_model_is_one_line(tmp_path, kind):
     planted(tmp_path / "m" / "manifest.json", kind)
     if kind == "pipe":  # as before: a folder without one
         provenance.input_hash(tmp_path / "m")

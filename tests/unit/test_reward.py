@@ -91,7 +91,7 @@ def test_a_reward_is_the_metric_of_the_written_ranks(name):
     assert found.keys() == {"reward"} and np.array_equal(found["reward"], from_ranks(name, ranks))
 
 
-def test_unfinished_profiles_earn_nothing_or_what_they_earn():
+def test_unfinished_profiles_get_zero_or_their_score():
     data, zero, decoder = reward(p.reinforcement())
     score = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe())
     sessions, finished = p.sessions_of(data, "val", p.tokenizer()), np.arange(30) % 2 == 0
@@ -250,7 +250,7 @@ def test_terms_of_form():
     assert [term("length", "a", tokens=n, limit=40) for n in (0, 32, 36, 40)] == pytest.approx([0, 0, 0.5, 1])
 
 
-def test_repetition_is_what_trl_punishes_of_words():
+def test_the_term_repetition_is_the_penalty_of_trl_over_words():
     from trl.rewards import get_repetition_penalty_reward
 
     text = "the user likes the user likes drama and the user"
@@ -258,7 +258,7 @@ def test_repetition_is_what_trl_punishes_of_words():
     assert term("repetition", text) == pytest.approx(-get_repetition_penalty_reward(2, -1.0)([ids])[0])
 
 
-def test_length_is_what_trl_punishes():
+def test_the_term_length_is_the_penalty_of_trl():
     from trl.rewards import get_soft_overlong_punishment
 
     theirs = get_soft_overlong_punishment(max_completion_len=40, soft_punish_cache=8)(
@@ -377,7 +377,7 @@ def test_what_a_term_needs_is_asked_for_before_work():
 # Dealing
 
 
-def test_rewards_are_dealt_to_other_sessions():
+def test_rewards_are_shuffled_to_other_sessions():
     groups = np.array([7, 3, 9, 3, 5, 8])  # session 3 stands twice in the batch
     sessions = np.repeat(groups, 3)
     orders = [dealt(groups, 3, stream(0, "reinforcement-1", "dealt rewards", batch)) for batch in range(50)]
@@ -406,7 +406,7 @@ def test_shuffled_rewards_belong_to_seed_phase_and_batch():
     assert plain.combine(columns, [1, 2, 3, 4]).tolist() == columns["reward"].tolist()
 
 
-def test_form_is_not_dealt():
+def test_terms_of_form_are_not_shuffled():
     """A profile that repeats itself pays for that itself, so the control has the pressure on form that RLSO has."""
     data, decoder = p.planted(train=5, val=4), p.tiny_decoder()
     settings = recipe(shuffle_rewards=True, terms={"unfinished": -1.0})
@@ -417,7 +417,7 @@ def test_form_is_not_dealt():
     assert sorted(dealt_rewards.round(9)) == columns["reward"].tolist() != dealt_rewards.round(9).tolist()
 
 
-def test_one_session_has_nobody_to_deal_with():
+def test_one_session_cannot_be_shuffled():
     from langptune.errors import UserError
 
     with pytest.raises(UserError, match="raise sessions_per_batch"):

@@ -279,7 +279,7 @@ def texts_of(pair: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("attack", [by_all_roles, by_drawn_names, by_order])
-def test_pairs_are_not_told_apart_better_than_by_chance(tmp_path, attack):
+def test_pairs_are_not_distinguishable_better_than_by_chance(tmp_path, attack):
     """Who has page, seed, code and both titles, as a respondent who reads the repository has, guesses."""
     right = total = 0
     for at in range(25):
@@ -293,7 +293,7 @@ def test_pairs_are_not_told_apart_better_than_by_chance(tmp_path, attack):
     assert abs(right / total - 0.5) < 0.18, f"{right} of {total}"  # five standard deviations of a fair coin
 
 
-def test_whose_text_stands_beside_a_check_does_not_follow_from_the_seed(tmp_path):
+def test_the_profile_beside_a_check_does_not_follow_from_the_seed(tmp_path):
     """One known text of a method would give away the style of all: that the seed drew it was an attack of its own."""
     whose = set()
     for at in range(12):
@@ -580,7 +580,7 @@ def test_power_knows_the_variances_and_the_error_of_the_bootstrap():
     assert hits / 2000 == pytest.approx(power.power(0.12, small_told, 15, 9, 0.05, 0), abs=0.04)
 
 
-def test_without_an_effect_the_plan_says_by_which_rule_it_was_made():
+def test_without_an_effect_the_plan_names_its_rule():
     score = np.tile([[0.0, 1.0], [1.0, 0.0]], (4, 3))
     planned = power.plan(score, 0.05, 0.8, 0)
     assert planned["effect"] == 0 and "no effect observed; planned for 0.1" in planned["note"]

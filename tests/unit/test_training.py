@@ -381,7 +381,7 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
 
 
 @pytest.mark.parametrize("algorithm", ["rebel", "grpo"])
-def test_the_first_pass_stands_for_the_pass_of_the_policy_that_wrote(tmp_path, algorithm):
+def test_the_first_pass_replaces_a_pass_of_the_policy_that_wrote(tmp_path, algorithm):
     """Without KL no pass is made for log pi_t; with a KL weight of nearly nothing it is: the same training."""
     base = {"algorithm": algorithm, "samples": 4, "epochs": 3, "train": {"lora_rank": 8, "last_layers": 1}}
     one, two = (run(p.policy_trainer(tmp_path / str(kl), p.reinforcement(kl=kl, **base))) for kl in (0.0, 1e-12))

@@ -101,16 +101,16 @@ def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
         before = {path: value for path, value in results(repo).items() if path in done}
         ballast = fill(disk)
         running.wait()
-        said = log.read_text()
+        output = log.read_text()
         after = results(repo)
         ballast.unlink()
         print(f"moment {moment}, {waited:.0f} s: {len(before)} results, exit status {running.returncode}", flush=True)
-        assert {path: after.get(path) for path in before} == before, said[-6000:]
-        assert all((repo / path).exists() for path in done), said[-6000:]
+        assert {path: after.get(path) for path in before} == before, output[-6000:]
+        assert all((repo / path).exists() for path in done), output[-6000:]
         if running.returncode:
             hit += 1
-            assert "the disk is full" in said or "No space left on device" in said, said[-6000:]
-            assert "Traceback" not in said, said[-6000:]
+            assert "the disk is full" in output or "No space left on device" in output, output[-6000:]
+            assert "Traceback" not in output, output[-6000:]
     finish(repo)
     assert results(repo) == wanted and len(wanted) > 4
     assert not list(disk.rglob(".*.part")), "what a full disk left behind is removed"

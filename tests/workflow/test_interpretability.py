@@ -93,7 +93,7 @@ def test_examples_escape_whatever_titles_and_profiles_say(finished):
     assert HOSTILE not in page and html.escape(HOSTILE) in page
 
 
-def test_a_reference_that_is_not_run_is_told_at_once(finished):
+def test_a_reference_that_is_not_run_is_refused_before_any_job(finished):
     config = ["--config", "methods=[langptune,pop]", "comparison={reference: pop}"]
     done = snakemake("--configfile", "config/smoke.yaml", *config, "-n", "--", "interpretability", cwd=finished)
     assert done.returncode != 0 and "interpretability.reference: 'langptune-0' is not run here" in done.stdout
