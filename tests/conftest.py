@@ -42,7 +42,7 @@ LATE = "slow, and it is past LANGPTUNE_TEST_UNTIL"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """CI has an hour, on machines of any speed: late in it, tests marked ``slow`` are skipped, and say so."""
+    """CI has an hour, on machines of any speed: late in the run, tests marked ``slow`` are skipped and reported."""
     until = os.environ.get("LANGPTUNE_TEST_UNTIL")
     if until and time.time() > float(until) and item.get_closest_marker("slow"):
         pytest.skip(LATE)
@@ -50,18 +50,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Units, then whole workflows, then what is slow, and the cluster last: the time may run out on these two."""
+    """Order: unit tests, workflows, slow tests, and the cluster last; time may run out during the last two."""
     places = {}
     for item in items:
         slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
-        # Faults take longest of what the cluster does.
+        # The tests of faults take the longest on the cluster.
         places[item] = slow, slurm, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
     items.sort(key=places.__getitem__)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Which tests stay in one process: those of a file, for they share fixtures, and all that need the cluster."""
+    """Tests of a file stay in one process, because they share fixtures; so do all tests of the cluster."""
     return ByFile(config, log)
 
 
@@ -78,7 +78,7 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was left out for want of time is named at the end of the run, test by test."""
+    """List the tests that were skipped for lack of time at the end of the run."""
     reports = terminalreporter.stats.get("skipped", [])
     late = [report for report in reports if isinstance(report.longrepr, tuple) and LATE in report.longrepr[2]]
     if late:
@@ -89,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the workflow; output of both streams comes back as text."""
+    """Run the workflow; both output streams are returned as text."""
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", *args]
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -138,7 +138,7 @@ def shared_folder(tmp_path_factory) -> Path:
 def smoke_run(shared_folder, real_models) -> Path:
     """A copy of the repository with one finished run of config/smoke.yaml on this machine, made once for all processes.
 
-    Nobody changes it: who edits, deletes or computes anew does so in a ``copy_of_run``.
+    Tests must not change it: to edit, delete or recompute, use a ``copy_of_run``.
     """
     copy, log = shared_folder / "smoke", shared_folder / "smoke.log"
     with (shared_folder / "smoke.lock").open("w") as lock:
@@ -152,7 +152,7 @@ def smoke_run(shared_folder, real_models) -> Path:
 
 
 def copy_of_run(run: Path, target: Path) -> Path:
-    """A copy of a repository with its results, for Snakemake as finished as they are."""
+    """A copy of a repository with its results, which Snakemake regards as finished."""
     shutil.copytree(run, target, symlinks=True)
     return target
 

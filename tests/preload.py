@@ -161,7 +161,7 @@ def serve(path: str, owner: int) -> tuple:
 
 
 def become(controller, base_path, set_by_libraries, files, kind, arguments, folder, environment, umask, ignored):
-    """Make this forked process what the client's would have been."""
+    """Give this forked process the state of the client's process."""
     environment = set_by_libraries | environment
     import ctypes
     import importlib

@@ -20,7 +20,7 @@ RUN = f"{os.path.dirname(HERE)}/run"
 LIGHT = {"launch.py", "plan.py"}
 # A server takes longer to start than one script that loads all libraries; the first scripts run without.
 AFTER = 1
-# Variables that no library reads when it is imported, and those that the server applies anew for each script.
+# Variables that no library reads at import, and those that the server applies to each script.
 FREE = {"_", "COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "PYTHONPATH", "MPLBACKEND"}
 FREE |= {"PYTHONSAFEPATH"}
 FREE |= {"HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"}

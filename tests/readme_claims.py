@@ -1,17 +1,17 @@
-"""What the README claims about measured results, read from it and held against the reference folders.
+"""Checks the README's claims about measured results against the reference folders.
 
-Before the paragraph that it is about stands, on a line of its own, a comment of one of two forms:
+A claim is a comment on a separate line before its paragraph, in one of two forms:
 
 ``<!-- claim: langptune-cl > langptune-0, ndcg@10, holm, in ml-100k: "words of the claim" -->``
     A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not significant.
     ``holm``: by the test of ``comparisons.csv`` after Holm at 5%; one of the two methods must be its reference.
     ``contrast``: the same by ``contrasts.csv``, which must have this pair.
     ``mean``: by the means alone (only ``>`` and ``<``). ``interval``: each mean lies within the other's interval
-    (``~``), or the intervals are apart. Without ``in``, the scope is every folder of the demo and the run with three
-    seeds; ``in`` takes one folder or a pattern. The words must stand in the README.
+    (``~``), or the intervals do not overlap. Without ``in``, the scope is every folder of the demo and the run with
+    three seeds; ``in`` takes one folder or a pattern. The words must be in the README.
 
 ``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
-    Cells of a folder's ``comparisons.csv``, rounded as written. Each must stand in the next paragraph. In place of a
+    Cells of a folder's ``comparisons.csv``, rounded as written. Each must be in the next paragraph. Instead of a
     method, ``contrast:name`` takes the cells from ``contrasts.csv``.
 """
 
@@ -85,7 +85,7 @@ def read(text: str) -> tuple[list[Claim], list[Numbers]]:
 
 
 def after(text: str, place: int) -> str:
-    """The first paragraph behind a place that is no comment."""
+    """The first paragraph after a place that is not a comment."""
     return COMMENT.sub("", text[place:]).strip().split("\n\n")[0]
 
 
@@ -125,7 +125,7 @@ def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
 
 
 def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
-    """A line on each number that is not that of its folder, or does not stand in its paragraph."""
+    """A line on each number that differs from its folder, or is not in its paragraph."""
     for claim in numbers:
         named, _, contrast = claim.method.partition(":")
         rows = _contrasts(root / claim.folder, "contrast") if contrast else _rows(root / claim.folder)
@@ -171,7 +171,7 @@ def _fails(claim: Claim, folder: Path) -> str | None:
 
 
 def _verdict(row: dict[str, str], sign: int) -> str:
-    """What the test of a row says: better, worse, no significant difference."""
+    """The verdict of a row's test: better, worse, no significant difference."""
     if float(row["p_permutation_holm"]) >= LEVEL:
         return "~"
     return ">" if sign * float(row["difference"]) > 0 else "<"

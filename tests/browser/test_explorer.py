@@ -112,7 +112,7 @@ def finished(smoke_run) -> Finished:
 
 @pytest.fixture(scope="module")
 def explorer(finished):
-    """What stands behind the pages, without a server."""
+    """The code behind the pages, without a server."""
     from langptune.explorer.live import Live
     from langptune.explorer.server import Explorer
 
@@ -617,7 +617,7 @@ def as_nobody(work):
 
 
 def stranger(address: str, wrong: str = "") -> list[list]:
-    """Status and body of what somebody without the token asks for."""
+    """Status and body of responses to requests without the token."""
     port = address.rstrip("/").rsplit(":", 1)[1]
     body = json.dumps({"dataset": DATASET, "run": run_key("langptune"), "session": 0, "text": "x"})
     out = []
@@ -843,7 +843,7 @@ def test_slow_clients_are_cut_off(address):
 
 
 def peer_gone(sock: socket.socket) -> bool:
-    """Whether the other end has reset a connection that holds data which nobody reads."""
+    """Whether the other end has reset a connection with unread data."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return info[0] != 1  # TCP_ESTABLISHED
 

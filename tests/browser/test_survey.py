@@ -228,7 +228,7 @@ def test_a_narrow_phone_needs_no_sideways_scrolling(page, survey, text_size):
 
 
 def test_texts_have_enough_contrast_and_controls_have_names(page, survey):
-    """WCAG AA (4.5 to 1) for every text that stands on a page, computed from what the browser renders."""
+    """WCAG AA (4.5 to 1) for every text on a page, computed from the rendered page."""
     url, _ = survey
     begin(page, url)
     page.get_by_role("button", name="Next pair").click()

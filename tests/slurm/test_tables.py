@@ -32,7 +32,7 @@ RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[
 
 @dataclass
 class Grid:
-    """A finished run: its folder, what the driver said, its jobs, and what processes of its scripts saw."""
+    """A finished run: its folder, the output of the driver, its jobs, and what processes of its scripts saw."""
 
     repo: Path
     log: str

@@ -41,7 +41,7 @@ def check(url: str, key: str | None = "OPENAI_API_KEY") -> None:
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path, monkeypatch):
-    """No settings of whoever runs the tests."""
+    """Hide the settings of the user who runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     monkeypatch.delenv(allowed.VARIABLE, raising=False)
     (tmp_path / "settings" / "langptune").mkdir(parents=True)

@@ -312,7 +312,7 @@ def test_a_kept_answer_that_no_longer_reads_is_asked_again(change, asked, server
 
 @pytest.mark.parametrize("reason", ["eos", "None", "stop"])
 def test_a_kept_answer_is_held_to_the_rules_of_today(reason, asked, server, tmp_path):
-    """Files of earlier versions said that whole answers were cut, and kept the reasoning."""
+    """Files of earlier versions mark whole answers as cut, and contain the reasoning."""
     path = Client(source(server.url), tmp_path / "answers")._file(ASK)
     path.parent.mkdir(parents=True)
     old = {**GOOD, "text": "<think>Hm.</think>Westerns.", "finished": reason == "stop", "reason": reason}
@@ -375,7 +375,7 @@ def test_the_reader_never_raises():
 
 
 def profiles_spec(folder, url: str, sessions: int) -> dict:
-    """A job of profiles, one a session, each session with a film of its own."""
+    """A job of profiles, one per session, each session with its own film."""
     titles = [f"Film {at}" for at in range(sessions + 1)]
     ids = list(range(sessions + 1))
     items = {

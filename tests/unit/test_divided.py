@@ -146,7 +146,7 @@ def test_a_run_with_divided_weights_resumes_to_the_same_weights(recorded, kind):
 
 
 def test_what_is_saved_of_divided_weights_is_the_whole_model(recorded):
-    """It loads as any other, has the shapes of the start, and ranks as validation said."""
+    """It loads as any other, has the shapes of the start, and ranks as in validation."""
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
 

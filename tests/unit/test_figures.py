@@ -270,7 +270,7 @@ def test_a_phase_without_a_paired_difference_shows_the_error_of_its_mean():
 
 
 def test_training_marks_the_batch_that_selection_kept(tmp_path):
-    """The batch stands in the manifest of the curve."""
+    """The batch is in the manifest of the curve."""
     paths = [tmp_path / f"{seed}.jsonl" for seed in range(3)]
     for path, kept in zip(paths, (2, 4, None), strict=True):
         path.write_text("".join(json.dumps(row) + "\n" for row in phases()[1].rows))

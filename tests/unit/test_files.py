@@ -1,4 +1,4 @@
-"""What is written: whole or not at all, through nobody's link, and with what a killed process left behind removed."""
+"""Writing: atomic, without following links of others, and with left-overs of killed processes removed."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class TestTwoUsers:
             write(group)
 
     def test_a_free_lock_of_another_user_is_taken_and_a_held_one_is_reported(self, group):
-        """Users of a group may make each other's lock files; a number alone is believed of what stands in one."""
+        """Users of a group may create each other's lock files; only a number in one is trusted."""
         lock = group / ".out.lock"
         write = "import sys; open(sys.argv[1], 'w').write('\\x1b[2Jevil' * 10**6)"
         self.as_neighbour(write, lock)

@@ -1,4 +1,4 @@
-"""Code that comes with a model is never run, and nobody is asked whether to."""
+"""Code that comes with a model is never run, and no prompt asks whether to run it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ else:
 
 
 def plant(folder: Path, marker: Path, **changes: str) -> None:
-    """Give a model folder code of its own, named in both of its configs."""
+    """Add code to a model folder, and name it in both configs."""
     for name in ("config.json", "tokenizer_config.json"):
         config = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         (folder / name).unlink(missing_ok=True)  # it may be linked from elsewhere

@@ -549,7 +549,7 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
 
 
 def _estimates(values, references):
-    """Estimates of one measure that is a block of its own."""
+    """Estimates of one measure in a separate block."""
     one = summary.Measure("m", "m", 1, "B", 3, "")
     return summary.estimates([one], {"m": values}, references, 400, 0.95, 0)["m"]
 
@@ -669,7 +669,7 @@ def test_measured_methods_are_those_with_one_profile_each():
 
 
 def test_drift_is_that_of_what_was_written(tmp_path):
-    """How profiles begin stands in the prompt and was given: its tokens are no part of the mean."""
+    """The prompt gives the beginning of profiles, so its tokens are not part of the mean."""
     model, words = p.tiny_encoder(), p.tokenizer()
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)

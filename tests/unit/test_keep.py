@@ -1,4 +1,4 @@
-"""What is kept in git comes from a folder of results that may be somebody else's (scripts/keep.py)."""
+"""Files for git come from a folder of results that may belong to another user (scripts/keep.py)."""
 
 from __future__ import annotations
 

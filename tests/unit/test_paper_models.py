@@ -111,7 +111,7 @@ def test_prefetched_at_the_registrys_revisions_as_links(folders, paper):
 
 
 def test_the_registrys_dimensions_are_held_against_the_model(hub, tmp_path, monkeypatch):
-    """Why a stand-in needs registries of its own."""
+    """Why a stand-in needs its own registries."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
@@ -240,7 +240,7 @@ def test_left_padding_makes_a_vector_depend_on_its_batch(decoder, folders, paper
         assert np.allclose(together[row], alone[row], atol=1e-5) == (row == longest), texts[row]
     # By itself a text is not padded, and its first position is [CLS].
     assert np.allclose(alone, embed(decoder, texts).vectors, atol=1e-5)
-    # What stands for a padded text is the state of the first position, which is padding.
+    # The state of the first position, which is padding, represents a padded text.
     features = left.preprocess(texts)
     assert features["input_ids"][0, 0] == left.tokenizer.pad_token_id
     with torch.no_grad():

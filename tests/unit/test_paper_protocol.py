@@ -408,7 +408,7 @@ def test_the_data_ask_something_of_every_step(files):
 
 
 def test_small_blocks_of_a_file_change_nothing(files, tmp_path, monkeypatch):
-    """A line that lies over the border of two blocks, a block without a whole line."""
+    """A line that spans two blocks, and a block without a complete line."""
     expected = slow_reading(files[DATA[0]], True)
     for size in (2_000, 100_003):
         (tmp_path / str(size)).mkdir()
@@ -498,7 +498,7 @@ def test_a_text_of_exactly_its_limit_is_kept(tmp_path, item, prompt):
 
 
 def test_a_bad_line_elsewhere_changes_no_text(tmp_path):
-    """What stands in one block with a line that is no JSON is read in another way, to the same result."""
+    """A block with an invalid line is read in another way, with the same result."""
     fields = {"price": 5.0, "description": ["one \n", 'two "'], "average_rating": 4.0}
     found, _ = _everyone_has(tmp_path, fields, defects=("average-rating",))
     path = tmp_path / "meta_categories" / f"meta_{CATEGORY}.jsonl"

@@ -59,7 +59,7 @@ def test_a_script_that_quotes_its_input_prints(tmp_path, text):
 
 
 def test_a_table_of_another_user_is_printable(tmp_path, monkeypatch, capsys):
-    """``make demo`` shows it in the terminal; whoever may write in the results may have written it."""
+    """``make demo`` shows it in the terminal; anyone with write access to the results may have written it."""
     spec = importlib.util.spec_from_file_location("show", ROOT / "scripts" / "show.py")
     show = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(show)

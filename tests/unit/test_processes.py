@@ -1,4 +1,4 @@
-"""Programs that are started import nothing beside them, know no secrets, and listen to nobody else."""
+"""Started programs import nothing from their working directory, get no secrets, and accept no other account."""
 
 from __future__ import annotations
 

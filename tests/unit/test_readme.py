@@ -43,7 +43,7 @@ def test_claims_hold_for_every_kind_of_cpu_and_for_several_seeds():
 
 def test_numbers_in_claims_are_those_of_comparisons_csv():
     assert len(NUMBERED) > 3 and list(readme_claims.false_numbers(NUMBERED, REFERENCE)) == []
-    # Nothing of that kind stands there unchecked.
+    # No such number is unchecked.
     for paragraph in {claim.paragraph for claim in NUMBERED}:
         named = {value for claim in NUMBERED if claim.paragraph == paragraph for value in claim.cells.values()}
         assert set(re.findall(r"(?<![\d.])0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named

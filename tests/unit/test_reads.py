@@ -1,4 +1,4 @@
-"""What is read in folders where others may write: a pipe holds nobody up, and what is no JSON is no traceback."""
+"""Reading in folders that others may write: pipes do not block, and invalid JSON is not a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ reader looks what they are."""
 
 
 def planted(path: Path, kind: str) -> None:
-    """What somebody puts where a file is expected."""
+    """Things that another user may put where a file is expected."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "pipe":
         os.mkfifo(path)

@@ -24,7 +24,7 @@ from langptune.training.terms import TERMS, Written, facts_of
 from tests import planted as p
 
 SCORES = np.array([[5.0, 3.0, 4.0, 1.0, 3.0], [0.0, 2.0, 1.0, 4.0, 3.0]], dtype=np.float32)
-# The first profile's target ties with item 4 and stands below items 0 and 2; the second's is best of what is allowed.
+# The first profile's target ties with item 4 and is below items 0 and 2; the second's is the best allowed item.
 CONTEST = Contest(["a", "b"], np.array([1, 4]), SCORES, np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 1]], dtype=bool))
 RANKS = [4, 1]
 LOGS = [
@@ -378,7 +378,7 @@ def test_what_a_term_needs_is_asked_for_before_work():
 
 
 def test_rewards_are_shuffled_to_other_sessions():
-    groups = np.array([7, 3, 9, 3, 5, 8])  # session 3 stands twice in the batch
+    groups = np.array([7, 3, 9, 3, 5, 8])  # session 3 occurs twice in the batch
     sessions = np.repeat(groups, 3)
     orders = [dealt(groups, 3, stream(0, "reinforcement-1", "dealt rewards", batch)) for batch in range(50)]
     for order in orders:

@@ -36,7 +36,7 @@ LEAST = 2e-4
 """Seconds below which a time says nothing."""
 METHODS = {"search", "match", "fullmatch", "finditer", "findall", "sub", "subn", "split"}
 Hostile = tuple[str, str, str]
-"""What stands first, what is repeated, what stands last."""
+"""Prefix, repeated part, suffix."""
 COMMON: list[Hostile] = [
     *(
         ("", unit, "x")
@@ -255,7 +255,7 @@ OWN: dict[str, list[Hostile]] = {
     ],
     "training/terms.py:YEAR": [("", "1999", ""), ("", "1999 ", ""), ("", "19", "")],
 }
-"""Each expression of the source that reads texts, as file:name; without a name of its own, file:function."""
+"""Each regular expression of the source that reads texts, as file:name; without a name, file:function."""
 EXCEPT = {
     "config/datasets.py:_one": "the owner's own config; anchored",
     "config/models.py:_check_endpoint": "the owner's own config; one anchored pass",

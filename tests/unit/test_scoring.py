@@ -84,7 +84,7 @@ def test_the_weight_is_the_one_with_the_best_ndcg():
         assert row["ndcg@10"] == pytest.approx(from_ranks("ndcg@10", ranks).mean())
         assert row["log_rank"] == pytest.approx(np.log(ranks).mean())
     assert weight == max(rows, key=lambda row: row["ndcg"])["weight"] > 0
-    # Targets that the texts name and nobody else watched: popularity only harms.
+    # The texts name targets that no other user watched, so popularity only harms.
     own = asked(list(range(10)))
     assert choose(own, scoring.items.vectors[:10], scoring, grid)[0] == 0
     flat = Scoring(scoring.items, np.zeros(40, dtype=np.float32))

@@ -266,7 +266,7 @@ def by_drawn_names(data: dict, spec: dict) -> dict[str, str]:
 
 
 def by_order(data: dict, spec: dict) -> dict[str, str]:
-    """Profile -> guessed role: the reference stands first in the file."""
+    """Profile -> guessed role: the reference is first in the file."""
     return {
         one["id"]: role
         for pair in data["pairs"]
@@ -294,7 +294,7 @@ def test_pairs_are_not_distinguishable_better_than_by_chance(tmp_path, attack):
 
 
 def test_the_profile_beside_a_check_does_not_follow_from_the_seed(tmp_path):
-    """One known text of a method would give away the style of all: that the seed drew it was an attack of its own."""
+    """One known text of a method reveals the style of all, so the seed must not determine it."""
     whose = set()
     for at in range(12):
         checks = sorted(
@@ -432,7 +432,7 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
     )
     (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
-    os.mkfifo(folder / "synthetic-pipe.json")  # nobody ever writes into it
+    os.mkfifo(folder / "synthetic-pipe.json")  # without a writer
     (folder / "synthetic-folder.json").mkdir()
     (folder / "synthetic-zero.json").symlink_to("/dev/zero")
     (folder / "synthetic-nothing.json").symlink_to("nowhere")

@@ -59,7 +59,7 @@ def test_both_snakefiles_run_the_same_jobs(config):
 
 
 def outer(folder: Path, snakefile: str) -> Path:
-    """Another workflow, which has this one as a module; in its folder lies nothing of this repository."""
+    """Another workflow, which uses this one as a module; its folder contains nothing of this repository."""
     folder.mkdir()
     (folder / "Snakefile").write_text(OUTER.format(snakefile=snakefile))
     (folder / "outer.yaml").write_text(yaml.safe_dump({"benchmark": CONFIG}))

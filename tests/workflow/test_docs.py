@@ -21,7 +21,7 @@ def test_a_dataset_of_ones_own(tmp_path, real_models):
     commands = re.search(
         r"\*\*A dataset of your own\*\*.*?```bash\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.S
     )[1]
-    # The environment of these tests stands for the one that `make env` would make.
+    # The environment of these tests replaces the one of `make env`.
     python = Path(sys.executable)
     (repo / ".venv/bin").mkdir(parents=True)
     for name in ("python", "snakemake"):
