@@ -43,15 +43,15 @@ def test_claims_hold_for_every_kind_of_cpu_and_for_several_seeds():
 
 def test_numbers_in_claims_are_those_of_comparisons_csv():
     assert len(NUMBERED) > 3 and list(readme_claims.false_numbers(NUMBERED, REFERENCE)) == []
-    # No such number is unchecked.
-    for paragraph in {claim.paragraph for claim in NUMBERED}:
-        named = {value for claim in NUMBERED if claim.paragraph == paragraph for value in claim.cells.values()}
+    # Nothing of that kind stands there unchecked.
+    for paragraph in {told.paragraph for told in NUMBERED}:
+        named = {value for told in NUMBERED if told.paragraph == paragraph for value in told.cells.values()}
         assert set(re.findall(r"(?<![\d.])0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named
 
 
 def test_sentences_that_compare_are_claims():
     """A sentence of the paragraph that compares methods holds the words of a claim."""
-    (paragraph,) = {claim.paragraph for claim in NUMBERED}
+    (paragraph,) = {told.paragraph for told in NUMBERED}
     flat = " ".join(paragraph.replace("**", "").split())
     compares = r"\b(?:lifts?|raises?|level with|measurabl[ey]|ahead|better|worse|higher|chance|told apart)\b"
     for sentence in re.split(r"(?<=\.)\s(?=[A-Z*])", flat):
@@ -103,7 +103,7 @@ def test_reference_results_are_traceable_and_name_no_machine_path():
     for folder in (p for p in (ROOT / "results" / "reference").iterdir() if p.is_dir()):
         made = [json.loads(file.read_text()) for file in folder.glob("*.manifest.json")]
         assert made, f"{folder}: nothing says what its files were made by"
-        assert all(manifest["git"]["commit"] and manifest["code"] and manifest["lock"] for manifest in made)
+        assert all(told["git"]["commit"] and told["code"] and told["lock"] for told in made)
         for file in folder.glob("*.json"):
             assert not re.search(r'"/(tmp|work|root|home)/', file.read_text()), file
 

@@ -230,7 +230,7 @@ class Finished:
         return found, notes
 
     def _kind(self, method: str) -> Kind:
-        """The source of a method's texts; a mean vector is not a text."""
+        """Where a method's texts come from; a mean vector is no text."""
         entry = self.workflow.methods[method]
         source = self.workflow.methods[self.layout.source_of(method)]
         if isinstance(entry, ControlMethod) and entry.change != "text-alone":
@@ -243,7 +243,7 @@ class Finished:
         return self.workflow.models[name].title if name in self.workflow.models else name
 
     def _lacks(self, run: Run) -> list[str]:
-        """The missing files of a run that ranks by texts; empty for other runs."""
+        """What of a run that ranks by texts is not there; nothing for other runs."""
         entry = self.workflow.methods[self.layout.source_of(run.method)]
         if self._kind(run.method) == "stored":
             return []
@@ -324,7 +324,7 @@ class Finished:
         return f"{whose} {encoder}, " + (f"trained ({steps})" if steps else "untrained")
 
     def history_text(self, choice: Choice, history: list[int]) -> Text:
-        """The text of a history: what a text method ranks by, also used until a profile is written."""
+        """The text of a history: what a text method ranks by, and what stands in where no profile is written."""
         entry = self.workflow.methods[self.layout.source_of(choice.run.method)]
         assert isinstance(entry, ProfileMethod | TextMethod)
         texts = self.data(choice.run.dataset).texts
