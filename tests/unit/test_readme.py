@@ -66,7 +66,7 @@ def test_each_folder_of_the_demo_is_of_another_kind_of_cpu():
     assert "avx512_bf16" in kinds[0]["flags"] and kinds[0]["dtype"] == "bfloat16"
 
 
-def test_a_claim_that_is_false_on_another_cpu_is_found(tmp_path):
+def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
     """The demo's folder once more, with the numbers that another kind of CPU gave."""
     for name, zero, trained, p in (("ml-100k-demo", 0.0058, 0.0230, 0.033), ("ml-100k-demo-amx", 0.0088, 0.0214, 0.39)):
         folder = tmp_path / name
@@ -79,19 +79,19 @@ def test_a_claim_that_is_false_on_another_cpu_is_found(tmp_path):
         lines = [f"{method},ndcg@10,{mean},{low},{high}" for method, mean, low, high in rows]
         (folder / "table_long.csv").write_text("method,metric,mean,low,high\n" + "\n".join(lines) + "\n")
 
-    def verdict(claim):
+    def told(claim):
         return list(readme_claims.false_claims(readme_claims.read(f"<!-- claim: {claim} -->")[0], tmp_path))
 
     significant = 'langptune-cl > langptune-0, ndcg@10, holm: "lifts"'
-    assert verdict(significant) == [
+    assert told(significant) == [
         "'lifts' (langptune-cl > langptune-0) fails in ml-100k-demo-amx: difference 0.0126, p 0.3900 after Holm"
     ]
-    assert verdict(significant.replace("holm", "holm, in ml-100k-demo")) == []
-    assert verdict('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
-    assert len(verdict('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
-    assert len(verdict('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
-    assert len(verdict('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
-    assert verdict(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
+    assert told(significant.replace("holm", "holm, in ml-100k-demo")) == []
+    assert told('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
+    assert len(told('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
+    assert len(told('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
+    assert len(told('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
+    assert told(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
     page = "<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 p_permutation_holm=0.02 -->\n0.0230, p = 0.03."
     wrong = list(readme_claims.false_numbers(readme_claims.read(page)[1], tmp_path))
     assert len(wrong) == 2 and "is 0.033, README.md says 0.02" in wrong[0] and "not in its paragraph" in wrong[1]
