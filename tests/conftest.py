@@ -42,7 +42,7 @@ LATE = "slow, and it is past LANGPTUNE_TEST_UNTIL"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """CI has an hour, on machines of any speed: late in it, tests marked ``slow`` are skipped, and say so."""
+    """CI has an hour, on machines of any speed: late in the run, tests marked ``slow`` are skipped and reported."""
     until = os.environ.get("LANGPTUNE_TEST_UNTIL")
     if until and time.time() > float(until) and item.get_closest_marker("slow"):
         pytest.skip(LATE)
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Which tests stay in one process: those of a file, for they share fixtures, and all that need the cluster."""
+    """Tests of a file stay in one process, because they share fixtures; so do all tests of the cluster."""
     return ByFile(config, log)
 
 
@@ -82,7 +82,7 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was left out for want of time is named at the end of the run, test by test."""
+    """List the tests that were skipped for lack of time at the end of the run."""
     reports = terminalreporter.stats.get("skipped", [])
     late = [report for report in reports if isinstance(report.longrepr, tuple) and LATE in report.longrepr[2]]
     if late:
@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the workflow; output of both streams comes back as text."""
+    """Run the workflow; both output streams are returned as text."""
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", *args]
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -146,7 +146,7 @@ def shared_folder(tmp_path_factory) -> Path:
 def smoke_run(shared_folder, real_models) -> Path:
     """A copy of the repository with one finished run of config/smoke.yaml on this machine, made once for all processes.
 
-    Nobody changes it: who edits, deletes or computes anew does so in a ``copy_of_run``.
+    Tests must not change it: to edit, delete or recompute, use a ``copy_of_run``.
     """
     copy, log = shared_folder / "smoke", shared_folder / "smoke.log"
     with (shared_folder / "smoke.lock").open("w") as lock:
@@ -154,13 +154,13 @@ def smoke_run(shared_folder, real_models) -> Path:
         if not log.exists():
             done = snakemake("--configfile", "config/smoke.yaml", cwd=copy_of_repo(copy, real_models))
             log.write_text(f"{done.returncode}\n{done.stdout}")
-    code, _, told = log.read_text().partition("\n")
-    assert code == "0", told[-5000:]
+    code, _, output = log.read_text().partition("\n")
+    assert code == "0", output[-5000:]
     return copy
 
 
 def copy_of_run(run: Path, target: Path) -> Path:
-    """A copy of a repository with its results, for Snakemake as finished as they are."""
+    """A copy of a repository with its results, which Snakemake regards as finished."""
     shutil.copytree(run, target, symlinks=True)
     return target
 
@@ -174,11 +174,11 @@ def small_disk():
 
     def mount(folder: Path, size: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        told = subprocess.run(
+        done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
         )
-        if told.returncode:
-            pytest.skip(f"a disk of its own cannot be mounted: {told.stderr.strip()}")
+        if done.returncode:
+            pytest.skip(f"a disk of its own cannot be mounted: {done.stderr.strip()}")
         mounted.append(folder)
         return folder
 

@@ -1,4 +1,4 @@
-"""A door before a chat server: a real server that asks for a key, counts, turns requests away, or gives set answers."""
+"""A real HTTP server before a chat server: it checks a key, counts and refuses requests, or sends fixed answers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ KEY = "sk-of-this-test-0123456789"
 
 
 class Door:
-    """``busy``: how many requests are still answered with 429. ``passed``, ``refused``: how many were, or were not.
+    """A proxy of a chat server.
 
-    says: answers in place of those of the server behind: a function of the request's body gives each (status, bytes).
+    busy: number of further requests that are answered with 429.
+    passed, refused: number of requests that were passed on, or refused.
+    says: replaces the server: a function of the request's body returns status and bytes.
     asked: the bodies of the requests that passed.
     """
 
@@ -37,12 +39,12 @@ class Door:
         self.url = ""
 
     async def answer(self, request: Request) -> Response:
-        """Refuse, or hand on to the server behind, and its answer back."""
+        """Refuse a request, or pass it on to the server and return its answer."""
         if request.headers.get("authorization") != f"Bearer {KEY}":
             self.refused += 1
-            # As careless servers do, the key comes back in the message.
-            said = f"Incorrect API key provided: {request.headers.get('authorization')}"
-            return JSONResponse({"error": {"message": said}}, 401)
+            # Some servers return the key in the message.
+            message = f"Incorrect API key provided: {request.headers.get('authorization')}"
+            return JSONResponse({"error": {"message": message}}, 401)
         if self.busy:
             self.busy -= 1
             self.refused += 1
@@ -59,8 +61,8 @@ class Door:
     def _behind(self, body: bytes) -> tuple[int, bytes]:
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=self.behind), timeout=120) as client:
             headers = {"Content-Type": "application/json"}
-            told = client.post("http://127.0.0.1/v1/chat/completions", content=body, headers=headers)
-        return told.status_code, told.content
+            answer = client.post("http://127.0.0.1/v1/chat/completions", content=body, headers=headers)
+        return answer.status_code, answer.content
 
 
 @contextmanager

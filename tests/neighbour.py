@@ -1,4 +1,4 @@
-"""What another account of the same machine can do: plant files that Python would import, connect, look."""
+"""Acts as another account of the same machine: plants modules, connects, reads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES = (
     "usercustomize",
     "accelerate",
 )
-"""Modules of libraries, of Python itself, and those that Python imports by itself."""
+"""Modules of libraries and of Python, and those that Python imports at start."""
 
 
 def plant(folder: Path, marker: Path) -> Path:
-    """Fill a folder with modules that tell, in a file of their own, that they were imported."""
+    """Fill a folder with modules that record their import in the file ``marker``."""
     folder.mkdir(parents=True, exist_ok=True)
     line = "with open({!r}, 'a') as file:\n    print({!r}, __file__, file=file)\n"
     for name in NAMES:
@@ -57,9 +57,9 @@ LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"}
 
 
 def stranger(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code as another account of this machine; the test is skipped where nobody can be another.
+    """Run Python code as another account of this machine; the test is skipped without root.
 
-    ``os``, ``socket`` and ``sys`` are imported: the interpreter may lie where that account cannot read.
+    ``os``, ``socket`` and ``sys`` are imported before, because that account may not be able to read the interpreter.
     """
     if os.geteuid() != 0:
         pytest.skip("only root can act as a second account")

@@ -279,9 +279,9 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
         training = model.training
         model.eval()
         reward = Reward(model, scoring(model, data.items))
-        told = validation_metrics(reward.ranks(texts["val"], data.target["val"], data.history["val"]))
+        measured = validation_metrics(reward.ranks(texts["val"], data.target["val"], data.history["val"]))
         model.train(training)
-        return told
+        return measured
 
     log = log or (lambda line: None)
     checkpoints = Checkpoints(folder, {"recipe": recipe.model_dump(mode="json")}, log)

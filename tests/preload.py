@@ -161,7 +161,7 @@ def serve(path: str, owner: int) -> tuple:
 
 
 def become(controller, base_path, set_by_libraries, files, kind, arguments, folder, environment, umask, ignored):
-    """Make this forked process what the client's would have been."""
+    """Give this forked process the state of the client's process."""
     environment = set_by_libraries | environment
     import ctypes
     import importlib
@@ -184,12 +184,12 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
 
     # The libraries read these when they were imported, which is over: what is set from now on is applied.
     def offline(value: str) -> None:
-        told = value.upper() in ("1", "ON", "YES", "TRUE")
-        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = told
+        truth = value.upper() in ("1", "ON", "YES", "TRUE")
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = truth
 
     def threads(_: str) -> None:
-        told = [os.environ.get(f"{name}_NUM_THREADS", "") for name in ("OMP", "OPENBLAS", "GOTO")]
-        known = [int(value) if value.isdigit() else 0 for value in told]
+        values = [os.environ.get(f"{name}_NUM_THREADS", "") for name in ("OMP", "OPENBLAS", "GOTO")]
+        known = [int(value) if value.isdigit() else 0 for value in values]
         every = len(os.sched_getaffinity(0))
         for library in controller.lib_controllers:
             openblas = library.internal_api == "openblas"

@@ -20,7 +20,7 @@ RUN = f"{os.path.dirname(HERE)}/run"
 LIGHT = {"launch.py", "plan.py"}
 # A server takes longer to start than one script that loads all libraries; the first scripts run without.
 AFTER = 1
-# Variables that no library reads when it is imported, and those that the server applies anew for each script.
+# Variables that no library reads at import, and those that the server applies to each script.
 FREE = {"_", "COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "PYTHONPATH", "MPLBACKEND"}
 FREE |= {"PYTHONSAFEPATH"}
 FREE |= {"HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"}
@@ -68,10 +68,10 @@ def signature():
     from _sha256 import sha256
 
     place = [os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net")]
-    told = repr(
+    text = repr(
         (sorted(kept.items()), limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), place)
     )
-    return sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def reached(path):
@@ -136,8 +136,8 @@ def main():
     os.umask(umask)
     request = marshal.dumps((kind, arguments, os.getcwd(), dict(os.environ), umask, ignored))
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
-    told = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
-    connection.sendmsg([len(request).to_bytes(8, "big")], [told])
+    message = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
+    connection.sendmsg([len(request).to_bytes(8, "big")], [message])
     connection.sendall(request)
     for number in SIGNALS:
         if number not in ignored:

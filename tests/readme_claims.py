@@ -1,17 +1,17 @@
-"""What the README claims about measured results, read from it and held against the reference folders.
+"""Checks the README's claims about measured results against the reference folders.
 
-Before the paragraph that it is about stands, on a line of its own, a comment of one of two forms:
+A claim is a comment on a separate line before its paragraph, in one of two forms:
 
 ``<!-- claim: langptune-cl > langptune-0, ndcg@10, holm, in ml-100k: "words of the claim" -->``
     A relation that must hold in every folder of the scope. ``>`` and ``<``: better and worse; ``~``: not significant.
     ``holm``: by the test of ``comparisons.csv`` after Holm at 5%; one of the two methods must be its reference.
     ``contrast``: the same by ``contrasts.csv``, which must have this pair.
     ``mean``: by the means alone (only ``>`` and ``<``). ``interval``: each mean lies within the other's interval
-    (``~``), or the intervals are apart. Without ``in``, the scope is every folder of the demo and the run with three
-    seeds; ``in`` takes one folder or a pattern. The words must stand in the README.
+    (``~``), or the intervals do not overlap. Without ``in``, the scope is every folder of the demo and the run with
+    three seeds; ``in`` takes one folder or a pattern. The words must be in the README.
 
 ``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
-    Cells of a folder's ``comparisons.csv``, rounded as written. Each must stand in the next paragraph. In place of a
+    Cells of a folder's ``comparisons.csv``, rounded as written. Each must be in the next paragraph. Instead of a
     method, ``contrast:name`` takes the cells from ``contrasts.csv``.
 """
 
@@ -73,19 +73,19 @@ def read(text: str) -> tuple[list[Claim], list[Numbers]]:
     claims, numbers = [], []
     for found in COMMENT.finditer(text):
         kind, body = found[1], " ".join(found[2].split())
-        told = (CLAIM if kind == "claim" else NUMBERS).fullmatch(body)
-        if told is None:
+        match = (CLAIM if kind == "claim" else NUMBERS).fullmatch(body)
+        if match is None:
             raise ValueError(f"README.md: cannot read the comment '{kind}: {body}'")
         if kind == "claim":
-            claims.append(Claim(**told.groupdict()))
+            claims.append(Claim(**match.groupdict()))
         else:
-            cells = dict(cell.split("=") for cell in told["cells"].split())
-            numbers.append(Numbers(told["folder"], told["method"], told["metric"], cells, after(text, found.end())))
+            cells = dict(cell.split("=") for cell in match["cells"].split())
+            numbers.append(Numbers(match["folder"], match["method"], match["metric"], cells, after(text, found.end())))
     return claims, numbers
 
 
 def after(text: str, place: int) -> str:
-    """The first paragraph behind a place that is no comment."""
+    """The first paragraph after a place that is not a comment."""
     return COMMENT.sub("", text[place:]).strip().split("\n\n")[0]
 
 
@@ -105,12 +105,12 @@ def kind(folder: Path) -> dict[str, Any]:
     From its manifests; from ``cpu.json`` where they are older than their field ``cpu``.
     """
     manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.manifest.json"))]
-    told = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
-    if not told:
-        told = [json.loads((folder / "cpu.json").read_text())]
+    cpus = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
+    if not cpus:
+        cpus = [json.loads((folder / "cpu.json").read_text())]
     dtypes = {manifest["notes"]["dtype"] for manifest in manifests if manifest["notes"].get("dtype")}
-    assert all(one == told[0] for one in told) and len(dtypes) == 1, f"{folder}: made on several kinds of CPU"
-    return {"name": told[0]["name"], "flags": sorted(told[0]["flags"]), "dtype": dtypes.pop()}
+    assert all(one == cpus[0] for one in cpus) and len(dtypes) == 1, f"{folder}: made on several kinds of CPU"
+    return {"name": cpus[0]["name"], "flags": sorted(cpus[0]["flags"]), "dtype": dtypes.pop()}
 
 
 def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
@@ -125,18 +125,18 @@ def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
 
 
 def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
-    """A line on each number that is not that of its folder, or does not stand in its paragraph."""
-    for told in numbers:
-        named, _, contrast = told.method.partition(":")
-        rows = _contrasts(root / told.folder, "contrast") if contrast else _rows(root / told.folder)
-        row = rows[contrast or named, told.metric]
-        for column, written in told.cells.items():
+    """A line on each number that differs from its folder, or is not in its paragraph."""
+    for claim in numbers:
+        named, _, contrast = claim.method.partition(":")
+        rows = _contrasts(root / claim.folder, "contrast") if contrast else _rows(root / claim.folder)
+        row = rows[contrast or named, claim.metric]
+        for column, written in claim.cells.items():
             digits = len(written.partition(".")[2])
             if f"{float(row[column]):.{digits}f}" != written:
-                yield f"{told.folder}: {told.method}: {column} is {row[column]}, README.md says {written}"
+                yield f"{claim.folder}: {claim.method}: {column} is {row[column]}, README.md says {written}"
             # A sentence may give a fall as a positive number.
-            if not re.search(rf"(?<![\d.]){re.escape(written.lstrip('-'))}(?!\d|\.\d)", told.paragraph):
-                yield f"README.md: {written} ({told.method}, {column}) is not in its paragraph"
+            if not re.search(rf"(?<![\d.]){re.escape(written.lstrip('-'))}(?!\d|\.\d)", claim.paragraph):
+                yield f"README.md: {written} ({claim.method}, {column}) is not in its paragraph"
 
 
 def _fails(claim: Claim, folder: Path) -> str | None:
@@ -149,12 +149,12 @@ def _fails(claim: Claim, folder: Path) -> str | None:
             return "comparisons.csv has no test of these two"
         sign *= direction(claim.metric)
         p, difference = float(row["p_permutation_holm"]), sign * float(row["difference"])
-        return None if _told(row, sign) == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
+        return None if _verdict(row, sign) == claim.relation else f"difference {difference:.4f}, p {p:.4f} after Holm"
     if claim.by == "contrast":
         row = _contrasts(folder, "method", "against").get((claim.one, claim.other, claim.metric))
         if row is None:
             return "contrasts.csv has no test of these two"
-        found = _told(row, direction(claim.metric))
+        found = _verdict(row, direction(claim.metric))
         if found == claim.relation:
             return None
         return f"difference {float(row['difference']):.4f}, p {float(row['p_permutation_holm']):.4f} after Holm"
@@ -170,8 +170,8 @@ def _fails(claim: Claim, folder: Path) -> str | None:
     return None if found == claim.relation else f"{one[0]:.4f} and {other[0]:.4f}: {found}"
 
 
-def _told(row: dict[str, str], sign: int) -> str:
-    """What the test of a row says: better, worse, no significant difference."""
+def _verdict(row: dict[str, str], sign: int) -> str:
+    """The verdict of a row's test: better, worse, no significant difference."""
     if float(row["p_permutation_holm"]) >= LEVEL:
         return "~"
     return ">" if sign * float(row["difference"]) > 0 else "<"

@@ -1,8 +1,8 @@
-"""Which key may go to which server: pairs that the user names, not a config.
+"""The allowed pairs of server and API key: the user names them, a config cannot.
 
-A config and its registries may come from a stranger. If they alone said which environment variable goes where, they
-could send any secret to any server. So an endpoint and its key must stand together in one of three places: here, in the
-user's file ``~/.config/langptune/endpoints.yaml``, or in the variable ``LANGPTUNE_ENDPOINTS``.
+A config and its registries may come from somebody else. If they could name any environment variable, they could send
+any secret to any server. So an endpoint and its key must be listed together in one of three places: here, in the user's
+file ``~/.config/langptune/endpoints.yaml``, or in the variable ``LANGPTUNE_ENDPOINTS``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from langptune.config.base import read_yaml
 from langptune.errors import UserError
 
 VARIABLE = "LANGPTUNE_ENDPOINTS"
-"""Pairs ``URL=NAME``, with white space between them."""
+"""Pairs ``URL=NAME``, separated by whitespace."""
 KNOWN = {
     "https://api.openai.com": "OPENAI_API_KEY",
     "https://api.anthropic.com": "ANTHROPIC_API_KEY",
@@ -29,7 +29,7 @@ KNOWN = {
     "https://api.groq.com": "GROQ_API_KEY",
     "https://openrouter.ai": "OPENROUTER_API_KEY",
 }
-"""Providers and the names that their own documentation gives the key."""
+"""Providers -> the variable of the key in their documentation."""
 _HOST = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
@@ -42,7 +42,7 @@ class _Address(NamedTuple):
 
 
 def _address(url: str) -> _Address | None:
-    """Where a URL leads; None for one that can be read in more than one way (odd characters, a user, a query)."""
+    """The parsed address of a URL; None if it is ambiguous (unusual characters, a user, a query)."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}[parts.scheme]
@@ -63,7 +63,7 @@ def near(url: str) -> bool:
 
 
 def _file() -> Path:
-    """The user's file. An account without a home folder has none: the working directory must not be used instead."""
+    """The user's file. Without a home folder there is none: the working directory must not be used instead."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not folder.is_absolute():
         try:
@@ -77,13 +77,13 @@ def pairs() -> list[tuple[str, str]]:
     """All (base URL, name of the variable) that this user allows.
 
     Raises:
-        UserError: the user's file or variable is none, or the file can be written by others.
+        UserError: the user's file or variable is invalid, or others may write the file.
     """
     out, file = list(KNOWN.items()), _file()
     if file.exists():
         state = file.stat()
         if state.st_uid not in (os.geteuid(), 0) or state.st_mode & 0o022:
-            raise UserError(f"{file}: others may write it, and so say where your keys go; `chmod go-w` it, and own it")
+            raise UserError(f"{file}: others may write it and could redirect your keys; own it, and `chmod go-w` it")
         listed = [(str(url), name) for url, names in read_yaml(file).items() for name in _listed(names)]
         out += [_checked(url, name, str(file)) for url, name in listed]
     for word in os.environ.get(VARIABLE, "").split():
@@ -106,7 +106,7 @@ def _checked(url: str, name: object, where: str) -> tuple[str, str]:
 
 
 def names() -> set[str]:
-    """The variables that allowed pairs name; the known ones where the user's file cannot be read."""
+    """The variables of allowed pairs; only the known ones if the user's file cannot be read."""
     try:
         return {name for _, name in pairs()}
     except (UserError, OSError):
@@ -114,14 +114,14 @@ def names() -> set[str]:
 
 
 def check(endpoint: str | None, key: str | None, where: str = "models.yaml") -> None:
-    """Refuse to send a key to a server that the user did not name together with it, or in the clear.
+    """Refuse to send a key unencrypted, or to a server that the user has not allowed for it.
 
     Args:
-        endpoint, key: base URL and the variable's name, as an entry of models.yaml has them; None: there is none.
-        where: how an error names the source: a file, or a file and an entry.
+        endpoint, key: base URL and the variable's name from an entry of models.yaml; None: there is none.
+        where: the source in errors: a file, or a file and an entry.
 
     Raises:
-        UserError: in one line, with what to write where if the key does belong there.
+        UserError: the pair is not allowed; the message says how to allow it.
     """
     if endpoint is None or key is None:
         return

@@ -1,4 +1,4 @@
-"""The command ``langptune``: the scripts of a checkout by their names, and how the scripts that people call end."""
+"""The command ``langptune``, which runs the scripts of a checkout by name, and the exit of scripts for users."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TOOLS = {
     "keep": "the small files of a finished comparison, for git",
     "crate": "an RO-Crate of a finished results folder",
 }
-"""Scripts that people call -> what they give. All others but `launch` are stages."""
-STAGE = "one script alone, as a rule runs it: --spec, --log"
+"""Scripts for users -> their output. All others except `launch` are stages."""
+STAGE = "a single script, as a rule runs it: --spec, --log"
 VARIABLE = "LANGPTUNE"
 
 
 def finish(main: Callable[[], int]) -> NoReturn:
-    """Run the ``main`` of a script that people call, and exit with what it returns.
+    """Run the ``main`` of a script for users, and exit with its status.
 
-    A ``UserError`` is one line on standard error and exit status 2; Ctrl-C is one line and 130.
+    A ``UserError`` becomes one line on standard error and exit status 2, Ctrl-C one line and 130.
     """
     try:
         status = main()
@@ -41,17 +41,17 @@ def finish(main: Callable[[], int]) -> NoReturn:
 
 
 def checkout() -> Path:
-    """The checkout whose scripts are meant: the one that ``LANGPTUNE`` names, else the current folder.
+    """The checkout whose scripts are run: the one that ``LANGPTUNE`` names, else the current folder.
 
     Raises:
-        UserError: there is none.
+        UserError: it is not a checkout.
     """
     named = os.environ.get(VARIABLE)
     folder = Path(named) if named else Path.cwd()
     if all((folder / part).is_file() for part in ("workflow/Snakefile", "scripts/plan.py", "src/langptune/cli.py")):
         return folder.resolve()
     what = f"{VARIABLE}={named}" if named else str(folder)
-    raise UserError(f"{what}: no checkout of LangPTune; call it in one, or `export {VARIABLE}=/path/to/checkout`")
+    raise UserError(f"{what}: not a checkout of LangPTune; run it in one, or `export {VARIABLE}=/path/to/checkout`")
 
 
 def stages(root: Path) -> list[str]:
@@ -60,10 +60,10 @@ def stages(root: Path) -> list[str]:
 
 
 def langptune() -> int:
-    """Become the script that is asked for, with the library of its checkout.
+    """Replace this process by the requested script, with the library of its checkout.
 
     Raises:
-        UserError: no checkout, or no such stage.
+        UserError: there is no checkout, or no such stage.
     """
     commands = "\n".join(f"  {name:<10} {gives}" for name, gives in {**TOOLS, "stage NAME": STAGE}.items())
     parser = argparse.ArgumentParser(
@@ -76,7 +76,7 @@ def langptune() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     args = parser.parse_args()
     root, name, rest = checkout(), args.command, args.arguments
-    from langptune import processes  # the rest of the library, once it is clear that there is work
+    from langptune import processes  # imported late, so that help and errors are fast
 
     if name == "stage":
         from langptune.config.base import nearest

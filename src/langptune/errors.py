@@ -1,26 +1,26 @@
-"""What a script may stop with on purpose, and how outside text stands in what it says."""
+"""Exceptions with which scripts stop on purpose, and the display of external text in messages."""
 
 from __future__ import annotations
 
 import unicodedata
 
 JOINERS = "\u200c\u200d"
-"""Invisible, but part of how Persian, Indic scripts and emoji are written."""
+"""Invisible characters that Persian, Indic scripts and emoji need."""
 
 
 def printable(text: str, kept: str = "") -> str:
-    """Text from outside (ids, titles, answers, messages of servers) as it may stand in a terminal, a log or a report.
+    """External text (ids, titles, answers, messages of servers) made safe for a terminal, a log or a report.
 
-    What does not print is shown as Python writes it (``\\x1b``, ``\\u202e``): a terminal obeys control characters,
-    marks of direction reorder what stands around them, and half a surrogate pair cannot be written as UTF-8.
+    Unprintable characters are escaped as in Python (``\\x1b``, ``\\u202e``): terminals obey control characters,
+    direction marks reorder the surrounding text, and lone surrogates cannot be written as UTF-8.
 
     Args:
-        kept: characters that stay although they do not print, such as line breaks of what a program wrote itself.
+        kept: unprintable characters that are kept, such as line breaks of the program's own text.
     """
     if text.isprintable():
         return text
-    fine = kept + JOINERS
-    shown = (c if c.isprintable() or c in fine or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
+    safe = kept + JOINERS
+    shown = (c if c.isprintable() or c in safe or unicodedata.category(c) == "Zs" else _escape(c) for c in text)
     return "".join(shown)
 
 
@@ -29,7 +29,7 @@ def _escape(character: str) -> str:
 
 
 class UserError(Exception):
-    """Something the user can mend: bad config, bad data, a missing model, a full disk.
+    """An error that the user can fix: bad config, bad data, a missing model, a full disk.
 
     The message is a single line that names the file, the field or key, the value found and what to do.
     Scripts print it without a stack trace and exit with status 2.
@@ -40,8 +40,8 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The scheduler asked the job to stop; what it needs to go on is saved. Scripts exit with ``EXIT_AGAIN``."""
+    """The scheduler asked the job to stop; its state is saved. Scripts exit with ``EXIT_AGAIN``."""
 
 
 EXIT_AGAIN = 75
-"""EX_TEMPFAIL: nothing is wrong, run the same command again."""
+"""EX_TEMPFAIL: not an error, run the same command again."""

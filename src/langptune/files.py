@@ -1,15 +1,15 @@
-"""Everything that is written is opened here: whole or not at all, and through nobody else's link.
+"""Opens all files that are written: atomically, and without following links of other users.
 
-Results and models may lie in folders where others may write too. A link that somebody puts where a file is expected
-would have this program empty or overwrite a file elsewhere, with the rights of whoever runs it. So:
+Results and models may be in folders where others can write too. If somebody puts a link where a file is expected, this
+program could truncate or overwrite a file elsewhere, with the rights of whoever runs it. So:
 
-* the way to a file is walked folder by folder, and a link on it is followed only where it is this user's, the
-  system's, or stands in a folder in which nobody but its owner may write;
-* no link is followed at the end of the way;
-* what is new is made under a random name that must not exist yet, and put in place by a rename, which replaces a link
+* the path to a file is resolved folder by folder, and a link on it is followed only if it belongs to this user or the
+  system, or is in a folder that only its owner may write;
+* a link as the last part of a path is never followed;
+* a new file is created under a random name that must not exist yet, and put in place by a rename, which replaces a link
   without following it;
-* what is opened as it stands (a lock, an account) must be a plain file, and nothing is written to it where it has
-  other names as well (hard links).
+* a file that is opened in place (a lock, a log) must be a plain file, and nothing is written to it if it has other
+  names as well (hard links).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from langptune.errors import UserError
 
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
-_WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | _SAFE
+_PATH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | _SAFE
 _LINKS = 40
-"""Links on the way to a file, at most; as Linux has it."""
+"""Limit on the links in a path, as in Linux."""
 LARGEST = 1 << 28
-"""Bytes of a file that is read as a whole; the largest that is written so, a curve, has a hundredth of it."""
+"""Limit on a file that is read completely, in bytes; the largest that this program writes, a curve, has 1% of it."""
 _HANDLES = Path("/proc/self/fd")
-_THE_USERS = {
+_PERMANENT = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENOTEMPTY),
 }
-"""Errors that stay the same however often it is tried; a full disk is none of them."""
+"""Errors that a retry does not change; a full disk is not among them."""
 
 
 class Held(Exception):
-    """Another process holds a lock; ``by`` is its number, or empty."""
+    """Another process holds a lock; ``by`` is its process id, or empty."""
 
     def __init__(self, by: str):
         super().__init__(by)
@@ -54,17 +54,17 @@ class Held(Exception):
 
 @contextmanager
 def whole(path: Path | str, mode: int = 0o666) -> Iterator[Path]:
-    """A path to write to; what is written there is renamed to ``path`` when the block ends without an error.
+    """Write a file atomically: yield a temporary path, and rename it to ``path`` if the block ends without an error.
 
-    A reader, or a rerun after a kill, never meets half a file. The file to be has a random name beside ``path``, and
-    what killed processes left there of such files is removed. On Linux the path that is handed out is the open file
-    itself: another file put under its name in the meantime is not touched.
+    A reader, or a rerun after a kill, never sees an incomplete file. The temporary file has a random name beside
+    ``path``; temporary files of killed processes are removed. On Linux the yielded path refers to the open file itself,
+    so that another file that replaces it in the meantime is not touched.
 
     Args:
-        mode: of the new file, before the umask.
+        mode: mode of the new file, before the umask.
 
     Raises:
-        UserError: the file cannot be made there.
+        UserError: the file cannot be created.
     """
     path = Path(path)
     with _folder(path.parent) as at:
@@ -84,16 +84,16 @@ def whole(path: Path | str, mode: int = 0o666) -> Iterator[Path]:
 
 
 def write_lines(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line, written whole or not at all."""
+    """Write one JSON object per line, atomically."""
     with whole(path) as part:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_lines(path: Path | str) -> list[dict[str, Any]]:
-    """What ``write_lines`` wrote.
+    """Read a file that ``write_lines`` wrote.
 
     Raises:
-        UserError: other lines than that.
+        UserError: a line is not JSON.
     """
     try:
         return [from_json(line) for line in read_plain(path).decode().splitlines()]
@@ -102,13 +102,13 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
 
 
 def read_plain(path: Path | str, most: int = LARGEST) -> bytes:
-    """What a plain file holds.
+    """The content of a plain file.
 
-    A pipe, which would be waited for without end, and a device, which may have no end, are none: who may write in a
+    Pipes, which could block forever, and devices, which may be endless, are refused: anyone with write access to a
     folder can put one where a file is expected.
 
     Raises:
-        OSError: no such file, something else than a plain file, or one of more than ``most`` bytes.
+        OSError: the file does not exist, is not a plain file, or has more than ``most`` bytes.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -142,12 +142,12 @@ def read_json(path: Path | str) -> Any:
 
 
 def fresh(path: Path | str) -> IO[str]:
-    """A new text file for what is read while it is written (a log); a file that was there before is removed first.
+    """A new text file that is read while it is written (a log); an existing file is removed first.
 
-    A device (``/dev/null``) is opened as it stands.
+    A device (``/dev/null``) is opened in place.
 
     Raises:
-        UserError: the file cannot be made there, or something else than a file stands there.
+        UserError: the file cannot be created, or the path is not a file.
     """
     path = Path(path)
     with _folder(path.parent) as at, _named(path):
@@ -159,34 +159,34 @@ def fresh(path: Path | str) -> IO[str]:
                 if stat.S_ISLNK(kind):
                     raise OSError(errno.ELOOP, "a link")
                 if not stat.S_ISREG(kind):
-                    raise OSError(errno.ENXIO, "something else than a file stands there")
+                    raise OSError(errno.ENXIO, "it is not a file")
                 os.unlink(path.name, dir_fd=at)
-            with suppress(FileExistsError):  # somebody was faster
+            with suppress(FileExistsError):  # another process was faster
                 return os.fdopen(os.open(path.name, _NEW, 0o666, dir_fd=at), "w", encoding="utf-8")
-    raise UserError(f"{path}: somebody else makes it again and again")
+    raise UserError(f"{path}: another process keeps creating it")
 
 
 def hold(path: Path | str) -> IO[str]:
-    """Lock a file, which is made where it is missing, until what is returned is closed or the process ends.
+    """Lock a file (created if missing) until the returned file is closed or the process ends.
 
-    The kernel frees the lock with the process, so it is never stale. The file stays: removing it would let two in. It
-    tells the number of the process.
+    The kernel releases the lock with the process, so it is never stale. The file stays: if it were removed, two
+    processes could hold the lock. It contains the process id.
 
     Raises:
         Held: another process holds the lock.
-        UserError: something else than a plain file stands there, or one that this user may not open.
+        UserError: the path is not a plain file, or this user may not open it.
     """
     path = Path(path)
-    file = _as_it_stands(path, os.O_RDWR | os.O_CREAT, 0o666, or_read=True)
+    file = _in_place(path, os.O_RDWR | os.O_CREAT, 0o666, or_read=True)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        told = os.pread(file, 20, 0).decode(errors="replace").strip()
+        holder = os.pread(file, 20, 0).decode(errors="replace").strip()
         os.close(file)
-        # Anybody may have written it: nothing but a number is shown.
-        raise Held(told if told.isascii() and told.isdigit() else "") from None
+        # The content may be anybody's: only a number is shown.
+        raise Held(holder if holder.isascii() and holder.isdigit() else "") from None
     except OSError:
-        pass  # a file system without locks: as safe as any other program there
+        pass  # a file system without locks
     if os.fstat(file).st_nlink == 1:
         with suppress(OSError):  # a lock of another user, or a full disk
             os.ftruncate(file, 0)
@@ -195,36 +195,36 @@ def hold(path: Path | str) -> IO[str]:
 
 
 def private(path: Path | str) -> IO[str]:
-    """A file that this user alone may read, opened at its end to be read and written; made where it is missing.
+    """A file that only this user may read, opened for reading and appending; created if missing.
 
     Raises:
-        UserError: something else than a plain file of this user stands there.
+        UserError: the path is not a plain file of this user.
     """
     path = Path(path)
-    file = _as_it_stands(path, flags := os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    told = os.fstat(file)
-    if told.st_uid == os.geteuid() and told.st_nlink > 1:
-        # It may be a file of this user that somebody gave this name. This one gets content of its own.
+    file = _in_place(path, flags := os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    state = os.fstat(file)
+    if state.st_uid == os.geteuid() and state.st_nlink > 1:
+        # It may be another file of this user that somebody linked here, so its content is copied to a new file.
         with os.fdopen(file, "rb") as old, whole(path, 0o600) as part:
             part.write_bytes(old.read())
-        file = _as_it_stands(path, flags, 0o600)
-        told = os.fstat(file)
-    if told.st_uid != os.geteuid() or told.st_nlink > 1:
+        file = _in_place(path, flags, 0o600)
+        state = os.fstat(file)
+    if state.st_uid != os.geteuid() or state.st_nlink > 1:
         os.close(file)
-        raise UserError(f"{path}: belongs to another user ({told.st_uid}); remove it, or choose another folder")
+        raise UserError(f"{path}: belongs to another user ({state.st_uid}); remove it, or choose another folder")
     os.fchmod(file, 0o600)
     return os.fdopen(file, "a+", encoding="utf-8")
 
 
 def own_folder(path: Path | str) -> Path:
-    """A folder in which nobody but this user may write, made where it is missing; for what writes by names of its own.
+    """A folder that only this user may write, created if missing; for libraries that choose their own file names.
 
-    The same holds for all that this process, and what it starts, makes from now on: a library makes folders of its own
-    in there, and with umask 002 the group could put links into those.
+    The umask of this process, and of its children, changes accordingly: libraries create sub-folders, and with umask
+    002 the group could put links into those.
 
     Raises:
-        UserError: something else stands there: a link, a folder of another user, or one in which others may write and
-            which holds a link or what is not this user's.
+        UserError: the path is a link, a folder of another user, or a folder that others may write and that contains a
+            link or another user's file.
     """
     path = Path(path)
     before = os.umask(0o077)
@@ -235,11 +235,13 @@ def own_folder(path: Path | str) -> Path:
             return path
         here = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | _SAFE, dir_fd=at)
         try:
-            told = os.fstat(here)
-            if told.st_uid != os.geteuid():
-                raise UserError(f"{path}: a folder of another user ({told.st_uid}); remove it, or choose another place")
-            if told.st_mode & 0o022:
-                os.fchmod(here, stat.S_IMODE(told.st_mode) & ~0o022)
+            state = os.fstat(here)
+            if state.st_uid != os.geteuid():
+                raise UserError(
+                    f"{path}: a folder of another user ({state.st_uid}); remove it, or choose another place"
+                )
+            if state.st_mode & 0o022:
+                os.fchmod(here, stat.S_IMODE(state.st_mode) & ~0o022)
                 _all_own(path, here)
         finally:
             os.close(here)
@@ -248,19 +250,19 @@ def own_folder(path: Path | str) -> Path:
 
 @contextmanager
 def new_folder(target: Path | str) -> Iterator[Path]:
-    """A folder of a random name beside ``target``, which it replaces when the block ends without an error.
+    """Write a folder atomically: yield a temporary one, which replaces ``target`` if the block ends without an error.
 
-    Nobody else may write in it. What killed processes left of such folders is removed first, so one process at a time
-    may make a target (``langptune.stage`` holds a lock).
+    Nobody else may write in it. Temporary folders of killed processes are removed first, so only one process at a time
+    may write a target (``langptune.stage`` holds a lock).
 
     Raises:
-        UserError: the folder cannot be made there.
+        UserError: the folder cannot be created.
     """
     target = Path(target)
     with _folder(target.parent) as at, _named(target):
         for name in _parts(target.name, at):
-            told = os.stat(name, dir_fd=at, follow_symlinks=False)
-            if stat.S_ISDIR(told.st_mode) and told.st_uid == os.geteuid():
+            state = os.stat(name, dir_fd=at, follow_symlinks=False)
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid():
                 shutil.rmtree(name, ignore_errors=True, dir_fd=at)
         name = _random(target.name)
         os.mkdir(name, 0o755, dir_fd=at)
@@ -273,10 +275,10 @@ def new_folder(target: Path | str) -> Iterator[Path]:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Put a finished folder in the place of ``target`` beside it; a link there is removed, not followed.
+    """Replace ``target`` by a finished folder beside it; a link is removed, not followed.
 
     Raises:
-        UserError: what stands there cannot be removed.
+        UserError: ``target`` cannot be removed.
     """
     with _folder(target.parent) as at, _named(target):
         with suppress(FileNotFoundError):
@@ -288,28 +290,28 @@ def publish(part: Path, target: Path) -> None:
 
 
 def whole_file(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all.
+    """Copy a file atomically.
 
     Raises:
-        UserError: the copy cannot be made there.
+        UserError: the copy cannot be created.
     """
     with whole(target) as part:
         shutil.copyfile(source, part)
 
 
 def whole_folder(source: Path, target: Path, readme: str) -> None:
-    """Copy a folder of this program's and give it a README.md, whole or not at all."""
+    """Copy a folder of this program and add a README.md, atomically."""
     with new_folder(target) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
-        part.chmod(part.stat().st_mode & ~0o022)  # copytree gives it the mode of its source
+        part.chmod(part.stat().st_mode & ~0o022)  # copytree copied the mode of the source
         (part / "README.md").write_text(readme, encoding="utf-8")
 
 
 def read_inside(root: Path, relative: Path) -> IO[bytes]:
-    """A plain file of a folder, opened without following any link below ``root``.
+    """Open a plain file of a folder without following any link below ``root``.
 
     Raises:
-        OSError: a link on the way, or something else than a plain file.
+        OSError: the path contains a link, or is not a plain file.
     """
     at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -328,25 +330,25 @@ def read_inside(root: Path, relative: Path) -> IO[bytes]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What the user must change about a place, as one line that names the file."""
+    """Turn errors that the user must fix into one line that names the file."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _THE_USERS:
+        if error.errno not in _PERMANENT:
             raise
         if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
             raise UserError(
-                f"{path}: a link stands there, to {str(path.readlink())!r}; none is followed when writing: remove it"
+                f"{path}: is a link, to {str(path.readlink())!r}; links are not followed when writing: remove it"
             ) from None
-        raise UserError(f"{path}: cannot be written: {error.strerror}; look at the folder and its rights") from None
+        raise UserError(f"{path}: cannot be written: {error.strerror}; check the folder and its permissions") from None
 
 
 @contextmanager
 def _folder(path: Path) -> Iterator[int]:
-    """A descriptor of a folder, which is made where it is missing.
+    """A descriptor of a folder, which is created if missing.
 
     Raises:
-        UserError: it cannot be made, or a link on the way is somebody else's.
+        UserError: it cannot be created, or its path contains another user's link.
     """
     with _named(path):
         at = _walk(path)
@@ -358,12 +360,12 @@ def _folder(path: Path) -> Iterator[int]:
 
 def _walk(path: Path) -> int:
     todo, links = list(reversed(path.parts)), 0
-    at = os.open(".", _WAY)
+    at = os.open(".", _PATH)
     try:
         while todo:
             name = todo.pop()
             try:
-                inner = os.open(name, _WAY, dir_fd=at)
+                inner = os.open(name, _PATH, dir_fd=at)
             except FileNotFoundError:
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=at)
@@ -373,7 +375,7 @@ def _walk(path: Path) -> int:
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                     raise
                 links += 1
-                todo += reversed(_behind(name, at, path, links).parts)
+                todo += reversed(_resolved(name, at, path, links).parts)
                 continue
             os.close(at)
             at = inner
@@ -383,26 +385,26 @@ def _walk(path: Path) -> int:
     return at
 
 
-def _behind(name: str, at: int, path: Path, links: int) -> Path:
-    """Where a link on the way to ``path`` leads, if it may be followed."""
-    told, around = os.stat(name, dir_fd=at, follow_symlinks=False), os.fstat(at)
-    if not stat.S_ISLNK(told.st_mode):
-        raise UserError(f"{path}: cannot be made: '{name}' on the way is a file")
-    leads = os.readlink(name, dir_fd=at)
+def _resolved(name: str, at: int, path: Path, links: int) -> Path:
+    """The target of a link in ``path``, if it may be followed."""
+    state, around = os.stat(name, dir_fd=at, follow_symlinks=False), os.fstat(at)
+    if not stat.S_ISLNK(state.st_mode):
+        raise UserError(f"{path}: cannot be created: '{name}' in its path is a file")
+    target = os.readlink(name, dir_fd=at)
     again = os.stat(name, dir_fd=at, follow_symlinks=False)
-    same = (told.st_ino, told.st_ctime_ns, told.st_uid) == (again.st_ino, again.st_ctime_ns, again.st_uid)
-    undisputed = told.st_uid == around.st_uid and not around.st_mode & 0o022
-    if links > _LINKS or not same or not (told.st_uid in (0, os.geteuid()) or undisputed):
+    same = (state.st_ino, state.st_ctime_ns, state.st_uid) == (again.st_ino, again.st_ctime_ns, again.st_uid)
+    protected = state.st_uid == around.st_uid and not around.st_mode & 0o022
+    if links > _LINKS or not same or not (state.st_uid in (0, os.geteuid()) or protected):
         raise UserError(
-            f"{path}: '{name}' on the way is a link of another user ({told.st_uid}), to {leads!r}; it is not followed "
-            "when writing: remove it, or name the folder that it leads to"
+            f"{path}: '{name}' in its path is a link of another user ({state.st_uid}), to {target!r}; it is not "
+            "followed when writing: remove it, or name its target"
         )
-    return Path(leads)
+    return Path(target)
 
 
-def _as_it_stands(path: Path, flags: int, mode: int, or_read: bool = False) -> int:
-    """A descriptor of a plain file; with ``or_read`` for reading alone, where this user may not write it."""
-    safe = os.O_NONBLOCK | _SAFE  # a pipe that nobody reads holds nobody up
+def _in_place(path: Path, flags: int, mode: int, or_read: bool = False) -> int:
+    """A descriptor of a plain file; with ``or_read`` only for reading if this user may not write it."""
+    safe = os.O_NONBLOCK | _SAFE  # a pipe without a reader must not block
     with _folder(path.parent) as at, _named(path):
         try:
             file = os.open(path.name, flags | safe, mode, dir_fd=at)
@@ -412,7 +414,7 @@ def _as_it_stands(path: Path, flags: int, mode: int, or_read: bool = False) -> i
             file = os.open(path.name, os.O_RDONLY | safe, dir_fd=at)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise UserError(f"{path}: something else than a file stands there; remove it")
+        raise UserError(f"{path}: is not a plain file; remove it")
     return file
 
 
@@ -421,19 +423,19 @@ def _random(name: str) -> str:
 
 
 def _part(name: str, at: int, mode: int) -> tuple[str, int]:
-    """A new file under a random name, locked, so that nobody takes it for one that a killed process left."""
+    """A new file under a random name, locked so that it is not mistaken for one of a killed process."""
     while True:
         part = _random(name)
         file = os.open(part, _NEW, mode, dir_fd=at)
         if _lock(file) is not False and os.fstat(file).st_nlink:
             return part, file
-        os.close(file)  # taken for a left-over before it was locked
+        os.close(file)  # it was removed as a left-over before it was locked
         with suppress(OSError):
             os.unlink(part, dir_fd=at)
 
 
 def _parts(name: str, at: int) -> list[str]:
-    """The names beside ``name`` of what was to become it; earlier versions had no random part in them."""
+    """The names of temporary files for ``name``; earlier versions had no random part in them."""
     pattern = re.compile(rf"\.{re.escape(name)}(\.[0-9a-f]{{16}})?\.part")
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
     try:
@@ -443,15 +445,15 @@ def _parts(name: str, at: int) -> list[str]:
 
 
 def _clear(name: str, at: int) -> None:
-    """Remove this user's parts of a file that nobody is writing."""
+    """Remove this user's temporary files for ``name`` that no process is writing."""
     for part in _parts(name, at):
         try:
             file = os.open(part, os.O_RDWR | os.O_NONBLOCK | _SAFE, dir_fd=at)
         except OSError:
-            continue  # a link, a folder, or another user's
+            continue  # a link, a folder, or another user's file
         try:
-            told = os.fstat(file)
-            if stat.S_ISREG(told.st_mode) and told.st_uid == os.geteuid() and _lock(file):
+            state = os.fstat(file)
+            if stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid() and _lock(file):
                 with suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=at)
         finally:
@@ -470,12 +472,12 @@ def _lock(file: int) -> bool | None:
 
 
 def _all_own(path: Path, here: int) -> None:
-    """Raise a ``UserError`` where a folder in which others could write holds what they may have put there."""
+    """Raise a ``UserError`` if a folder that others could write contains anything that they may have put there."""
     for folder, folders, names, at in os.fwalk(".", dir_fd=here):
         for name in folders + names:
-            told = os.stat(name, dir_fd=at, follow_symlinks=False)
-            several = stat.S_ISREG(told.st_mode) and told.st_nlink > 1
-            if told.st_uid != os.geteuid() or stat.S_ISLNK(told.st_mode) or several:
+            state = os.stat(name, dir_fd=at, follow_symlinks=False)
+            several = stat.S_ISREG(state.st_mode) and state.st_nlink > 1
+            if state.st_uid != os.geteuid() or stat.S_ISLNK(state.st_mode) or several:
                 raise UserError(
                     f"{path / folder / name}: others could write in {path}, and this is a link or another user's; "
                     "remove it"

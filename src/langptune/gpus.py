@@ -1,7 +1,7 @@
-"""GPUs: how many there are, and which of them a job may use where no scheduler says so.
+"""GPUs: their number, and those that a job may use if no scheduler assigns them.
 
-A job that is one process uses one GPU: a trainer that sees several would spread its batch over them, and jobs side by
-side would all take the first one. SLURM gives each job its own; elsewhere ``claim`` picks one by a lock.
+A job with one process uses one GPU: a trainer that sees several would spread its batch over them, and concurrent jobs
+would all take the first one. SLURM assigns GPUs to each job; elsewhere ``claim`` picks one by a lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from langptune.errors import UserError
 from langptune.files import Held, hold, own_folder
 
 COUNT = "LANGPTUNE_GPUS"
-"""Environment variable: how many GPUs the machine has, where that cannot be found out (or a test says so)."""
+"""Environment variable: the number of GPUs of the machine, if it cannot be detected (or for a test)."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -29,27 +29,27 @@ def visible(env: Mapping[str, str] = os.environ) -> list[str]:
     """The GPUs that a process may use, each as ``CUDA_VISIBLE_DEVICES`` names it; torch is not imported.
 
     Raises:
-        UserError: ``LANGPTUNE_GPUS`` is no number.
+        UserError: ``LANGPTUNE_GPUS`` is not a number.
     """
     there = [str(number) for number in range(_count(env.get(COUNT)))]
-    told = env.get(VISIBLE)
-    if told is None or not there:
+    listed = env.get(VISIBLE)
+    if listed is None or not there:
         return there
     out = []
-    for name in (part.strip() for part in told.split(",")):
-        # CUDA takes the list up to the first entry that it does not know.
+    for name in (part.strip() for part in listed.split(",")):
+        # CUDA uses the list up to the first unknown entry.
         if not name or name == "-1" or (name.isdigit() and name not in there):
             break
         out.append(name)
     return out
 
 
-def _count(told: str | None) -> int:
-    if told is None:
+def _count(stated: str | None) -> int:
+    if stated is None:
         return _found()
-    if not told.isdigit():
-        raise UserError(f"{COUNT}: give the number of GPUs, such as 2, or unset it (found {told!r})")
-    return int(told)
+    if not stated.isdigit():
+        raise UserError(f"{COUNT}: give the number of GPUs, such as 2, or unset it (found {stated!r})")
+    return int(stated)
 
 
 @cache
@@ -70,19 +70,19 @@ def _found() -> int:
 
 
 _held: list[IO[str]] = []
-"""Open lock files of the GPUs that this process uses; the kernel frees the locks when it ends."""
+"""Open lock files of the GPUs that this process uses; the kernel releases the locks when it ends."""
 
 
 def claim(wanted: int, say: Callable[[str], None], what: str = "this job", every: float = 1.0) -> None:
-    """Let this process and its children see ``wanted`` GPUs that no other job uses, for as long as it lives.
+    """Restrict this process and its children to ``wanted`` GPUs that no other job uses, while it lives.
 
-    Call before torch is imported. Only GPUs that are visible already are taken, so ``CUDA_VISIBLE_DEVICES`` of the user
-    or of SLURM holds. Waits while too few are free. Does nothing on a machine without GPUs where one is wanted, nor in
-    a SLURM job that sees no more than it needs.
+    Call before torch is imported. Only visible GPUs are used, so ``CUDA_VISIBLE_DEVICES`` of the user or of SLURM
+    applies. Waits while too few are free. Does nothing if one GPU is wanted on a machine without GPUs, or in a SLURM
+    job that sees no more than it needs.
 
     Args:
-        what: who asks, for the message.
-        every: seconds between two tries.
+        what: name of the job, for messages.
+        every: seconds between two attempts.
 
     Raises:
         UserError: there are fewer GPUs than wanted.
@@ -95,19 +95,19 @@ def claim(wanted: int, say: Callable[[str], None], what: str = "this job", every
             f"{what}: {wanted} GPUs are needed, one per process, and {len(there)} are visible on this machine; use a "
             f"launch file with fewer processes, or look at {VISIBLE}"
         )
-    # On a cluster two jobs of a node may each call their GPU 0.
+    # On a cluster, two jobs of a node may both see their GPU as number 0.
     folder = own_folder(Path(tempfile.gettempdir()) / f"langptune-gpus-{os.getuid()}{f'-{job}' if job else ''}")
-    said = False
+    waiting = False
     while len(free := _locked(folder, there, wanted)) < wanted:
-        if not said:
+        if not waiting:
             say(f"waiting for {wanted} of the GPUs {', '.join(there)}: other jobs use them")
-            said = True
+            waiting = True
         time.sleep(every)
     os.environ[VISIBLE] = ",".join(free)
 
 
 def _locked(folder: Path, names: list[str], wanted: int) -> list[str]:
-    """The first ``wanted`` of some GPUs that are free, locked; none is kept where they are fewer."""
+    """Lock and return the first ``wanted`` free GPUs; none if fewer are free."""
     taken: dict[str, IO[str]] = {}
     for name in names:
         try:
@@ -129,7 +129,7 @@ def refuse_several(seen: int) -> None:
         seen: GPUs that the trainer would use (``TrainingArguments.n_gpu``).
 
     Raises:
-        UserError: more than one: transformers would multiply the batch by their number.
+        UserError: there are several, by whose number transformers would multiply the batch.
     """
     if seen > 1:
         raise UserError(

@@ -1,11 +1,11 @@
 """Starts a training script in several processes, on one machine or on the nodes of a SLURM allocation.
 
 ``python scripts/launch.py --config-file X.yaml script.py ...`` does what ``accelerate launch`` does with that file, and
-sees to what a cluster adds: which node is which, where the processes meet, that two jobs on a node do not meet, that a
-SIGTERM reaches the training processes and leaves them the time they need, and that their exit status comes back.
+handles what a cluster adds: node ranks, the rendezvous of the processes, separation of two jobs on a node, forwarding
+SIGTERM to the training processes with enough time to stop, and returning their exit status.
 
-Of several machines, the first call finds the nodes and starts itself once a node by ``srun`` (with ``--main``); each of
-those runs ``accelerate launch`` with one process per GPU.
+With several machines, the first call finds the nodes and starts itself once per node by ``srun`` (with ``--main``);
+each of those runs ``accelerate launch`` with one process per GPU.
 """
 
 from __future__ import annotations
@@ -29,60 +29,62 @@ from langptune.config.base import read_yaml
 from langptune.errors import EXIT_AGAIN, UserError
 
 PORTS = range(20000, 32000)
-"""Where a port is looked for: below those that Linux hands out by itself, above those of common services."""
+"""The range of ports: below Linux's ephemeral ports, above those of common services."""
 KEPT = {"SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME"}
-"""What a nested srun may know of SLURM's variables; the rest speaks of another step's tasks, memory and binding."""
+"""SLURM's variables that a nested srun keeps; the others describe tasks, memory and binding of another step."""
 
 STORE = "LANGPTUNE_STORE"
-"""Variable with the file by which the processes of one machine find each other."""
+"""Variable that names the file through which the processes of one machine find each other."""
 ALONE = "alone"
-"""Name of our rendezvous of one machine, for torch."""
+"""Name of the rendezvous of a single machine, for torch."""
 
 Ask = Callable[[list[str]], str]
 
 
 class Shape(NamedTuple):
-    """What a file of config/accelerate asks of a cluster."""
+    """The resources that a file of config/accelerate requires."""
 
     machines: int
     processes: int
-    """On all machines together; one per GPU."""
+    """Number of processes on all machines together; one per GPU."""
     cpu: bool
-    """No GPU is used."""
+    """Whether no GPU is used."""
 
     @property
     def per_machine(self) -> int:
-        """Processes, and so GPUs, of each machine."""
+        """Number of processes, and therefore GPUs, per machine."""
         return self.processes // self.machines
 
 
 def shape(file: Path) -> Shape:
-    """How many machines and processes a file for ``accelerate launch`` asks for.
+    """The machines and processes that a file for ``accelerate launch`` requires.
 
     Raises:
-        UserError: no such file, or a number in it that cannot be.
+        UserError: the file does not exist, or a number in it is invalid.
     """
-    told = read_yaml(file)
+    settings = read_yaml(file)
     for key in ("num_machines", "num_processes"):
-        value = told.get(key, 1 if key == "num_machines" else None)
+        value = settings.get(key, 1 if key == "num_machines" else None)
         if type(value) is not int or value < 1:
             raise UserError(f"{file}: key '{key}': give a whole number, at least 1 (found {value!r})")
-        told[key] = value
-    machines, processes = told["num_machines"], told["num_processes"]
+        settings[key] = value
+    machines, processes = settings["num_machines"], settings["num_processes"]
     if processes % machines:
         raise UserError(
             f"{file}: key 'num_processes': {processes} does not divide over {machines} machines; it counts the "
             "processes of all machines, one per GPU"
         )
-    if (told.get("deepspeed_config") or {}).get("zero_stage") == 3:
-        raise UserError(f"{file}: key 'zero_stage': 3 divides the weights and was never run; use fsdp.yaml, or stage 2")
-    if told.get("distributed_type") == "FSDP" and (told.get("fsdp_config") or {}).get("fsdp_version") != 2:
+    if (settings.get("deepspeed_config") or {}).get("zero_stage") == 3:
+        raise UserError(
+            f"{file}: key 'zero_stage': 3 shards the weights and was never tested; use fsdp.yaml, or stage 2"
+        )
+    if settings.get("distributed_type") == "FSDP" and (settings.get("fsdp_config") or {}).get("fsdp_version") != 2:
         raise UserError(f"{file}: key 'fsdp_version': only 2 is supported; set it to 2")
-    return Shape(machines, processes, bool(told.get("use_cpu", False)))
+    return Shape(machines, processes, bool(settings.get("use_cpu", False)))
 
 
 def nodes(job: str, ask: Ask) -> list[str]:
-    """The nodes of an allocation in SLURM's order. Asked for: the executor's job steps see few of SLURM's variables.
+    """The nodes of an allocation in SLURM's order, from squeue: the executor's job steps lack most SLURM variables.
 
     Raises:
         UserError: SLURM does not know the job, or does not answer.
@@ -94,7 +96,7 @@ def nodes(job: str, ask: Ask) -> list[str]:
 
 
 def address(node: str, ask: Ask) -> str:
-    """Where a node is reached: by its name or, where that does not resolve, as SLURM itself reaches it."""
+    """The address of a node: its name or, if that does not resolve, SLURM's address for it."""
     try:
         socket.getaddrinfo(node, None)
         return node
@@ -104,7 +106,7 @@ def address(node: str, ask: Ask) -> str:
 
 
 def pick_port(seed: str) -> int:
-    """A port that is free on this machine; jobs with different seeds look at different ones first.
+    """A free port on this machine; jobs with different seeds try different ports first.
 
     Raises:
         UserError: none is free.
@@ -122,7 +124,7 @@ def pick_port(seed: str) -> int:
 
 
 def check_gpus(file: Path, wanted: Shape, env: Mapping[str, str]) -> None:
-    """One process per GPU: refuse where SLURM gave this node more or fewer GPUs than it has processes.
+    """Check that SLURM gave this node one GPU per process.
 
     Raises:
         UserError: the numbers differ.
@@ -142,14 +144,14 @@ def check_gpus(file: Path, wanted: Shape, env: Mapping[str, str]) -> None:
 
 
 def srun(job: str, wanted: Shape, command: list[str], within: bool = False) -> list[str]:
-    """The command that runs another once on each node of an allocation.
+    """The command that runs another one once per node of an allocation.
 
-    The step takes all CPUs, memory and GPUs of the allocation on each node. A node whose launcher fails ends the
-    others, which would wait for it until the time limit.
+    The step takes all CPUs, memory and GPUs of the allocation on each node. If the launcher of a node fails, the others
+    end too; otherwise they would wait for it until the time limit.
 
     Args:
-        within: it is started from another step (an interactive shell), whose resources it must share. SLURM then keeps
-            GPUs back that are not asked for.
+        within: it is started from another step (an interactive shell), whose resources it must share. SLURM then gives
+            only the requested GPUs.
     """
     machines = wanted.machines
     share = ["--overlap", *([] if wanted.cpu else [f"--gpus-per-node={wanted.per_machine}"])]
@@ -170,17 +172,17 @@ def srun(job: str, wanted: Shape, command: list[str], within: bool = False) -> l
 
 
 def arguments(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> list[str]:
-    """Those of ``accelerate launch`` on one machine. ``main`` is host:port; None where there are no others."""
+    """The arguments of ``accelerate launch`` on one machine. ``main`` is host:port; None for a single machine."""
     out = [f"--config_file={file}", f"--num_machines={wanted.machines}", f"--num_processes={wanted.processes}"]
     kind = read_yaml(file).get("distributed_type")
     if kind == "MULTI_CPU" and wanted.processes > 1:
-        out.append("--multi_gpu")  # without it, accelerate leaves CPU processes to mpirun and starts a single one
+        out.append("--multi_gpu")  # without it, accelerate expects mpirun to start the CPU processes
     if main is None:
-        # A port that is free, for accelerate would give up our rendezvous where one that it was told is taken.
+        # Any free port: accelerate would replace our rendezvous if a given port were taken.
         out += ["--main_process_port=0", f"--rdzv_backend={ALONE}"]
     else:
         host, _, port = main.rpartition(":")
-        # Static: ranks follow SLURM's order of nodes, so the process that writes is on the first one.
+        # Static: ranks follow SLURM's order of nodes, so the main process is on the first one.
         out += [f"--main_process_ip={host}", f"--main_process_port={port}", f"--machine_rank={rank}"]
         out += ["--rdzv_backend=static", "--same_network"]
         if kind == "DEEPSPEED":
@@ -189,10 +191,10 @@ def arguments(file: Path, wanted: Shape, rank: int, main: str | None, command: l
 
 
 def status(codes: Iterable[int], rank: int, stopped: bool) -> int:
-    """The exit status of one machine's launcher from those of its processes that failed.
+    """The exit status of one machine's launcher, from those of its failed processes.
 
-    One process that was asked to stop and says "run again" speaks for all: its fellows may have been ended on the way
-    out. Then machines but the first leave the telling to the first: a status of theirs would end it while it writes.
+    If one process exits with "run again" after a request to stop, so does the launcher: the others may have been killed
+    while exiting. Only the first machine returns this status: that of another would end the first while it writes.
     """
     codes = list(codes)
     ended = stopped and codes and all(code == -signal.SIGTERM for code in codes)  # before training had begun
@@ -204,10 +206,10 @@ def status(codes: Iterable[int], rank: int, stopped: bool) -> int:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """Let the processes of this machine meet where no other account can join them, while the block runs.
+    """Give the processes of this machine a rendezvous that no other account can join, while the block runs.
 
-    Torch's own store listens on all interfaces, and takes whoever comes. Here they meet at a file in a folder that only
-    this account can enter (``join``), and what they send each other goes over the loopback interface.
+    Torch's own store listens on all interfaces and accepts any client. Here the rendezvous is a file in a folder that
+    only this account can enter (``join``), and the processes communicate over the loopback interface.
     """
     from torch.distributed import HashStore
     from torch.distributed.elastic.rendezvous import (
@@ -218,7 +220,7 @@ def private() -> Iterator[None]:
     )
 
     class Alone(RendezvousHandler):
-        """One launcher, which has nobody to meet: its store is its own memory."""
+        """The rendezvous of a single launcher: its store is in its own memory."""
 
         def __init__(self, name: str):
             self._name, self._store = name, HashStore()
@@ -251,9 +253,9 @@ def private() -> Iterator[None]:
 
 
 def join(cpu: bool) -> None:
-    """Meet the other processes of this machine, where a launcher of ours started several; nothing else otherwise.
+    """Join the other processes of this machine if our launcher started several; otherwise do nothing.
 
-    Call it before anything of accelerate does the same its own way.
+    Call it before accelerate initialises the process group itself.
 
     Args:
         cpu: the model is on the CPU.
@@ -268,17 +270,17 @@ def join(cpu: bool) -> None:
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     divided = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    # As accelerate chooses, and the time that transformers gives.
+    # The backend as in accelerate, the timeout as in transformers.
     backend = "gloo" if cpu else "cuda:nccl,cpu:gloo" if divided else "nccl"
     store = dist.FileStore(file, size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=1800))
 
 
 def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: list[str]) -> int:
-    """``accelerate launch`` in this process; the exit status of the processes that it started.
+    """Run ``accelerate launch`` in this process, and return the exit status of its processes.
 
-    Torch's agent answers SIGTERM with thirty seconds for its processes, and with status 1. A training step may take
-    longer: so it is kept from seeing SIGTERM, which goes on to the processes; these stop by themselves.
+    On SIGTERM, torch's agent gives its processes thirty seconds and exits with status 1. A training step may take
+    longer, so SIGTERM is forwarded to the processes, which stop by themselves, and is hidden from the agent.
     """
     stopped = False
 
@@ -296,7 +298,7 @@ def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: li
     signal.signal(signal.SIGTERM, on_term)
     if wanted.cpu:
         os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # scripts set their own
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # scripts set their own number
     else:
         gpus.claim(wanted.per_machine, lambda line: print(line, file=sys.stderr, flush=True), str(file))
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -317,10 +319,10 @@ def run_here(file: Path, wanted: Shape, rank: int, main: str | None, command: li
 
 
 def _ask(command: list[str]) -> str:
-    """The answer of one of SLURM's commands.
+    """The output of a SLURM command.
 
     Raises:
-        UserError: it is missing, or fails.
+        UserError: the command is missing, or fails.
     """
     try:
         return processes.run(command, capture_output=True, check=True).stdout
@@ -334,10 +336,10 @@ def _ask(command: list[str]) -> str:
 
 
 def start(file: Path, main: str | None, command: list[str]) -> int:
-    """Start a script as a file of config/accelerate says; its exit status.
+    """Start a script as specified by a file of config/accelerate, and return its exit status.
 
     Args:
-        main: host:port of the first process, where this is one node's launcher of several; None where nothing runs yet.
+        main: host:port of the first process, if this is the launcher of one of several nodes; None for the first call.
 
     Raises:
         UserError: the file, the allocation and the GPUs do not agree.
@@ -347,15 +349,15 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
     if main is not None:
         check_gpus(file, wanted, env)
         return run_here(file, wanted, int(env["SLURM_NODEID"]), main, command)
-    told = read_yaml(file)
+    settings = read_yaml(file)
     job = env.get("SLURM_JOB_ID") or env.get("SLURM_JOBID")
     if wanted.machines == 1:
         check_gpus(file, wanted, env)
         return run_here(file, wanted, 0, None, command)
     if job is None:
-        if told.get("main_process_ip"):  # started by hand on each machine, with a file that says which one it is
-            main = f"{told['main_process_ip']}:{told.get('main_process_port') or 29500}"
-            return run_here(file, wanted, int(told.get("machine_rank", 0)), main, command)
+        if settings.get("main_process_ip"):  # started by hand on each machine, with a file that gives its rank
+            main = f"{settings['main_process_ip']}:{settings.get('main_process_port') or 29500}"
+            return run_here(file, wanted, int(settings.get("machine_rank", 0)), main, command)
         raise UserError(
             f"{file}: key 'num_machines': {wanted.machines} machines need a SLURM allocation, and SLURM_JOB_ID is not "
             "set; run on a cluster, or use a launch file with num_machines: 1"
@@ -366,13 +368,13 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
             f"{file}: key 'num_machines': {wanted.machines}, but job {job} has {len(found)} nodes "
             f"({', '.join(found)}); ask for {wanted.machines} nodes, or set num_machines to {len(found)}"
         )
-    port = str(told.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
-    main = f"{told.get('main_process_ip') or address(found[0], _ask)}:{port}"
+    port = str(settings.get("main_process_port") or pick_port(f"{job} {socket.gethostname()} {os.getpid()}"))
+    main = f"{settings.get('main_process_ip') or address(found[0], _ask)}:{port}"
     program = Path(sys.argv[0]).resolve()
     here = processes.python(program, f"--config-file={file.resolve()}", f"--main={main}", "--")
-    told = processes.environment()
-    kept = {key: value for key, value in told.items() if key in KEPT or not key.startswith(("SLURM_", "SRUN_"))}
-    # Not a child: signals of the job reach srun, which hands them on to the nodes.
+    environment = processes.environment()
+    kept = {key: value for key, value in environment.items() if key in KEPT or not key.startswith(("SLURM_", "SRUN_"))}
+    # Not a child: signals of the job reach srun, which forwards them to the nodes.
     try:
         processes.become(srun(job, wanted, [*here, *command], "SLURM_STEP_ID" in env), kept)
     except FileNotFoundError:
@@ -380,7 +382,7 @@ def start(file: Path, main: str | None, command: list[str]) -> int:
 
 
 def main() -> None:
-    """The command line: exit with the status of the script; 2 after one line about what to mend."""
+    """The command line: exit with the status of the script, or with 2 after one line about what to fix."""
     parser = argparse.ArgumentParser(prog="launch.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--config-file", type=Path, required=True, help="a file of config/accelerate")
     parser.add_argument("--main", help="host:port of the first process: set by this program where it starts itself")

@@ -1,4 +1,4 @@
-"""Text that Markdown and LaTeX print as it stands, wherever it comes from; and times with their unit."""
+"""Escapes external text for Markdown and LaTeX, and formats times with their unit."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for ma
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX prints as it stands: special and control characters escaped, line breaks made spaces."""
+    """Text that LaTeX prints verbatim: special and control characters are escaped, line breaks become spaces."""
     return "".join(_LATEX.get(mark, mark) for mark in printable(" ".join(text.split())))
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown prints as it stands, inside a table too: no markup, HTML, line break or control character."""
+    """Text that Markdown prints verbatim, also in a table: without markup, HTML, line breaks and control characters."""
     return "".join(_MARKDOWN.get(mark, mark) for mark in printable(" ".join(text.split())))
 
 
 def duration(seconds: float | None) -> str:
-    """A time with its unit, two or three digits: ``0.7 s``, ``12 s``, ``3.4 min``, ``2.1 h``; empty where unknown."""
+    """A time with its unit, two or three digits: ``0.7 s``, ``12 s``, ``3.4 min``, ``2.1 h``; empty if unknown."""
     if seconds is None:
         return ""
     for size, unit in ((3600, "h"), (60, "min")):

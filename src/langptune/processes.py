@@ -1,9 +1,9 @@
-"""How this project starts other programs: the one place that does.
+"""Starts all other programs, with a safe search path and without secrets.
 
-Python looks for modules in the working directory (``-m``, ``-c``). Variables say where programs, libraries and modules
-are looked for, and an empty entry, as in ``PATH=$PATH:``, is the working directory too. Folders of models, data and
-results may be open to others, who could put a ``torch.py`` there. So every child gets Python's safe path and absolute
-entries alone, and none gets a secret that it was not started for.
+Python searches the working directory for modules (``-m``, ``-c``). An empty entry in a search path, as in
+``PATH=$PATH:``, is the working directory too. Folders of models, data and results may be writable by others, who could
+put a ``torch.py`` there. So every child gets Python's safe path and only absolute entries, and no secret that it does
+not need.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ SECRET = re.compile(
     r"(^|_)(API_?)?(KEY|KEYS|TOKEN|TOKENS|SECRET|SECRETS|PASS|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH|COOKIES?|JWT|PAT)(_|$)"
     r"|APIKEY|PASSWORD|_PWD$|^(OPENAI|ANTHROPIC|AZURE|AWS)_"
 )
-"""Names of environment variables that are taken for secrets; those that an allowed endpoint names are as well."""
+"""Names of environment variables that are treated as secrets, in addition to those of allowed endpoints."""
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
-"""How the hub's client takes its token."""
+"""Variables of the hub client's token."""
 _PLACES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 _SOURCES = str(Path(__file__).resolve().parents[1])
 
 
 def places() -> dict[str, str]:
-    """Variables that say where programs, libraries and modules are looked for, without the working directory.
+    """The variables with search paths of programs, libraries and modules, without the working directory.
 
-    Those that are set in this process alone, and PYTHONSAFEPATH.
+    Only those that are set in this process, and PYTHONSAFEPATH.
     """
     found = {name: os.environ[name].split(os.pathsep) for name in _PLACES if name in os.environ}
     out = {name: os.pathsep.join(part for part in parts if Path(part).is_absolute()) for name, parts in found.items()}
@@ -40,12 +40,12 @@ def places() -> dict[str, str]:
 
 
 def environment(keep: Iterable[str] = (), only: re.Pattern[str] | None = None, **changes: str) -> dict[str, str]:
-    """What a child finds in its environment.
+    """The environment of a child process.
 
     Args:
-        keep: secrets that it needs, by name.
-        only: names of all else that it needs; None: everything that is no secret.
-        changes: variables that are set for it.
+        keep: names of secrets that it needs.
+        only: names of the other variables that it needs; None: everything that is not a secret.
+        changes: variables to set.
     """
     kept, named = set(keep), allowed.names()
     out = {
@@ -54,22 +54,22 @@ def environment(keep: Iterable[str] = (), only: re.Pattern[str] | None = None, *
         if name in kept
         or (name not in named and not SECRET.search(name.upper()) and (only is None or only.fullmatch(name)))
     }
-    told = places()
-    own = [part for part in told.get("PYTHONPATH", "").split(os.pathsep) if part]
+    paths = places()
+    own = [part for part in paths.get("PYTHONPATH", "").split(os.pathsep) if part]
     path = os.pathsep.join(dict.fromkeys([_SOURCES, *own]))
-    return {**out, **told, "PYTHONPATH": path, **changes}
+    return {**out, **paths, "PYTHONPATH": path, **changes}
 
 
 def forget(keep: Iterable[str] = ()) -> None:
-    """Take out of this process's own environment what ``environment`` would not hand on: libraries start children too.
+    """Remove from this process's environment what ``environment`` would not pass on: libraries start children too.
 
     Args:
-        keep: secrets that this process needs, by name.
+        keep: names of secrets that this process needs.
     """
-    told = environment(keep)
-    for name in os.environ.keys() - told.keys():
+    kept = environment(keep)
+    for name in os.environ.keys() - kept.keys():
         del os.environ[name]
-    os.environ.update(told)
+    os.environ.update(kept)
 
 
 def python(*arguments: str | Path) -> list[str]:
@@ -86,19 +86,19 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(command, text=True, env=environment(), **options)
 
 
-def start(command: Sequence[str], told: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
     """``subprocess.Popen``.
 
     Args:
-        told: its environment, made by ``environment``.
+        env: the result of ``environment``.
     """
-    return subprocess.Popen(command, env=dict(told), **options)
+    return subprocess.Popen(command, env=dict(env), **options)
 
 
-def become(command: Sequence[str], told: Mapping[str, str]) -> NoReturn:
-    """Replace this process by another program, which is looked for in PATH.
+def become(command: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Replace this process by another program, which is searched in PATH.
 
     Raises:
         FileNotFoundError: there is no such program.
     """
-    os.execvpe(command[0], list(command), dict(told))
+    os.execvpe(command[0], list(command), dict(env))

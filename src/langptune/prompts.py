@@ -1,8 +1,8 @@
-"""Prompts: history and user fields through a template, and the template through a chat format, as token ids.
+"""Prompts: a template renders history and user fields, and a chat format turns the text into token ids.
 
-User text is data. A title that holds ``<|im_end|>`` or ``[CLS]`` is encoded as those characters, never as the
-special token, unless a prompt asks for what was published (PAPER, defect 10); only the chat template's own special
-tokens become special tokens.
+User text is data. A title that contains ``<|im_end|>`` or ``[CLS]`` is encoded as those characters, never as the
+special token, unless a prompt reproduces what was published (PAPER, defect 10). Only the special tokens of the chat
+template become special tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "\u27e6user text\u27e7"
-"""Stands for the user message while the chat template is rendered; split off again before encoding."""
+"""Placeholder for the user message while the chat template is rendered; removed before encoding."""
 
 
 _CLOSING = ".,;:!?)'\u2019"
@@ -31,17 +31,17 @@ _LOOKS_SPECIAL = re.compile(r"\[(/?[A-Z_]+)\]")
 
 
 def without_special(text: str) -> str:
-    """A text in which nothing looks like a special token of a chat format, for servers that would take it for one.
+    """A text without anything that looks like a special token of a chat format, for servers that would parse it.
 
-    ``<|im_end|>``, ``<end_of_turn>``, ``</s>`` get other angle brackets, ``[INST]`` round ones.
+    ``<|im_end|>``, ``<end_of_turn>``, ``</s>`` get other angle brackets, ``[INST]`` gets round brackets.
     """
     return _LOOKS_SPECIAL.sub(r"(\1)", text.replace("<", "\u2039").replace(">", "\u203a"))
 
 
 def begun(starts: str, answer: str) -> str:
-    """A server's answer to a message that ends with the beginning of the reply, as one text.
+    """The complete reply from a server that was given its beginning.
 
-    Servers give back what follows, with or without the space before it; some give back the beginning, too.
+    Servers return the continuation, with or without the space before it; some return the beginning too.
     """
     if not starts or answer.startswith(starts):
         return answer
@@ -49,7 +49,7 @@ def begun(starts: str, answer: str) -> str:
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Stop where a model cannot be prompted.
+    """Check that a model can be prompted.
 
     Raises:
         UserError: the tokenizer has no chat template.
@@ -60,7 +60,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, where: str) -> Non
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as token ids, and what had to be left out to make it fit: whole items, and ends of fields."""
+    """A prompt as token ids, and what was left out to fit the limit: whole items, and ends of fields."""
 
     ids: list[int]
     dropped_items: int
@@ -69,7 +69,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Message:
-    """A prompt as the text of a user message, for a server that has the tokenizer; ``tokens`` is by its characters."""
+    """A prompt as a user message, for a server with the tokenizer; ``tokens`` is estimated from characters."""
 
     text: str
     tokens: int
@@ -78,7 +78,7 @@ class Message:
 
 
 class _Writer:
-    """Fits sessions into one template and a limit; what a prompt is, and how long, the heirs say."""
+    """Fits sessions into a template and a limit; subclasses define the prompt and its length."""
 
     def __init__(self, prompt: Prompt, name: str, limit: int):
         self._where = f"prompts.yaml: {name}"
@@ -90,19 +90,19 @@ class _Writer:
         """The user message, oldest item first.
 
         Args:
-            history: per item its fields (title, ...) and the user's ``rating`` and ``review``.
+            history: for each item its fields (title, ...) and the user's ``rating`` and ``review``.
             user: the user's fields.
         """
         return render(self._template, self._where, history=list(history), user=dict(user)).strip()
 
     def _fit(
-        self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any], made: Callable[..., Sequence[int] | str]
+        self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any], build: Callable[..., Sequence[int] | str]
     ) -> tuple[Any, int, int]:
-        """What ``made`` makes of items and user, made to fit as ``over`` says; items left out; fields cut."""
+        """The prompt that ``build`` returns, fitted as ``over`` specifies; number of items left out; of fields cut."""
         items, cut = _shortened(history, self._prompt.max_field)
         tries = len(items) if self._prompt.over == "drop-oldest" else 1
         for dropped in range(tries):
-            prompt = made(items[dropped:], user)
+            prompt = build(items[dropped:], user)
             if self._length(prompt) <= self._limit:
                 return prompt, dropped, cut
         if self._prompt.over == "error":
@@ -110,12 +110,12 @@ class _Writer:
                 f"{self._where}: a prompt of {self._length(prompt)} tokens is longer than the {self._limit} that are "
                 "allowed; set 'over: drop-oldest', a smaller 'max_field', or a larger max_prompt_tokens in models.yaml"
             )
-        # The newest item alone is too long: less and less of its fields is shown.
+        # Even the newest item alone is too long, so its fields are cut until it fits.
         longest = max(len(value) for value in items[-1].values() if isinstance(value, str))
         while longest > 1:
             longest //= 2
             newest, cut = _shortened(history[-1:], longest)
-            prompt = made(newest, user)
+            prompt = build(newest, user)
             if self._length(prompt) <= self._limit:
                 return prompt, len(items) - 1, cut
         raise UserError(
@@ -128,23 +128,23 @@ class _Writer:
 
 
 class MessageWriter(_Writer):
-    """Turns sessions into user messages for one template, where the tokenizer is a server's.
+    """Turns sessions into user messages for one template, for a server with its own tokenizer.
 
-    A server may take ``<|im_end|>`` in a title for the token. Unless the prompt asks for that, fields are written so
-    that it cannot (``without_special``); ``changed`` counts those it happened to.
+    A server may parse ``<|im_end|>`` in a title as the token. Unless the prompt requires that, fields are rewritten
+    (``without_special``); ``changed`` counts the changed fields.
     """
 
     def __init__(self, prompt: Prompt, name: str, limit: int, tokens_of: Callable[[str], int]):
-        """``limit`` is the longest prompt in tokens, ``tokens_of`` counts them, roughly."""
+        """``limit`` is the limit in tokens; ``tokens_of`` estimates the tokens of a text."""
         super().__init__(prompt, name, limit)
         self._tokens_of = tokens_of
         self.changed = 0
 
     def encode(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> Message:
-        """The message, made to fit as the prompt's ``over`` says.
+        """The message, fitted as the prompt's ``over`` specifies.
 
         Raises:
-            UserError: it does not fit, and must not be made to, or cannot.
+            UserError: it does not fit.
         """
         if self._prompt.special_tokens == "text":
             history, user = [self._plain(item) for item in history], self._plain(user)
@@ -163,12 +163,12 @@ class MessageWriter(_Writer):
 class PromptWriter(_Writer):
     """Turns sessions into prompt token ids for one template and one tokenizer.
 
-    Where the prompt says how a profile ``starts``, its tokens stand behind the chat format's: the encoder goes on from
-    there, and the limit counts them.
+    If the prompt defines how a profile ``starts``, these tokens follow those of the chat format: the encoder continues
+    from there, and the limit includes them.
     """
 
     def __init__(self, prompt: Prompt, name: str, tokenizer: PreTrainedTokenizerBase, limit: int):
-        """``limit`` is the longest prompt in tokens, the chat format included."""
+        """``limit`` is the limit in tokens, including the chat format."""
         super().__init__(prompt, name, limit)
         self._tokenizer = tokenizer
         require_chat_template(tokenizer, str(tokenizer.name_or_path))
@@ -181,7 +181,7 @@ class PromptWriter(_Writer):
         self.starts = prompt.starts
         if prompt.starts:
             after += self._gap(after) + prompt.starts
-        # The template writes its special tokens itself, the first one of a text included.
+        # The template writes all special tokens itself, including the first one of a text.
         form = {"add_special_tokens": False, "split_special_tokens": False}
         self._before, self._after = (tokenizer(part, **form).input_ids for part in (before, after))
         added = [tokenizer.added_tokens_decoder.get(token) for token in (*self._before, *self._after)]
@@ -189,10 +189,10 @@ class PromptWriter(_Writer):
         self._loose = re.compile("|".join(map(re.escape, sorted(loose)))) if loose else None
 
     def _gap(self, after: str) -> str:
-        """White space that the chat template puts between its generation prompt and what the encoder says.
+        """The whitespace that the chat template puts between its generation prompt and the reply.
 
         Raises:
-            UserError: the template begins the reply with reasoning, which a given beginning cannot stand in.
+            UserError: the template begins the reply with reasoning, so that the reply cannot have a given beginning.
         """
         if opens_thought(self._tokenizer):
             raise UserError(
@@ -201,28 +201,28 @@ class PromptWriter(_Writer):
                 "'chat_template_kwargs' in models.yaml, or use a prompt without 'starts'"
             )
         turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": self._prompt.starts}]
-        said = self._tokenizer.apply_chat_template(turns, tokenize=False).partition(_MARK)[2]
-        gap = said.removeprefix(after).partition(self._prompt.starts)[0] if said.startswith(after) else ""
+        reply = self._tokenizer.apply_chat_template(turns, tokenize=False).partition(_MARK)[2]
+        gap = reply.removeprefix(after).partition(self._prompt.starts)[0] if reply.startswith(after) else ""
         return gap if gap.isspace() else ""
 
     def whole(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> str:
-        """The user message with every item of the history, before anything is left out to make it fit."""
+        """The user message with every item of the history, without fitting it to the limit."""
         return self.text(_shortened(history, self._prompt.max_field)[0], user)
 
     @property
     def frame(self) -> int:
-        """Tokens of the chat format around a user message, and of what the reply begins with."""
+        """Number of tokens of the chat format around a user message, and of the beginning of the reply."""
         return len(self._before) + len(self._after)
 
     def lengths(self, messages: list[str]) -> list[int]:
-        """Tokens of the prompts of user messages, the chat format included."""
+        """Number of tokens of the prompts of user messages, including the chat format."""
         return [len(ids) + self.frame for ids in self._encoded(messages)]
 
     def encode(self, history: Sequence[Mapping[str, Any]], user: Mapping[str, Any]) -> Encoded:
-        """Token ids of the whole prompt, made to fit as the prompt's ``over`` says.
+        """Token ids of the whole prompt, fitted as the prompt's ``over`` specifies.
 
         Raises:
-            UserError: it does not fit, and must not be made to, or cannot.
+            UserError: it does not fit.
         """
         return Encoded(*self._fit(history, user, self._ids))
 
@@ -234,8 +234,8 @@ class PromptWriter(_Writer):
             return self._tokenizer(messages, add_special_tokens=False, split_special_tokens=False).input_ids
         ids = self._tokenizer(messages, add_special_tokens=False, split_special_tokens=True).input_ids
         for row, message in enumerate(messages):
-            # Tokens of the chat format that a tokenizer does not mark as special are taken all the same: the text is
-            # cut within their names.
+            # A tokenizer would also parse tokens of the chat format that it does not mark as special, so the text is
+            # split within their names.
             if self._loose and (found := list(self._loose.finditer(message))):
                 cuts = [0, *(match.start() + 1 for match in found), len(message)]
                 parts = [message[start:end] for start, end in itertools.pairwise(cuts)]
@@ -245,7 +245,7 @@ class PromptWriter(_Writer):
 
 
 def _shortened(history: Sequence[Mapping[str, Any]], limit: int | None) -> tuple[list[dict[str, Any]], int]:
-    """Items whose text fields have at most ``limit`` characters, and how many fields were cut."""
+    """Items with text fields of at most ``limit`` characters, and the number of fields that were cut."""
     cut = 0
     out: list[dict[str, Any]] = []
     for item in history:
@@ -271,7 +271,7 @@ def encode_sessions(
         sessions: contract ``sessions``.
         items: contract ``items`` with its fields.
         users: contract ``users``.
-        history_items: the most recent items that are shown.
+        history_items: number of most recent items to show.
     """
     fields = items.drop("text", "first_seen").to_dicts()
     known = {user["user_id"]: user for user in users.to_dicts()}

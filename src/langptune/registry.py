@@ -18,7 +18,7 @@ SOURCES = Path(__file__).resolve().parents[1]
 class Registry:
     """The modules of a package, by name.
 
-    Names and constants are read from the files. So a workflow is parsed without what the entries import.
+    Names and constants are read from the files, so that a workflow is parsed without the imports of the entries.
     """
 
     def __init__(self, package: str):
@@ -57,7 +57,7 @@ class Registry:
                 try:
                     found[line.targets[0].id] = ast.literal_eval(line.value)
                 except ValueError:
-                    continue  # computed, and so known only to the module itself
+                    continue  # computed values are known only after an import
         return found
 
     def module(self, name: str) -> str:

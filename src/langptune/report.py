@@ -1,4 +1,4 @@
-"""The first page of the report that `snakemake --report` makes: the means figure and the table, above the rule graph.
+"""The first page of the report by `snakemake --report`: the means figure and the table, above the rule graph.
 
 Snakemake shows the description of the workflow (``workflow/report/workflow.rst``) beside a graph of all rules. The
 description calls ``first_page``, which the rules files import, with the results. The graph comes below it.
@@ -42,7 +42,7 @@ def first_page(categories: Mapping[Any, Mapping[Any, Iterable[Any]]]) -> str:
     """The means figure with its caption and the table of each dataset, as reStructuredText.
 
     Args:
-        categories: what the report shows, as Snakemake hands it to a description: category -> subcategory -> results.
+        categories: the report's results as Snakemake passes them to a description: category -> subcategory -> results.
             The category of a comparison's results is its dataset. A dataset without both files is left out.
     """
     parts = []
@@ -50,7 +50,7 @@ def first_page(categories: Mapping[Any, Mapping[Any, Iterable[Any]]]) -> str:
         found = {record.path.name: record for records in groups.values() for record in records}
         if FIGURE in found and TABLE in found:
             parts.append(_section(category.name, found[FIGURE], found[TABLE].path))
-    # A raw directive holds what is indented below it, empty lines included.
+    # A raw directive contains the indented lines below it, including empty ones.
     lines = "".join([STYLE, *parts]).splitlines() if parts else []
     return "\n".join([".. raw:: html", "", *(f"   {line}" for line in lines), ""]) if lines else ""
 

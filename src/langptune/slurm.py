@@ -1,8 +1,8 @@
-"""What a driver (the Snakemake process that submits jobs) must know of the queue, beside what its executor plugin does.
+"""Watches the queue for a driver (the Snakemake process that submits jobs), beyond its executor plugin.
 
-Two things no setting of the plugin avoids (docs/cluster.md): a driver that is killed leaves its jobs in the queue, and
-the next one would submit the same jobs beside them; and a driver waits, without a word, for some jobs that will never
-start or that SLURM has let go of. ``guard`` is called once when a run starts, and sees to both.
+No setting of the plugin avoids two problems (docs/cluster.md): a killed driver leaves its jobs in the queue, and the
+next one would submit the same jobs again; and a driver waits silently for jobs that will never start or that SLURM has
+dropped. ``guard`` is called once at the start of a run, and handles both.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from langptune.provenance import ROOT
 
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 AT_WORK = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-LET_GO = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
-"""SLURM puts such jobs back in the queue, and the plugin waits for that; where the site forbids it, for ever."""
+DROPPED = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
+"""SLURM requeues such jobs, and the plugin waits for that; forever if the site forbids it."""
 HELD = ("held", "Held")
 NEVER = {
     "PartitionTimeLimit": "it asks for more time than the partition allows: lower limits.hours in cluster.yaml",
     "PartitionNodeLimit": "it asks for more nodes than the partition has: use a recipe with fewer machines",
-    "BadConstraints": "no node is like that: see constraint, gpus.type and limits.memory_mb in cluster.yaml",
+    "BadConstraints": "no node satisfies them: see constraint, gpus.type and limits.memory_mb in cluster.yaml",
     "QOSMaxWallDurationPerJobLimit": "it asks for more time than the QoS allows: lower limits.hours in cluster.yaml",
     "QOSMaxMemoryPerJob": "it asks for more memory than the QoS allows: lower limits.memory_mb in cluster.yaml",
     "QOSMaxGRESPerJob": "it asks for more GPUs than the QoS allows",
@@ -40,7 +40,7 @@ NEVER = {
     "InvalidQOS": "set qos in cluster.yaml",
     "DependencyNeverSatisfied": "what it depends on failed",
 }
-"""Reasons of pending jobs that no waiting removes, and what does."""
+"""Reasons of pending jobs that will never start -> how to fix them."""
 FORMAT = "%A|%T|%r|%M|%N|%j|%Z|%k"
 LOCK = ".run.lock"
 Say = Callable[[str], None]
@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One job of the queue. elapsed: as squeue writes it; rule: the Snakemake rule (or group) that it runs."""
+    """One job in the queue. elapsed: as printed by squeue; rule: its Snakemake rule (or group)."""
 
     id: str
     state: str
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def active(self) -> bool:
-        """Whether it runs, or may still."""
+        """Whether it runs, or may still run."""
         return self.state in WAITING or self.state in AT_WORK
 
 
@@ -77,7 +77,7 @@ def parse(text: str) -> list[Entry]:
 
 
 def queue(workdir: Path) -> list[Entry] | None:
-    """This user's jobs of drivers in one folder, the recently finished ones too; None where SLURM does not answer."""
+    """This user's jobs of drivers in one folder, including recently finished ones; None if SLURM does not answer."""
     command = ["squeue", "--noheader", "--states=all", "--user", getpass.getuser(), "--format", FORMAT]
     try:
         done = processes.run(command, capture_output=True, timeout=60)
@@ -92,11 +92,11 @@ def queue(workdir: Path) -> list[Entry] | None:
 
 
 _held: list[IO[str]] = []
-"""Open lock files: one that is let go of is closed, and its lock gone."""
+"""Open lock files; closing one would release its lock."""
 
 
 def sole_driver(folder: Path) -> None:
-    """Hold the folder's lock for as long as this process lives; the kernel frees it then, so it is never stale.
+    """Hold the folder's lock while this process lives; the kernel releases it afterwards, so it is never stale.
 
     Raises:
         UserError: another driver holds it.
@@ -110,21 +110,21 @@ def sole_driver(folder: Path) -> None:
 
 
 def wait_for_orphans(workdir: Path, say: Say, every: float = 30.0) -> bool:
-    """Wait until no job of an earlier driver is left in the queue; whether there was one.
+    """Wait until no job of an earlier driver is in the queue, and return whether there was one.
 
     Raises:
-        UserError: SLURM does not answer: nothing can be said about what is still at work.
+        UserError: SLURM does not answer, so running jobs are unknown.
     """
-    told: set[str] = set()
+    reported: set[str] = set()
     while True:
         entries = queue(workdir)
-        if entries is None and not told:
+        if entries is None and not reported:
             raise UserError("squeue: SLURM does not answer; nothing was submitted, run again once it does")
         orphans = [entry for entry in entries or [] if entry.active]
         if entries is not None and not orphans:
-            return bool(told)
-        if ids := {entry.id for entry in orphans} - told:
-            told |= ids
+            return bool(reported)
+        if ids := {entry.id for entry in orphans} - reported:
+            reported |= ids
             rules = ", ".join(f"{count} {rule}" for rule, count in Counter(e.rule for e in orphans).most_common())
             say(
                 f"{len(orphans)} jobs of an earlier run in this folder are still in the queue ({rules}). Waiting for "
@@ -135,31 +135,31 @@ def wait_for_orphans(workdir: Path, say: Say, every: float = 30.0) -> bool:
 
 
 class Watch(threading.Thread):
-    """Says, while a driver waits, what it waits for; puts back in the queue what SLURM let go of.
+    """Reports what a driver waits for, and requeues jobs that SLURM dropped.
 
     Args:
-        every: seconds between looks at the queue; one squeue each.
-        summary: seconds between summaries where nothing changed.
-        patience: seconds that a job may be in a state of ``LET_GO`` before it is put back.
+        every: seconds between calls of squeue.
+        summary: seconds between summaries if nothing changed.
+        patience: seconds that a job may be in a state of ``DROPPED`` before it is requeued.
     """
 
     def __init__(self, workdir: Path, say: Say, every: float = 120.0, summary: float = 1800.0, patience: float = 240.0):
         super().__init__(name="watch", daemon=True)
         self._workdir, self._say = workdir, say
         self._every, self._summary, self._patience = every, summary, patience
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._since: dict[str, float] = {}
         self._last: tuple[float, Counter] = (0.0, Counter())
         self._silent: float | None = None
         self._known: set[str] = set()
 
     def run(self) -> None:
-        """Look at the queue for as long as the driver lives."""
+        """Watch the queue while the driver lives."""
         while True:
             time.sleep(self._every)
             try:
                 self.look(queue(self._workdir), time.monotonic())
-            except Exception as error:  # a watch that fails must not end the run
+            except Exception as error:  # a failing watch must not end the run
                 self._once("watch", type(error).__name__, f"the queue cannot be read: {error}")
 
     def look(self, entries: list[Entry] | None, now: float) -> None:
@@ -190,7 +190,7 @@ class Watch(threading.Thread):
 
     def _stuck(self, entry: Entry, now: float) -> None:
         name = f"job {entry.id} ({entry.rule})"
-        if entry.state in LET_GO:
+        if entry.state in DROPPED:
             since = self._since.setdefault(entry.id, now)
             if now - since >= self._patience:
                 self._since[entry.id] = now
@@ -218,8 +218,8 @@ class Watch(threading.Thread):
             )
 
     def _once(self, job: str, what: str, line: str) -> None:
-        if (job, what) not in self._told:
-            self._told.add((job, what))
+        if (job, what) not in self._reported:
+            self._reported.add((job, what))
             self._say(line)
 
     def _summarise(self, entries: list[Entry], now: float) -> None:
@@ -249,15 +249,15 @@ def _seconds(elapsed: str) -> int:
 
 
 def guard(workdir: Path, say: Say) -> None:
-    """Make sure that this driver is alone, wait for the jobs of one that died, start the watch.
+    """Make sure that this driver is the only one, wait for the jobs of a killed one, and start the watch.
 
-    From here on, driver and jobs wait for a controller that is away (slurm/bin).
+    From here on, driver and jobs wait if SLURM's controller is unavailable (slurm/bin).
 
-    Where there were such jobs, the graph of jobs that this process built is out of date: the process starts itself
-    anew, and finds what they have finished.
+    If there were jobs of a killed driver, the job graph of this process is out of date: the process restarts itself to
+    find their results.
 
     Raises:
-        UserError: another driver in this folder, or no SLURM.
+        UserError: another driver runs in this folder, or there is no SLURM.
     """
     sole_driver(workdir)
     os.environ["PATH"] = f"{ROOT / 'slurm' / 'bin'}:{os.environ['PATH']}"

@@ -1,8 +1,8 @@
-"""Reasoning that a model writes before its answer: taken out of profiles, and counted.
+"""Reasoning that a model writes before its answer: removed from profiles, and counted.
 
-A thinking model writes ``<think>...</think>`` and then what it was asked for. Only the latter is a profile. Chat
-templates differ: some put ``<think>`` into the prompt, so that the answer has ``</think>`` alone; an answer that is cut
-at its limit may have the start alone.
+A thinking model writes ``<think>...</think>`` and then its answer. Only the answer is a profile. Chat templates differ:
+some put ``<think>`` into the prompt, so that the output has only ``</think>``; an output that is cut at its limit may
+have only ``<think>``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _CLOSE = rf"</(?:{_NAMES})>|\[/THINK\]"
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_OPEN})\s*$", re.IGNORECASE)
 JUDGED = 64
-"""Profiles after which a run is judged; a shorter run is judged at its end."""
+"""Number of profiles after which a run is checked; a shorter run is checked at its end."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote, without its reasoning.
+    """A model's output without its reasoning.
 
     finished: the model ended it, and wrote more than reasoning.
-    thought: reasoning was taken out.
+    thought: reasoning was removed.
     """
 
     text: str
@@ -40,17 +40,17 @@ class Reply:
 
     @property
     def only_thoughts(self) -> bool:
-        """Whether there was reasoning and nothing else."""
+        """Whether there was only reasoning."""
         return self.thought and not self.text
 
 
 def without_thoughts(text: str, opened: bool = False) -> tuple[str, bool]:
-    """A text without reasoning and without white space around it, and whether there was any reasoning.
+    """A text without reasoning and surrounding whitespace, and whether there was any reasoning.
 
-    An end without a start takes away all that stands before it, a start without an end all that follows.
+    An end mark without a start removes everything before it, a start mark without an end everything after it.
 
     Args:
-        opened: the prompt ends within reasoning (``opens_thought``): without an end, all is reasoning.
+        opened: the prompt ends within reasoning (``opens_thought``): without an end mark, everything is reasoning.
     """
     kept, start, inside, found = [], 0, opened, opened
     for mark in _MARK.finditer(text):
@@ -67,14 +67,14 @@ def without_thoughts(text: str, opened: bool = False) -> tuple[str, bool]:
 
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template itself begins the reasoning, at the end of the prompt."""
+    """Whether the chat template begins the reasoning at the end of the prompt."""
     turn = [{"role": "user", "content": "?"}]
     prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return _OPENED.search(prompt) is not None
 
 
 def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Collection[int], opened: bool) -> Reply:
-    """What generated token ids say: without the end token, other special tokens and reasoning.
+    """Decode generated token ids, without the end token, other special tokens and reasoning.
 
     Args:
         ids: token ids, padding after the end token allowed.
@@ -83,7 +83,7 @@ def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Col
     """
     end = next((at for at, token in enumerate(ids) if token in ends), None)
     ids = list(ids[:end])
-    # Where the marks are special tokens, decoding would drop them and leave the reasoning.
+    # If the marks are special tokens, decoding would drop them and keep the reasoning.
     special = {at: str(token) for at, token in tokenizer.added_tokens_decoder.items() if token.special}
     marks = [at for at, token in enumerate(ids) if token in special and _MARK.fullmatch(special[token])]
     if marks:
@@ -100,14 +100,14 @@ def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Col
 
 
 def refuse_only_thoughts(only: int, done: int, total: int, model: str, max_tokens: int) -> None:
-    """Stop a run most of whose profiles are only reasoning; single ones are empty profiles, counted as unfinished.
+    """Stop a run if most of its profiles are only reasoning; single ones are empty, and count as unfinished.
 
     Args:
-        only: profiles so far that are only reasoning.
-        done, total: profiles so far, and in all.
+        only: number of profiles so far that are only reasoning.
+        done, total: number of profiles so far, and in total.
 
     Raises:
-        UserError: more than half of the profiles, once there are enough to judge by.
+        UserError: more than half of the profiles are only reasoning, once there are enough of them.
     """
     if done < min(JUDGED, total) or 2 * only <= done:
         return

@@ -78,8 +78,8 @@ def printed(server: subprocess.Popen) -> Address:
 
 def ended(server: subprocess.Popen) -> None:
     server.send_signal(signal.SIGINT)  # Ctrl-C
-    told = server.communicate(timeout=120)[1]
-    assert server.returncode == 0 and not told, told
+    output = server.communicate(timeout=120)[1]
+    assert server.returncode == 0 and not output, output
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def finished(smoke_run) -> Finished:
 
 @pytest.fixture(scope="module")
 def explorer(finished):
-    """What stands behind the pages, without a server."""
+    """The code behind the pages, without a server."""
     from langptune.explorer.live import Live
     from langptune.explorer.server import Explorer
 
@@ -171,8 +171,8 @@ def titles(page, side: str) -> list[str]:
 
 
 def named(data, item: int) -> str:
-    told = data.item(item)
-    return told["title"] + (f" ({told['year']})" if told["year"] else "")
+    row = data.item(item)
+    return row["title"] + (f" ({row['year']})" if row["year"] else "")
 
 
 def number(page, side: str) -> int:
@@ -202,10 +202,10 @@ def ask(address: str, method: str, path: str, body: str | None = None, **headers
 
 
 def test_differences_keep_both_texts():
-    told = differences("Likes dark, slow films.", "Likes bright, slow films and war.")
-    assert ("-", "dark", "") in told and ("+", "", "bright") in told and ("+", "", "and war") in told
-    assert "".join(before for _, before, _ in told) == "Likes dark, slow films."
-    assert "".join(after for _, _, after in told) == "Likes bright, slow films and war."
+    parts = differences("Likes dark, slow films.", "Likes bright, slow films and war.")
+    assert ("-", "dark", "") in parts and ("+", "", "bright") in parts and ("+", "", "and war") in parts
+    assert "".join(before for _, before, _ in parts) == "Likes dark, slow films."
+    assert "".join(after for _, _, after in parts) == "Likes bright, slow films and war."
     assert [kind for kind, *_ in differences("one two three four five", "the same as nothing five")] == ["-", "+"]
     assert differences("", "") == []
 
@@ -236,14 +236,14 @@ def test_titles_are_found_as_people_type_them():
 def test_nothing_finished_is_one_line(tmp_path):
     config = read_yaml(ROOT / "config/smoke.yaml") | {"results": str(tmp_path / "none")}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    for extra, told in (
+    for extra, message in (
         ([], "run `make demo"),
         (["--dataset", "ml-100k-smal"], "did you mean 'ml-100k-small'?"),
     ):
         done = script(ROOT, "--config", str(tmp_path / "config.yaml"), *extra)
         out, err = done.communicate(timeout=60)
         assert done.returncode == 2 and not out
-        assert err.startswith("error: ") and told in err and err.count("\n") == 1, err
+        assert err.startswith("error: ") and message in err and err.count("\n") == 1, err
 
 
 @real
@@ -290,7 +290,7 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
     choice = explorer.choice(DATASET, run_key("langptune-0"))
     row = data.session(data.ids[0])
     own = list(zip(row["history"], row["ratings"], strict=True))
-    text, source = explorer.live.write(choice, own, lambda *told: stages.append(told), threading.Event())
+    text, source = explorer.live.write(choice, own, lambda *progress: stages.append(progress), threading.Event())
     assert text == finished.text(choice, data.ids[0]).text and "untrained" in source
     assert stages[0] == ("loading", 0, 8) and stages[-1][0] == "writing"
     assert explorer._text(data, choice, None, own)[0] == text
@@ -308,7 +308,7 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
 
 
 @real
-def test_a_reader_who_leaves_ends_the_writing(explorer, finished):
+def test_a_client_that_disconnects_ends_the_writing(explorer, finished):
     from langptune.explorer.server import _writing
 
     choice, own = explorer.choice(DATASET, run_key("langptune-0")), [(0, 5.0)]
@@ -333,9 +333,9 @@ def test_profiles_are_written_by_few_threads(explorer, finished):
 
     async def first() -> dict:
         lines = _writing(explorer.live, choice, [(0, 5.0)])
-        told = json.loads(await anext(lines))
+        line = json.loads(await anext(lines))
         await lines.aclose()
-        return told
+        return line
 
     for _ in range(WRITERS):
         assert explorer.live.writers.acquire(timeout=30)
@@ -349,7 +349,7 @@ def test_profiles_are_written_by_few_threads(explorer, finished):
 
 
 @real
-def test_what_is_missing_is_left_out_and_said(smoke_run, tmp_path, explorer):
+def test_missing_runs_are_left_out_and_named(smoke_run, tmp_path, explorer):
     from langptune.explorer.server import Explorer
 
     there = copy_of(smoke_run, tmp_path)
@@ -393,9 +393,9 @@ def test_read_edit_share(address, page, explorer, finished):
 
     # One that moves the target.
     texts = ["Likes science fiction of the 1980s, with robots and war.", "Loves musicals.", "Loves film noir."]
-    told = {text: explorer.live.rank(choice, text, row["seen"], row["target"]) for text in texts}
-    text = next(text for text in texts if told[text].rank != stored["rank"])
-    ranked = told[text]
+    rankings = {text: explorer.live.rank(choice, text, row["seen"], row["target"]) for text in texts}
+    text = next(text for text in texts if rankings[text].rank != stored["rank"])
+    ranked = rankings[text]
     page.locator("#text").fill(text)
     expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
     wanted = [named(data, item) for item in ranked.order[:20].tolist()]
@@ -502,9 +502,9 @@ def test_own_titles(address, page, finished):
 @real
 def test_links_that_cannot_be_honoured(address, page, finished):
     opened(page, address, dataset="ml", session="999999", left="nothing/x/0", text="x" * 5000)
-    told = page.locator("#notices").inner_text()
+    notices = page.locator("#notices").inner_text()
     for line in ("“ml”", "“999999”", "“nothing/x/0”", "5,000 characters; at most 4,000"):
-        assert line in told
+        assert line in notices
     assert page.locator("#text").input_value() == page.locator(".side.right .text").text_content()
     page.locator("#text").fill("y" * 4001)
     expect(page.locator("#problem")).to_contain_text("4,001 characters")
@@ -570,7 +570,7 @@ def test_refuses_what_does_not_come_from_its_page(address):
     assert ask(address, "POST", "/api/rank", "x" * 200_000, **kind)[0] == 413
     assert ask(address, "GET", "/static/../server.py")[0] == 404
     assert ask(address, "GET", "/docs")[0] == 404
-    for path, asked, told in (
+    for path, asked, message in (
         ("/api/rank", {"dataset": DATASET, "run": "x", "text": "y", "session": 0}, "run 'x' is not among the finished"),
         ("/api/rank", {"dataset": DATASET, "run": run_key("langptune"), "text": "y"}, "say whose history"),
         ("/api/rank", {"dataset": DATASET, "run": run_key("langptune"), "text": "y" * 4001}, "at most 4,000"),
@@ -580,7 +580,7 @@ def test_refuses_what_does_not_come_from_its_page(address):
         ("/api/rank", {"dataset": DATASET, "wrong": 1}, "Field required"),
     ):
         status, _, answer = ask(address, "POST", path, json.dumps(asked), **kind)
-        assert status in (400, 422) and told in json.loads(answer)["error"], answer
+        assert status in (400, 422) and message in json.loads(answer)["error"], answer
 
 
 # ---- other accounts, other sites, and too much at once
@@ -601,23 +601,23 @@ def as_nobody(work):
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-            told = work()
+            result = work()
         except BaseException as error:
-            told = {"error": repr(error)}
+            result = {"error": repr(error)}
         with os.fdopen(write, "w") as stream:
-            stream.write(json.dumps(told))
+            stream.write(json.dumps(result))
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as stream:
-        told = json.loads(stream.read())
+        result = json.loads(stream.read())
     os.waitpid(child, 0)
-    if isinstance(told, dict):
-        raise PermissionError(told["error"])
-    return told
+    if isinstance(result, dict):
+        raise PermissionError(result["error"])
+    return result
 
 
 def stranger(address: str, wrong: str = "") -> list[list]:
-    """Status and body of what somebody without the token asks for."""
+    """Status and body of responses to requests without the token."""
     port = address.rstrip("/").rsplit(":", 1)[1]
     body = json.dumps({"dataset": DATASET, "run": run_key("langptune"), "session": 0, "text": "x"})
     out = []
@@ -637,8 +637,8 @@ def stranger(address: str, wrong: str = "") -> list[list]:
         ("PUT", "/api/rank", "x"),
     ):
         for cookie in ("", f"langptune-explorer-{port}={wrong}", f"langptune-explorer-{port}=", "\xe9;;=; a"):
-            status, headers, told = ask(str(address), method, path, content, cookie=cookie)
-            out.append([status, told, "set-cookie" in headers])
+            status, headers, answer = ask(str(address), method, path, content, cookie=cookie)
+            out.append([status, answer, "set-cookie" in headers])
     return out
 
 
@@ -646,8 +646,8 @@ def stranger(address: str, wrong: str = "") -> list[list]:
 def test_another_account_of_this_machine_gets_nothing(address):
     asked = as_nobody(lambda: stranger(address, "A" * 43))
     assert {status for status, _, _ in asked} == {403} and not any(cookie for _, _, cookie in asked)
-    for _, told, _ in asked:
-        assert not [word for word in SECRETS if word in told], told
+    for _, body, _ in asked:
+        assert not [word for word in SECRETS if word in body], body
     seen = as_nobody(lambda: Path(f"/proc/{address.pid}/cmdline").read_text())
     assert "explore.py" in seen and address.token not in seen
     with pytest.raises(PermissionError, match="Permission denied"):
@@ -680,23 +680,23 @@ def test_the_token_becomes_a_cookie(address, browser):
 @real
 def test_the_browser_is_given_no_token_on_its_command_line(smoke_run, tmp_path, monkeypatch):
     tool = tmp_path / "browser"
-    told = tmp_path / "told"
-    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {told}.args; stat -c %a "${{1#file://}}" > {told}.mode\n')
-    tool.write_text(tool.read_text() + f'cat "${{1#file://}}" > {told}.page\n')
+    record = tmp_path / "record"
+    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {record}.args; stat -c %a "${{1#file://}}" > {record}.mode\n')
+    tool.write_text(tool.read_text() + f'cat "${{1#file://}}" > {record}.page\n')
     tool.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"{tool} %s")
     server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0", "--open")
     address = printed(server)
     assert ask(address, "GET", "/")[0] == 200
-    args = Path(f"{told}.args").read_text()
+    args = Path(f"{record}.args").read_text()
     assert args.startswith("file:///") and address.token not in args
-    assert Path(f"{told}.mode").read_text() == "600\n" and address.token in Path(f"{told}.page").read_text()
+    assert Path(f"{record}.mode").read_text() == "600\n" and address.token in Path(f"{record}.page").read_text()
     ended(server)
     assert not Path(args.strip().removeprefix("file://")).exists()
 
 
 @real
-def test_without_a_token_for_those_who_know(smoke_run):
+def test_without_a_token_on_request(smoke_run):
     server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0", "--no-token")
     address = printed(server)
     assert "every account of this machine" in server.stderr.readline() and address.token == ""
@@ -721,8 +721,8 @@ def test_frames_and_links_of_other_sites(address):
         ("/", {"Origin": "null"}),
         ("/", {"Origin": "http://127.0.0.1:1"}),
     ):
-        status, sent, told = ask(address, "GET", path, **headers)
-        assert status == 403 and "other sites" in told and "set-cookie" not in sent, (path, headers)
+        status, sent, body = ask(address, "GET", path, **headers)
+        assert status == 403 and "other sites" in body and "set-cookie" not in sent, (path, headers)
 
 
 @real
@@ -771,8 +771,8 @@ def test_half_a_surrogate_pair_is_a_400(address):
         ("/api/match", {"dataset": DATASET, "lines": ["Alien", "\ud83d"]}),
         ("/api/write", {"dataset": DATASET, "run": "\ud800", "own": [[0, 5]]}),
     ):
-        status, _, told = ask(address, "POST", path, json.dumps(asked), **kind)
-        assert status == 400 and json.loads(told)["error"], (path, asked, told)
+        status, _, body = ask(address, "POST", path, json.dumps(asked), **kind)
+        assert status == 400 and json.loads(body)["error"], (path, asked, body)
     for path in ("/api/view?dataset=%ED%A0%80", f"/api/users?dataset={DATASET}&q=%ED%A0%80", "/%ED%A0%80"):
         assert ask(address, "GET", path)[0] in (200, 404)
 
@@ -843,7 +843,7 @@ def test_slow_clients_are_cut_off(address):
 
 
 def peer_gone(sock: socket.socket) -> bool:
-    """Whether the other end has reset a connection that holds data which nobody reads."""
+    """Whether the other end has reset a connection with unread data."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return info[0] != 1  # TCP_ESTABLISHED
 
@@ -885,8 +885,8 @@ def test_two_explorers_at_once(smoke_run):
         lines = [server.stdout.readline() for server in both]
         assert sorted(bool(line) for line in lines) == [False, True]
         loser, winner = sorted(both, key=lambda one: bool(lines[both.index(one)]))
-        told = loser.communicate(timeout=60)[1]
-        assert loser.returncode == 2 and told.count("\n") == 1 and "Address already in use" in told
+        output = loser.communicate(timeout=60)[1]
+        assert loser.returncode == 2 and output.count("\n") == 1 and "Address already in use" in output
         ended(winner)
     both = [script(smoke_run, *config) for _ in range(2)]
     addresses = [printed(server) for server in both]

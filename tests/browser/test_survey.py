@@ -69,21 +69,21 @@ def fill(page, codebook, comment="synthetic: true"):
 
 
 def saved(page, folder: Path) -> Path:
-    with page.expect_download() as told:
+    with page.expect_download() as download:
         page.get_by_role("button", name="Save my answers").click()
-    name = told.value.suggested_filename
-    told.value.save_as(folder / f"synthetic-{name}")
+    name = download.value.suggested_filename
+    download.value.save_as(folder / f"synthetic-{name}")
     return folder / f"synthetic-{name}"
 
 
 def check_analysis(folder, codebook):
     used, excluded = read_responses(folder, codebook, 0)
     assert excluded == [] and len(used) == 1
-    told = numbers(analysis.analyse(codebook, used, excluded, 100, 0.95, 0))
-    assert told["prefer_trained"]["value"] == told["easier_reference"]["value"] == 1
-    assert told["prefer_trained_much"]["value"] == 0
-    assert (told["unsupported_trained"]["value"], told["unsupported_reference"]["value"]) == (0, 1)
-    assert told["consistency"]["value"] == 1
+    result = numbers(analysis.analyse(codebook, used, excluded, 100, 0.95, 0))
+    assert result["prefer_trained"]["value"] == result["easier_reference"]["value"] == 1
+    assert result["prefer_trained_much"]["value"] == 0
+    assert (result["unsupported_trained"]["value"], result["unsupported_reference"]["value"]) == (0, 1)
+    assert result["consistency"]["value"] == 1
     return used[0]
 
 
@@ -99,13 +99,13 @@ def test_by_mouse_from_consent_to_analysis(page, survey, tmp_path):
     text = page.get_by_label("Your answers as text").input_value()
     path = saved(page, tmp_path)
     assert path.read_text() == text, "the text to copy is the file"
-    told = json.loads(text)
-    assert path.name == f"synthetic-langptune-response-{told['response']}.json"
-    assert set(told) == {"schema", "survey", "response", "consent", "seed", "seconds", "answers", "comment"}
+    response = json.loads(text)
+    assert path.name == f"synthetic-langptune-response-{response['response']}.json"
+    assert set(response) == {"schema", "survey", "response", "consent", "seed", "seconds", "answers", "comment"}
     page.get_by_text("Saved as langptune-response-").wait_for()
     assert session_storage(page) == 0, "nothing stays behind"
-    response = check_analysis(tmp_path, codebook)
-    assert response.comment == "synthetic: true" and response.consent
+    analysed = check_analysis(tmp_path, codebook)
+    assert analysed.comment == "synthetic: true" and analysed.consent
     page.reload()
     assert page.get_by_role("button", name="I agree, begin").is_visible()
 
@@ -119,7 +119,7 @@ def test_by_keyboard_alone(page, survey, tmp_path):
     assert "Please tick the box" in page.get_by_role("alert").inner_text()
     press("Space")
     press("Enter")
-    assert active() == "How it works", "a screen reader is told of the new page"
+    assert active() == "How it works", "a screen reader announces the new page"
     press("Tab")
     press("Enter")
     for at in range(len(codebook.pairs)):
@@ -139,9 +139,9 @@ def test_by_keyboard_alone(page, survey, tmp_path):
     press("Enter")
     assert active() == "Thank you"
     press("Tab")
-    with page.expect_download() as told:
+    with page.expect_download() as download:
         press("Enter")
-    told.value.save_as(tmp_path / "synthetic-keyboard.json")
+    download.value.save_as(tmp_path / "synthetic-keyboard.json")
     assert check_analysis(tmp_path, codebook).comment == "synthetic"
 
 
@@ -228,7 +228,7 @@ def test_a_narrow_phone_needs_no_sideways_scrolling(page, survey, text_size):
 
 
 def test_texts_have_enough_contrast_and_controls_have_names(page, survey):
-    """WCAG AA (4.5 to 1) for every text that stands on a page, computed from what the browser renders."""
+    """WCAG AA (4.5 to 1) for every text on a page, computed from the rendered page."""
     url, _ = survey
     begin(page, url)
     page.get_by_role("button", name="Next pair").click()

@@ -121,7 +121,7 @@ class Cluster:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens at."""
+    """The first of so many consecutive free ports."""
     for first in range(16800 + os.getpid() % 300 * 40, 32000, count):
         with closing(socket.socket()) as probe:
             if all(probe.connect_ex(("127.0.0.1", first + offset)) for offset in range(count)):
@@ -135,9 +135,9 @@ def cluster(request) -> Iterator[Cluster]:
     reason = f"SLURM is not installed here (no {', '.join(missing)})" if missing else None
     reason = reason or ("the test cluster needs root" if os.geteuid() else None)
     if reason:
-        told = f"{reason}; .ci/run installs what it takes"
-        pytest.fail(told) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(told)
-    # Its own folder and ports: a cluster that somebody works on in .slurmlab stays as it is.
+        message = f"{reason}; .ci/run installs what it takes"
+        pytest.fail(message) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(message)
+    # Its own folder and ports: a cluster that is in use in .slurmlab is not affected.
     folder = Path(tempfile.mkdtemp(prefix="langptune-slurm-"))
     folder.chmod(0o755)  # munge wants a socket that all can reach; pytest's own folders are private
     lab = folder / "lab"

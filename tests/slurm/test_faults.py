@@ -83,11 +83,11 @@ class Trial:
         seconds = [row["seconds"] for row in curve if row.get("loss") is not None]
         return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
-    def told(self, seed: int) -> str:
+    def log_of(self, seed: int) -> str:
         """The log of a training's last attempt."""
         return next((self.repo / "results/faults/logs/train_decoder").glob(f"*-seed{seed}-*.log")).read_text()
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
 
@@ -169,14 +169,14 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, trained_here, real_
         report(trial, "controller and accounting were away for 25 seconds")
         back_in_the_queue(cluster, trial, jobs[1])
         cluster.start_node(jobs[1]["node"])
-        assert running.wait(timeout=600) == 0, trial.said()[-6000:]
+        assert running.wait(timeout=600) == 0, trial.output()[-6000:]
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
     report(trial, "the run is over")
     for seed in SEEDS:
-        resumed = re.search(r"resuming from checkpoint-(\d+)", trial.told(seed))
-        assert resumed, f"seed {seed}: {trial.told(seed)}"
+        resumed = re.search(r"resuming from checkpoint-(\d+)", trial.log_of(seed))
+        assert resumed, f"seed {seed}: {trial.log_of(seed)}"
         # At most one checkpoint interval is lost: a step, here.
         report(trial, f"seed {seed}: {resumed[0]}; {at[seed]} when it was hit")
         assert int(resumed[1]) >= at[seed]
@@ -198,7 +198,7 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     tight = start_driver(cluster, small.repo, small.log, *args, site=site)
 
     def attempt(other: str = "") -> dict[str, str] | None:
-        assert short.poll() is None, long.said()[-6000:]
+        assert short.poll() is None, long.output()[-6000:]
         running = [job for job in cluster.queue("--states=RUNNING") if job["workdir"] == str(long.repo)]
         return next((job for job in running if "train_decoder" in job["comment"] and job["id"] != other), None)
 
@@ -207,15 +207,15 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     limit = cluster.run("squeue", "--noheader", "--format=%l", f"--jobs={again['id']}").strip()
     # Two minutes may do or not: SLURM looks at limits twice a minute, and what ends in between has failed.
     cluster.run("scontrol", "update", f"JobId={again['id']}", "TimeLimit=30")
-    assert tight.wait(timeout=900) == 0, small.said()[-6000:]
+    assert tight.wait(timeout=900) == 0, small.output()[-6000:]
     report(small, "enough memory at last")
-    assert short.wait(timeout=1200) == 0, long.said()[-6000:]
+    assert short.wait(timeout=1200) == 0, long.output()[-6000:]
     report(long, "enough time at last")
     timed = submitted(cluster, "train_decoder", long)
     report(long, str([(job["State"], job["TimelimitRaw"], job["ElapsedRaw"]) for job in timed]))
     assert [job["State"] for job in timed] in (["TIMEOUT", "COMPLETED"], ["FAILED", "COMPLETED"])
     assert timed[0]["TimelimitRaw"] == "1" and limit == "2:00"
-    resumed = re.search(r"resuming from checkpoint-(\d+)", long.told(0))
+    resumed = re.search(r"resuming from checkpoint-(\d+)", long.log_of(0))
     assert resumed and int(resumed[1]) > 0
     report(long, resumed[0])
 
@@ -243,11 +243,11 @@ def driver_killed(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_
     report(trial, f"driver killed; jobs {left} go on")
     assert len(left) == 2
     second = start_driver(cluster, trial.repo, trial.log, *args)
-    assert second.wait(timeout=600) == 0, trial.said()[-6000:]
+    assert second.wait(timeout=600) == 0, trial.output()[-6000:]
     report(trial, "the second driver is through")
-    said = trial.said()
-    assert "2 jobs of an earlier run in this folder are still in the queue (2 train_decoder)" in said
-    assert "reading what they finished" in said
+    output = trial.output()
+    assert "2 jobs of an earlier run in this folder are still in the queue (2 train_decoder)" in output
+    assert "reading what they finished" in output
     mine = submitted(cluster, "train_decoder", trial)
     report(trial, str([(job["JobID"], job["State"]) for job in mine]))
     assert len(mine) == len(SEEDS) and {job["State"] for job in mine} == {"COMPLETED"}
@@ -272,11 +272,11 @@ def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path
         report(trial, "the run gave up")
         tried = submitted(cluster, "train_decoder", trial)
         assert [job["State"] for job in tried] == ["FAILED"] * 3
-        assert "the disk is full" in trial.said()
+        assert "the disk is full" in trial.output()
         (disk / "ballast").unlink()
         done = driver(cluster, trial.repo, *args)
         assert done.returncode == 0, done.stdout[-6000:]
-        assert "resuming from checkpoint-" in trial.told(0)
+        assert "resuming from checkpoint-" in trial.log_of(0)
         assert trial.weights(0) == trained_here.weights(0)
         assert pl.read_csv(disk / "ml-100k-small/comparison/table.csv").height
     finally:
@@ -306,6 +306,6 @@ def test_submitting_waits_for_the_controller(cluster, tmp_path):
         assert waiting.poll() is None
     finally:
         cluster.start_controller()
-    out, told = waiting.communicate(timeout=60)
+    out, errors = waiting.communicate(timeout=60)
     assert waiting.returncode == 0 and out.strip().isdigit()
-    assert told.count("SLURM's controller does not answer") == 1
+    assert errors.count("SLURM's controller does not answer") == 1

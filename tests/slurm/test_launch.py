@@ -46,8 +46,8 @@ def repo(tmp_path_factory, real_models) -> Path:
     repo = copy_of_repo(tmp_path_factory.mktemp("launch"), real_models)
     for name, launch in LAUNCH.items():
         recipe = {"cl-history": RECIPE_HERE | {"launch": launch}}
-        told = TRAINING | {"results": f"results/{name}", "recipe_overrides": recipe}
-        (repo / f"{name}.yaml").write_text(yaml.safe_dump(told))
+        config = TRAINING | {"results": f"results/{name}", "recipe_overrides": recipe}
+        (repo / f"{name}.yaml").write_text(yaml.safe_dump(config))
     done = snakemake("--configfile", "one.yaml", *UNTIL, cwd=repo)
     assert done.returncode == 0, done.stdout[-5000:]
     return repo
@@ -63,8 +63,8 @@ def test_two_nodes_stopped_by_a_signal_end_where_one_process_does(cluster, repo,
         return bool(found and list(found.glob(".checkpoints/*/checkpoint-*/seal.json")))
 
     cluster.wait_for(under_way, seconds=300, poll=0.1)
-    told = re.search(r"2 processes on 2 nodes: (n\d), (n\d)", log(repo, "two"))
-    assert told and told[1] != told[2], log(repo, "two")
+    nodes = re.search(r"2 processes on 2 nodes: (n\d), (n\d)", log(repo, "two"))
+    assert nodes and nodes[1] != nodes[2], log(repo, "two")
     job = next(job for job in cluster.queue() if job["comment"].startswith("rule_train_decoder"))
     cluster.run("scancel", "--signal=TERM", job["id"])
     cluster.wait_for(lambda: "the same command goes on from there" in log(repo, "two"), seconds=60, poll=0.1)
@@ -85,6 +85,6 @@ def test_an_allocation_of_another_size_is_refused_in_one_line(cluster, repo):
     env = f"PYTHONPATH={repo / 'src'}"
     options = ["--wait", "--nodes=1", "--mem=500", f"--chdir={repo}", f"--output={out}"]
     cluster.run("sbatch", *options, f"--wrap={env} {command}", check=False)
-    told = out.read_text()
-    assert "cpu-2-nodes.yaml: key 'num_machines': 2, but job" in told and "has 1 nodes" in told
-    assert "Traceback" not in told and "started" not in told
+    output = out.read_text()
+    assert "cpu-2-nodes.yaml: key 'num_machines': 2, but job" in output and "has 1 nodes" in output
+    assert "Traceback" not in output and "started" not in output

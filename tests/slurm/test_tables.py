@@ -32,7 +32,7 @@ RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[
 
 @dataclass
 class Grid:
-    """A finished run: its folder, what the driver said, its jobs, and what processes of its scripts saw."""
+    """A finished run: its folder, the output of the driver, its jobs, and what processes of its scripts saw."""
 
     repo: Path
     log: str
@@ -48,11 +48,11 @@ class Grid:
             script = next((Path(word) for word in words[:4] if word.startswith(f"{self.repo}/scripts/")), None)
             if script:
                 try:
-                    told = process.environ()
+                    environment = process.environ()
                 except psutil.Error:
                     continue
-                self.seen[script.stem].add(("SLURM_JOB_ID" in told, told.get("CUDA_VISIBLE_DEVICES")))
-                self.offline.add(told.get("HF_HUB_OFFLINE"))
+                self.seen[script.stem].add(("SLURM_JOB_ID" in environment, environment.get("CUDA_VISIBLE_DEVICES")))
+                self.offline.add(environment.get("HF_HUB_OFFLINE"))
 
     def rules(self, kind: str) -> set[str]:
         """The rules that the driver started as ``rule`` (a job) or as ``localrule``."""

@@ -41,7 +41,7 @@ def check(url: str, key: str | None = "OPENAI_API_KEY") -> None:
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path, monkeypatch):
-    """No settings of whoever runs the tests."""
+    """Hide the settings of the user who runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     monkeypatch.delenv(allowed.VARIABLE, raising=False)
     (tmp_path / "settings" / "langptune").mkdir(parents=True)
@@ -84,9 +84,9 @@ def listener(answer=None):
     ],
 )
 def test_a_config_alone_sends_no_key(url, key):
-    with pytest.raises(UserError, match="you have not allowed this pair, and a config cannot") as told:
+    with pytest.raises(UserError, match="you have not allowed this pair, and a config cannot") as error:
         check(url, key)
-    line = str(told.value)
+    line = str(error.value)
     assert "\n" not in line and f"`{url}: {key}` into" in line and f"`export LANGPTUNE_ENDPOINTS={url}={key}`" in line
 
 
@@ -110,13 +110,13 @@ def test_no_key_goes_unencrypted_over_a_network(url, monkeypatch):
     ],
 )
 def test_an_address_that_can_be_read_in_two_ways_gets_no_key(url):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         check(url)
-    assert "write it in plain letters" in str(told.value) or "not allowed this pair" in str(told.value)
+    assert "write it in plain letters" in str(error.value) or "not allowed this pair" in str(error.value)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\t"])
-def test_an_address_and_a_name_end_where_they_end(end):
+def test_addresses_and_names_match_exactly(end):
     for changes in ({"url": f"https://api.openai.com/v1{end}"}, {"url": "https://h/v1", "key": f"OPENAI_API_KEY{end}"}):
         with pytest.raises(UserError, match="must be"):
             source(**changes)
@@ -151,18 +151,18 @@ def test_what_the_user_allows(own_settings, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["https://h/v1: sk-123", "h: KEY", "https://u:p@h/v1: KEY", "https://h: 3", "[1, 2]", "a: b: c"]
 )
-def test_a_list_that_is_none_is_said(own_settings, text):
+def test_an_invalid_list_of_endpoints_is_refused(own_settings, text):
     own_settings.write_text(text)
-    with pytest.raises(UserError, match=r"endpoints\.yaml") as told:
+    with pytest.raises(UserError, match=r"endpoints\.yaml") as error:
         check("https://api.openai.com/v1")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_list_that_others_may_write_is_refused(own_settings):
     own_settings.write_text("https://evil.example: OPENAI_API_KEY\n")
     for mode in (0o664, 0o646):
         own_settings.chmod(mode)
-        with pytest.raises(UserError, match="others may write it, and so say where your keys go"):
+        with pytest.raises(UserError, match="others may write it and could redirect your keys"):
             check("https://evil.example/v1")
     own_settings.chmod(0o600)
     if os.geteuid() != 0:
@@ -183,7 +183,7 @@ def test_nothing_is_sent_to_where_the_key_may_not_go(tmp_path, monkeypatch):
         assert got[0][0]["authorization"] == "Bearer s3cret"
 
 
-def test_a_server_gets_what_it_was_asked_with_and_no_more(tmp_path, monkeypatch):
+def test_a_server_gets_the_request_and_nothing_else(tmp_path, monkeypatch):
     """The package adds what it finds in the environment to requests to any server."""
     own = {
         "OPENAI_API_KEY": "s3cret-key",
@@ -210,25 +210,25 @@ def test_no_prompt_follows_a_redirect(tmp_path, monkeypatch, status):
         monkeypatch.setenv(allowed.VARIABLE, f"{url}=HOST_KEY")
         with pytest.raises(
             UserError, match=rf"sends requests on to '127.0.0.1' \({status}\), which is not followed"
-        ) as told:
+        ) as error:
             Client(source(url, "HOST_KEY"), tmp_path).ask([ASK])
-        assert len(got) == 1 and not stolen and "s3cret" not in str(told.value)
+        assert len(got) == 1 and not stolen and "s3cret" not in str(error.value)
 
 
 def test_a_redirect_writes_nothing_odd_on_the_terminal(tmp_path):
     odd = {"Location": "http://\x1b[31mevil\x9b.example/"}
-    with listener(lambda _: Response(status_code=307, headers=odd)) as (url, _), pytest.raises(UserError) as told:
+    with listener(lambda _: Response(status_code=307, headers=odd)) as (url, _), pytest.raises(UserError) as error:
         Client(source(url, None), tmp_path).ask([ASK])
-    assert str(told.value).isprintable()
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.workflow
 def test_a_run_ends_before_its_first_job_where_a_key_may_not_go(tmp_path):
     shutil.copytree(ROOT / "config", tmp_path / "config")
     file = tmp_path / "config" / "models.yaml"
-    told = yaml.safe_load(file.read_text())
-    told["gpt-4.1-mini"]["source"]["endpoint"] = "https://evil.example/v1"
-    file.write_text(yaml.safe_dump(told))
+    registry = yaml.safe_load(file.read_text())
+    registry["gpt-4.1-mini"]["source"]["endpoint"] = "https://evil.example/v1"
+    file.write_text(yaml.safe_dump(registry))
     smoke = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     smoke |= {"encoders": ["gpt-4.1-mini"], "methods": ["langptune-0", "pop"], "studies": {}}
     smoke |= {"comparison": {"reference": "pop"}, "interpretability": {"reader": "smollm2-135m"}}

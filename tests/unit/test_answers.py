@@ -39,8 +39,8 @@ def asked(server, tmp_path, monkeypatch):
         left = list(says)
 
         def answer(_):
-            told = left.pop(0) if len(left) > 1 else left[0]
-            return status, told if isinstance(told, bytes) else json.dumps(told).encode()
+            response = left.pop(0) if len(left) > 1 else left[0]
+            return status, response if isinstance(response, bytes) else json.dumps(response).encode()
 
         server.says, server.asked = answer, []
         client = Client(source(server.url, **changes), tmp_path / "answers")
@@ -50,8 +50,8 @@ def asked(server, tmp_path, monkeypatch):
 
 
 def source(url: str, **changes) -> ModelSource:
-    told = {"endpoint": url, "model": "m", "key": "DOOR_KEY", "input_price": 1e6, "output_price": 1e6, "retries": 2}
-    return ModelSource(**{**told, **changes})
+    fields = {"endpoint": url, "model": "m", "key": "DOOR_KEY", "input_price": 1e6, "output_price": 1e6, "retries": 2}
+    return ModelSource(**{**fields, **changes})
 
 
 def body(content="Westerns.", reason="stop", usage=USAGE, **message) -> dict:
@@ -64,7 +64,7 @@ def kept(tmp_path) -> list:
 
 
 @pytest.mark.parametrize(
-    ("said", "fault", "times"),
+    ("response", "fault", "times"),
     [
         (body(None, reasoning_content="Hm, westerns."), "reasoning", TRIES),
         (body(None, reasoning="Hm, westerns."), "reasoning", TRIES),
@@ -87,8 +87,8 @@ def kept(tmp_path) -> list:
         (body("Half a sen", 5), "aborted", TRIES),
     ],
 )
-def test_an_answer_that_is_none_is_paid_and_not_kept(said, fault, times, asked, tmp_path):
-    client, answer = asked(said)
+def test_an_unusable_answer_is_paid_and_not_kept(response, fault, times, asked, tmp_path):
+    client, answer = asked(response)
     assert (answer.fault, answer.text, answer.finished) == (fault, "", False) and answer.why
     assert client.spent.requests == client.spent.unusable == times and client.spent.usd == pytest.approx(10 * times)
     assert not kept(tmp_path)
@@ -107,7 +107,7 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "finished"),
+    ("response", "text", "finished"),
     [
         (body(), "Westerns.", True),
         (body(reason="eos"), "Westerns.", True),
@@ -131,8 +131,8 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
         (json.dumps(body("Westerns.")).encode().replace(b"erns", b"\xff"), "West\ufffd.", True),
     ],
 )
-def test_an_answer_is_read_once_and_kept(said, text, finished, asked, tmp_path):
-    client, answer = asked(said)
+def test_an_answer_is_read_once_and_kept(response, text, finished, asked, tmp_path):
+    client, answer = asked(response)
     assert (answer.text, answer.finished, answer.fault) == (text, finished, "")
     assert client.spent.requests == 1 and client.known(ASK) == answer and len(kept(tmp_path)) == 1
 
@@ -178,10 +178,10 @@ def test_usage_counts_as_far_as_it_makes_sense(usage, tokens, counted, asked):
     ],
 )
 def test_an_error_with_status_200_is_that_error(error, times, message, asked, tmp_path, server):
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as raised:
         asked(error, retries=1)
     assert len(server.asked) == times and not kept(tmp_path)
-    assert ("run again" in str(told.value)) == (times == 2)
+    assert ("run again" in str(raised.value)) == (times == 2)
     if times == 2:
         _, answer = asked(error, body(), retries=1)
         assert answer.text == "Westerns."
@@ -196,10 +196,12 @@ def test_what_an_error_cost_is_counted(asked):
     assert answer.fault == "aborted" and "Provider disconnected" in answer.why and client.spent.usd == pytest.approx(30)
 
 
-@pytest.mark.parametrize("said", [b"<html>Sign in</html>", [], {"choices": []}, {"choices": [{"text": "x"}]}, b"\xff{"])
-def test_what_is_no_chat_answer_is_said(said, asked, tmp_path):
+@pytest.mark.parametrize(
+    "response", [b"<html>Sign in</html>", [], {"choices": []}, {"choices": [{"text": "x"}]}, b"\xff{"]
+)
+def test_a_response_that_is_not_of_a_chat_api_is_named(response, asked, tmp_path):
     with pytest.raises(UserError, match=r"answered without a choice .*'endpoint' in models.yaml the base URL"):
-        asked(said)
+        asked(response)
     assert not kept(tmp_path)
 
 
@@ -216,10 +218,10 @@ def test_what_is_no_chat_answer_is_said(said, asked, tmp_path):
         (403, {"message": "Country not supported"}, r"403: Country not supported\): the key in DOOR_KEY"),
     ],
 )
-def test_what_was_refused_says_what_to_change(status, error, message, asked, server):
-    with pytest.raises(UserError, match=message) as told:
+def test_a_refused_request_names_what_to_change(status, error, message, asked, server):
+    with pytest.raises(UserError, match=message) as raised:
         asked(error if "detail" in error else {"error": error}, status=status)
-    assert len(server.asked) == 1 and "run again" not in str(told.value)
+    assert len(server.asked) == 1 and "run again" not in str(raised.value)
 
 
 def test_a_filtered_prompt_ends_no_run(asked):
@@ -236,7 +238,7 @@ def test_settings_that_a_server_refuses_are_left_out(asked, server, tmp_path):
     whole, _ = asked(body(), request=request)
     assert {"seed", "temperature", "stop"} <= set(server.asked[0])
     assert whole.key_of(request) != client.key_of(request) and len(kept(tmp_path)) == 2
-    # Those who leave nothing out keep their keys and specs; those who do are told apart from the others.
+    # Without omitted settings, keys and specs stay as before; with them, they differ.
     assert "omit" not in whole.source.model_dump() and client.source.terms_left_out.omit == client.source.omit
     entry = {"endpoint": "http://h/v1", "model": "m", "input_price": 0, "output_price": 0}
     with pytest.raises(UserError, match="omit"):
@@ -310,7 +312,7 @@ def test_a_kept_answer_that_no_longer_reads_is_asked_again(change, asked, server
 
 @pytest.mark.parametrize("reason", ["eos", "None", "stop"])
 def test_a_kept_answer_is_held_to_the_rules_of_today(reason, asked, server, tmp_path):
-    """Files of earlier versions said that whole answers were cut, and kept the reasoning."""
+    """Files of earlier versions mark whole answers as cut, and contain the reasoning."""
     path = Client(source(server.url), tmp_path / "answers")._file(ASK)
     path.parent.mkdir(parents=True)
     old = {**GOOD, "text": "<think>Hm.</think>Westerns.", "finished": reason == "stop", "reason": reason}
@@ -344,18 +346,18 @@ def test_a_server_that_never_answers_is_asked_no_further(server, tmp_path, monke
 def test_how_many_empty_answers_a_job_may_have(faults, of, few, tmp_path):
     client = Client(source("http://h/v1"), tmp_path)
     good = answers.read(json.dumps(body()).encode(), ASK)
-    told = [answers.read(json.dumps(body("")).encode(), ASK)] * faults + [good] * (of - faults)
+    found = [answers.read(json.dumps(body("")).encode(), ASK)] * faults + [good] * (of - faults)
     if few:
-        assert len(client.few_faults(told)) == faults
+        assert len(client.few_faults(found)) == faults
     else:
         with pytest.raises(UserError, match=rf"{faults} of {of} answers cannot be used \({faults} empty; first: an"):
-            client.few_faults(told)
+            client.few_faults(found)
 
 
 def test_the_reader_never_raises():
     odd = [None, 0, -1, 1.5, float("nan"), True, "x", [], {}, [[]], [None], {"text": 3}, {"text": []}, "\ud800"]
     for value in odd:
-        for said in (
+        for stored in (
             value,
             {"choices": value},
             {"choices": [value]},
@@ -364,16 +366,16 @@ def test_the_reader_never_raises():
             {"choices": [{"message": {"content": [value]}, "finish_reason": value}], "model": value, "usage": value},
             {"error": value, "usage": {"prompt_tokens": value}},
         ):
-            raw = json.dumps(said).encode()
+            raw = json.dumps(stored).encode()
             answer = answers.read(raw, ASK)
             answer.text.encode(), answer.why.encode(), answer.model.encode(), answer.reason.encode()
             assert 0 <= answer.tokens < 2**31 and 0 < answer.prompt_tokens < 2**31
             assert answers.error_status(raw) in (None, 500) and answers.refused_prompt(raw, ASK) is None
-            assert answers.kept(json.dumps({"answer": said}).encode(), ASK) is None and answers.paid(raw) == (0, 0)
+            assert answers.kept(json.dumps({"answer": stored}).encode(), ASK) is None and answers.paid(raw) == (0, 0)
 
 
 def profiles_spec(folder, url: str, sessions: int) -> dict:
-    """A job of profiles, one a session, each session with a film of its own."""
+    """A job of profiles, one per session, each session with its own film."""
     titles = [f"Film {at}" for at in range(sessions + 1)]
     ids = list(range(sessions + 1))
     items = {

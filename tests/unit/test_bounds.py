@@ -86,10 +86,10 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
         with archive.open("ml/ratings.dat", "w") as stream:
             fill(stream, b"1::1::5::1234567\n", 400)
     assert (tmp_path / "ml.zip").stat().st_size < 4 * MB
-    said = read_in_child(
+    output = read_in_child(
         f"movielens.read_movielens(path, DatasetEntry(**{ENTRY!r}, source={{'folder': 'x'}}), None)", tmp_path
     )
-    assert "ratings.dat" in said and "unpack to more than" in said and said.count("\n") == 1
+    assert "ratings.dat" in output and "unpack to more than" in output and output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_gzip_file_of_one_long_line_is_refused(name, code, tmp_path):
     with gzip.open(tmp_path / name, "wb", compresslevel=1) as stream:
         fill(stream, b"a", 400)
     assert (tmp_path / name).stat().st_size < 4 * MB
-    said = read_in_child(code, tmp_path / name)
-    assert name in said and ("unpack to more than" in said or "line 1 is longer than 16,777,216 bytes" in said)
+    output = read_in_child(code, tmp_path / name)
+    assert name in output and ("unpack to more than" in output or "line 1 is longer than 16,777,216 bytes" in output)
 
 
 def test_many_short_lines_of_a_gzip_file_are_refused_too(tmp_path, monkeypatch):
@@ -164,17 +164,17 @@ def entry(**changes) -> DatasetEntry:
 def archive_of(tmp_path, method=zipfile.ZIP_DEFLATED, **names: str):
     path = tmp_path / "ml.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
-        for name, told in names.items():
-            archive.writestr(name.replace("__", ".").replace("_", "/"), told)
+        for name, content in names.items():
+            archive.writestr(name.replace("__", ".").replace("_", "/"), content)
     return path
 
 
 def test_archives_that_are_packed_or_damaged_otherwise(tmp_path):
-    told = {"ml_movies__dat": "1::A (1990)::Drama\n" * 200, "ml_ratings__dat": "1::1::5::1\n" * 200}
-    archive_of(tmp_path, zipfile.ZIP_BZIP2, **told)
+    content = {"ml_movies__dat": "1::A (1990)::Drama\n" * 200, "ml_ratings__dat": "1::1::5::1\n" * 200}
+    archive_of(tmp_path, zipfile.ZIP_BZIP2, **content)
     with pytest.raises(UserError, match=r"ratings\.dat: packed by a method other than deflate"):
         movielens.read_movielens(tmp_path, entry(), None)
-    whole = archive_of(tmp_path, **told).read_bytes()
+    whole = archive_of(tmp_path, **content).read_bytes()
     # Bytes of the packed content turned over, and names that are no UTF-8: each is one line.
     for at in [*range(0, len(whole), 7)]:
         broken = bytearray(whole)
@@ -281,17 +281,17 @@ def test_a_download_goes_on_where_it_stopped(download, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("header", "message"),
     [
         ("bytes 0-{last}/{size}", r"bytes from 100 on were asked for, the server sends 0 to"),
         ("bytes 100-200/{size}", r"asked for, the server sends 100 to 200 of"),
         ("pages 100-{last}/{size}", r"asked for, the server sends None"),
     ],
 )
-def test_another_range_than_was_asked_for_is_refused(told, message, download):
-    told = told.format(last=len(WHOLE) - 1, size=len(WHOLE))
+def test_another_range_than_was_asked_for_is_refused(header, message, download):
+    header = header.format(last=len(WHOLE) - 1, size=len(WHOLE))
     with pytest.raises(UserError, match=message):
-        download(send(WHOLE, 206, Content_Range=told), have=WHOLE[:100])
+        download(send(WHOLE, 206, Content_Range=header), have=WHOLE[:100])
     assert (download.part / "ml.zip.incomplete").read_bytes() == WHOLE[:100]
 
 
@@ -344,8 +344,8 @@ def test_an_address_needs_a_hash_and_a_name():
     for bad in ("https://x/..", "https://x/", "file:///etc/passwd", "https://x/a.zip?b=1", "https://x/a b.zip"):
         with pytest.raises(UserError, match=r"must be http\(s\) and end in the archive's file name"):
             entry(source={"url": bad}, sha256={"a.zip": "0" * 64})
-    for name, told in read_yaml(ROOT / "config/datasets.yaml").items():
-        assert "url" not in told["source"] or all(len(one) == 64 for one in told["sha256"].values()), name
+    for name, shipped in read_yaml(ROOT / "config/datasets.yaml").items():
+        assert "url" not in shipped["source"] or all(len(one) == 64 for one in shipped["sha256"].values()), name
 
 
 @pytest.mark.parametrize("name", ["../../home/x/.bashrc", "/etc/passwd", "a/../../b"])
@@ -369,15 +369,15 @@ def endpoint(tmp_path, monkeypatch):
 
         def client(says, max_usd=None, **changes):
             server.says = says
-            told = {"timeout": 30, "retries": 0, "parallel": 1, **changes}
-            return Client(source(f"{server.url}/v1", **told), tmp_path / "answers", max_usd=max_usd)
+            settings = {"timeout": 30, "retries": 0, "parallel": 1, **changes}
+            return Client(source(f"{server.url}/v1", **settings), tmp_path / "answers", max_usd=max_usd)
 
         client.server = server
         yield client
 
 
-def say(told, status=200, **headers):
-    content = told if isinstance(told, bytes) else json.dumps(told).encode()
+def say(body, status=200, **headers):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return send(content, status, **{"Content_Type": "application/json", **headers})
 
 
@@ -435,7 +435,7 @@ def test_a_text_that_its_tokens_cannot_be_is_not_kept(endpoint):
     assert answer.text == "a" * 1000
 
 
-def test_what_leads_elsewhere_or_names_a_codec_is_bounded_too(endpoint):
+def test_redirects_and_codecs_are_bounded_too(endpoint):
     def forever(handler):
         handler.head(302, Location=f"{endpoint.server.url}/other", Connection="close")
         while True:
@@ -500,10 +500,10 @@ def test_the_cap_holds_over_runs_that_get_nothing_to_use(useless, endpoint):
 def test_kept_answers_that_someone_changed_are_asked_for_again(endpoint, tmp_path):
     endpoint(say(body())).ask([ASK])
     (kept,) = (tmp_path / "answers").rglob("*.json")
-    told = json.loads(kept.read_text())
+    content = json.loads(kept.read_text())
     changes = [{"tokens": -1_000_000}, {"prompt_tokens": float("nan")}, {"text": "a" * 9000}, {"tokens": None}]
     for asked, change in enumerate(changes, start=2):
-        kept.write_text(json.dumps({**told, "answer": {**told["answer"], **change}}))
+        kept.write_text(json.dumps({**content, "answer": {**content["answer"], **change}}))
         client = endpoint(say(body()))
         assert client.ask([ASK])[0].text == "Westerns." and client.spent.requests == 1
         assert len(endpoint.server.asked) == asked

@@ -134,7 +134,7 @@ def test_an_ordinary_chat_template_stays_as_it_is(real_models, folder_with, tmp_
     assert again == dated and again.chat_template_kwargs == {"a": False}
 
 
-def test_arguments_of_the_chat_template_hold_for_whoever_renders_it(folder_with, tmp_path):
+def test_arguments_of_the_chat_template_apply_to_every_renderer(folder_with, tmp_path):
     folder = folder_with(LLAMA + TURNS + SWITCHED)
     cache = tmp_path / "cache.jinja"
     (folder / "chat_template.jinja").rename(cache)
@@ -283,8 +283,8 @@ def test_one_profile_of_reasoning_stops_no_run_and_most_do():
 def test_the_example_of_the_documentation_is_valid():
     text = (ROOT / "docs/extend.md").read_text()
     (entry,) = yaml.safe_load(re.search(r"```yaml\n(my-thinking-encoder:\n.*?)```", text, re.DOTALL)[1]).values()
-    told = EncoderEntry.model_validate(entry)
-    assert told.chat_template_kwargs == {"enable_thinking": False} and told.date == datetime.date(2026, 1, 1)
+    model = EncoderEntry.model_validate(entry)
+    assert model.chat_template_kwargs == {"enable_thinking": False} and model.date == datetime.date(2026, 1, 1)
 
 
 WRITE = runpy.run_path(str(ROOT / "scripts" / "write_profiles.py"))

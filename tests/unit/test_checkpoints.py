@@ -293,8 +293,8 @@ def test_killed_at_random_moments_gives_the_same_bytes(tmp_path, data, kind):
     assert done.returncode == 0, done.stderr
     assert weights_file(tmp_path / "a").read_bytes() == weights_file(tmp_path / "b").read_bytes()
     assert not list((tmp_path / "b" / "checkpoints").glob("*/checkpoint-*")), "checkpoints go when the phase is done"
-    told = [json.loads((tmp_path / x / "model" / "manifest.json").read_text())["notes"] for x in "ab"]
-    print(f"{kind}: {kills} kills in {time.monotonic() - started:.0f} s, resumed {told[1]['resumed']} times")
+    notes = [json.loads((tmp_path / x / "model" / "manifest.json").read_text())["notes"] for x in "ab"]
+    print(f"{kind}: {kills} kills in {time.monotonic() - started:.0f} s, resumed {notes[1]['resumed']} times")
 
 
 KILLED = """

@@ -19,9 +19,11 @@ CALL = "from langptune.cli import main; main()"
 
 
 def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    told = {name: value for name, value in os.environ.items() if name != cli.VARIABLE}
-    told |= {"PYTHONPATH": str(ROOT / "src")} | env
-    return subprocess.run([sys.executable, "-P", "-c", CALL, *args], cwd=cwd, env=told, text=True, capture_output=True)
+    environment = {name: value for name, value in os.environ.items() if name != cli.VARIABLE}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | env
+    return subprocess.run(
+        [sys.executable, "-P", "-c", CALL, *args], cwd=cwd, env=environment, text=True, capture_output=True
+    )
 
 
 def test_it_is_installed_under_its_name():
@@ -52,7 +54,7 @@ def test_a_wheel_holds_the_command(tmp_path):
     assert done.returncode == 0 and "spec fields:" in done.stdout, done.stderr
     env[cli.VARIABLE] = str(tmp_path)
     done = subprocess.run([str(tmp_path / "site/bin/langptune"), "plan"], env=env, text=True, capture_output=True)
-    assert done.returncode == 2 and "no checkout of LangPTune" in done.stderr
+    assert done.returncode == 2 and "not a checkout of LangPTune" in done.stderr
 
 
 def test_it_needs_a_checkout(tmp_path):
@@ -60,10 +62,10 @@ def test_it_needs_a_checkout(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == f"error: {tmp_path}: no checkout of LangPTune; call it in one, or `export LANGPTUNE=/path/to/checkout`\n"
+        == f"error: {tmp_path}: not a checkout of LangPTune; run it in one, or `export LANGPTUNE=/path/to/checkout`\n"
     )
     done = run("doctor", cwd=ROOT, LANGPTUNE=str(tmp_path / "gone"))  # what is named goes before where one stands
-    assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: no checkout" in done.stderr
+    assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: not a checkout" in done.stderr
 
 
 def test_it_runs_the_scripts_of_the_checkout(tmp_path):
@@ -85,7 +87,7 @@ def test_every_script_is_a_tool_or_a_stage():
 
 
 @pytest.mark.parametrize("tool", ["doctor", "explore", "plan", "show", "keep"])
-def test_a_tool_says_in_one_line_what_to_correct(tool, tmp_path):
+def test_a_tool_reports_a_user_error_in_one_line(tool, tmp_path):
     needed = {"show": ["tables"], "keep": ["--to", "kept"]}.get(tool, [])
     command = [sys.executable, f"scripts/{tool}.py", *needed, "--config", str(tmp_path / "gone.yaml")]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)

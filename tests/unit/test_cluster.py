@@ -80,12 +80,12 @@ def test_ways_to_ask_for_gpus(gpus, wanted):
 
 def test_several_nodes():
     asked = resources(site(), Demand(memory=100, minutes=5, gpus=8, machines=2), attempt=1)
-    told = {key: asked.get(key) for key in ("gres", "gpu", "nodes", "tasks", "tasks_per_gpu", "mpi")}
-    assert told == {"gres": "gpu:4", "gpu": None, "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
+    found = {key: asked.get(key) for key in ("gres", "gpu", "nodes", "tasks", "tasks_per_gpu", "mpi")}
+    assert found == {"gres": "gpu:4", "gpu": None, "nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"acount": "x"}, "acount"),
         ({"gpus": {"request": "gpus"}}, "gpus.request"),
@@ -93,6 +93,6 @@ def test_several_nodes():
         ({"partition": "gpu"}, "partition"),
     ],
 )
-def test_a_slip_is_named(keys, said):
-    with pytest.raises(UserError, match=rf"cluster\.yaml.*{said}"):
+def test_a_slip_is_named(keys, message):
+    with pytest.raises(UserError, match=rf"cluster\.yaml.*{message}"):
         site(**keys)

@@ -278,12 +278,12 @@ def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
         ("ref", "e1+d"): 0, ("ref", "e2+d"): 0, ("cl", "e1+d"): 1, ("cl", "e2+d"): -1, ("text", "d"): 1,
         ("pop", "pop"): 1,
     }  # fmt: skip
-    told = {(row["method"], row["models"]): row for row in csv.DictReader(io.StringIO(tables.comparisons_csv(found)))}
-    assert set(told) == {("cl", "e1+d"), ("cl", "e2+d"), ("text", "d"), ("pop", "pop")}
-    assert told["cl", "e2+d"]["reference_models"] == "e2+d"
-    assert told["pop", "pop"]["reference_models"] == told["text", "d"]["reference_models"] == "e1+d"
-    own = lines["ref", "e2+d"].means[list(METRICS).index(told["cl", "e2+d"]["metric"])]
-    assert float(told["cl", "e2+d"]["reference_mean"]) == pytest.approx(own)
+    by_key = {(row["method"], row["models"]): row for row in csv.DictReader(io.StringIO(tables.comparisons_csv(found)))}
+    assert set(by_key) == {("cl", "e1+d"), ("cl", "e2+d"), ("text", "d"), ("pop", "pop")}
+    assert by_key["cl", "e2+d"]["reference_models"] == "e2+d"
+    assert by_key["pop", "pop"]["reference_models"] == by_key["text", "d"]["reference_models"] == "e1+d"
+    own = lines["ref", "e2+d"].means[list(METRICS).index(by_key["cl", "e2+d"]["metric"])]
+    assert float(by_key["cl", "e2+d"]["reference_mean"]) == pytest.approx(own)
     gains = results.gains(found).filter(pl.col("models") == "e2+d")
     assert gains.filter(pl.col("method") == "ref")["difference"].abs().max() == 0
     assert gains.filter(pl.col("method") == "cl")["rank_gain"].max() < 0
@@ -361,7 +361,7 @@ def test_runs_over_other_sessions_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (lambda frame: frame.drop("ndcg@10"), "column 'ndcg@10' is missing"),
         (lambda frame: frame.with_columns(pl.lit(float("nan")).alias("ndcg@10")), "empty or non-finite"),
@@ -369,10 +369,10 @@ def test_runs_over_other_sessions_are_refused(tmp_path):
         (lambda frame: frame.head(0), "contains no session"),
     ],
 )
-def test_broken_files_are_refused_even_where_missing_ones_are_not(tmp_path, break_it, told):
+def test_broken_files_are_refused_even_where_missing_ones_are_not(tmp_path, break_it, message):
     path = write(tmp_path, "a", [1, 2, 3])
     break_it(pl.read_parquet(path)).write_parquet(path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         made([entry(path, "ref")], allow_missing=True)
 
 
@@ -397,7 +397,7 @@ def test_gains_by_hand(tmp_path):
     assert frame["difference"].to_list() == pytest.approx([ndcg[0] - 1 / np.log2(9), ndcg[1] - 1, 0])
 
 
-def test_hostile_text_is_printed_as_it_stands():
+def test_hostile_text_is_printed_verbatim():
     text = "a_b & 50% | <b>x</b> $1 #2 {c} ~ ^ \\ *y* [z](u) `q`\nnext"
     assert markup.latex("a_b & 50% | <b>") == r"a\_b \& 50\% \textbar{} \textless{}b\textgreater{}"
     assert markup.markdown("a_b & 50% | <b>") == r"a\_b &amp; 50% \| &lt;b&gt;"
@@ -463,12 +463,12 @@ def test_titles_that_begin_like_markup_or_a_formula(tmp_path):
     ]
     for text in (tables.wide_csv(found), tables.long_csv(found)):
         rows = list(csv.DictReader(io.StringIO(text)))
-        told = {row["method"]: row["title"] for row in rows}
-        assert [told[f"m{at}"] for at in range(10)] == [
+        cells = {row["method"]: row["title"] for row in rows}
+        assert [cells[f"m{at}"] for at in range(10)] == [
             *("[0.5pt] bracket", "*star", "'=1+1", "'+cmd|' /C calc'!A0", "'-2+3", "'@SUM(A1)"),
             *("''=1", "'\t=1+1", "-1.5", "plain"),
         ]
-        assert [plain(told[f"m{at}"]) for at in range(10)] == titles
+        assert [plain(cells[f"m{at}"]) for at in range(10)] == titles
         for row in rows:
             assert all(float(row[key]) <= 1 for key in row if key in ("mean", "low", "high", *METRICS) and row[key])
 
@@ -482,7 +482,7 @@ def test_numbers_of_a_table_stay_numbers():
 # --- lower is better ---------------------------------------------------------------------------------------
 
 
-def test_where_lower_is_better_everything_is_turned_over(tmp_path, monkeypatch):
+def test_if_lower_is_better_everything_is_inverted(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "METRICS", ["ndcg@10", "log-rank"])
     rng = np.random.default_rng(5)
     ranks = {"ref": rng.integers(40, 60, 60), "good": rng.integers(1, 20, 60), "bad": rng.integers(200, 300, 60)}
@@ -524,14 +524,16 @@ def test_a_difference_of_differences_by_hand(tmp_path):
             ("cl", seed): base + 5,
             ("cd", seed): far,
         }
-    entries = [entry(write(tmp_path, f"{name}{seed}", told), name, seed=seed) for (name, seed), told in ranks.items()]
+    entries = [
+        entry(write(tmp_path, f"{name}{seed}", values), name, seed=seed) for (name, seed), values in ranks.items()
+    ]
     found = results.compare(
         grid.collect(entries, METRICS), "cl", "ndcg@10", 300,
         contrasts=[pair("own", "dealt", "a"), pair("own", "dealt", "b", "Does it grow?", ["cl", "cd"])],
     )  # fmt: skip
     plain, one = found.contrasts
     m = METRICS.index("ndcg@10")
-    value = {key: metrics.from_ranks("ndcg@10", told) for key, told in ranks.items()}
+    value = {key: metrics.from_ranks("ndcg@10", values) for key, values in ranks.items()}
     each = [(value["own", s] - value["dealt", s]) - (value["cl", s] - value["cd", s]) for s in (0, 1)]
     cell = one.tests[m]
     assert cell.effect.difference == pytest.approx(np.mean(each))
@@ -578,7 +580,7 @@ def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
     assert turned.tests[0].effect.losses == one.tests[0].effect.wins == 80
 
 
-def test_one_seed_stands_beside_every_seed_and_missing_seeds_are_left_out(runs):
+def test_one_seed_is_paired_with_every_seed_and_missing_seeds_are_left_out(runs):
     entries, absent = runs
     gone = entry(absent.metrics_path, "good", seed=3)
     second = [entry(run.metrics_path, "other", seed=seed) for seed, run in zip((1, 2, 4), entries[2:5], strict=True)]
@@ -598,9 +600,9 @@ def test_one_seed_stands_beside_every_seed_and_missing_seeds_are_left_out(runs):
     # One family over what is tested, apart from that of the reference.
     p = [by_name[name].tests[1].effect.p_permutation for name in "ab"]
     assert [by_name[name].tests[1].p_holm for name in "ab"] == significance.holm(p)
-    told = list(csv.DictReader(io.StringIO(tables.contrasts_csv(found))))
-    assert [row["status"] for row in told] == ["partial"] * 2 + ["complete"] * 2 + ["missing"] * 2
-    assert all(row["difference"] == row["sessions"] == row["p_permutation_holm"] == "" for row in told[4:])
+    written = list(csv.DictReader(io.StringIO(tables.contrasts_csv(found))))
+    assert [row["status"] for row in written] == ["partial"] * 2 + ["complete"] * 2 + ["missing"] * 2
+    assert all(row["difference"] == row["sessions"] == row["p_permutation_holm"] == "" for row in written[4:])
     page = pages.to_markdown(found, "t", []).partition("**Contrasts**")[2]
     assert "| How far?: GOOD against ORACLE | m | 3 of 4 |" in page
     assert "Holm-corrected over 2 contrasts" in page and "1 of 3 contrasts lack a side" in page
@@ -631,21 +633,21 @@ def test_contrasts_are_of_the_same_models_and_a_baseline_meets_them_all(tmp_path
 def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
     plain = made(runs[0])
     found = grid.collect(runs[0], METRICS)
-    told = results.compare(
+    results_with = results.compare(
         found, "ref", "ndcg@10", resamples=300, seed=1,
         contrasts=[pair("good", "ref", "best", "50% & <more>"), pair("ref", "oracle", "far")],
     )  # fmt: skip
     for text in (tables.wide_csv, tables.long_csv, tables.comparisons_csv):
-        assert text(told) == text(plain)
-    assert [one.of.models for one in told.contrasts] == ["m", "m", "enc+d1", "enc+d2"]
-    before, _, after = pages.to_markdown(told, "D", []).partition("\n**Contrasts**\n")
+        assert text(results_with) == text(plain)
+    assert [one.of.models for one in results_with.contrasts] == ["m", "m", "enc+d1", "enc+d2"]
+    before, _, after = pages.to_markdown(results_with, "D", []).partition("\n**Contrasts**\n")
     assert before == pages.to_markdown(plain, "D", [])
     body = [line.replace(r"\|", "") for line in after.splitlines() if line.startswith("|")]
     assert len(body) == 2 + 4 and {line.count("|") for line in body} == {3 + len(METRICS) + 2}
     assert "50% &amp; &lt;more&gt;: GOOD against" in after and "| m / enc+d1 |" in after
-    page = pages.to_html(pages.to_markdown(told, "D", []), "D")
+    page = pages.to_html(pages.to_markdown(results_with, "D", []), "D")
     assert page.count("<table>") == 2
-    tex = pages.to_latex(told, "D", [], "d")
+    tex = pages.to_latex(results_with, "D", [], "d")
     assert r"\label{tab:d}" in tex and r"\label{tab:d-contrasts}" in tex
     assert tex.count("{") == tex.count("}") and all(ord(mark) < 128 for mark in tex)
     second = tex.partition(r"\label{tab:d-contrasts}")[2].splitlines()
@@ -668,7 +670,7 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
         ({"a": {"of": "pop", "again": "ease"}}, r"again"),
     ],
 )
-def test_mistakes_about_contrasts_are_told_before_any_job(contrasts, message):
+def test_mistakes_about_contrasts_are_reported_before_any_job(contrasts, message):
     config = {
         "datasets": ["ml-100k"], "encoders": ["smollm2-135m"], "decoders": ["minilm-l6"],
         "methods": ["langptune-cl", "pop", "ease"], "comparison": {"reference": "pop", "contrasts": contrasts},
@@ -788,13 +790,13 @@ def test_mistakes_about_published_numbers_are_named(change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_published_numbers_stand_beside_ours_in_every_table(runs):
+def test_published_numbers_are_beside_ours_in_every_table(runs):
     entries, absent = runs
-    told = [
+    numbers = [
         PublishedValue(method="good", models="m", metric="ndcg@10", value=0.1234),
         PublishedValue(method="absent", models="m", metric="ndcg@10", value=0.05),
     ]
-    plain, found = made(entries), made([*entries, absent], allow_missing=True, published=told)
+    plain, found = made(entries), made([*entries, absent], allow_missing=True, published=numbers)
     md = pages.to_markdown(found, "D", [])
     body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in body} == {5 + len(METRICS) + 1 + 2}
@@ -814,15 +816,17 @@ def test_published_numbers_stand_beside_ours_in_every_table(runs):
     # Without published numbers nothing of it is seen, and with them no number of ours changes.
     for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "ublished" not in text
-    assert [line.against for line in made(entries, published=told[:1]).lines] == [line.against for line in plain.lines]
+    assert [line.against for line in made(entries, published=numbers[:1]).lines] == [
+        line.against for line in plain.lines
+    ]
     with pytest.raises(UserError, match="metric 'mrr' is not among"):
         made(entries, published=[PublishedValue(method="good", models="m", metric="mrr", value=0.1)])
 
 
-def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
+def test_the_weight_of_popularity_is_in_every_table(runs, tmp_path):
     (tmp_path / "popularity.json").write_text('{"weight": 1.5}')
     weights = [{"weight": 0.0}, {"weight": 0}, *[{"weight_path": str(tmp_path / "popularity.json")}] * 2, {"weight": 2}]
-    entries = [run.model_copy(update=told) for run, told in zip(runs[0], weights, strict=False)] + runs[0][5:]
+    entries = [run.model_copy(update=weight) for run, weight in zip(runs[0], weights, strict=False)] + runs[0][5:]
     plain, found = made(runs[0]), made([*entries, runs[1]], allow_missing=True)
     md, tex = pages.to_markdown(found, "D", []), pages.to_latex(found, "D", [], "d")
     body = [line.replace(r"\|", "") for line in md.splitlines() if line.startswith("|")]
@@ -834,8 +838,8 @@ def test_the_weight_of_popularity_stands_in_every_table(runs, tmp_path):
     assert {line.replace(r"\&", "").count("&") for line in rows} == {6 + len(METRICS)}
     assert rf"\multicolumn{{{6 + len(METRICS) + 1}}}" in tex
     for text in (tables.wide_csv(found), tables.long_csv(found)):
-        told = {line["method"]: line["weight"] for line in csv.DictReader(io.StringIO(text))}
-        assert told == {"ref": "0", "good": "1.5, 1.5, 2", "oracle": "", "absent": ""}
+        weight = {line["method"]: line["weight"] for line in csv.DictReader(io.StringIO(text))}
+        assert weight == {"ref": "0", "good": "1.5, 1.5, 2", "oracle": "", "absent": ""}
     for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "weight" not in text
     (tmp_path / "popularity.json").write_text("{}")

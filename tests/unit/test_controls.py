@@ -147,13 +147,13 @@ def ranked(real_models, tmp_path_factory):
 
 
 @pytest.mark.models
-def test_a_control_changes_the_text_that_it_says_and_nothing_else(ranked):
+def test_a_control_changes_only_its_text(ranked):
     own = ranked()
     assert [top[0] for top in own["top"].to_list()] == [film for _, film, _ in TESTS]
     dealt = ranked(change="shuffled", seed=3)
     users = {at: user for at, (user, _, _) in enumerate(TESTS)}
-    told = pl.DataFrame({"session": range(4), "sample": [0] * 4, "profile": [film for _, film, _ in TESTS]})
-    assert [top[0] for top in dealt["top"].to_list()] == deal(told, users, 3)["profile"].to_list()
+    profiles = pl.DataFrame({"session": range(4), "sample": [0] * 4, "profile": [film for _, film, _ in TESTS]})
+    assert [top[0] for top in dealt["top"].to_list()] == deal(profiles, users, 3)["profile"].to_list()
     mean = ranked(change="mean-vector")
     assert len({tuple(top) for top in mean["top"].to_list()}) == 1, "one order for all"
     assert mean["top_scores"].to_list()[0] != own["top_scores"].to_list()[0]

@@ -50,24 +50,24 @@ class Toy:
         file = Path(self.path(output))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x" * 100)
-        told = {
+        content = {
             **{"output": file.name, "script": f"scripts/{script}.py", "spec": spec, "notes": {"resumed": resumed}},
             **{"device": device, "host": "here", "wall_seconds": wall, "peak_memory_mb": 300.0},
             "inputs": {self.path(name): "hash" for name in reads},
         }
-        file.with_name(f"{file.name}.manifest.json").write_text(json.dumps(told))
+        file.with_name(f"{file.name}.manifest.json").write_text(json.dumps(content))
         return spec
 
     def took(self, rule: str, spec: dict, seconds: float, memory=200.0, threads=1, **resources) -> Path:
         """The job's benchmark file, as Snakemake writes it."""
-        told = {
+        content = {
             **{"rule_name": rule, "s": seconds, "max_rss": memory, "threads": threads, "cpu_time": 1.0, "jobid": 3},
             "params": {"spec": json.dumps(spec), "code": "abc"},
             "resources": {"_cores": threads, "_nodes": 1, "mem_mb": 1000, "tmpdir": "/tmp", **resources},
         }
         file = self.root / "benchmarks" / rule / f"{len(list(self.root.rglob('*.jsonl')))}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(told) + "\n")
+        file.write_text(json.dumps(content) + "\n")
         return file
 
     def costs(self, *targets: str) -> pl.DataFrame:
@@ -184,10 +184,10 @@ def test_jobs_are_found_from_the_results_back(toy):
     for name, reads in (("a", ("raw",)), ("b", ("a", "gone")), ("c", ("b", "a")), ("unused", ("a",)), ("noted", ())):
         toy.ran("evaluate", f"toy/{name}", tuple(f"toy/{read}" for read in reads))
     file = Path(toy.path("toy/c.manifest.json"))
-    told = json.loads(file.read_text())
+    manifest = json.loads(file.read_text())
     # What a comparison notes of its runs; elsewhere the same word may be a number.
-    told["notes"] = {"runs": {toy.path("toy/noted"): "hash"}, "read": 17}
-    file.write_text(json.dumps(told))
+    manifest["notes"] = {"runs": {toy.path("toy/noted"): "hash"}, "read": 17}
+    file.write_text(json.dumps(manifest))
     jobs, lost = cost.reached([toy.path("toy/c"), str(file)])
     assert sorted(Path(*key).name for key in jobs) == ["a", "b", "c", "noted"]
     assert lost == 2, "raw and gone"

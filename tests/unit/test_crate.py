@@ -56,8 +56,8 @@ def results(tmp_path) -> Path:
 
 
 def entities(folder: Path) -> dict[str, dict]:
-    told = json.loads((folder / "ro-crate-metadata.json").read_text(encoding="utf-8"))
-    return {entity["@id"]: entity for entity in told["@graph"]}
+    metadata = json.loads((folder / "ro-crate-metadata.json").read_text(encoding="utf-8"))
+    return {entity["@id"]: entity for entity in metadata["@graph"]}
 
 
 def issues(folder: Path, cache: Path) -> list[str]:
@@ -74,24 +74,24 @@ def test_it_is_valid_and_whole(results, cache):
     done = crate(results)
     assert done.returncode == 0, done.stderr
     assert issues(results, cache) == []
-    told = entities(results)
+    found = entities(results)
     assert {path: path.read_bytes() for path in before} == before
     files = {path.relative_to(results).as_posix(): path for path in before}
-    assert {unquote(part["@id"]) for part in told["./"]["hasPart"]} == set(files)
+    assert {unquote(part["@id"]) for part in found["./"]["hasPart"]} == set(files)
     for name, path in files.items():
-        entity = told[quote(name)]
+        entity = found[quote(name)]
         assert (entity["sha256"], entity["contentSize"]) == (file_hash(path), str(path.stat().st_size))
     # The job that made the table: by its script, from the metrics, in the time that its manifest says.
     (job,) = [
-        one for one in told.values() if one["@type"] == "CreateAction" and {"@id": "table.csv"} in _all(one["result"])
+        one for one in found.values() if one["@type"] == "CreateAction" and {"@id": "table.csv"} in _all(one["result"])
     ]
     manifest = json.loads((results / "table.csv.manifest.json").read_text())
     assert job["startTime"].startswith(manifest["started"].rstrip("Z"))
-    assert told[job["instrument"]["@id"]]["name"] == "scripts/compare.py"
+    assert found[job["instrument"]["@id"]]["name"] == "scripts/compare.py"
     read = {one["@id"] for one in job["object"]}
-    assert any(name.endswith("metrics.parquet") for name in read) and read <= set(told)
-    again = (results / "ro-crate-metadata.json").read_bytes()
-    assert crate(results).returncode == 0 and (results / "ro-crate-metadata.json").read_bytes() == again
+    assert any(name.endswith("metrics.parquet") for name in read) and read <= set(found)
+    again = (results / "ro-found-metadata.json").read_bytes()
+    assert crate(results).returncode == 0 and (results / "ro-found-metadata.json").read_bytes() == again
 
 
 def _all(value: object) -> list:
@@ -105,11 +105,11 @@ def test_the_validator_sees_what_is_wrong(results, cache):
     assert any("table.csv" in message for message in issues(results, cache))
 
 
-def test_what_is_no_results_folder_is_one_line(tmp_path):
+def test_a_folder_without_results_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, told in ((tmp_path / "gone", "no such folder"), (tmp_path / "empty", "no output with a manifest")):
+    for folder, message in ((tmp_path / "gone", "no such folder"), (tmp_path / "empty", "no output with a manifest")):
         done = crate(folder)
-        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     (tmp_path / "empty/a.csv").write_text("a\n")
     (tmp_path / "empty/a.csv.manifest.json").write_text("{}")
     done = crate(tmp_path / "empty")

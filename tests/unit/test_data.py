@@ -193,7 +193,7 @@ def test_missing_wrong_and_truncated_files(tmp_path):
         load(folder)
 
 
-def test_a_protocol_that_leaves_nothing_says_so(tmp_path):
+def test_a_protocol_without_a_remaining_row_is_refused(tmp_path):
     with pytest.raises(UserError, match="leaves no train sessions"):
         prepare(write_raw(tmp_path, ROWS[:2], ITEMS))
 

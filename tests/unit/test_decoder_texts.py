@@ -35,9 +35,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def spec(data: Path, out: Path, texts: str, fraction: float = 1.0, **changes) -> dict:
-    told = spec_of("cl", data, out, texts=texts, batches=2, validate_every=1, **changes)
+    base = spec_of("cl", data, out, texts=texts, batches=2, validate_every=1, **changes)
     read = {f"{split}_profiles_in": str(data / f"{split}.parquet") for split in ("train", "val") if texts != "history"}
-    return {**told, **read, "train_fraction": fraction}
+    return {**base, **read, "train_fraction": fraction}
 
 
 def rows(data: Path, texts: str, fraction: float = 1.0, **changes) -> dict:
@@ -79,9 +79,9 @@ def test_each_kind_has_its_share_of_every_batch_and_of_the_correction(tmp_path):
     drawn = np.bincount(targets[order], minlength=len(data.items)) / (needed / batch)
     weights = contrastive.row_weights(pairs, 0.25)
     assert weights.mean() == pytest.approx(1)
-    told = np.exp(contrastive.log_frequency(targets, len(data.items), batch, 0, weights))
+    expected = np.exp(contrastive.log_frequency(targets, len(data.items), batch, 0, weights))
     there = drawn > 0
-    assert np.allclose(told[there], drawn[there], rtol=5e-3)
+    assert np.allclose(expected[there], drawn[there], rtol=5e-3)
     spread = contrastive.mixed_order(pairs, 0.3, 1000, 0, "contrastive-1") >= 50
     assert set(spread.reshape(-1, 10).sum(1)) == {3}
     assert np.array_equal(order, contrastive.mixed_order(pairs, 0.25, needed, 0, "contrastive-1"))
@@ -90,8 +90,8 @@ def test_each_kind_has_its_share_of_every_batch_and_of_the_correction(tmp_path):
 
 @pytest.mark.parametrize("texts", ["history", "profiles", "mixed"])
 def test_the_script_trains_on_them_and_says_on_what(tmp_path, data, texts):
-    told = spec(data, tmp_path, texts, profile_samples=3, profile_temperature=1.0)
-    notes = work("train_decoder", told).notes
+    settings = spec(data, tmp_path, texts, profile_samples=3, profile_temperature=1.0)
+    notes = work("train_decoder", settings).notes
     counts = {"history": {"history": 40}, "profiles": {"profiles": 36}, "mixed": {"history": 40, "profiles": 36}}
     assert notes["rows"] == counts[texts] and notes["train_sessions"] == (12 if texts == "profiles" else 40)
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
@@ -100,12 +100,12 @@ def test_the_script_trains_on_them_and_says_on_what(tmp_path, data, texts):
     assert ("val_history_ndcg" in curve[0]) == (texts == "mixed")
 
 
-def test_what_lacks_is_named(tmp_path, data):
+def test_missing_settings_are_named(tmp_path, data):
     with pytest.raises(UserError, match=r"key 'recipe\.history_items' is missing"):
         rows(data, "history", history_items=None)
-    told = spec(data, tmp_path, "profiles") | {"train_profiles_in": None}
+    settings = spec(data, tmp_path, "profiles") | {"train_profiles_in": None}
     with pytest.raises(UserError, match="texts 'profiles' need 'train_profiles_in'"):
-        work("train_decoder", told)
+        work("train_decoder", settings)
     ids = (
         contracts.read(data / "training.parquet", "evaluation").filter(pl.col("split") == "train")["session"].to_list()
     )

@@ -45,8 +45,8 @@ def variant(real_models, tmp_path):
         for file, changed in (changes or {}).items():
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            told = json.loads(path.read_text()) if path.is_file() else {}
-            path.write_text(json.dumps(changed if isinstance(changed, list) else {**told, **changed}))
+            config = json.loads(path.read_text()) if path.is_file() else {}
+            path.write_text(json.dumps(changed if isinstance(changed, list) else {**config, **changed}))
         return folder
 
     return make
@@ -132,8 +132,8 @@ def test_a_prompt_that_the_registry_names_is_not_reported(variant, tmp_path):
 def test_dimensions_are_those_that_come_out(variant, tmp_path):
     """Of the pooling, of a Dense after it, and of truncate_dim."""
     dense = ("sentence_transformers.models.Dense", "2_Dense")
-    told = {"in_features": 384, "out_features": 24, "bias": False, "activation_function": "torch.nn.Identity"}
-    folder = variant({MODULES: modules(dense), "2_Dense/config.json": told})
+    config = {"in_features": 384, "out_features": 24, "bias": False, "activation_function": "torch.nn.Identity"}
+    folder = variant({MODULES: modules(dense), "2_Dense/config.json": config})
     weight = torch.randn(24, 384, generator=torch.Generator().manual_seed(0))
     save_file({"linear.weight": weight}, folder / "2_Dense/model.safetensors")
     with pytest.raises(UserError, match="mine: dimensions 384, but the model has 24"):

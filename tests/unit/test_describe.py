@@ -76,7 +76,7 @@ def test_card_statistics_and_funnel(folder, tmp_path):
     assert done.returncode != 0 and "published: 'cores' is not a step of this protocol: reviews, usable" in done.stderr
 
 
-def test_what_a_file_holds_is_no_markup_of_its_card():
+def test_text_of_a_file_is_not_markup_of_its_card():
     """Ids and titles come from files of strangers, and notes quote them."""
     entry = conftest.entry(title="<b>T</b>", licence="<img src=x onerror=alert(1)>", url="https://x.org/ <script>")
     table = pl.DataFrame({"step": ["all"], "interactions": [1]})
@@ -89,10 +89,10 @@ def test_what_a_file_holds_is_no_markup_of_its_card():
         "drops": {"lines of user '</td><script>alert(2)</script>'": 2},
         "notes": ["/data/x.inter: id '<script>alert(3)</script>\x1b[2J' stands twice", "no colon <i>"],
     }
-    told = card("toy", entry, steps, steps, facts, items, [])
-    page = MarkdownIt("commonmark").enable("table").render(told)
-    assert not re.search(r"<(script|img|b|u|i)\b", told + page) and "\x1b" not in told
-    assert "&lt;script&gt;alert(3)&lt;/script&gt;" in page and "- x.inter: id" in told
+    text = card("toy", entry, steps, steps, facts, items, [])
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    assert not re.search(r"<(script|img|b|u|i)\b", text + page) and "\x1b" not in text
+    assert "&lt;script&gt;alert(3)&lt;/script&gt;" in page and "- x.inter: id" in text
     url = "https://grouplens.org/datasets/movielens/100k/"
     assert f" <{url}>" in card("toy", conftest.entry(url=url), steps, steps, facts, items, [])
 
@@ -103,8 +103,8 @@ def test_a_model_card_quotes_names_as_names():
     state = {"curve": [{"batch": 0, "val_ndcg": 0.1}], "best_step": 0}
     base = 'x")\nimport os; os.system("id")\n```\n<script>alert(1)</script>'
     for role in ("encoder", "decoder"):
-        told = model_card(base, "cl", "<b>data</b>", "<i>", recipe, state, 0, role, 9)
-        body = told.split("---", 2)[2]
+        text = model_card(base, "cl", "<b>data</b>", "<i>", recipe, state, 0, role, 9)
+        body = text.split("---", 2)[2]
         assert len(re.findall("^```", body, re.M)) == 4 and "\nimport os" not in body
         shown = MarkdownIt("commonmark").enable("table").render(body)
         assert not re.search(r"<(script|b|i)>", shown)
@@ -118,10 +118,10 @@ def test_limits_drop_or_only_count(folder, tmp_path):
         "prompt_tokens_of": lambda texts: [len(text.split()) for text in texts],
     }
     limits = TokenLimits(**counters, item_limit=150, prompt_limit=500)
-    told = {"encoder": "gemma-2b-it", "decoder": "mxbai-embed-large-v1"}
+    models = {"encoder": "gemma-2b-it", "decoder": "mxbai-embed-large-v1"}
     done = {}
     for over in ("drop", "truncate"):
-        settings = amazon(folder, protocol={"name": "paper", "limits": {**told, "over": over}})
+        settings = amazon(folder, protocol={"name": "paper", "limits": {**models, "over": over}})
         scratch = tmp_path / over
         scratch.mkdir()
         done[over] = protocols.prepare(readers.read(settings, "x", scratch), settings, "x", limits)

@@ -39,7 +39,7 @@ from tests import planted as p
 from tests.unit.test_training import losses
 
 out, first = Path(sys.argv[1]), os.environ["RANK"] == "0"
-told = {{}}
+recorded = {{}}
 # Made before the processes know each other: transformers lets the first one alone write files then.
 decoders, judge = [p.tiny_decoder() for _ in range(4)], p.tiny_decoder()
 KINDS = {{
@@ -83,7 +83,7 @@ for kind, make in KINDS.items():
         [{{k: v for k, v in row.items() if "seconds" not in k}} for row in trainer.watch.state["curve"]]
         for trainer in (straight, resumed)
     ]
-    told[kind] = {{
+    recorded[kind] = {{
         "divided": sum(isinstance(weight, DTensor) for weight in straight.model.parameters()),
         "weights": len(list(straight.model.parameters())),
         "loss": losses(straight),
@@ -103,13 +103,14 @@ def measured():
     return {{"ndcg": 0.1 + 0.01 * len(calls) * (1 if first else -1)}}
 trainer.watch._validate = measured
 trainer.run()
-told["early"] = {{"calls": len(calls), "best": trainer.watch.state["best"], "batch": trainer.watch.state["best_step"]}}
-(out / f"told-{{os.environ['RANK']}}.json").write_text(json.dumps(told))
+state = trainer.watch.state
+recorded["early"] = {{"calls": len(calls), "best": state["best"], "batch": state["best_step"]}}
+(out / f"recorded-{{os.environ['RANK']}}.json").write_text(json.dumps(recorded))
 """
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> list[dict]:
+def recorded(tmp_path_factory) -> list[dict]:
     """What each of the two processes found."""
     out = tmp_path_factory.mktemp("divided")
     script = out / "worker.py"
@@ -125,27 +126,27 @@ def told(tmp_path_factory) -> list[dict]:
         timeout=570,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((out / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    return [json.loads((out / f"recorded-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("kind", ["cl", "rlso"])
-def test_divided_weights_follow_the_recorded_trajectory(told, kind):
-    first = told[0][kind]
+def test_divided_weights_follow_the_recorded_trajectory(recorded, kind):
+    first = recorded[0][kind]
     assert first["divided"] == first["weights"] > 0
     assert first["loss"] == pytest.approx(RECORDED[kind]["loss"], rel=2e-3, abs=1e-5)
     assert first["val_ndcg"] == pytest.approx(RECORDED[kind]["val_ndcg"], rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["cl", "rlso"])
-def test_a_run_with_divided_weights_resumes_to_the_same_weights(told, kind):
-    for process in told:
+def test_a_run_with_divided_weights_resumes_to_the_same_weights(recorded, kind):
+    for process in recorded:
         found = process[kind]
         assert found["interrupted"] and found["resumed"] == 1, "one process heard the signal, both stopped"
         assert found["same weights"] and found["curves"][0] == found["curves"][1]
 
 
-def test_what_is_saved_of_divided_weights_is_the_whole_model(told):
-    """It loads as any other, has the shapes of the start, and ranks as validation said."""
+def test_what_is_saved_of_divided_weights_is_the_whole_model(recorded):
+    """It loads as any other, has the shapes of the start, and ranks as in validation."""
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
 
@@ -154,18 +155,21 @@ def test_what_is_saved_of_divided_weights_is_the_whole_model(told):
     from tests import planted as p
 
     data = p.planted(train=40, val=10)
-    model = SentenceTransformer(told[0]["cl"]["kept"], device="cpu")
+    model = SentenceTransformer(recorded[0]["cl"]["kept"], device="cpu")
     texts = [" ".join(data.items[item] for item in shown) for shown in data.history["val"]]
     reward = Reward(model, p.scoring(model, data.items))
     found = validation_metrics(reward.ranks(texts, data.target["val"], data.history["val"]))
-    assert found["ndcg"] == pytest.approx(told[0]["cl"]["val_ndcg"][-1], abs=1e-6) and "best-4" in told[0]["cl"]["kept"]
+    assert (
+        found["ndcg"] == pytest.approx(recorded[0]["cl"]["val_ndcg"][-1], abs=1e-6)
+        and "best-4" in recorded[0]["cl"]["kept"]
+    )
 
-    adapter = Path(told[0]["rlso"]["kept"])
+    adapter = Path(recorded[0]["rlso"]["kept"])
     load_adapter(p.tiny_encoder(), adapter)
     weights = load_file(adapter / "adapter_model.safetensors")
     assert len(weights) == 28 and all(min(weight.shape) == 8 for weight in weights.values()), "LoRA of rank 8, whole"
     assert all(weight.any() for weight in weights.values()), "trained"
 
 
-def test_early_stopping_is_decided_once(told):
-    assert told[0]["early"] == told[1]["early"] == {"calls": 5, "best": pytest.approx(0.15), "batch": 4}
+def test_early_stopping_is_decided_once(recorded):
+    assert recorded[0]["early"] == recorded[1]["early"] == {"calls": 5, "best": pytest.approx(0.15), "batch": 4}

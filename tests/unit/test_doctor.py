@@ -22,11 +22,11 @@ CONFIG = {
 def test_a_key_that_is_not_set_is_named_once(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     command = [sys.executable, "scripts/doctor.py", "--config", str(tmp_path / "config.yaml")]
-    told = {}
+    output = {}
     for key in ("", "secret-of-a-test"):
         env = os.environ | {"OPENAI_API_KEY": key}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-        told[key] = done.stdout + done.stderr
-        assert "secret-of-a-test" not in told[key]
-    assert told[""].count("`export OPENAI_API_KEY=...`") == 1
-    assert "OPENAI_API_KEY" not in told["secret-of-a-test"] and "config" in told["secret-of-a-test"]
+        output[key] = done.stdout + done.stderr
+        assert "secret-of-a-test" not in output[key]
+    assert output[""].count("`export OPENAI_API_KEY=...`") == 1
+    assert "OPENAI_API_KEY" not in output["secret-of-a-test"] and "config" in output["secret-of-a-test"]

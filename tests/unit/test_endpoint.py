@@ -31,7 +31,7 @@ YES = Request((("user", "Say yes."),), 2)
 
 
 def source(url: str, **changes) -> ModelSource:
-    told = {
+    fields = {
         "endpoint": url,
         "model": "smollm2-135m",
         "key": "DOOR_KEY",
@@ -39,7 +39,7 @@ def source(url: str, **changes) -> ModelSource:
         "output_price": 2.0,
         "retries": 2,
     }
-    return ModelSource(**{**told, **changes})
+    return ModelSource(**{**fields, **changes})
 
 
 @pytest.fixture
@@ -98,8 +98,12 @@ def test_all_that_changes_an_answer_changes_its_key():
 def test_a_cap_refuses_before_anything_is_sent(keeper, tmp_path):
     requests = [Request((("user", f"Say {word}. " * 100),), 50) for word in ("yes", "no")]
     client = Client(source(keeper.url, input_price=10.0, output_price=100.0), tmp_path, max_usd=0.01)
-    told = client.estimate(requests)
-    assert told.requests == 2 and told.tokens == 100 and told.usd == pytest.approx((told.prompt_tokens + 1000) / 1e5)
+    estimate = client.estimate(requests)
+    assert (
+        estimate.requests == 2
+        and estimate.tokens == 100
+        and estimate.usd == pytest.approx((estimate.prompt_tokens + 1000) / 1e5)
+    )
     with pytest.raises(UserError, match=r"2 answers would cost up to 0\.0\d+ USD, max_usd allows 0\.0100; nothing was"):
         client.ask(requests)
     assert keeper.passed == keeper.refused == 0 and not list(tmp_path.rglob("*.json"))
@@ -155,7 +159,7 @@ def test_errors_say_what_to_do(keeper, chat_server, tmp_path, monkeypatch):
 
 
 @pytest.mark.models
-def test_a_busy_server_is_asked_again_when_it_says(keeper, tmp_path):
+def test_a_busy_server_is_retried_after_its_pause(keeper, tmp_path):
     keeper.busy = 1
     start = time.monotonic()
     Client(source(keeper.url), tmp_path).ask([YES])
@@ -192,7 +196,7 @@ def test_how_long_to_wait(sent, tokens, requests, budget, wait):
 
 
 @pytest.mark.models
-def test_a_server_ends_with_whoever_started_it(real_models, tmp_path):
+def test_a_server_ends_with_the_process_that_started_it(real_models, tmp_path):
     code = (
         "import time; from langptune.endpoint.serve import served\n"
         f"with served({str(real_models / 'smollm2-135m')!r}, {str(tmp_path / 'log')!r}, 1, 'float32'): time.sleep(600)"
@@ -213,7 +217,7 @@ def test_a_server_ends_with_whoever_started_it(real_models, tmp_path):
     assert not left
 
 
-def test_what_cannot_be_served_is_said(tmp_path):
+def test_a_model_that_cannot_be_served_is_one_line(tmp_path):
     from langptune.endpoint.serve import served
 
     with pytest.raises(UserError, match="holds no model to serve"), served(tmp_path, tmp_path / "log", 1):
@@ -238,9 +242,9 @@ def test_what_cannot_be_served_is_said(tmp_path):
     ],
 )
 def test_bad_endpoints_are_refused_without_their_secrets(change, message):
-    told = {"endpoint": "http://host/v1", "model": "m", "input_price": 0, "output_price": 0}
+    fields = {"endpoint": "http://host/v1", "model": "m", "input_price": 0, "output_price": 0}
     with pytest.raises(UserError) as error:
-        validate(ModelSource, {**told, **change}, "models.yaml: m: source")
+        validate(ModelSource, {**fields, **change}, "models.yaml: m: source")
     assert message in str(error.value) and "sk-123-real" not in str(error.value)
 
 
@@ -284,9 +288,9 @@ def test_a_prompt_with_a_beginning_needs_a_server_that_goes_on_from_it(tmp_path)
     with pytest.raises(UserError, match=r"'movies-specific' has 'starts', but encoder 'gpt-4\.1-mini'") as caught:
         load(config, tmp_path)
     assert "\n" not in str(caught.value)
-    told = read_yaml(models)
-    told["gpt-4.1-mini"]["source"]["prefill"] = {}
-    models.write_text(yaml.safe_dump(told))
+    registry = read_yaml(models)
+    registry["gpt-4.1-mini"]["source"]["prefill"] = {}
+    models.write_text(yaml.safe_dump(registry))
     assert load(config, tmp_path).models_of("langptune-0") == ["gpt-4.1-mini+minilm-l6"]
 
 
@@ -363,8 +367,8 @@ def test_profiles_from_an_endpoint(chat_server, real_models, toy, tmp_path, monk
     same = ["session", "profile", "prompt_tokens", "tokens", "finished"]
     assert asked[0].select(same).equals(here[0].select(same))
     assert asked["logprob"].null_count() == 2 and asked["tokens"].max() <= 6
-    told = json.loads((tmp_path / "asked.parquet.manifest.json").read_text())
-    assert told["notes"]["asked"] == 2 and told["notes"]["fields_with_special_tokens"] == 1
+    manifest = json.loads((tmp_path / "asked.parquet.manifest.json").read_text())
+    assert manifest["notes"]["asked"] == 2 and manifest["notes"]["fields_with_special_tokens"] == 1
     # Killed and started again, with the server gone: nothing is asked, the file is the same.
     (tmp_path / "asked.parquet").unlink()
     again = script("write_profiles.py", spec)
@@ -380,8 +384,13 @@ def test_long_histories_fit_by_characters():
 
     prompt = Prompt(template="{% for item in history %}{{ item.title }}\n{% endfor %}Why?")
     writer = MessageWriter(prompt, "p", 30, rough_tokens)
-    told = writer.encode([{"title": f"{at} {'x' * 40}"} for at in range(5)], {})
-    assert told.tokens <= 30 and told.dropped_items == 3 and told.text.startswith("3 ") and told.text.endswith("Why?")
+    message = writer.encode([{"title": f"{at} {'x' * 40}"} for at in range(5)], {})
+    assert (
+        message.tokens <= 30
+        and message.dropped_items == 3
+        and message.text.startswith("3 ")
+        and message.text.endswith("Why?")
+    )
     assert writer.encode([{"title": "[INST] <|eot_id|> [REC]"}], {}).text.startswith(
         "(INST) \u2039|eot_id|\u203a (REC)"
     )

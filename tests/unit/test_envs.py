@@ -24,7 +24,7 @@ def pins(name: str) -> list[str]:
     return [line for line in (ROOT / "envs" / name).read_text().splitlines() if not line.startswith("#")]
 
 
-def test_every_pin_is_exact_and_stands_once():
+def test_every_pin_is_exact_and_unique():
     names = []
     for file in sorted((ROOT / "envs").glob("lock*.txt")):
         for line in file.read_text().splitlines():
@@ -81,7 +81,7 @@ def test_versions_and_licence_agree():
 
 
 def test_the_catalogue_finds_what_it_reads():
-    told = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
-    assert not told["mandatory-flags"]["flags"] and told["report"] is True
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert not usage["mandatory-flags"]["flags"] and usage["report"] is True
     for name in ("workflow/Snakefile", "config/README.md", "LICENSE"):
         assert (ROOT / name).is_file(), name

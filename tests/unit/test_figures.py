@@ -101,14 +101,14 @@ def pairs():
 
 
 def contrasts():
-    told = [
+    rows = [
         ("a", "What RLSO adds\nLangPTune – LangPTune-CL", 0.02, 0.01, 0.03, True),
         ("b", "LangPTune – Pop", -0.01, -0.02, 0.001, False),
     ]
     panels = {"NDCG@10": 1, "Log rank (lower is better)": -1}
     return {
         title: [Difference(*name, better * mean, *sorted((better * low, better * high)), better, filled)
-                for *name, mean, low, high, filled in told]
+                for *name, mean, low, high, filled in rows]
         for title, better in panels.items()
     }  # fmt: skip
 
@@ -149,7 +149,7 @@ def test_other_formats_are_refused(tmp_path):
         save(DRAW["bars"](), tmp_path / "a.svg")
 
 
-def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
+def test_bars_are_sorted_and_bounds_are_listed_but_not_drawn():
     figure = draw_means(bars())
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["Low_title & <b>", "Middle", "High"]
@@ -159,7 +159,7 @@ def test_bars_are_sorted_and_bounds_are_told_but_not_drawn():
     assert "Oracle 1.0000" in figure.get_supxlabel()
 
 
-def test_bars_of_bounds_alone_say_so():
+def test_a_figure_of_bounds_only_is_empty_with_a_sentence():
     figure = draw_means({"NDCG@10": [Bar("oracle", "Oracle", "bounds", 1, 1, 1)]})
     assert any("Only bounds" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
 
@@ -270,7 +270,7 @@ def test_a_phase_without_a_paired_difference_shows_the_error_of_its_mean():
 
 
 def test_training_marks_the_batch_that_selection_kept(tmp_path):
-    """The batch stands in the manifest of the curve."""
+    """The batch is in the manifest of the curve."""
     paths = [tmp_path / f"{seed}.jsonl" for seed in range(3)]
     for path, kept in zip(paths, (2, 4, None), strict=True):
         path.write_text("".join(json.dumps(row) + "\n" for row in phases()[1].rows))
@@ -299,7 +299,7 @@ def test_training_marks_a_run_that_collapsed():
     assert "collapsed" in [text.get_text() for text in large.texts]
 
 
-def test_variants_stand_in_the_panel_of_their_value_beside_what_is_not_varied():
+def test_variants_are_in_the_panel_of_their_value_beside_fixed_methods():
     bars = {name: Bar(name, name, "profiles", mean, 0.0, 0.1) for name, mean in (("a", 0.02), ("b", 0.05))}
     figure = variants({"rebel": [bars["a"]], "rloo": [*bars.values()]}, {"CL": 0.03}, "NDCG@10")
     left, right = figure.axes
@@ -320,8 +320,8 @@ def test_rows_with_one_label_stay_two_rows():
     drawn = tradeoff(same, {"Faithful": same}, "NDCG@10")
     heights = {float(line.get_ydata()[0]) for line in drawn.axes[0].lines if len(line.get_ydata()) == 1}
     assert heights == {0.02, 0.05} and len(drawn.legends[0].get_texts()) == 2
-    told = [Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
-    assert len(draw_published({"NDCG@10": told}).axes[0].get_yticks()) == 2
+    pairs = [Pair(key, "Same", "baselines", value, 0.02, 0.01, 0.03) for key, value in (("a", 0.1), ("b", 0.2))]
+    assert len(draw_published({"NDCG@10": pairs}).axes[0].get_yticks()) == 2
     curves = [Curve(key, "Same", np.arange(3), np.arange(3) / 9) for key in ("a", "a", "b")]
     panels = [axis for axis in learning_curves(curves, "NDCG@10").axes if axis.get_visible()]
     assert [len(axis.lines) for axis in panels] == [4, 2], "a line and a dot for each seed"
@@ -331,7 +331,7 @@ def test_rows_with_one_label_stay_two_rows():
     assert len(seen) == 2 and not any(axis.collections for axis in seen), "two phases, no band of seeds"
 
 
-def test_lines_of_a_group_can_be_told_apart():
+def test_lines_of_a_group_are_distinguishable():
     lines = rank_distributions(ranks() * 3, 100).axes[0].lines
     looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in lines[:-2]}
     assert len(looks) == len(lines) - 2
@@ -394,7 +394,7 @@ def test_no_title_is_a_formula(tmp_path, name):
         ("a\n" * 10_000, "a\na\na\na\na"),
     ],
 )
-def test_titles_are_drawn_as_they_stand(tmp_path, text, shown):
+def test_titles_are_drawn_verbatim(tmp_path, text, shown):
     figure = TITLED["ranks"](text)
     save(figure, tmp_path / "figure.png")
     first = figure.legends[0].get_texts()[0]
@@ -446,11 +446,11 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
     (tmp_path / "curve.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "val_ndcg@10": 0.1}\n')
     head = "contrast,title,method,models,against,against_models,beyond,beyond_against,metric"
     head += ",difference,difference_low,difference_high"
-    told = [f"c,,ref,{models},good,SASRec,{pair},{metric},0.1,0.0,0.2,0.04"
+    lines = [f"c,,ref,{models},good,SASRec,{pair},{metric},0.1,0.0,0.2,0.04"
             for models, pair in zip(("e+d1", "e+d2"), (",", "good,ref"), strict=True)
             for metric in ("ndcg@10", "log-rank")]  # fmt: skip
-    told.append("d,T,gone,x,good,SASRec,,,ndcg@10,,,,")
-    (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *told]) + "\n")
+    lines.append("d,T,gone,x,good,SASRec,,,ndcg@10,,,,")
+    (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *lines]) + "\n")
     outs = ("means", "gains", "ranks", "curves", "published", "contrasts")
     seen = []
     for turn in "12":  # another hash seed must not change a byte

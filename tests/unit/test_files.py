@@ -1,4 +1,4 @@
-"""What is written: whole or not at all, through nobody's link, and with what a killed process left behind removed."""
+"""Writing: atomic, without following links of others, and with left-overs of killed processes removed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def shared(tmp_path) -> Path:
 def _answered(folder: Path) -> Client:
     from langptune.config.models import ModelSource
 
-    told = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "input_price": 0, "output_price": 0}
-    return Client(ModelSource.model_validate({**told, "requests_per_minute": 60}), folder)
+    fields = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "input_price": 0, "output_price": 0}
+    return Client(ModelSource.model_validate({**fields, "requests_per_minute": 60}), folder)
 
 
 REQUEST = Request((("user", "what I read"),), 4)
@@ -95,7 +95,7 @@ def _kept(precious: Path) -> bool:
 
 @pytest.mark.parametrize("what", WRITERS)
 @pytest.mark.parametrize("plant", ["link", "dangling", "hard link", "pipe"])
-def test_what_stands_at_the_end_of_the_way_is_not_written_through(what, plant, shared, precious):
+def test_a_link_at_the_end_of_a_path_is_not_followed_when_writing(what, plant, shared, precious):
     """A neighbour's link, hard link or pipe at the very name: replaced or refused in a line, and its target is kept."""
     name, write = WRITERS[what]
     at = shared / name(shared)
@@ -183,7 +183,7 @@ class TestTwoUsers:
 
     def test_a_neighbours_link_on_the_way_is_refused(self, group, precious):
         self.as_neighbour(self.LINK, precious.parent, group / "ml-100k")
-        with pytest.raises(UserError, match="'ml-100k' on the way is a link of another user"):
+        with pytest.raises(UserError, match="'ml-100k' in its path is a link of another user"):
             _write(group / "ml-100k" / "thesis.tex")
         assert _kept(precious)
 
@@ -218,8 +218,8 @@ class TestTwoUsers:
         with pytest.raises(UserError, match="belongs to another user"):
             write(group)
 
-    def test_a_neighbours_lock_is_taken_and_one_that_is_held_is_told(self, group):
-        """Users of a group may make each other's lock files; a number alone is believed of what stands in one."""
+    def test_a_free_lock_of_another_user_is_taken_and_a_held_one_is_reported(self, group):
+        """Users of a group may create each other's lock files; only a number in one is trusted."""
         lock = group / ".out.lock"
         write = "import sys; open(sys.argv[1], 'w').write('\\x1b[2Jevil' * 10**6)"
         self.as_neighbour(write, lock)
@@ -310,9 +310,9 @@ def test_what_the_user_must_change_is_one_line(tmp_path, kind):
     (tmp_path / "f").write_text("")
     (tmp_path / "d" / "inside").mkdir(parents=True)
     for make in (_write, files.fresh, files.hold):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             make(path or tmp_path / ("x" * 300))
-        assert str(tmp_path) in str(told.value)
+        assert str(tmp_path) in str(error.value)
 
 
 def test_answers_are_for_ones_own_eyes(tmp_path):

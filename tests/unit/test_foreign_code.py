@@ -1,4 +1,4 @@
-"""Code that comes with a model is never run, and nobody is asked whether to."""
+"""Code that comes with a model is never run, and no prompt asks whether to run it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def refuses(node: ast.expr | None, names: dict[str, ast.expr]) -> bool:
         return node.value is False
     if not isinstance(node, ast.Dict):
         return False
-    told = [v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "trust_remote_code"]
-    return bool(told) and refuses(told[-1], names)
+    values = [v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "trust_remote_code"]
+    return bool(values) and refuses(values[-1], names)
 
 
 def lacking(text: str, path: str) -> list[str]:
@@ -70,8 +70,8 @@ def lacking(text: str, path: str) -> list[str]:
 def test_every_call_that_loads_a_model_refuses_its_code():
     found = [line for file in SOURCES for line in lacking(file.read_text(encoding="utf-8"), str(file))]
     assert not found
-    told = sum(file.read_text(encoding="utf-8").count("trust_remote_code") for file in SOURCES)
-    assert told >= 7, "the calls are still there, under the names that this test looks for"
+    count = sum(file.read_text(encoding="utf-8").count("trust_remote_code") for file in SOURCES)
+    assert count >= 7, "the calls are still there, under the names that this test looks for"
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_every_call_that_loads_a_model_refuses_its_code():
     [
         "AutoModel.from_pretrained(folder)",
         "AutoModel.from_pretrained(folder, trust_remote_code=True)",
-        "AutoModel.from_pretrained(folder, trust_remote_code=told)",
+        "AutoModel.from_pretrained(folder, trust_remote_code=flag)",
         "SentenceTransformer(folder)",
-        "SentenceTransformer(folder, modules=told)",
-        "told = {'trust_remote_code': False}\nTransformer(folder, model_kwargs=told)",
+        "SentenceTransformer(folder, modules=found)",
+        "kwargs = {'trust_remote_code': False}\nTransformer(folder, model_kwargs=kwargs)",
     ],
 )
 def test_the_look_at_the_sources_finds_one_that_does_not(text):
@@ -119,11 +119,11 @@ else:
 
 
 def plant(folder: Path, marker: Path, **changes: str) -> None:
-    """Give a model folder code of its own, named in both of its configs."""
+    """Add code to a model folder, and name it in both configs."""
     for name in ("config.json", "tokenizer_config.json"):
-        told = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        config = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         (folder / name).unlink(missing_ok=True)  # it may be linked from elsewhere
-        (folder / name).write_text(json.dumps({**told, "auto_map": MAP, **changes}))
+        (folder / name).write_text(json.dumps({**config, "auto_map": MAP, **changes}))
     (folder / "planted.py").write_text(CODE.format(marker=str(marker)))
 
 
@@ -148,12 +148,12 @@ def test_the_code_of_a_model_folder_is_not_run_and_not_asked_for(real_models, tm
         text=True,
         cwd=tmp_path,
     )
-    told = done.stdout + done.stderr
-    assert not marker.exists() and "[y/N]" not in told, told
+    output = done.stdout + done.stderr
+    assert not marker.exists() and "[y/N]" not in output, output
     if kind == "decoder":  # what transformers has itself is taken in place of the folder's
-        assert done.returncode == 0 and "(1, 384)" in done.stdout, told
+        assert done.returncode == 0 and "(1, 384)" in done.stdout, output
     else:
-        assert done.returncode and "contains custom code" in done.stderr.splitlines()[-1], told
+        assert done.returncode and "contains custom code" in done.stderr.splitlines()[-1], output
 
 
 class Pickled:
@@ -167,8 +167,8 @@ class Pickled:
 
 
 def settings(path: Path, **changes) -> None:
-    told = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(told | changes))
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(config | changes))
 
 
 TINY = DecoderEntry(
@@ -206,13 +206,13 @@ def test_a_decoder_has_no_pickle_read(tiny_decoder, tmp_path, door):
     given = {"weights_only": False, "use_safetensors": False, "dtype": "auto"}
     settings(folder / "sentence_bert_config.json", model_kwargs=given)
     settings(folder / "config.json", dtype=None)
-    with pytest.raises(UserError, match=r"sentence_bert_config.json: key 'model_kwargs\.") as told:
+    with pytest.raises(UserError, match=r"sentence_bert_config.json: key 'model_kwargs\.") as error:
         if door == "materialise":
             entry = TINY.model_copy(update={"source": ModelSource(folder=str(folder))})
             materialise.materialise(entry, "d", tmp_path / "out")
             folder = tmp_path / "out"
         load.load_decoder(folder, TINY, torch.device("cpu"))
-    assert not marker.exists() and "\n" not in str(told.value)
+    assert not marker.exists() and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("argument", ["weights_only", "use_safetensors"])
@@ -297,9 +297,9 @@ def test_an_adapter_is_one_of_ours(tiny_encoder, tmp_path, planted, monkeypatch)
     code.mkdir()
     plant(code, marker, model_type="acme", tokenizer_class="AcmeTokenizer")
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(folder))
-    told = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "tokenizer_name_or_path": str(code)}
+    config = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "tokenizer_name_or_path": str(code)}
     if planted["peft_type"] != "LORA":
-        (folder / "adapter_config.json").write_text(json.dumps({**told, "shadow_model": str(code), **planted}))
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "shadow_model": str(code), **planted}))
     else:
         settings(folder / "adapter_config.json", **planted)
     asked = []
@@ -333,8 +333,8 @@ def test_a_model_folder_is_no_adapter_of_another_model(tiny_encoder, tmp_path):
     folder.mkdir()
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny_encoder / file, folder / file)
-    told = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_encoder), "task_type": "CAUSAL_LM"}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_encoder), "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"adapter_config\.json: an adapter within a model's folder"):
         load.load_encoder(folder, torch.device("cpu"), torch.float32)
 

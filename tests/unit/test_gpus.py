@@ -51,7 +51,7 @@ def test_visible_gpus(env, found):
     assert gpus.visible({gpus.COUNT: "3", **env}) == found
 
 
-def test_a_count_that_is_no_number_is_named():
+def test_an_invalid_count_is_refused():
     with pytest.raises(UserError, match=r"LANGPTUNE_GPUS: .*found 'two'"):
         gpus.visible({gpus.COUNT: "two"})
 
@@ -63,8 +63,10 @@ def job(tmp_path):
     started = []
 
     def start(**env: str) -> tuple[subprocess.Popen, str]:
-        told = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")}
-        told |= {gpus.COUNT: "2", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **env}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")
+        }
+        environment |= {gpus.COUNT: "2", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **env}
         command = [
             sys.executable,
             str(tmp_path / "job.py"),
@@ -73,7 +75,7 @@ def job(tmp_path):
             '{"out": "x"}',
         ]
         child = subprocess.Popen(
-            command, env=told, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         started.append(child)
         return child, child.stdout.readline().strip()
@@ -89,8 +91,8 @@ def test_each_job_has_a_gpu_of_its_own(job):
     first, seen = job()
     assert seen == "0"
     assert job()[1] == "1"
-    third, said = job()
-    assert said == "waiting for 1 of the GPUs 0, 1: other jobs use them"
+    third, line = job()
+    assert line == "waiting for 1 of the GPUs 0, 1: other jobs use them"
     first.kill()
     assert third.stdout.readline().strip() == "0"
     # What the user, SLURM or the launcher of several processes has chosen holds.

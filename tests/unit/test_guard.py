@@ -66,12 +66,12 @@ def test_own_counts_only_where_the_start_had_it():
 
 
 def test_gains_by_hand():
-    told = gains([1, 8, 4], [1, 2, 8])
+    found = gains([1, 8, 4], [1, 2, 8])
     steps = np.array([0, math.log(4), -math.log(2)])
-    assert told["gain"] == pytest.approx(steps.mean())
-    assert told["gain_se"] == pytest.approx(steps.std(ddof=1) / math.sqrt(3))
+    assert found["gain"] == pytest.approx(steps.mean())
+    assert found["gain_se"] == pytest.approx(steps.std(ddof=1) / math.sqrt(3))
     moves = np.array([0, 1 / math.log2(3) - 1 / math.log2(9), 1 / math.log2(9) - 1 / math.log2(5)])
-    assert told["ndcg_gain_se"] == pytest.approx(moves.std(ddof=1) / math.sqrt(3))
+    assert found["ndcg_gain_se"] == pytest.approx(moves.std(ddof=1) / math.sqrt(3))
 
 
 def written(texts):
@@ -83,20 +83,20 @@ def test_what_validation_measures():
     sessions = p.sessions_of(data, "val", p.tokenizer())
     reward = Reward(decoder, p.scoring(decoder, data.items))
     own = [data.items[target] for target in sessions.targets]
-    told = examined(reward, sessions, range(12), written(own))
+    measures = examined(reward, sessions, range(12), written(own))
     ranks = reward.ranks(own, sessions.targets, sessions.seen)
-    assert told["ranks"] == ranks.tolist() and told["log_rank"] == pytest.approx(np.log(ranks).mean())
-    assert told["log_rank_se"] == pytest.approx(np.log(ranks).std(ddof=1) / math.sqrt(12))
-    assert told["own"] > 2 * told["own_se"] > 0, "each profile is its target's own text"
-    assert told["finished"] == 0.5 and told["tokens"] == np.mean([len(text.split()) for text in own])
-    assert told["distinct"] == len(set(own)) / 12 and told["repetition"] == 0
+    assert measures["ranks"] == ranks.tolist() and measures["log_rank"] == pytest.approx(np.log(ranks).mean())
+    assert measures["log_rank_se"] == pytest.approx(np.log(ranks).std(ddof=1) / math.sqrt(12))
+    assert measures["own"] > 2 * measures["own_se"] > 0, "each profile is its target's own text"
+    assert measures["finished"] == 0.5 and measures["tokens"] == np.mean([len(text.split()) for text in own])
+    assert measures["distinct"] == len(set(own)) / 12 and measures["repetition"] == 0
 
     same = examined(reward, sessions, range(12), written(["comedy comedy comedy"] * 12))
     assert (same["own"], same["own_se"]) == (0, 0) and same["distinct"] == 1 / 12
     assert same["repetition"] == pytest.approx(1 / 2)
 
 
-def test_own_profiles_are_dealt_among_users_and_processes_agree():
+def test_own_profiles_are_shuffled_among_users_and_processes_agree():
     data, decoder = p.planted(train=5, val=6), p.tiny_decoder()
     sessions = p.sessions_of(data, "val", p.tokenizer())
     reward = Reward(decoder, p.scoring(decoder, data.items))
@@ -121,8 +121,8 @@ def test_own_profiles_are_dealt_among_users_and_processes_agree():
         return examined(reward, sessions, rows, [texts[row] for row in rows], gather)
 
     with ThreadPoolExecutor(2) as pool:
-        for told in pool.map(process, range(2)):
-            assert told == whole
+        for measures in pool.map(process, range(2)):
+            assert measures == whole
     one_user = type(sessions)(**{**vars(sessions), "users": ["a"] * 4 + ["b"] * 2})
     assert "own" not in examined(reward, one_user, range(6), texts), "nobody else's to deal"
 
@@ -143,7 +143,7 @@ def test_a_run_that_collapses_stops_and_keeps_its_best(tmp_path):
     batch = state["curve"][-1]["batch"]
     (line,) = [line for line in lines if line.startswith("collapsed")]
     assert line.startswith(f"collapsed at batch {batch}: ") and "best state before" in line
-    best = max(state["curve"][:-1], key=lambda told: told["val_ndcg"])
+    best = max(state["curve"][:-1], key=lambda row: row["val_ndcg"])
     assert trainer.watch.best.name == f"best-{best['batch']}", "not the last, though select says so"
     assert [row["batch"] for row in state["curve"] if row.get("collapsed")] == [batch]
     assert state["curve"][-1]["collapsed"] == state["collapsed"]
@@ -156,6 +156,6 @@ def test_the_curve_has_the_paired_gain_with_its_error(tmp_path):
     trainer.run()
     start, *rest = trainer.watch.state["curve"]
     assert "val_gain" not in start and len(trainer.watch.state["start_ranks"]) == 10
-    for told in rest:
-        assert {"val_gain", "val_gain_se", "val_ndcg_gain_se", "val_own", "val_distinct", "val_repetition"} <= set(told)
-        assert told["val_gain"] == pytest.approx(start["val_log_rank"] - told["val_log_rank"])
+    for row in rest:
+        assert {"val_gain", "val_gain_se", "val_ndcg_gain_se", "val_own", "val_distinct", "val_repetition"} <= set(row)
+        assert row["val_gain"] == pytest.approx(start["val_log_rank"] - row["val_log_rank"])

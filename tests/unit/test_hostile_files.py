@@ -74,8 +74,8 @@ def _tables(ending: str) -> Callable[[Path], dict]:
                 (folder / f"{name}.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
         names = {"interactions": f"inter.{ending}", "items": f"items.{ending}"}
         columns = {"user": "u", "item": "i", "timestamp": "t", "rating": "r"}
-        told = {"reader": "csv", "columns": {"title": "name"}, "lists": [], "item_text": "{{ title }}"}
-        return {**told, "tables": names | columns}
+        fields = {"reader": "csv", "columns": {"title": "name"}, "lists": [], "item_text": "{{ title }}"}
+        return {**fields, "tables": names | columns}
 
     return write
 
@@ -97,8 +97,8 @@ def _amazon(ending: str) -> Callable[[Path], dict]:
             text = "".join(json.dumps(row) + "\n" for row in rows).encode()
             (folder / f"{name}.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
         text = "{{ title }} {{ features }} {{ description }} {{ details }}"
-        told = {"reader": "amazon-2023", "category": "Cat", "columns": AMAZON, "lists": [], "max_bad": 0.2}
-        return {**told, "item_text": text}
+        fields = {"reader": "amazon-2023", "category": "Cat", "columns": AMAZON, "lists": [], "max_bad": 0.2}
+        return {**fields, "item_text": text}
 
     return write
 
@@ -170,14 +170,14 @@ def _is_a_line(error: UserError, *named: str) -> None:
 def test_readers(name, tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
-    told = entry(source={"folder": str(folder)}, **FORMATS[name](folder))
+    dataset = entry(source={"folder": str(folder)}, **FORMATS[name](folder))
     rng = random.Random(0)
 
     def read() -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         try:
-            raw = readers.read(told, name, scratch)
+            raw = readers.read(dataset, name, scratch)
             raw.items_of()
             raw.users_with_fields()
             if raw.reviews is not None:
@@ -255,13 +255,13 @@ def test_yaml(what, tmp_path):
     """Each is refused in a line, as YAML or as a config."""
     file = tmp_path / "config.yaml"
     file.write_bytes(YAML[what])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         load(read_yaml(file), ROOT, str(file))
-    _is_a_line(told.value, str(file))
+    _is_a_line(error.value, str(file))
 
 
 @pytest.mark.parametrize("make", [lambda file: file.mkdir(), lambda file: file.symlink_to(file)])
-def test_yaml_that_is_no_file(make, tmp_path):
+def test_yaml_that_is_not_a_file(make, tmp_path):
     make(tmp_path / "config.yaml")
     with pytest.raises(UserError, match=r"config\.yaml: cannot be read"):
         read_yaml(tmp_path / "config.yaml")
@@ -273,9 +273,9 @@ def test_a_few_lines_of_yaml_that_stand_for_billions(key, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(f"{BOMB}{key}: *j\n")
     value = read_yaml(file)[key]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         load({**read_yaml(ROOT / "config/smoke.yaml"), key: value}, ROOT, str(file))
-    _is_a_line(told.value, key)
+    _is_a_line(error.value, key)
 
 
 def _gguf(version: int, tensors: int, keys: int, rest: bytes = b"") -> bytes:
@@ -300,18 +300,18 @@ GGUF = {
 
 
 def _encoder(folder: Path, path: str) -> EncoderEntry:
-    told = dict(read_yaml(ROOT / "config/models.yaml")["smollm2-135m"])
-    del told["sha256"]
-    return EncoderEntry.model_validate({**told, "source": {"folder": str(folder), "path": path}})
+    entry = dict(read_yaml(ROOT / "config/models.yaml")["smollm2-135m"])
+    del entry["sha256"]
+    return EncoderEntry.model_validate({**entry, "source": {"folder": str(folder), "path": path}})
 
 
 @pytest.mark.parametrize("what", GGUF)
 def test_gguf(what, tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(GGUF[what])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         materialise(_encoder(tmp_path, file.name), "mine", tmp_path / "out")
-    _is_a_line(told.value, file.name)
+    _is_a_line(error.value, file.name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf"]
 
 
@@ -337,9 +337,9 @@ def test_a_models_own_settings(name, content, tmp_path):
     (source / "model.safetensors").write_bytes(b"x")
     (source / "config.json").write_text('{"hidden_size": 8}')
     (source / name).write_bytes(content)
-    told = {"role": "decoder", "title": "t", "source": {"folder": str(source)}, "licence": "none", "pooling": "mean"}
-    told |= {"dimensions": 8, "max_tokens": 16, "parameters": 1}
+    fields = {"role": "decoder", "title": "t", "source": {"folder": str(source)}, "licence": "none", "pooling": "mean"}
+    fields |= {"dimensions": 8, "max_tokens": 16, "parameters": 1}
     try:
-        materialise(DecoderEntry.model_validate(told), "mine", tmp_path / "out")
+        materialise(DecoderEntry.model_validate(fields), "mine", tmp_path / "out")
     except UserError as error:
         _is_a_line(error, "mine")

@@ -43,10 +43,10 @@ def items() -> pl.DataFrame:
 
 
 def test_wording_of_known_texts():
-    told = wording.measure("The cat sat on the mat. The cat sat on the mat.", [])
-    assert told.words == 12
-    assert told.repetition == pytest.approx(4 / 10)  # of ten runs of three words, four stood there before
-    assert told.reading_ease > 100 and told.grade < 1
+    measured = wording.measure("The cat sat on the mat. The cat sat on the mat.", [])
+    assert measured.words == 12
+    assert measured.repetition == pytest.approx(4 / 10)  # of ten runs of three words, four stood there before
+    assert measured.reading_ease > 100 and measured.grade < 1
     hard = wording.measure("Phenomenological considerations necessitate interdisciplinary epistemological inquiry.", [])
     assert hard.reading_ease < 0 < hard.grade
     empty = wording.measure("", ["Alien"])
@@ -70,8 +70,8 @@ def test_sameness_knows_one_text_for_all_from_texts_of_their_own():
 def test_tastes_come_from_the_field_or_are_mined(items):
     tastes = tastes_of(items, "genres")
     assert tastes.names == sorted(GENRES) and tastes.has.sum() == 60
-    told = "Loves science fiction, romantic stories and musicals; the warm war hero"
-    assert [tastes.names[at] for at in tastes.in_text(told)] == ["Musical", "Romance", "Sci-Fi", "War"]
+    text = "Loves science fiction, romantic stories and musicals; the warm war hero"
+    assert [tastes.names[at] for at in tastes.in_text(text)] == ["Musical", "Romance", "Sci-Fi", "War"]
     assert tastes.in_text("warm wares, westernised") == []
     # Words of every tenth item are tags; those of half of them are not.
     mined = tastes_of(
@@ -89,8 +89,8 @@ def test_claims_of_every_kind_with_their_polarity(items):
         tastes,
         titles,
     )
-    told = [(claim.kind, claim.value, claim.liked) for claim in found]
-    assert told == [
+    triples = [(claim.kind, claim.value, claim.liked) for claim in found]
+    assert triples == [
         ("genre", "Horror", True),
         ("genre", "Western", True),
         ("era", "1940", True),
@@ -115,8 +115,8 @@ def test_claims_of_every_kind_with_their_polarity(items):
 )
 def test_polarity_holds_as_far_as_it_is_meant(items, text, found):
     tastes = tastes_of(items.with_columns(genres=pl.col("genres").replace("Western", "Comedy")), "genres")
-    told = claims.extract(text, tastes, claims.Titles([]))
-    assert {(claim.value, claim.liked) for claim in told} == found and len(told) == len(found)
+    claimed = claims.extract(text, tastes, claims.Titles([]))
+    assert {(claim.value, claim.liked) for claim in claimed} == found and len(claimed) == len(found)
 
 
 PHRASES = [
@@ -206,12 +206,12 @@ PHRASES = [
 """A phrase, and the genres that it likes (+) and denies (-)."""
 
 
-@pytest.mark.parametrize(("text", "told"), PHRASES)
-def test_a_denial_denies_what_it_is_about(text, told):
+@pytest.mark.parametrize(("text", "expected"), PHRASES)
+def test_a_denial_denies_what_it_is_about(text, expected):
     names = ["Comedy", "Drama", "Fantasy", "Horror", "Musical", "Mystery", "War", "Western"]
     found = claims.extract(text, Tastes(names, np.zeros((1, len(names)), dtype=bool)), claims.Titles([]))
     genres = sorted((claim.value, claim.liked) for claim in found if claim.kind == "genre")
-    assert genres == sorted((word[1:], word[0] == "+") for word in told.split()), claims.statements(text)
+    assert genres == sorted((word[1:], word[0] == "+") for word in expected.split()), claims.statements(text)
 
 
 LIKED = ["likes {}", "is a fan of {}", "can't get enough of {}", "could not be happier with {}", "never misses {}",
@@ -329,19 +329,21 @@ def test_a_shuffled_profile_is_not_faithful(items, decoder, one_thread):
     known = claims.Titles(catalogue.keys)
     histories = [[at + 6 * step for step in range(5)] for at in range(6)]
     rated = [(shown, [4.0] * 5) for shown in histories]
-    texts = [_honest(items, genre) + f" Stories told in the manner of the {genre} tradition." for genre in GENRES]
+    texts = [_honest(items, genre) + f" Stories in the manner of the {genre} tradition." for genre in GENRES]
 
     def means(profiles):
         own = [claims.extract(text, catalogue.tastes, known) for text in profiles]
-        asked = sorted({text for told in own for one in told if (text := faithfulness.statement(one, catalogue))})
+        asked = sorted({text for claimed in own for one in claimed if (text := faithfulness.statement(one, catalogue))})
         vectors = dict(zip(asked, embed(decoder, asked).vectors, strict=True)) if asked else {}
         verify = faithfulness.by_similarity(vectors, embed(decoder, catalogue.texts).vectors)
         checked = [
-            faithfulness.check(told, *rated[at], [other for i, other in enumerate(rated) if i != at], catalogue, verify)
-            for at, told in enumerate(own)
+            faithfulness.check(
+                claimed, *rated[at], [other for i, other in enumerate(rated) if i != at], catalogue, verify
+            )
+            for at, claimed in enumerate(own)
         ]
-        supported = np.mean([one.supported for told in checked for one in told])
-        return supported, supported - np.mean([one.strangers for told in checked for one in told])
+        supported = np.mean([one.supported for claimed in checked for one in claimed])
+        return supported, supported - np.mean([one.strangers for claimed in checked for one in claimed])
 
     faithful, advantage = means(texts)
     assert faithful == 1 and advantage > 0.9
@@ -367,13 +369,13 @@ def test_an_embedder_verifies_themes_and_turns_denials_round(items, decoder, one
 def test_a_verifier_of_inference_is_read_by_its_own_labels(tmp_path):
     entry = VerifierEntry(role="verifier", title="", source={"folder": "x"}, licence="", parameters=1, max_tokens=64)
     pairs = [("The user has liked: Western", "likes westerns"), ("drama", "comedy"), ("horror", "war")]
-    told = {}
+    scores = {}
     for labels in (("contradiction", "entailment", "neutral"), ("ENTAILMENT", "neutral", "contradiction")):
         folder = write_verifier(tmp_path / labels[0], labels)
-        told[labels[0]] = load_verifier(folder, entry, "cpu")(pairs)
-        assert told[labels[0]].shape == (3,) and ((told[labels[0]] > 0) & (told[labels[0]] < 1)).all()
+        scores[labels[0]] = load_verifier(folder, entry, "cpu")(pairs)
+        assert scores[labels[0]].shape == (3,) and ((scores[labels[0]] > 0) & (scores[labels[0]] < 1)).all()
     # The same weights, another order of labels: another column.
-    assert not np.allclose(told["contradiction"], told["ENTAILMENT"])
+    assert not np.allclose(scores["contradiction"], scores["ENTAILMENT"])
     verify = faithfulness.by_inference(
         lambda asked: np.array(["person liked a Western" in premise for premise, _ in asked], float),
         ["a Western", "b", "c"],
@@ -412,14 +414,14 @@ def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real
     reader = Reader(model, tokenizer)
     texts = items["text"].to_list()
 
-    def told(profiles):
+    def identified(profiles):
         chosen = [[at, *(other for other in range(6) if other != at)] for at in range(6)]
         asked = zip(profiles, chosen, strict=True)
         scores = [reader.scores(profile, [texts[item] for item in own]) for profile, own in asked]
         return np.mean([simulation.outcome(score)[0] for score in scores])
 
     profiles = [_honest(items, genre) for genre in GENRES]
-    own, shuffled = told(profiles), told(profiles[1:] + profiles[:1])
+    own, shuffled = identified(profiles), identified(profiles[1:] + profiles[:1])
     assert own >= 0.5 and shuffled <= 1 / 6, (own, shuffled)
     # A score is a difference of log-likelihoods, each computed at once as well as from a cache.
     prompt, nothing = (reader._question(text) for text in (profiles[0], "nothing"))
@@ -466,11 +468,11 @@ def test_edits_add_what_is_missing_and_change_what_is_there(items):
     tastes = tastes_of(items, "genres")
     profile = "Loves westerns, horror, and old musicals"
     titles = claims.Titles(["The Sound of Musicals"])
-    told = steering.edits(profile, tastes, titles, 2, seed=0, session=3)
-    assert told == steering.edits(profile, tastes, titles, 2, seed=0, session=3)
-    kinds = [edit.edit for edit in told]
+    edited = steering.edits(profile, tastes, titles, 2, seed=0, session=3)
+    assert edited == steering.edits(profile, tastes, titles, 2, seed=0, session=3)
+    kinds = [edit.edit for edit in edited]
     assert kinds.count("add") == 2 and kinds.count("strengthen") == kinds.count("remove") == kinds.count("negate") == 2
-    by_kind = {(edit.edit, tastes.names[edit.taste]): edit.text for edit in told}
+    by_kind = {(edit.edit, tastes.names[edit.taste]): edit.text for edit in edited}
     for (edit, name), text in by_kind.items():
         if edit == "add":
             assert text == f"They love {name}. {profile}"
@@ -482,8 +484,8 @@ def test_edits_add_what_is_missing_and_change_what_is_there(items):
     assert steering.removed("Loves westerns and horror.", "Horror") == "Loves westerns."
     assert [edit.edit for edit in steering.edits("", tastes, titles, 9, 0, 0)] == ["add"] * 6
     # What a title says is no taste.
-    told = steering.edits("Loves war and The Sound of Musicals.", tastes, titles, 9, 0, 0)
-    assert {edit.text for edit in told if edit.edit == "remove"} == {"Loves and The Sound of Musicals."}
+    edited = steering.edits("Loves war and The Sound of Musicals.", tastes, titles, 9, 0, 0)
+    assert {edit.text for edit in edited if edit.edit == "remove"} == {"Loves and The Sound of Musicals."}
 
 
 def test_effect_counts_rivals_and_places():
@@ -507,9 +509,10 @@ def test_editing_in_a_genre_raises_its_items(items, decoder, one_thread):
     for at, genre in enumerate(GENRES):
         profile = _honest(items, genre)
         made = [edit for edit in steering.edits(profile, tastes, claims.Titles([]), 9, 0, at) if edit.edit == "add"]
-        told = embed(decoder, [profile, *(edit.text for edit in made)]).vectors @ vectors.T
+        scores = embed(decoder, [profile, *(edit.text for edit in made)]).vectors @ vectors.T
         changes += [
-            steering.effect(told[0], row, tastes.has[:, e.taste], [])[0] for row, e in zip(told[1:], made, strict=True)
+            steering.effect(scores[0], row, tastes.has[:, e.taste], [])[0]
+            for row, e in zip(scores[1:], made, strict=True)
         ]
     assert len(changes) == 30
     assert np.mean(np.array(changes) > 0) > 0.9
@@ -521,23 +524,32 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
     better = np.concatenate([base, base], axis=1) + 0.2 + 0.01 * rng.normal(size=(200, 2))
     gappy = base.copy()
     gappy[::2] = np.nan
-    told = _estimates({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"))
-    assert told["a"].mark(0.95) == 0 and np.isnan(told["a"].difference) and np.isnan(told["a"].p_holm)
-    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and told["b"].mark(0.95) == 1
+    estimate_of = _estimates({"a": base, "b": better, "c": gappy}, dict.fromkeys("abc", "a"))
+    assert (
+        estimate_of["a"].mark(0.95) == 0 and np.isnan(estimate_of["a"].difference) and np.isnan(estimate_of["a"].p_holm)
+    )
+    assert estimate_of["b"].difference == pytest.approx(0.2, abs=0.01) and estimate_of["b"].mark(0.95) == 1
     # Paired: the interval of the difference is far narrower than that of the means.
-    assert told["b"].difference_high - told["b"].difference_low < 0.1 * (told["a"].high - told["a"].low)
-    assert told["c"].mean == pytest.approx(np.nanmean(gappy)) and told["c"].values == 100
-    # The same values where both have one: whatever the two means are, nothing is to be told apart.
-    assert (told["c"].pairs, told["c"].paired, told["c"].p, told["c"].mark(0.95)) == (100, 0.0, 1.0, 0)
+    assert estimate_of["b"].difference_high - estimate_of["b"].difference_low < 0.1 * (
+        estimate_of["a"].high - estimate_of["a"].low
+    )
+    assert estimate_of["c"].mean == pytest.approx(np.nanmean(gappy)) and estimate_of["c"].values == 100
+    # The same values where both have one: whatever the two means are, they do not differ.
+    assert (estimate_of["c"].pairs, estimate_of["c"].paired, estimate_of["c"].p, estimate_of["c"].mark(0.95)) == (
+        100,
+        0.0,
+        1.0,
+        0,
+    )
     nothing = _estimates({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"})["d"]
     assert np.isnan(nothing.mean) and np.isnan(nothing.low) and (nothing.pairs, nothing.mark(0.95)) == (0, 0)
     # Each against the reference of its own models.
-    told = _estimates({"a": base, "b": better, "c": base}, {"b": "c"})
-    assert told["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(told["c"].difference)
+    estimate_of = _estimates({"a": base, "b": better, "c": base}, {"b": "c"})
+    assert estimate_of["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(estimate_of["c"].difference)
 
 
 def _estimates(values, references):
-    """Estimates of one measure that is a block of its own."""
+    """Estimates of one measure in a separate block."""
     one = summary.Measure("m", "m", 1, "B", 3, "")
     return summary.estimates([one], {"m": values}, references, 400, 0.95, 0)["m"]
 
@@ -549,8 +561,8 @@ def test_marks_are_corrected_over_all_measures_and_methods_of_a_block():
     references = dict.fromkeys("rabcd", "r")
     values = {one.key: {name: rng.normal(size=(60, 1)) for name in references} for one in measures}
     values["m0"]["a"] = values["m0"]["r"] + 0.8
-    told = summary.estimates(measures, values, references, 200, 0.95, 0)
-    found = {(key, name): one for key, own in told.items() for name, one in own.items()}
+    estimated = summary.estimates(measures, values, references, 200, 0.95, 0)
+    found = {(key, name): one for key, own in estimated.items() for name, one in own.items()}
     alone = [at for at, one in found.items() if one.difference_low > 0 or one.difference_high < 0]
     assert len(alone) > 2, "intervals one by one leave out 0 by chance"
     assert {at: one.mark(0.95) for at, one in found.items() if one.mark(0.95)} == {("m0", "a"): 1}
@@ -605,12 +617,12 @@ def interpreted(tmp_path_factory):
 
 def test_methods_of_one_title_stay_two_methods(interpreted):
     table, page = interpreted
-    told = {(row["method"], row["measure"]): row for row in table.iter_rows(named=True)}
-    assert {method for method, _ in told} == {"zero", "one", "two"} and set(table["seeds"]) == {1}
-    assert [told[method, "ndcg@10"]["mean"] for method in ("zero", "one", "two")] == pytest.approx([0, 0.1, 0.2])
+    rows = {(row["method"], row["measure"]): row for row in table.iter_rows(named=True)}
+    assert {method for method, _ in rows} == {"zero", "one", "two"} and set(table["seeds"]) == {1}
+    assert [rows[method, "ndcg@10"]["mean"] for method in ("zero", "one", "two")] == pytest.approx([0, 0.1, 0.2])
     assert page.count("| Same |") == 2 * 3, "two rows in each of three blocks"
-    assert told["two", "words"]["p_holm"] < 0.05 and told["zero", "words"]["p_holm"] is None
-    assert told["two", "words"]["p"] < told["two", "words"]["p_holm"]
+    assert rows["two", "words"]["p_holm"] < 0.05 and rows["zero", "words"]["p_holm"] is None
+    assert rows["two", "words"]["p"] < rows["two", "words"]["p_holm"]
 
 
 def test_facts_that_name_models_are_no_markup(interpreted):
@@ -634,7 +646,7 @@ def test_sessions_are_drawn_the_same_whatever_the_order():
 
 
 @pytest.mark.parametrize(
-    ("told", "line"),
+    ("settings", "line"),
     [
         ({"methods": ["pop"]}, "interpretability.methods: 'pop' has not one profile"),
         ({"methods": ["best-of-8"]}, "has not one profile"),
@@ -645,9 +657,9 @@ def test_sessions_are_drawn_the_same_whatever_the_order():
         ({"candidates": 1}, "interpretability.candidates"),
     ],
 )
-def test_settings_that_cannot_be(told, line):
+def test_settings_that_cannot_be(settings, line):
     with pytest.raises(UserError, match=line):
-        load(_config(**told), ROOT)
+        load(_config(**settings), ROOT)
 
 
 def test_measured_methods_are_those_with_one_profile_each():
@@ -657,7 +669,7 @@ def test_measured_methods_are_those_with_one_profile_each():
 
 
 def test_drift_is_that_of_what_was_written(tmp_path):
-    """How profiles begin stands in the prompt and was given: its tokens are no part of the mean."""
+    """The prompt gives the beginning of profiles, so its tokens are not part of the mean."""
     model, words = p.tiny_encoder(), p.tokenizer()
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What is kept in git comes from a folder of results that may be somebody else's (scripts/keep.py)."""
+"""Files for git come from a folder of results that may belong to another user (scripts/keep.py)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def keep(tmp_path, monkeypatch):
 def manifests(repo: Path, run: dict | None = None, tables: dict | None = None, figures: dict | None = None) -> None:
     entry = {"method": "random", "models": "tiny", "seed": 0, "title": "T", "group": "baselines", "trials": 0}
     entry |= {"metrics_path": f"{RUN}/metrics.parquet", **(run or {})}
-    for name, told in (("table.csv", TABLES | (tables or {})), ("means.png", FIGURES | (figures or {}))):
-        text = json.dumps({"spec": {"runs": [entry], **told}})
+    for name, notes in (("table.csv", TABLES | (tables or {})), ("means.png", FIGURES | (figures or {}))):
+        text = json.dumps({"spec": {"runs": [entry], **notes}})
         (repo / RESULTS / "comparison" / f"{name}.manifest.json").write_text(text)
 
 
@@ -53,8 +53,8 @@ def run(module) -> None:
     module.keep(RESULTS, CONFIG, TO, workflow)
 
 
-def refused(module, told: str) -> None:
-    with pytest.raises(UserError, match=told) as error:
+def refused(module, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         run(module)
     assert "\n" not in str(error.value)
 
@@ -120,7 +120,7 @@ def test_specs_of_others_name_nothing_outside_their_results(keep, tmp_path, plac
         '{"spec": {"runs": [], "figures": NaN}}',
     ],
 )
-def test_manifests_that_are_none_are_one_line(keep, tmp_path, text):
+def test_invalid_manifests_are_one_line(keep, tmp_path, text):
     manifests(tmp_path / "repo")
     (tmp_path / "repo" / RESULTS / "comparison" / "table.csv.manifest.json").write_text(text)
     refused(keep, r"table\.csv\.manifest\.json")

@@ -42,21 +42,21 @@ def test_shape(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "keys, told",
+    "keys, message",
     [
         ({"num_processes": 7}, "key 'num_processes': 7 does not divide over 2 machines"),
         ({"num_processes": None}, "key 'num_processes': give a whole number, at least 1 (found None)"),
         ({"num_machines": "2"}, "key 'num_machines': give a whole number, at least 1 (found '2')"),
         ({"num_machines": 0}, "key 'num_machines': give a whole number"),
-        ({"deepspeed_config": {"zero_stage": 3}}, "key 'zero_stage': 3 divides the weights and was never run"),
+        ({"deepspeed_config": {"zero_stage": 3}}, "key 'zero_stage': 3 shards the weights and was never tested"),
         ({"distributed_type": "FSDP"}, "key 'fsdp_version': only 2 is supported"),
         ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "key 'fsdp_version': only 2 is supported"),
     ],
 )
-def test_shapes_that_cannot_be(tmp_path, keys, told):
+def test_shapes_that_cannot_be(tmp_path, keys, message):
     with pytest.raises(UserError) as error:
         shape(written(tmp_path, **keys))
-    assert told in str(error.value) and "some.yaml" in str(error.value)
+    assert message in str(error.value) and "some.yaml" in str(error.value)
 
 
 def answers(**known):
@@ -65,8 +65,8 @@ def answers(**known):
 
 
 def test_nodes_are_asked_for_as_the_steps_of_the_executor_do_not_know_them():
-    told = launch.nodes("7", answers(**{"squeue_format=%N": "n[1-2]\n", "scontrol_n12": "n1\nn2\n"}))
-    assert told == ["n1", "n2"]
+    nodes = launch.nodes("7", answers(**{"squeue_format=%N": "n[1-2]\n", "scontrol_n12": "n1\nn2\n"}))
+    assert nodes == ["n1", "n2"]
     with pytest.raises(UserError, match="SLURM_JOB_ID 7: squeue knows no nodes"):
         launch.nodes("7", answers(**{"squeue_format=%N": "\n"}))
 
@@ -95,9 +95,9 @@ def test_one_process_per_gpu(tmp_path, env):
     file = written(tmp_path)
     with pytest.raises(UserError) as error:
         launch.check_gpus(file, shape(file), {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", **env})
-    told = str(error.value)
-    assert "some.yaml: key 'num_processes': 8 on 2 machines is 4 a node" in told
-    assert "SLURM gave node n1 2 GPUs; set it to 4, or ask for 4 GPUs a node" in told
+    message = str(error.value)
+    assert "some.yaml: key 'num_processes': 8 on 2 machines is 4 a node" in message
+    assert "SLURM gave node n1 2 GPUs; set it to 4, or ask for 4 GPUs a node" in message
     launch.check_gpus(file, Shape(2, 4, False), {"SLURM_JOB_ID": "7", **env})
     launch.check_gpus(file, Shape(2, 8, True), {"SLURM_JOB_ID": "7", **env})
     launch.check_gpus(file, Shape(2, 8, False), env)  # not SLURM's
@@ -105,24 +105,26 @@ def test_one_process_per_gpu(tmp_path, env):
 
 def test_arguments_of_one_machine_and_of_several(tmp_path):
     file = written(tmp_path, distributed_type="DEEPSPEED")
-    told = launch.arguments(file, shape(file), 1, "n1:2345", ["s.py", "--log", "x"])
-    assert told[-3:] == ["s.py", "--log", "x"]
-    assert {"--main_process_ip=n1", "--main_process_port=2345", "--machine_rank=1", "--rdzv_backend=static"} < set(told)
-    assert {"--num_machines=2", "--num_processes=8", "--deepspeed_multinode_launcher=standard"} < set(told)
+    found = launch.arguments(file, shape(file), 1, "n1:2345", ["s.py", "--log", "x"])
+    assert found[-3:] == ["s.py", "--log", "x"]
+    assert {"--main_process_ip=n1", "--main_process_port=2345", "--machine_rank=1", "--rdzv_backend=static"} < set(
+        found
+    )
+    assert {"--num_machines=2", "--num_processes=8", "--deepspeed_multinode_launcher=standard"} < set(found)
     alone = launch.arguments(TWO, shape(TWO), 0, None, ["s.py"])
     assert {"--main_process_port=0", "--multi_gpu", "--rdzv_backend=alone"} < set(alone)
     assert not [argument for argument in alone if argument.startswith("--main_process_ip")]
 
 
 def test_a_step_that_fails_on_one_node_ends_on_all():
-    told = launch.srun("7", Shape(2, 8, False), ["x"])
-    assert told[-1] == "x" and told[0] == "srun" and "--overlap" not in told
-    assert {"--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"} < set(told)
+    command = launch.srun("7", Shape(2, 8, False), ["x"])
+    assert command[-1] == "x" and command[0] == "srun" and "--overlap" not in command
+    assert {"--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"} < set(command)
     assert {"--overlap", "--gpus-per-node=4"} < set(launch.srun("7", Shape(2, 8, False), ["x"], within=True))
 
 
 @pytest.mark.parametrize(
-    "codes, rank, stopped, told",
+    "codes, rank, stopped, expected",
     [
         ([75, 75], 0, True, EXIT_AGAIN),
         ([-15, 75], 0, True, EXIT_AGAIN),
@@ -135,8 +137,8 @@ def test_a_step_that_fails_on_one_node_ends_on_all():
         ([], 0, False, 1),
     ],
 )
-def test_status(codes, rank, stopped, told):
-    assert launch.status(codes, rank, stopped) == told
+def test_status(codes, rank, stopped, expected):
+    assert launch.status(codes, rank, stopped) == expected
 
 
 def test_several_machines_need_an_allocation_of_as_many(tmp_path, monkeypatch):
@@ -156,10 +158,10 @@ def test_the_step_starts_this_program_on_each_node(monkeypatch):
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     monkeypatch.setattr(launch, "nodes", lambda job, ask: ["n1", "n2"])
     monkeypatch.setattr(launch, "address", lambda node, ask: "10.0.0.1")
-    told = []
-    monkeypatch.setattr(os, "execvpe", lambda *args: told.extend(args))
+    started = []
+    monkeypatch.setattr(os, "execvpe", lambda *args: started.extend(args))
     launch.start(TWO_NODES, None, ["x.py", "--log", "y"])
-    program, command, env = told
+    program, command, env = started
     assert program == "srun" and command[-4:] == ["--", "x.py", "--log", "y"]
     main = next(part for part in command if part.startswith("--main="))
     assert main.startswith("--main=10.0.0.1:") and int(main.rpartition(":")[2]) in launch.PORTS
@@ -193,8 +195,8 @@ def test_two_processes_start_and_their_status_comes_back(tmp_path):
     out, err = child.communicate(timeout=120)
     assert child.returncode == 2, err
     # The first to end may end the other before it has said anything.
-    told = set(out.splitlines())
-    assert told and told <= {"rank 0 of 2", "rank 1 of 2"} and "Traceback" not in err
+    lines = set(out.splitlines())
+    assert lines and lines <= {"rank 0 of 2", "rank 1 of 2"} and "Traceback" not in err
 
 
 SLOW = """

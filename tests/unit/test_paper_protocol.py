@@ -351,11 +351,11 @@ def same(found: protocols.Prepared, expected: Reading, numbered: bool = True) ->
     for step in found.facts["funnel"]:
         if (name := STEPS.get(step["step"])) is not None:
             assert (step["interactions"], step["users"], step["items"]) == expected.funnel[name], step
-    told = [STEPS[step["step"]] for step in found.facts["funnel"] if step["step"] in STEPS]
+    steps = [STEPS[step["step"]] for step in found.facts["funnel"] if step["step"] in STEPS]
     # Without limits the first core is the last.
-    assert told == [name for name in expected.funnel if name in told]
-    assert set(expected.funnel) - set(told) <= {"reviews", "core again"} - (
-        {"core again"} if "limits" in told else set()
+    assert steps == [name for name in expected.funnel if name in steps]
+    assert set(expected.funnel) - set(steps) <= {"reviews", "core again"} - (
+        {"core again"} if "limits" in steps else set()
     )
     assert found.facts["funnel"][0] == {"step": "reviews", "interactions": expected.funnel["reviews"][0]}
     assert found.items.select("item", "item_id", "title", "text").to_dicts() == expected.items
@@ -371,7 +371,7 @@ def same(found: protocols.Prepared, expected: Reading, numbered: bool = True) ->
 @pytest.mark.parametrize("defects", DEFECTS, ids="+".join)
 @pytest.mark.parametrize("limits", [False, True], ids=["all", "limits"])
 @pytest.mark.parametrize("data", DATA, ids=str)
-def test_it_is_what_the_steps_say(files, tmp_path, data, limits, defects):
+def test_it_is_the_result_of_the_steps(files, tmp_path, data, limits, defects):
     sizes = Sizes(seed=data[1])
     found = library_reading(files[data], tmp_path, limits=limits, defects=defects, sizes=sizes)
     same(found, slow_reading(files[data], limits, defects, sizes), numbered="monitor-test" not in defects)
@@ -408,7 +408,7 @@ def test_the_data_ask_something_of_every_step(files):
 
 
 def test_small_blocks_of_a_file_change_nothing(files, tmp_path, monkeypatch):
-    """A line that lies over the border of two blocks, a block without a whole line."""
+    """A line that spans two blocks, and a block without a complete line."""
     expected = slow_reading(files[DATA[0]], True)
     for size in (2_000, 100_003):
         (tmp_path / str(size)).mkdir()
@@ -473,7 +473,7 @@ def test_a_title_is_a_title_whatever_it_looks_like(tmp_path, title):
 
 
 @pytest.mark.parametrize("price", [5, 5.0, 0.0, 12.99, 1e-05, 1299.0, 123456789.0, "5.0", "—"])
-def test_numbers_stand_as_they_print(tmp_path, price):
+def test_numbers_are_printed_as_given(tmp_path, price):
     same(*_everyone_has(tmp_path, {"price": price, "average_rating": 4.0}, defects=("average-rating",)))
 
 
@@ -498,7 +498,7 @@ def test_a_text_of_exactly_its_limit_is_kept(tmp_path, item, prompt):
 
 
 def test_a_bad_line_elsewhere_changes_no_text(tmp_path):
-    """What stands in one block with a line that is no JSON is read in another way, to the same result."""
+    """A block with an invalid line is read in another way, with the same result."""
     fields = {"price": 5.0, "description": ["one \n", 'two "'], "average_rating": 4.0}
     found, _ = _everyone_has(tmp_path, fields, defects=("average-rating",))
     path = tmp_path / "meta_categories" / f"meta_{CATEGORY}.jsonl"

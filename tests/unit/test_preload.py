@@ -74,7 +74,7 @@ def script(tmp_path_factory):
 
 
 def test_a_script_sees_what_it_would_see_alone(script, tmp_path):
-    look, told = script(LOOK), {}
+    look, seen = script(LOOK), {}
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -88,18 +88,18 @@ def test_a_script_sees_what_it_would_see_alone(script, tmp_path):
             ["bash", "-c", start, python], input="typed", capture_output=True, text=True, cwd=tmp_path, env=environment
         )
         assert done.returncode == 7 and done.stderr.endswith(how), done.stderr
-        told[how] = json.loads(done.stdout)
-    assert told["plain"] == told["preloaded"]
-    assert told["plain"]["threads"] == 1 and told["plain"]["offline"] and told["plain"]["input"] == "typed"
+        seen[how] = json.loads(done.stdout)
+    assert seen["plain"] == seen["preloaded"]
+    assert seen["plain"]["threads"] == 1 and seen["plain"]["offline"] and seen["plain"]["input"] == "typed"
 
 
 def test_signals_reach_it_and_its_end_comes_back(script):
     wait = script(WAIT)
-    for number, code, said in ((signal.SIGTERM, 75, "stopped\n"), (signal.SIGINT, -signal.SIGINT, "")):
+    for number, code, output in ((signal.SIGTERM, 75, "stopped\n"), (signal.SIGINT, -signal.SIGINT, "")):
         child = subprocess.Popen([sys.executable, wait], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert int(child.stdout.readline()) != child.pid
         child.send_signal(number)
-        assert child.communicate(timeout=30)[0] == said and child.returncode == code
+        assert child.communicate(timeout=30)[0] == output and child.returncode == code
 
 
 def test_it_dies_with_the_process_that_was_started(script):

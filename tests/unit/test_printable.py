@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 HOSTILE = "id\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202eexe\u2066\ufeff\x7f\ud800\u2028\U000e0041"
 
 
-def test_what_prints_stays_and_the_rest_is_shown():
+def test_printable_text_stays_and_the_rest_is_escaped():
     for text in ("", "Les Misérables (1995)", "日本語 👩\u200d👧 می\u200cخواهم", "a\xa0b", "e\u0301", r"\\x1b"):
         assert printable(text) == text
     shown = printable(HOSTILE)
@@ -35,16 +35,16 @@ def test_what_prints_stays_and_the_rest_is_shown():
 
 
 def test_an_error_is_one_line_that_prints():
-    told = str(UserError(f"file: id {HOSTILE}\nsecond line"))
-    assert told.isprintable() and told.endswith("second line") and r"\x1b" in told
+    message = str(UserError(f"file: id {HOSTILE}\nsecond line"))
+    assert message.isprintable() and message.endswith("second line") and r"\x1b" in message
 
 
 def test_a_log_and_the_terminal_print(tmp_path, capsys):
     log = Log(tmp_path / "log")
     log(f"left out {HOSTILE}")
     log(f"a stack trace\n  of two lines {HOSTILE}", quiet=True)
-    for told in (capsys.readouterr().err, (tmp_path / "log").read_text()):
-        assert "left out" in told and printable(told, "\n") == told
+    for text in (capsys.readouterr().err, (tmp_path / "log").read_text()):
+        assert "left out" in text and printable(text, "\n") == text
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;owned\x07", "\u202e", "\x9b31m"])
@@ -54,12 +54,12 @@ def test_a_script_that_quotes_its_input_prints(tmp_path, text):
         command = [sys.executable, str(ROOT / "scripts/describe_data.py"), "--spec", json.dumps(spec)]
         done = subprocess.run([*command, "--log", str(tmp_path / "log")], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith("error: ")
-        for told in (done.stderr, (tmp_path / "log").read_text()):
-            assert printable(told, "\n") == told
+        for written in (done.stderr, (tmp_path / "log").read_text()):
+            assert printable(written, "\n") == written
 
 
-def test_a_finished_table_of_somebody_else_prints(tmp_path, monkeypatch, capsys):
-    """``make demo`` shows it in the terminal; whoever may write in the results may have written it."""
+def test_a_table_of_another_user_is_printable(tmp_path, monkeypatch, capsys):
+    """``make demo`` shows it in the terminal; anyone with write access to the results may have written it."""
     spec = importlib.util.spec_from_file_location("show", ROOT / "scripts" / "show.py")
     show = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(show)
@@ -68,8 +68,8 @@ def test_a_finished_table_of_somebody_else_prints(tmp_path, monkeypatch, capsys)
     table = tmp_path / workflow.config.results / workflow.config.datasets[0] / "comparison/table.md"
     table.parent.mkdir(parents=True)
     table.write_bytes(f"| {HOSTILE} |\n".encode(errors="surrogatepass") + b"\xff\n")
-    (told,) = show.tables(workflow, "comparison")
-    assert r"\x1b]0;owned" in told and printable(told, "\n") == told and told.count("\n") == 2
+    (text,) = show.tables(workflow, "comparison")
+    assert r"\x1b]0;owned" in text and printable(text, "\n") == text and text.count("\n") == 2
     table.unlink()
     os.mkfifo(table)
     with pytest.raises(UserError, match="run the config first"):

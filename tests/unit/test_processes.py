@@ -1,4 +1,4 @@
-"""Programs that are started import nothing beside them, know no secrets, and listen to nobody else."""
+"""Started programs import nothing from their working directory, get no secrets, and accept no other account."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def secrets(monkeypatch):
 
 def test_no_secret_is_handed_on_but_those_that_are_needed(secrets, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", "beside", "/somewhere", ""]))
-    told = processes.environment()
-    assert not SECRETS.keys() & told.keys() and told.items() >= KEPT.items()
-    assert told["PATH"] == os.environ["PATH"] and told["PYTHONSAFEPATH"] == "1"
+    environment = processes.environment()
+    assert not SECRETS.keys() & environment.keys() and environment.items() >= KEPT.items()
+    assert environment["PATH"] == os.environ["PATH"] and environment["PYTHONSAFEPATH"] == "1"
     # An empty or relative entry is the working directory, also with the safe path.
-    assert told["PYTHONPATH"] == os.pathsep.join([str(ROOT / "src"), "/somewhere"])
+    assert environment["PYTHONPATH"] == os.pathsep.join([str(ROOT / "src"), "/somewhere"])
     assert processes.environment(["HF_TOKEN"]).keys() & SECRETS.keys() == {"HF_TOKEN"}
 
 
@@ -74,7 +74,7 @@ def starting(text: str) -> list[str]:
 
 def test_one_module_starts_programs():
     files = [file for folder in ("src", "scripts") for file in (ROOT / folder).rglob("*.py")]
-    found = {file.stem: told for file in files if (told := starting(file.read_text(encoding="utf-8")))}
+    found = {file.stem: calls for file in files if (calls := starting(file.read_text(encoding="utf-8")))}
     assert found == {"processes": ["subprocess.run", "subprocess.Popen", "os.execvpe"]}
     for file in files:  # under no other name
         assert "from subprocess" not in file.read_text(encoding="utf-8"), file
@@ -92,8 +92,8 @@ def test_programs_and_libraries_are_not_looked_for_in_the_working_directory(tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f":.:{tmp_path.name}:/usr/bin:/bin:")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/x:")
-    told = processes.environment()
-    assert told["PATH"] == "/usr/bin:/bin" and told["LD_LIBRARY_PATH"] == "/opt/x"
+    environment = processes.environment()
+    assert environment["PATH"] == "/usr/bin:/bin" and environment["LD_LIBRARY_PATH"] == "/opt/x"
     assert subprocess.run(["scontrol"], capture_output=True).stdout == b"planted\n", (
         "what happens where nobody sees to it"
     )
@@ -116,16 +116,16 @@ def test_python_is_started_with_the_safe_path(tmp_path, monkeypatch, secrets):
     assert marker.exists(), "what is planted here is imported where nobody sees to it"
 
 
-def test_a_driver_that_starts_itself_anew_imports_nothing_from_its_folder(tmp_path, monkeypatch):
-    folder, marker, told = plant(tmp_path / "run", tmp_path / "imported"), tmp_path / "imported", []
+def test_a_driver_that_restarts_itself_imports_nothing_from_its_folder(tmp_path, monkeypatch):
+    folder, marker, lines = plant(tmp_path / "run", tmp_path / "imported"), tmp_path / "imported", []
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["snakemake", "--version"])
     monkeypatch.setattr(slurm, "wait_for_orphans", lambda *_: True)
-    monkeypatch.setattr(slurm.processes, "become", lambda *args: told.append(args) or sys.exit())
+    monkeypatch.setattr(slurm.processes, "become", lambda *args: lines.append(args) or sys.exit())
     monkeypatch.setenv("PATH", os.environ["PATH"])
     with pytest.raises(SystemExit):
         slurm.guard(folder, print)
-    (command, env), *_ = told
+    (command, env), *_ = lines
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip().startswith("9."), done.stderr
     assert not marker.exists(), marker.read_text()
@@ -159,8 +159,8 @@ def test_a_job_knows_the_secrets_that_it_needs(tmp_path, secrets, needs):
     spec = json.dumps({"needs": needs, "environment_out": str(out)})
     done = subprocess.run([sys.executable, str(script), "--spec", spec], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = json.loads(out.read_text())
-    assert told.keys() & SECRETS.keys() == set(needs) and told["PYTHONSAFEPATH"] == "1"
+    environment = json.loads(out.read_text())
+    assert environment.keys() & SECRETS.keys() == set(needs) and environment["PYTHONSAFEPATH"] == "1"
 
 
 CONNECT = """
@@ -190,10 +190,10 @@ def test_a_model_server_is_this_accounts_alone(real_models, tmp_path, secrets, m
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(ROOT / "src")]))
     with served(models / "smollm2-135m", tmp_path / "log", 1, "float32") as address:
-        told = ModelSource(
+        model = ModelSource(
             endpoint="http://127.0.0.1/v1", model="smollm2-135m", input_price=0, output_price=0, timeout=600
         )
-        (answer,) = Client(told, tmp_path / "answers", socket=address).ask([Request((("user", "Say yes."),), 2)])
+        (answer,) = Client(model, tmp_path / "answers", socket=address).ask([Request((("user", "Say yes."),), 2)])
         assert answer.text and not answer.fault
         # Tests that run before this one in the same process may share a server that is still up.
         (server,) = (one for one in psutil.Process().children() if address in one.cmdline())
@@ -221,7 +221,7 @@ out = Path(sys.argv[1])
 trainer = p.decoder_trainer(out / "run", p.contrastive(batches=2, select="last"), model=p.tiny_decoder())
 trainer.run()
 store = os.environ["LANGPTUNE_STORE"]
-told = {{
+recorded = {{
     "world": dist.get_world_size(),
     "listening": listening({{os.getpid(), os.getppid()}}),
     "environment": dict(os.environ),
@@ -229,7 +229,7 @@ told = {{
     "path": sys.path,
     "cwd": os.getcwd(),
 }}
-(out / f"told-{{os.environ['RANK']}}.json").write_text(json.dumps(told))
+(out / f"recorded-{{os.environ['RANK']}}.json").write_text(json.dumps(recorded))
 dist.barrier()
 """
 
@@ -247,11 +247,11 @@ def test_a_training_in_two_processes_is_this_accounts_alone(tmp_path, secrets):
     assert done.returncode == 0, done.stderr[-3000:]
     assert not marker.exists(), marker.read_text()
     for rank in (0, 1):
-        told = json.loads((tmp_path / f"told-{rank}.json").read_text())
-        assert told["world"] == 2 and told["cwd"] == str(folder) and str(folder) not in told["path"]
-        assert told["listening"] and set(told["listening"]) <= LOOPBACK, told["listening"]
-        assert not SECRETS.keys() & told["environment"].keys()
-        assert told["modes"] == [oct(0o40700), True]
+        recorded = json.loads((tmp_path / f"recorded-{rank}.json").read_text())
+        assert recorded["world"] == 2 and recorded["cwd"] == str(folder) and str(folder) not in recorded["path"]
+        assert recorded["listening"] and set(recorded["listening"]) <= LOOPBACK, recorded["listening"]
+        assert not SECRETS.keys() & recorded["environment"].keys()
+        assert recorded["modes"] == [oct(0o40700), True]
 
 
 def test_a_listening_socket_is_seen():

@@ -104,7 +104,7 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize(
-    ("scores", "targets", "masks", "told"),
+    ("scores", "targets", "masks", "message"),
     [
         ([[0.0, np.nan]], [0], [[]], "NaN or [+]inf"),
         ([[0.0, np.inf]], [0], [[]], "NaN or [+]inf"),
@@ -117,6 +117,6 @@ def test_an_empty_batch():
         ([0.0, 1.0], [0], [[]], "do not describe the same sessions"),
     ],
 )
-def test_broken_input_is_refused(scores, targets, masks, told):
-    with pytest.raises(UserError, match=told):
+def test_broken_input_is_refused(scores, targets, masks, message):
+    with pytest.raises(UserError, match=message):
         full_ranks(np.array(scores), targets, masks)

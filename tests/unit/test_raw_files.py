@@ -131,7 +131,7 @@ def test_times_keep_their_order(tmp_path, name, kind):
     assert found[1].interactions["timestamp"].n_unique() == 5
 
 
-def test_times_are_said_in_their_unit(tmp_path):
+def test_times_have_their_unit(tmp_path):
     fine = own(tmp_path / "a", content=views(RIGHT["fractions of a second"]))[1]
     assert fine.interactions["timestamp"][0] == 1593878903100
     assert any(
@@ -380,7 +380,7 @@ def test_lines_are_those_of_the_file(tmp_path):
         (gzip.compress(b"who,what,when\nu,a,1\n", mtime=0), r"a gzip file; unpack it, or end its name in \.gz"),
     ],
 )
-def test_a_file_that_is_no_csv(tmp_path, content, message):
+def test_a_file_that_is_not_csv(tmp_path, content, message):
     refused(lambda: own(tmp_path, content=content), rf"views\.csv: .*{message}")
 
 
@@ -434,24 +434,24 @@ BAD_IDS = ["ann ", " ann", "\tann", "ann\u00a0", "a\u200bnn", "ann\x1fbob", "an 
 def test_one_rule_for_ids(tmp_path, bad, where):
     if "\t" in bad and where.startswith("atomic"):
         return  # a cell too many there
-    said = r"line 2: '?(who|what|user_id|item_id)'? is "
+    expected = r"line 2: '?(who|what|user_id|item_id)'? is "
     if where in ("csv user", "csv item"):
         row = f'"{bad}",a,1\n' if where == "csv user" else f'u,"{bad}",1\n'
-        refused(lambda: own(tmp_path, content=f"who,what,when\n{row}"), rf"views\.csv: {said}")
+        refused(lambda: own(tmp_path, content=f"who,what,when\n{row}"), rf"views\.csv: {expected}")
     elif where == "items":
         (tmp_path / "things.csv").write_text(f'what,name\n"{bad}",Thing\n')
-        refused(lambda: own(tmp_path, content=views(range(5))), rf"things\.csv: {said}")
+        refused(lambda: own(tmp_path, content=views(range(5))), rf"things\.csv: {expected}")
     elif where == "parquet":
         pl.DataFrame({"who": [bad], "what": ["a"], "when": [1]}).write_parquet(tmp_path / "views.parquet")
-        refused(lambda: own(tmp_path, "views.parquet"), rf"views\.parquet: {said.replace('line 2', 'row 1')}")
+        refused(lambda: own(tmp_path, "views.parquet"), rf"views\.parquet: {expected.replace('line 2', 'row 1')}")
     elif where == "movielens":
         text = f'userId,movieId,rating,timestamp\n"{bad}",1,4,5\n'
-        refused(lambda: movielens(tmp_path, {**CSV, "ratings.csv": text}), rf"ratings\.csv: {said}")
+        refused(lambda: movielens(tmp_path, {**CSV, "ratings.csv": text}), rf"ratings\.csv: {expected}")
     else:
         rows, items = [("u", i, 4, 5) for i in ITEMS], [(i, i, 1990, "Drama") for i in ITEMS]
         users = [(bad, "x")] if where == "atomic users" else []
         write_raw(tmp_path, rows if users else [(bad, "a", 4, 5)], items, users)
-        refused(lambda: readers.read(entry(source={"folder": str(tmp_path)}), "toy"), rf"toy\.(user|inter): {said}")
+        refused(lambda: readers.read(entry(source={"folder": str(tmp_path)}), "toy"), rf"toy\.(user|inter): {expected}")
 
 
 @pytest.mark.parametrize("good", ["ann", "Ann Lee", "a" * 256, "用户1", "0", "a-b_c@d.e", "🎬"])
@@ -553,7 +553,7 @@ def test_movielens_goes_by_names(tmp_path, files, packed):
     assert raw.users is None
 
 
-def test_what_lies_beside_an_archive_is_not_looked_at(tmp_path):
+def test_files_beside_an_archive_are_ignored(tmp_path):
     for name in ("ratings.parquet", "movies.json", "ratings.csv.zip.part"):
         (tmp_path / name).write_text("x")
     with zipfile.ZipFile(tmp_path / "backup.zip", "w") as archive:

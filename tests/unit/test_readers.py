@@ -173,7 +173,7 @@ def test_files_that_do_not_belong_together(copy, tmp_path):
         load(copy, tmp_path / "s")
 
 
-def test_ids_that_differ_only_in_case_are_said_and_kept_apart(copy, tmp_path):
+def test_ids_that_differ_only_in_case_are_reported_and_kept_separate(copy, tmp_path):
     raw = load(copy, tmp_path / "s")
     user = raw.interactions.group_by("user_id").len().sort("len", "user_id")["user_id"][-1]
     doubled = [{**row, "user_id": row["user_id"].lower()} for row in plainly(copy / REVIEWS) if row["user_id"] == user]
@@ -184,7 +184,7 @@ def test_ids_that_differ_only_in_case_are_said_and_kept_apart(copy, tmp_path):
     assert done.facts["drops"]["(kept) user ids that differ from another only in case"] == 1
 
 
-def test_nothing_left_says_after_which_step(copy, tmp_path):
+def test_an_empty_step_is_named(copy, tmp_path):
     settings = amazon(copy, protocol={"name": "paper", "core": 900})
     with pytest.raises(UserError, match=r"nothing is left after step 'active'.*reviews 3000"):
         protocols.prepare(load(copy, tmp_path / "s", protocol=settings.protocol.model_dump()), settings, "movies-tv")

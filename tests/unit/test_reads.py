@@ -1,4 +1,4 @@
-"""What is read in folders where others may write: a pipe holds nobody up, and what is no JSON is no traceback."""
+"""Reading in folders that others may write: pipes do not block, and invalid JSON is not a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ reader looks what they are."""
 
 
 def planted(path: Path, kind: str) -> None:
-    """What somebody puts where a file is expected."""
+    """Things that another user may put where a file is expected."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
@@ -49,7 +49,7 @@ def test_only_a_plain_file_of_a_bounded_size_is_read(tmp_path, kind):
         files.read_plain(tmp_path / "x")
 
 
-def test_what_a_plain_file_holds_is_read(tmp_path):
+def test_the_content_of_a_plain_file_is_read(tmp_path):
     files.write_lines(tmp_path / "x", [{"a": 1}])
     (tmp_path / "link").symlink_to("x")
     assert files.read_plain(tmp_path / "link") == b'{"a": 1}\n' and files.read_json(tmp_path / "x") == {"a": 1}
@@ -106,7 +106,7 @@ MANIFEST = {"output": "a.parquet", "script": "x.py", "spec": {}, "notes": {}, "d
         json.dumps(MANIFEST).replace("1.0", "NaN"),
     ],
 )
-def test_a_plan_passes_over_what_is_no_manifest(tmp_path, kind):
+def test_a_plan_skips_invalid_manifests(tmp_path, kind):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.parquet.manifest.json").write_text(json.dumps(MANIFEST))
     planted(tmp_path / "a.parquet.manifest.json", kind)
@@ -114,16 +114,16 @@ def test_a_plan_passes_over_what_is_no_manifest(tmp_path, kind):
 
 
 @pytest.mark.parametrize("inputs", [[3], [None, []], {"x": 1}, 7])
-def test_costs_pass_over_inputs_that_are_none(tmp_path, inputs):
-    told = MANIFEST | {"inputs": inputs}
-    (tmp_path / "a.parquet.manifest.json").write_text(json.dumps(told))
+def test_costs_skip_invalid_inputs(tmp_path, inputs):
+    manifest = MANIFEST | {"inputs": inputs}
+    (tmp_path / "a.parquet.manifest.json").write_text(json.dumps(manifest))
     assert cost.reached([str(tmp_path / "a.parquet")])[0] is not None
 
 
 @pytest.mark.parametrize(
     "kind", ["pipe", DEEP, "[]", "{}", '{"sha256": "x", "notes": 3}', '{"sha256": 1, "notes": {}}']
 )
-def test_a_models_manifest_that_is_none_is_one_line(tmp_path, kind):
+def test_an_invalid_manifest_of_a_model_is_one_line(tmp_path, kind):
     planted(tmp_path / "m" / "manifest.json", kind)
     if kind == "pipe":  # as before: a folder without one
         provenance.input_hash(tmp_path / "m")

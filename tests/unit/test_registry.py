@@ -48,7 +48,7 @@ def test_constants_are_read_without_running_the_file(folder):
         ("def", "line 1: invalid syntax"),
     ],
 )
-def test_a_file_that_is_no_figure_is_named(folder, text, message):
+def test_a_file_that_is_not_a_figure_is_named(folder, text, message):
     (folder / "odd.py").write_text(text)
     with pytest.raises(UserError, match=message) as found:
         comparison.drawn({"contrasts": True, "published": True})

@@ -24,7 +24,7 @@ from langptune.training.terms import TERMS, Written, facts_of
 from tests import planted as p
 
 SCORES = np.array([[5.0, 3.0, 4.0, 1.0, 3.0], [0.0, 2.0, 1.0, 4.0, 3.0]], dtype=np.float32)
-# The first profile's target ties with item 4 and stands below items 0 and 2; the second's is best of what is allowed.
+# The first profile's target ties with item 4 and is below items 0 and 2; the second's is the best allowed item.
 CONTEST = Contest(["a", "b"], np.array([1, 4]), SCORES, np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 1]], dtype=bool))
 RANKS = [4, 1]
 LOGS = [
@@ -91,7 +91,7 @@ def test_a_reward_is_the_metric_of_the_written_ranks(name):
     assert found.keys() == {"reward"} and np.array_equal(found["reward"], from_ranks(name, ranks))
 
 
-def test_unfinished_profiles_earn_nothing_or_what_they_earn():
+def test_unfinished_profiles_get_zero_or_their_score():
     data, zero, decoder = reward(p.reinforcement())
     score = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe())
     sessions, finished = p.sessions_of(data, "val", p.tokenizer()), np.arange(30) % 2 == 0
@@ -199,9 +199,9 @@ def test_planted_validation_targets_never_enter_the_reward_of_training():
             "seen": pl.Series([[]] * len(rows), dtype=pl.List(pl.Int32)),
         }
     )
-    told = futures(table, list(range(40)), 10**6)
-    assert max(item for own in told for item in own) < 1000
-    assert max(map(len, told)) > 3 and all(own[0] == target for own, (_, target) in zip(told, rows, strict=False))
+    found = futures(table, list(range(40)), 10**6)
+    assert max(item for own in found for item in own) < 1000
+    assert max(map(len, found)) > 3 and all(own[0] == target for own, (_, target) in zip(found, rows, strict=False))
 
 
 # Terms of form
@@ -250,7 +250,7 @@ def test_terms_of_form():
     assert [term("length", "a", tokens=n, limit=40) for n in (0, 32, 36, 40)] == pytest.approx([0, 0, 0.5, 1])
 
 
-def test_repetition_is_what_trl_punishes_of_words():
+def test_the_term_repetition_is_the_penalty_of_trl_over_words():
     from trl.rewards import get_repetition_penalty_reward
 
     text = "the user likes the user likes drama and the user"
@@ -258,7 +258,7 @@ def test_repetition_is_what_trl_punishes_of_words():
     assert term("repetition", text) == pytest.approx(-get_repetition_penalty_reward(2, -1.0)([ids])[0])
 
 
-def test_length_is_what_trl_punishes():
+def test_the_term_length_is_the_penalty_of_trl():
     from trl.rewards import get_soft_overlong_punishment
 
     theirs = get_soft_overlong_punishment(max_completion_len=40, soft_punish_cache=8)(
@@ -281,7 +281,7 @@ CLAIMS = {
     "Enjoys Men in Black.": (1, "a title outside the history"),
     "Enjoys Star Wars (1977).": (0, "title and year"),
     "Enjoys Star Wars (1996).": (1 / 2, "title right, year wrong"),
-    "Enjoys Kingpin (1996).": (0, "a title of one word is told by its year"),
+    "Enjoys Kingpin (1996).": (0, "a title of one word is identified by its year"),
     "Enjoys Kingpin (1997).": (1, "with a wrong year"),
     "Enjoys Jaws (1975).": (1, "right, but not in the history"),
     "Enjoys comedy (1996).": (0, "a genre of the history with a year of it"),
@@ -377,8 +377,8 @@ def test_what_a_term_needs_is_asked_for_before_work():
 # Dealing
 
 
-def test_rewards_are_dealt_to_other_sessions():
-    groups = np.array([7, 3, 9, 3, 5, 8])  # session 3 stands twice in the batch
+def test_rewards_are_shuffled_to_other_sessions():
+    groups = np.array([7, 3, 9, 3, 5, 8])  # session 3 occurs twice in the batch
     sessions = np.repeat(groups, 3)
     orders = [dealt(groups, 3, stream(0, "reinforcement-1", "dealt rewards", batch)) for batch in range(50)]
     for order in orders:
@@ -391,33 +391,33 @@ def test_rewards_are_dealt_to_other_sessions():
 
 
 def test_shuffled_rewards_belong_to_seed_phase_and_batch():
-    told = {"reward": np.arange(8.0)}
+    columns = {"reward": np.arange(8.0)}
     data, decoder = p.planted(train=5, val=4), p.tiny_decoder()
 
     def combined(batch=0, **more):
         used = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe(shuffle_rewards=True), **more)
-        return used.combine(told, [1, 2, 3, 4], batch).tolist()
+        return used.combine(columns, [1, 2, 3, 4], batch).tolist()
 
     first = combined()
-    assert sorted(first) == told["reward"].tolist() and first == combined() != told["reward"].tolist()
+    assert sorted(first) == columns["reward"].tolist() and first == combined() != columns["reward"].tolist()
     others = [combined(batch) for batch in range(9)] + [combined(seed=1), combined(phase="reinforcement-2")]
     assert len({tuple(other) for other in others}) > 3
     plain = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe())
-    assert plain.combine(told, [1, 2, 3, 4]).tolist() == told["reward"].tolist()
+    assert plain.combine(columns, [1, 2, 3, 4]).tolist() == columns["reward"].tolist()
 
 
-def test_form_is_not_dealt():
+def test_terms_of_form_are_not_shuffled():
     """A profile that repeats itself pays for that itself, so the control has the pressure on form that RLSO has."""
     data, decoder = p.planted(train=5, val=4), p.tiny_decoder()
-    told = recipe(shuffle_rewards=True, terms={"unfinished": -1.0})
-    used = Reward(decoder, p.scoring(decoder, data.items), recipe=told)
+    settings = recipe(shuffle_rewards=True, terms={"unfinished": -1.0})
+    used = Reward(decoder, p.scoring(decoder, data.items), recipe=settings)
     columns = {"reward": np.arange(8.0), "unfinished": np.arange(8) % 2.0}
     combined = used.combine(columns, [1, 2, 3, 4])
     dealt_rewards = combined + columns["reward"].std() * columns["unfinished"]
     assert sorted(dealt_rewards.round(9)) == columns["reward"].tolist() != dealt_rewards.round(9).tolist()
 
 
-def test_one_session_has_nobody_to_deal_with():
+def test_one_session_cannot_be_shuffled():
     from langptune.errors import UserError
 
     with pytest.raises(UserError, match="raise sessions_per_batch"):
@@ -450,15 +450,15 @@ def test_bad_recipes_are_refused_in_words(changes, message):
 
 def test_form_counts_by_default_and_not_as_published(tmp_path):
     fields = {key: value for key, value in p.reinforcement().model_dump().items() if key not in ("terms", "unfinished")}
-    told = ReinforcementRecipe.model_validate(fields)
-    assert told.terms == {"unfinished": -1.0, "repetition": -2.0} and told.unfinished == "score"
+    parsed = ReinforcementRecipe.model_validate(fields)
+    assert parsed.terms == {"unfinished": -1.0, "repetition": -2.0} and parsed.unfinished == "score"
     from langptune.config.base import read_yaml
     from tests.conftest import ROOT
 
     for name, entry in read_yaml(ROOT / "config/recipes.yaml").items():
         if name.startswith("rlso-paper-"):
-            told = ReinforcementRecipe.model_validate(entry)
-            assert (told.reward, told.targets, told.terms, told.unfinished) == ("ndcg", 1, {}, "zero"), name
+            parsed = ReinforcementRecipe.model_validate(entry)
+            assert (parsed.reward, parsed.targets, parsed.terms, parsed.unfinished) == ("ndcg", 1, {}, "zero"), name
 
 
 def test_training_shows_its_columns_and_moves_by_them(tmp_path):

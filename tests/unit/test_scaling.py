@@ -36,7 +36,7 @@ LEAST = 2e-4
 """Seconds below which a time says nothing."""
 METHODS = {"search", "match", "fullmatch", "finditer", "findall", "sub", "subn", "split"}
 Hostile = tuple[str, str, str]
-"""What stands first, what is repeated, what stands last."""
+"""Prefix, repeated part, suffix."""
 COMMON: list[Hostile] = [
     *(
         ("", unit, "x")
@@ -255,7 +255,7 @@ OWN: dict[str, list[Hostile]] = {
     ],
     "training/terms.py:YEAR": [("", "1999", ""), ("", "1999 ", ""), ("", "19", "")],
 }
-"""Each expression of the source that reads texts, as file:name; without a name of its own, file:function."""
+"""Each regular expression of the source that reads texts, as file:name; without a name, file:function."""
 EXCEPT = {
     "config/datasets.py:_one": "the owner's own config; anchored",
     "config/models.py:_check_endpoint": "the owner's own config; one anchored pass",
@@ -365,10 +365,10 @@ def test_an_expression_reads_a_text_once(name):
 
         def make(hostile, expression=expression, uses=uses):
             def of(size):
-                told = text(hostile, size)
+                sample = text(hostile, size)
                 if uses <= {"match", "fullmatch"}:
-                    return lambda: [getattr(expression, use)(told) for use in uses]
-                return lambda: sum(1 for _ in expression.finditer(told))
+                    return lambda: [getattr(expression, use)(sample) for use in uses]
+                return lambda: sum(1 for _ in expression.finditer(sample))
 
             return of
 
@@ -409,27 +409,27 @@ HTML: list[Hostile] = [
 ]
 
 
-def frame(told: str, column: str = "title") -> pl.DataFrame:
-    return pl.DataFrame({"item_id": ["1"], column: [told]})
+def frame(content: str, column: str = "title") -> pl.DataFrame:
+    return pl.DataFrame({"item_id": ["1"], column: [content]})
 
 
 CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
     "interpretability/claims.py:_decades": (claims._decades, [("", "sixtie", ""), ("", "sixties ", "")]),
     "interpretability/claims.py:statements": (claims.statements, [("", "likes a, not b. ", ""), ("", "not a, ", "")]),
     "interpretability/claims.py:extract": (
-        lambda told: claims.extract(told, TASTES, PROSE),
+        lambda sample: claims.extract(sample, TASTES, PROSE),
         [("", '"Heat" ', ""), ("", "Usual Suspects, ", ""), ("", "The War and ", ""), ("", "Tom Hanks. ", "")],
     ),
     "interpretability/steering.py:removed": (
-        lambda told: steering.removed(told, "Comedy"),
+        lambda sample: steering.removed(sample, "Comedy"),
         [("", "and ", "x"), ("", ", comedy", ""), ("", "and  comedy,", ""), ("and", " ", "x"), ("", " and comed", "")],
     ),
     "interpretability/steering.py:edits": (
-        lambda told: steering.edits(told, TASTES, PROSE, 5, 0, 0),
+        lambda sample: steering.edits(sample, TASTES, PROSE, 5, 0, 0),
         [("", "comedy and war, ", ""), ("", '"Heat" and drama ', "")],
     ),
     "interpretability/tastes.py:pattern": (
-        lambda told: [pattern(name).search(told) for name in (*TASTES.names, "Fantasy", "Biography")],
+        lambda sample: [pattern(name).search(sample) for name in (*TASTES.names, "Fantasy", "Biography")],
         [
             ("", "comic", " book"),
             ("comic", " ", "book"),
@@ -439,26 +439,26 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
         ],
     ),
     "interpretability/wording.py:copied": (
-        lambda told: wording.copied(wording.words(told), TITLES),
+        lambda sample: wording.copied(wording.words(sample), TITLES),
         [*HALF, ("", "a ", ""), ("", "The War and ", ""), ("", "heat ", "")],
     ),
-    "interpretability/wording.py:repetition": (lambda told: wording.repetition(wording.words(told)), HALF),
+    "interpretability/wording.py:repetition": (lambda sample: wording.repetition(wording.words(sample)), HALF),
     "interpretability/wording.py:measure": (
-        lambda told: wording.measure(told, TITLES),
+        lambda sample: wording.measure(sample, TITLES),
         [("", "a b ", ""), ("", "a", "")],
     ),
-    "interpretability/wording.py:sameness": (lambda told: wording.sameness([told, "a b c"]), HALF),
+    "interpretability/wording.py:sameness": (lambda sample: wording.sameness([sample, "a b c"]), HALF),
     "data/readers/titles.py:move_article": (
         titles_read.move_article,
         [("", ", The (a", ""), ("", ", The (a\n", ")"), ("x", ", The (a)", ")"), ("", ", The", "\n")],
     ),
     "data/readers/titles.py:year_apart": (
-        lambda told: titles_read.year_apart(frame(told)),
+        lambda sample: titles_read.year_apart(frame(sample)),
         [("", "(1999", ""), ("a", " ", "(1999)"), ("", "(1999) ", "x"), ("a(1999", " ", "x")],
     ),
-    "data/texts.py:clean_items": (lambda told: texts.clean_items(frame(told)), HTML),
+    "data/texts.py:clean_items": (lambda sample: texts.clean_items(frame(sample)), HTML),
     "data/templates.py:render": (
-        lambda told: templates.render(templates.compile_template("({{ a }}) {{ b }}", "x"), "x", a=told, b=""),
+        lambda sample: templates.render(templates.compile_template("({{ a }}) {{ b }}", "x"), "x", a=sample, b=""),
         [("", " (", ""), ("", "\ufdd0", ""), ("", "(\ufdd0) ", "")],
     ),
     "data/jsonl.py:storable": (jsonl.storable, [("", "\ud800", "")]),
@@ -467,17 +467,17 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
         [*HALF, ("", "aB", "x"), ("", "́̀", ""), ("", "ﷺ", ""), ("", "the usual suspect ", ""), ("| 1.", "1", "")],
     ),
     "explorer/titles.py:catalogue": (
-        lambda told: titles_typed.Titles([told, told + "x"]).match("the usual suspects"),
+        lambda sample: titles_typed.Titles([sample, sample + "x"]).match("the usual suspects"),
         [*HALF, ("", "a\u0315\u0300", ""), ("", "\u0315\u0300", "")],
     ),
     "explorer/differences.py:differences": (
-        lambda told: differences(
-            told, told[: len(told) // 2] + " and " + told[len(told) // 2 + 1 :].replace("a", "b a")
+        lambda sample: differences(
+            sample, sample[: len(sample) // 2] + " and " + sample[len(sample) // 2 + 1 :].replace("a", "b a")
         ),
         [*HALF, ("", "a ", ""), ("", "a a b ", "")],
     ),
     "judge/verdict.py:read": (
-        lambda told: [verdict.read(told, True, judge) for judge in JUDGES.values()],
+        lambda sample: [verdict.read(sample, True, judge) for judge in JUDGES.values()],
         [
             ('{"verdict": "A"', '{"a":', ""),
             ("", '{"verdict":[', ""),
@@ -494,7 +494,7 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
         ],
     ),
     "judge/prompt.py:as_data": (
-        lambda told: prompt.as_data(told, len(told), ("A", "B")),
+        lambda sample: prompt.as_data(sample, len(sample), ("A", "B")),
         [("", "verdict", ""), ("", "A\n", ""), ("", "==\n", ""), ("", "\u200b", ""), ("", "<|im_end|>", "")],
     ),
     "thinking.py:without_thoughts": (
@@ -503,8 +503,9 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
     ),
     "prompts.py:without_special": (prompts.without_special, [("", "[A", "]"), ("", "[A]", "")]),
     "training/terms.py:terms": (
-        lambda told: [
-            term.value(terms.Written(told, True, 9, 9, [0, 1], [1.0, 2.0]), CATALOGUE) for term in terms.TERMS.values()
+        lambda sample: [
+            term.value(terms.Written(sample, True, 9, 9, [0, 1], [1.0, 2.0]), CATALOGUE)
+            for term in terms.TERMS.values()
         ],
         [
             ("", "1999 ", ""),
@@ -514,13 +515,13 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
             ("", "- a\n", ""),
         ],
     ),
-    "config/base.py:nearest (a long name)": (lambda told: nearest("titel", [told, told[1:]]), HALF),
+    "config/base.py:nearest (a long name)": (lambda sample: nearest("titel", [sample, sample[1:]]), HALF),
     "config/base.py:nearest (many names)": (
-        lambda told: nearest("titel", told.split(" ")),
+        lambda sample: nearest("titel", sample.split(" ")),
         [("", "titel ", ""), ("", "tilet ", "")],
     ),
     "endpoint/answers.py:read": (
-        lambda told: answers.read(told.encode(), answers.Request((("user", "x"),), 9)),
+        lambda sample: answers.read(sample.encode(), answers.Request((("user", "x"),), 9)),
         [
             ("", "[", ""),
             ("", '{"choices":', ""),
@@ -550,8 +551,8 @@ def test_a_function_takes_time_in_proportion(name):
 
     def make(one):
         def of(size):
-            told = text(one, size)
-            return lambda: function(told)
+            sample = text(one, size)
+            return lambda: function(sample)
 
         return of
 
@@ -581,28 +582,28 @@ PLAIN = {
 
 
 def plainly_removed(profile: str, name: str) -> str:
-    told = re.sub(r"(?:,?\s*\b(?:and|or)\s+|,\s*)?" + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
-    told = re.sub(r"\s+([,.;:!?])", r"\1", told)
-    told = re.sub(r"([,:])\s*(?=[.;!?])", "", told)
-    return re.sub(r"\s{2,}", " ", told).strip(" ,")
+    out = re.sub(r"(?:,?\s*\b(?:and|or)\s+|,\s*)?" + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
+    out = re.sub(r"\s+([,.;:!?])", r"\1", out)
+    out = re.sub(r"([,:])\s*(?=[.;!?])", "", out)
+    return re.sub(r"\s{2,}", " ", out).strip(" ,")
 
 
-def plainly_copied(told: list[str], titles: list[str]) -> list[bool]:
-    taken = [False] * len(told)
+def plainly_copied(tokens: list[str], titles: list[str]) -> list[bool]:
+    taken = [False] * len(tokens)
     for own in map(wording.words, titles):
         for start in range(len(own)):
-            for at in range(len(told)):
+            for at in range(len(tokens)):
                 length = 0
                 while (
                     start + length < len(own)
-                    and own[start + length : start + length + 1] == told[at + length : at + length + 1]
+                    and own[start + length : start + length + 1] == tokens[at + length : at + length + 1]
                 ):
                     length += 1
                 least = 2 if len(own) > 1 else 1
                 if (
                     length >= least
                     and (len(own) > 1 or len(own[0]) > 4)
-                    and not wording.COMMON.issuperset(told[at : at + length])
+                    and not wording.COMMON.issuperset(tokens[at : at + length])
                 ):
                     taken[at : at + length] = [True] * length
     return taken
@@ -617,14 +618,19 @@ def test_what_is_faster_finds_the_same():
     rng = np.random.default_rng(0)
     blanks = [" ", " ", " ", "", "  ", "\n", "\t", ", "]
     for _ in range(500):
-        told = "".join(rng.choice(VOCABULARY) + rng.choice(blanks) for _ in range(rng.integers(1, 40)))
+        sample = "".join(rng.choice(VOCABULARY) + rng.choice(blanks) for _ in range(rng.integers(1, 40)))
         for name, (guarded, plain) in PLAIN.items():
-            assert [m.span() for m in guarded.finditer(told)] == [m.span() for m in plain.finditer(told)], (name, told)
-        assert len(terms.ITEM.findall(told)) == len(re.findall(r"(?m)^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s", told)), told
-        assert steering.removed(told, "Comedy") == plainly_removed(told, "Comedy"), told
-        words, titles = wording.words(told), [*TITLES[:3], told[:40]]
-        assert wording.copied_words(words, titles).tolist() == plainly_copied(words, titles), told
-        for title in (told, told.split("\n")[0] + ", The", told[:30] + ", A (1999)", told[:30] + ", The\n"):
+            assert [m.span() for m in guarded.finditer(sample)] == [m.span() for m in plain.finditer(sample)], (
+                name,
+                sample,
+            )
+        assert len(terms.ITEM.findall(sample)) == len(re.findall(r"(?m)^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s", sample)), (
+            sample
+        )
+        assert steering.removed(sample, "Comedy") == plainly_removed(sample, "Comedy"), sample
+        words, titles = wording.words(sample), [*TITLES[:3], sample[:40]]
+        assert wording.copied_words(words, titles).tolist() == plainly_copied(words, titles), sample
+        for title in (sample, sample.split("\n")[0] + ", The", sample[:30] + ", A (1999)", sample[:30] + ", The\n"):
             assert titles_read.move_article(title) == plainly_moved(title), title
 
 

@@ -75,16 +75,16 @@ def test_the_weight_is_the_one_with_the_best_ndcg():
     queries = unit(30, 5)
     popular = asked(np.random.default_rng(0).integers(25, 40, 30).tolist())
     grid = [3, 0, 0.5, 1]
-    weight, told = choose(popular, queries, scoring, grid)
-    assert [row["weight"] for row in told] == sorted(grid)
-    for row in told:
+    weight, rows = choose(popular, queries, scoring, grid)
+    assert [row["weight"] for row in rows] == sorted(grid)
+    for row in rows:
         scores = Scoring(scoring.items, scoring.popularity, row["weight"]).scores(queries)
         ranks = full_ranks(scores, popular["target"].to_list(), popular["seen"].to_list()).rank
         assert row["ndcg"] == pytest.approx(from_ranks("ndcg", ranks).mean())
         assert row["ndcg@10"] == pytest.approx(from_ranks("ndcg@10", ranks).mean())
         assert row["log_rank"] == pytest.approx(np.log(ranks).mean())
-    assert weight == max(told, key=lambda row: row["ndcg"])["weight"] > 0
-    # Targets that the texts name and nobody else watched: popularity only harms.
+    assert weight == max(rows, key=lambda row: row["ndcg"])["weight"] > 0
+    # The texts name targets that no other user watched, so popularity only harms.
     own = asked(list(range(10)))
     assert choose(own, scoring.items.vectors[:10], scoring, grid)[0] == 0
     flat = Scoring(scoring.items, np.zeros(40, dtype=np.float32))
@@ -147,10 +147,10 @@ def profiles(sessions: list[int], texts: dict[int, list[str]], path: Path) -> st
 
 def test_the_script_chooses_on_validation_alone(tmp_path, data):
     work("choose_popularity", choosing(data, tmp_path))
-    told = json.loads((tmp_path / "popularity.json").read_text())
-    assert told["sessions"] == 10 and [row["weight"] for row in told["grid"]] == [0, 1, 4]
-    assert set(told["inputs"]) == {"decoder_in", "vectors_in"}
-    assert told["largest_of_grid"] == (told["weight"] == 4)
+    chosen = json.loads((tmp_path / "popularity.json").read_text())
+    assert chosen["sessions"] == 10 and [row["weight"] for row in chosen["grid"]] == [0, 1, 4]
+    assert set(chosen["inputs"]) == {"decoder_in", "vectors_in"}
+    assert chosen["largest_of_grid"] == (chosen["weight"] == 4)
     work("choose_popularity", choosing(data, tmp_path / "low", weights=[0.0]))
     assert not json.loads((tmp_path / "low" / "popularity.json").read_text())["largest_of_grid"], "no grid, no end"
     sessions = contracts.read(data / "sessions.parquet", "sessions")
@@ -174,7 +174,7 @@ def test_test_targets_reach_no_weight(tmp_path, data):
     held_out = sessions.filter(pl.col("split") == "val").with_columns(
         pl.col("session") + len(sessions), split=pl.lit("test")
     )
-    other, told = (pl.col("target") + 7) % 160, {}
+    other, outcomes = (pl.col("target") + 7) % 160, {}
     moved = pl.when(~pl.col("seen").list.contains(other)).then(other).otherwise("target").cast(pl.Int32)
     for name, split in (("plain", None), ("test", "test"), ("val", "val")):
         table = pl.concat([sessions, held_out])
@@ -182,9 +182,9 @@ def test_test_targets_reach_no_weight(tmp_path, data):
         contracts.write(table.with_columns(target=target), tmp_path / f"{name}.parquet", "sessions")
         counts = log_popularity(contracts.read(tmp_path / f"{name}.parquet", "sessions"), 160)
         work("choose_popularity", choosing(data, tmp_path / name, sessions_in=str(tmp_path / f"{name}.parquet")))
-        told[name] = (counts.tolist(), (tmp_path / name / "popularity.json").read_text())
-    assert told["plain"] == told["test"]
-    assert told["plain"][0] == told["val"][0] and told["plain"][1] != told["val"][1]
+        outcomes[name] = (counts.tolist(), (tmp_path / name / "popularity.json").read_text())
+    assert outcomes["plain"] == outcomes["test"]
+    assert outcomes["plain"][0] == outcomes["val"][0] and outcomes["plain"][1] != outcomes["val"][1]
 
 
 def test_ranks_and_rewards_take_the_weight(tmp_path, data):
@@ -205,13 +205,13 @@ def test_ranks_and_rewards_take_the_weight(tmp_path, data):
         "evaluation_in": str(tmp_path / "e.parquet"),
     }
     ranks = {}
-    for name, told in {
+    for name, setting in {
         "none": {},
         "number": {"weight": 3.0},
         "file": {"popularity_in": str(tmp_path / "popularity.json")},
     }.items():
         out = tmp_path / f"{name}.parquet"
-        assert work("rank_texts", {**spec, **told, "ranks_out": str(out)}).notes["weight"] == (
+        assert work("rank_texts", {**spec, **setting, "ranks_out": str(out)}).notes["weight"] == (
             0 if name == "none" else 3
         )
         ranks[name] = contracts.read(out, "ranks")
@@ -220,9 +220,9 @@ def test_ranks_and_rewards_take_the_weight(tmp_path, data):
     found = [
         work(
             "train_encoder",
-            {**encoder, **told, "checkpoints": str(tmp_path / str(at)), "curve_out": str(tmp_path / f"{at}.jsonl")},
+            {**encoder, **setting, "checkpoints": str(tmp_path / str(at)), "curve_out": str(tmp_path / f"{at}.jsonl")},
         )
-        for at, told in enumerate(({}, {"popularity_in": str(tmp_path / "popularity.json")}))
+        for at, setting in enumerate(({}, {"popularity_in": str(tmp_path / "popularity.json")}))
     ]
     assert [record.notes["weight"] for record in found] == [0, 3]
     first = [json.loads((tmp_path / f"{at}.jsonl").read_text().splitlines()[0])["val_ndcg"] for at in range(2)]

@@ -23,8 +23,8 @@ def entry(id: str = "1", state: str = "RUNNING", reason: str = "None", elapsed: 
 
 
 def watch(**settings) -> tuple[Watch, list[str]]:
-    said: list[str] = []
-    return Watch("/here", said.append, **settings), said
+    lines: list[str] = []
+    return Watch("/here", lines.append, **settings), lines
 
 
 def test_only_jobs_of_rules_are_read():
@@ -63,70 +63,74 @@ def test_two_drivers_in_one_folder(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
 
 
-def test_without_slurm_it_is_said(tmp_path, monkeypatch):
+def test_missing_slurm_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="squeue: no such command"):
         slurm.queue(tmp_path)
 
 
-def test_silent_controller_is_told_once_and_its_return_too():
-    one, said = watch()
+def test_an_unreachable_controller_and_its_return_are_reported_once():
+    one, lines = watch()
     for now in (0, 60, 120):
         one.look(None, now)
     one.look([], 180)
-    assert said == [
+    assert lines == [
         "SLURM does not answer; jobs go on, and this run waits until it does",
         "SLURM answers again, after 3 minutes",
     ]
 
 
-def test_what_will_never_start_is_told_once_with_the_way_out():
-    one, said = watch()
+def test_a_job_that_will_never_start_is_reported_once_with_a_fix():
+    one, lines = watch()
     for now in (0, 60):
         one.look([entry("4", "PENDING", "PartitionTimeLimit"), entry("5", "PENDING", "JobHeldUser")], now)
-    said = [line for line in said if not line.startswith("in the queue")]
-    assert len(said) == 2
-    assert "job 4 (evaluate) will never start" in said[0] and "limits.hours" in said[0] and "scancel 4" in said[0]
-    assert "scontrol release 5" in said[1]
+    reported = [line for line in lines if not line.startswith("in the queue")]
+    assert len(reported) == 2
+    assert (
+        "job 4 (evaluate) will never start" in reported[0]
+        and "limits.hours" in reported[0]
+        and "scancel 4" in reported[0]
+    )
+    assert "scontrol release 5" in reported[1]
 
 
-def test_what_slurm_let_go_of_is_put_back(tmp_path, monkeypatch):
+def test_jobs_that_slurm_dropped_are_requeued(tmp_path, monkeypatch):
     tool = tmp_path / "scontrol"
     tool.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    one, said = watch(patience=100)
+    one, lines = watch(patience=100)
     one.look([entry("6", "PREEMPTED")], 0)
     one.look([entry("6", "PREEMPTED")], 60)
-    assert said == [] and not (tmp_path / "asked").exists()
+    assert lines == [] and not (tmp_path / "asked").exists()
     one.look([entry("6", "PREEMPTED")], 120)
     assert (tmp_path / "asked").read_text() == "requeue 6\n"
-    assert len(said) == 1 and "was not put back in the queue" in said[0] and "done now" in said[0]
+    assert len(lines) == 1 and "was not put back in the queue" in lines[0] and "done now" in lines[0]
 
 
-def test_a_job_that_vanished_is_told():
-    one, said = watch()
+def test_a_vanished_job_is_reported():
+    one, lines = watch()
     one.look([entry("1"), entry("2")], 0)
     one.look([entry("1"), entry("2", "COMPLETED")], 60)
     one.look([entry("1")], 120)  # 2 had ended, and is forgotten after MinJobAge
-    assert not [line for line in said if "vanished" in line]
+    assert not [line for line in lines if "vanished" in line]
     one.look([], 180)
-    assert [line for line in said if "job 1 vanished" in line]
+    assert [line for line in lines if "job 1 vanished" in line]
 
 
 def test_summaries_come_on_change_and_rarely():
-    one, said = watch(summary=600)
+    one, lines = watch(summary=600)
     busy = [entry("1", elapsed="10:00", rule="train_encoder"), entry("2", "PENDING", "Resources")]
     for now in range(1000, 1600, 60):
         one.look(busy, now)
-    assert said == [
+    assert lines == [
         "in the queue: 1 running; 1 waiting: Resources; longest: job 1 (train_encoder) on n1 for 10:00; "
         "by rule: 1 train_encoder, 1 evaluate"
     ]
     one.look(busy, 1600)
-    assert len(said) == 2
+    assert len(lines) == 2
     one.look([busy[0], entry("2", "COMPLETED")], 1700)
-    assert len(said) == 3
+    assert len(lines) == 3
 
 
 def catches_term(pid: int) -> bool:
@@ -145,22 +149,22 @@ def test_sigterm_ends_any_script_with_one_line_and_run_again(tmp_path):
             break
         time.sleep(0.05)
     waiting.send_signal(signal.SIGTERM)
-    _, told = waiting.communicate(timeout=30)
+    _, errors = waiting.communicate(timeout=30)
     assert waiting.returncode == EXIT_AGAIN
-    assert told == "evaluate.py: stopped by SIGTERM; the same command goes on from what is kept\n"
+    assert errors == "evaluate.py: stopped by SIGTERM; the same command goes on from what is kept\n"
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("answer", "expected"),
     [
         ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", True),
         ("JobId=7 Requeue=0 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:01:00", False),
         ("JobId=7 Requeue=1 Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", False),
     ],
 )
-def test_whether_a_job_is_preempted(told, expected, tmp_path, monkeypatch):
+def test_whether_a_job_is_preempted(answer, expected, tmp_path, monkeypatch):
     tool = tmp_path / "scontrol"
-    tool.write_text(f"#!/bin/sh\necho '{told}'\n")
+    tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)

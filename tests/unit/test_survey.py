@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -171,13 +172,13 @@ def save(folder: Path, responses: dict[str, object]) -> Path:
 
 
 def analysed(tmp_path, codebook, responses, **changes) -> dict:
-    folder = save(tmp_path / "responses", {f"{at:03}": told for at, told in enumerate(responses)})
+    folder = save(tmp_path / "responses", {f"{at:03}": response for at, response in enumerate(responses)})
     used, excluded = read_responses(folder, codebook, 5)
     return analysis.analyse(codebook, used, excluded, **{"resamples": 500, "confidence": 0.95, "seed": 0, **changes})
 
 
-def numbers(told) -> dict[str, dict]:
-    return {number["key"]: number for number in told["numbers"]}
+def numbers(result) -> dict[str, dict]:
+    return {number["key"]: number for number in result["numbers"]}
 
 
 class Scripts(HTMLParser):
@@ -223,9 +224,9 @@ def test_the_same_command_keeps_a_survey_and_no_other_folder_can_make_it(folder,
 
 
 def test_a_codebook_of_before_the_salt_is_still_read(folder, tmp_path):
-    told = json.loads((folder / "codebook.json").read_text())
-    del told["salt"]
-    (tmp_path / "codebook.json").write_text(json.dumps(told))
+    content = json.loads((folder / "codebook.json").read_text())
+    del content["salt"]
+    (tmp_path / "codebook.json").write_text(json.dumps(content))
     assert load_codebook(tmp_path / "codebook.json").salt is None
 
 
@@ -266,7 +267,7 @@ def by_drawn_names(data: dict, spec: dict) -> dict[str, str]:
 
 
 def by_order(data: dict, spec: dict) -> dict[str, str]:
-    """Profile -> guessed role: the reference stands first in the file."""
+    """Profile -> guessed role: the reference is first in the file."""
     return {
         one["id"]: role
         for pair in data["pairs"]
@@ -279,7 +280,7 @@ def texts_of(pair: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("attack", [by_all_roles, by_drawn_names, by_order])
-def test_pairs_are_not_told_apart_better_than_by_chance(tmp_path, attack):
+def test_pairs_are_not_distinguishable_better_than_by_chance(tmp_path, attack):
     """Who has page, seed, code and both titles, as a respondent who reads the repository has, guesses."""
     right = total = 0
     for at in range(25):
@@ -293,8 +294,8 @@ def test_pairs_are_not_told_apart_better_than_by_chance(tmp_path, attack):
     assert abs(right / total - 0.5) < 0.18, f"{right} of {total}"  # five standard deviations of a fair coin
 
 
-def test_whose_text_stands_beside_a_check_does_not_follow_from_the_seed(tmp_path):
-    """One known text of a method would give away the style of all: that the seed drew it was an attack of its own."""
+def test_the_profile_beside_a_check_does_not_follow_from_the_seed(tmp_path):
+    """One known text of a method reveals the style of all, so the seed must not determine it."""
     whose = set()
     for at in range(12):
         checks = sorted(
@@ -309,8 +310,8 @@ def test_blanks_around_a_text_are_not_in_the_page(tmp_path):
     spec = tables(tmp_path)
     profiles = pl.read_parquet(spec["trained_in"])
     profiles.with_columns(pl.col("profile") + " \n").write_parquet(spec["trained_in"])
-    told = validate(SCRIPT["MakeSpec"], spec, "spec")
-    SCRIPT["make"](told, Record(ROOT / "scripts" / "make_survey.py", {}), lambda line: None)
+    validated = validate(SCRIPT["MakeSpec"], spec, "spec")
+    SCRIPT["make"](validated, Record(ROOT / "scripts" / "make_survey.py", {}), lambda line: None)
     texts = [text for pair in shown_data(tmp_path)["pairs"] for text in texts_of(pair)]
     assert texts == [text.strip() for text in texts]
 
@@ -339,12 +340,12 @@ def test_the_page_gives_nothing_away_and_asks_for_nothing(folder, codebook):
 
 def test_hostile_texts_stay_texts(folder, codebook):
     data, script = Scripts((folder / "questionnaire.html").read_text()).found
-    told = json.loads(data)
+    parsed = json.loads(data)
     assert "alert(1)" not in script and "<" not in data
-    assert told["survey"] == codebook.survey
-    texts = {one["id"]: one["text"] for pair in told["pairs"] for one in pair["profiles"]}
+    assert parsed["survey"] == codebook.survey
+    texts = {one["id"]: one["text"] for pair in parsed["pairs"] for one in pair["profiles"]}
     assert texts == {name: text for pair in codebook.pairs for name, text in pair.texts.items()}
-    assert told["pairs"][0]["history"] == [
+    assert parsed["pairs"][0]["history"] == [
         [HOSTILE, "5"],
         ["The Film of Rome (1951)", "3.5"],
         ["The Film of Oslo (1952)", "4"],
@@ -432,7 +433,7 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
     )
     (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
-    os.mkfifo(folder / "synthetic-pipe.json")  # nobody ever writes into it
+    os.mkfifo(folder / "synthetic-pipe.json")  # without a writer
     (folder / "synthetic-folder.json").mkdir()
     (folder / "synthetic-zero.json").symlink_to("/dev/zero")
     (folder / "synthetic-nothing.json").symlink_to("nowhere")
@@ -469,24 +470,24 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
     why = {left.file.removeprefix("synthetic-").split(".")[0]: left.detail for left in excluded}
     assert "duplicate key 'seconds'" in why["u-twice"] and "duplicate key 'easier'" in why["v-twice-within"]
     assert set(found.values()) == set(REASONS)
-    told = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
-    assert sum(told["excluded"].values()) == len(excluded) == told["files"] - 1
-    assert told["excluded"]["malformed"] == 12 and told["excluded"]["duplicate"] == 2
-    write_json(tmp_path / "told.json", told)
-    page = report.report(told, 5)
+    result = analysis.analyse(codebook, used, excluded, resamples=100, confidence=0.95, seed=0)
+    assert sum(result["excluded"].values()) == len(excluded) == result["files"] - 1
+    assert result["excluded"]["malformed"] == 12 and result["excluded"]["duplicate"] == 2
+    write_json(tmp_path / "result.json", result)
+    page = report.report(result, 5)
     assert page.isascii() and printable(page, "\n") == page and r"\\x1b\]0;owned" in page
 
 
 def test_answers_count_for_the_method_not_for_the_side(tmp_path, codebook):
-    told = numbers(analysed(tmp_path, codebook, [synthetic(codebook, seed, lambda pair: 2) for seed in range(8)]))
-    assert told["prefer_trained"]["value"] == told["prefer_trained_much"]["value"] == told["score"]["value"] == 1
-    assert told["prefer_reference"]["value"] == told["easier_reference"]["value"] == 0
-    assert told["easier_trained"]["value"] == told["consistency"]["value"] == 1
-    assert (told["unsupported_reference"]["value"], told["unsupported_trained"]["value"]) == (1, 0)
-    assert told["unsupported_difference"]["value"] == -1
-    assert 0.25 < told["chose_a"]["value"] < 0.75, "the sides were tossed"
-    assert told["alpha_preference"]["value"] is None and "same" in told["alpha_preference"]["note"]
-    assert told["alpha_unsupported"]["value"] == 1, "every respondent says the same of every profile"
+    result = numbers(analysed(tmp_path, codebook, [synthetic(codebook, seed, lambda pair: 2) for seed in range(8)]))
+    assert result["prefer_trained"]["value"] == result["prefer_trained_much"]["value"] == result["score"]["value"] == 1
+    assert result["prefer_reference"]["value"] == result["easier_reference"]["value"] == 0
+    assert result["easier_trained"]["value"] == result["consistency"]["value"] == 1
+    assert (result["unsupported_reference"]["value"], result["unsupported_trained"]["value"]) == (1, 0)
+    assert result["unsupported_difference"]["value"] == -1
+    assert 0.25 < result["chose_a"]["value"] < 0.75, "the sides were tossed"
+    assert result["alpha_preference"]["value"] is None and "same" in result["alpha_preference"]["note"]
+    assert result["alpha_unsupported"]["value"] == 1, "every respondent says the same of every profile"
 
 
 def test_one_who_always_takes_a_shows_as_position_bias(tmp_path, codebook):
@@ -496,9 +497,9 @@ def test_one_who_always_takes_a_shows_as_position_bias(tmp_path, codebook):
         for answer in response["answers"]:
             if known[answer["question"]].kind != "check":
                 answer["preference"] = "a-bit"
-    told = numbers(analysed(tmp_path, codebook, responses))
-    assert told["chose_a"]["value"] == 1 and told["consistency"]["value"] == 0
-    assert told["score"]["low"] < 0.5 < told["score"]["high"]
+    result = numbers(analysed(tmp_path, codebook, responses))
+    assert result["chose_a"]["value"] == 1 and result["consistency"]["value"] == 0
+    assert result["score"]["low"] < 0.5 < result["score"]["high"]
 
 
 def test_a_known_preference_is_recovered(tmp_path, codebook):
@@ -506,15 +507,15 @@ def test_a_known_preference_is_recovered(tmp_path, codebook):
     responses = [
         synthetic(codebook, seed, lambda pair: int(rng.choice([1, 2, -1], p=[0.5, 0.3, 0.2]))) for seed in range(30)
     ]
-    told = analysed(tmp_path, codebook, responses)
-    found = numbers(told)["prefer_trained"]
+    result = analysed(tmp_path, codebook, responses)
+    found = numbers(result)["prefer_trained"]
     assert found["low"] < 0.8 < found["high"] and found["high"] - found["low"] < 0.25
-    assert told["tests"]["respondents"]["p"] < 0.001 > told["tests"]["questions"]["p"]
-    assert [number["key"] for number in told["numbers"]][:3] == ["prefer_trained", "prefer_equal", "prefer_reference"]
-    assert sum(numbers(told)[key]["value"] for key in ("prefer_trained", "prefer_equal", "prefer_reference")) == (
+    assert result["tests"]["respondents"]["p"] < 0.001 > result["tests"]["questions"]["p"]
+    assert [number["key"] for number in result["numbers"]][:3] == ["prefer_trained", "prefer_equal", "prefer_reference"]
+    assert sum(numbers(result)[key]["value"] for key in ("prefer_trained", "prefer_equal", "prefer_reference")) == (
         pytest.approx(1)
     )
-    assert analysed(tmp_path, codebook, responses) == told, "seeded"
+    assert analysed(tmp_path, codebook, responses) == result, "seeded"
 
 
 def test_intervals_cover_a_preference_that_varies_by_person_and_by_question():
@@ -533,23 +534,24 @@ def test_intervals_cover_a_preference_that_varies_by_person_and_by_question():
 
 def test_agreement_is_one_for_the_same_answers_and_near_zero_for_chance(tmp_path, codebook):
     def alphas(step, where):
-        told = numbers(analysed(tmp_path / where, codebook, [synthetic(codebook, s, step) for s in range(12)]))
-        return told["alpha_preference"], told["alpha_easier"]
+        responses = [synthetic(codebook, seed, partial(step, seed)) for seed in range(12)]
+        result = numbers(analysed(tmp_path / where, codebook, responses))
+        return result["alpha_preference"], result["alpha_easier"]
 
-    for found in alphas(lambda pair: pair.session % 5 - 2, "same"):
+    for found in alphas(lambda _, pair: pair.session % 5 - 2, "same"):
         assert found["value"] == found["low"] == found["high"] == 1
-    rng = np.random.default_rng(3)
-    for found in alphas(lambda pair: int(rng.integers(-2, 3)), "chance"):
+    # By respondent and session, not in the order of the questions, which depends on the random salt.
+    for found in alphas(lambda seed, pair: int(np.random.default_rng([seed, pair.session]).integers(-2, 3)), "chance"):
         assert abs(found["value"]) < 0.1 and found["low"] < 0.05 and found["high"] > -0.05
 
 
 def test_power_grows_with_respondents_and_effect_and_has_the_level_without_one():
-    told = power.Variances(respondent=0.02, question=0.001, rest=0.2)
-    found = [power.power(0.1, told, n, 12, 0.05, 0) for n in (5, 10, 20, 40)]
+    components = power.Variances(respondent=0.02, question=0.001, rest=0.2)
+    found = [power.power(0.1, components, n, 12, 0.05, 0) for n in (5, 10, 20, 40)]
     assert found == sorted(found) and found[0] < 0.5 < found[-1]
-    sizes = [power.needed(effect, told, 12, 0.05, 0.8, 0) for effect in (0.05, 0.1, 0.2, 0.4)]
+    sizes = [power.needed(effect, components, 12, 0.05, 0.8, 0) for effect in (0.05, 0.1, 0.2, 0.4)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 2 * sizes[1] > 2
-    assert 0.005 < power.power(0.0, told, 60, 12, 0.05, 0) < 0.04, "one side of a test at 5%"
+    assert 0.005 < power.power(0.0, components, 60, 12, 0.05, 0) < 0.04, "one side of a test at 5%"
     # Users who differ set a limit that no number of respondents passes.
     assert power.needed(0.1, power.Variances(0.0, 0.2, 0.1), 12, 0.05, 0.8, 0) is None
 
@@ -557,8 +559,10 @@ def test_power_grows_with_respondents_and_effect_and_has_the_level_without_one()
 def test_power_knows_the_variances_and_the_error_of_the_bootstrap():
     rng = np.random.default_rng(0)
     score = 0.6 + rng.normal(0, 0.3, (400, 1)) + rng.normal(0, 0.2, (1, 400)) + rng.normal(0, 0.4, (400, 400))
-    told = power.variances(score)
-    assert np.sqrt([told.respondent, told.question, told.rest]) == pytest.approx([0.3, 0.2, 0.4], abs=0.02)
+    components = power.variances(score)
+    assert np.sqrt([components.respondent, components.question, components.rest]) == pytest.approx(
+        [0.3, 0.2, 0.4], abs=0.02
+    )
     # The closed form in `power`, on one table, against resampling it.
     small = score[:15, :9]
     mean, rows, columns = small.mean(), small.mean(axis=1), small.mean(axis=0)
@@ -578,12 +582,12 @@ def test_power_knows_the_variances_and_the_error_of_the_bootstrap():
     assert hits / 2000 == pytest.approx(power.power(0.12, small_told, 15, 9, 0.05, 0), abs=0.04)
 
 
-def test_without_an_effect_the_plan_says_by_which_rule_it_was_made():
+def test_without_an_effect_the_plan_names_its_rule():
     score = np.tile([[0.0, 1.0], [1.0, 0.0]], (4, 3))
-    told = power.plan(score, 0.05, 0.8, 0)
-    assert told["effect"] == 0 and "no effect observed; planned for 0.1" in told["note"]
-    assert [size["effect"] for size in told["sizes"]] == [0.1]
-    assert told["sizes"][0]["respondents"] > 10
+    planned = power.plan(score, 0.05, 0.8, 0)
+    assert planned["effect"] == 0 and "no effect observed; planned for 0.1" in planned["note"]
+    assert [size["effect"] for size in planned["sizes"]] == [0.1]
+    assert planned["sizes"][0]["respondents"] > 10
     assert power.plan(np.ones((4, 3)), 0.05, 0.8, 0)["sizes"] == []
     assert "two respondents" in power.plan(np.ones((1, 3)), 0.05, 0.8, 0)["note"]
 
@@ -591,24 +595,24 @@ def test_without_an_effect_the_plan_says_by_which_rule_it_was_made():
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_command_works_with_no_response_and_with_one(tmp_path, folder, codebook, count):
     made = [synthetic(codebook, seed, lambda pair: 1) for seed in range(count)]
-    responses = save(tmp_path / "in", {str(at): told for at, told in enumerate(made)})
+    responses = save(tmp_path / "in", {str(at): result for at, result in enumerate(made)})
     if not count:
         save(responses, {"broken|`": "{"})
     out = tmp_path / "out"
     done = run("analyse_survey.py", "--survey", str(folder), "--responses", str(responses), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    told = json.loads((out / "analysis.json").read_text())
+    result = json.loads((out / "analysis.json").read_text())
     page = (out / "analysis.md").read_text()
     rows = list(csv.DictReader((out / "analysis.csv").open()))
-    assert told["respondents"] == count and (out / "analysis.json.manifest.json").exists()
+    assert result["respondents"] == count and (out / "analysis.json.manifest.json").exists()
     if count:
-        assert len(rows) == len(told["numbers"]) > 15
+        assert len(rows) == len(result["numbers"]) > 15
         row = rows[0]
         assert row["key"] == "prefer_trained" and float(row["value"]) == 1 and "one respondent" in row["note"]
-        assert told["power"]["sizes"] == [] and "No estimate: variances need at least two" in page
+        assert result["power"]["sizes"] == [] and "No estimate: variances need at least two" in page
     else:
         assert rows == [] and "No valid response" in page and "no valid response, nothing to analyse" in done.stderr
-        assert told["excluded"]["unreadable"] == 1 and "synthetic-broken" in page
+        assert result["excluded"]["unreadable"] == 1 and "synthetic-broken" in page
 
 
 def test_responses_among_the_surveys_own_files_are_refused(folder, codebook, tmp_path):
@@ -619,9 +623,9 @@ def test_responses_among_the_surveys_own_files_are_refused(folder, codebook, tmp
 
 
 def test_a_spoiled_codebook_is_one_line(folder, tmp_path):
-    told = json.loads((folder / "codebook.json").read_text())
-    told["pairs"][0]["roles"] = {}
-    (tmp_path / "codebook.json").write_text(json.dumps(told))
+    content = json.loads((folder / "codebook.json").read_text())
+    content["pairs"][0]["roles"] = {}
+    (tmp_path / "codebook.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"codebook.json: key 'pairs.0': a \w+ needs two profiles"):
         load_codebook(tmp_path / "codebook.json")
     (tmp_path / "codebook.json").write_text("{")
@@ -637,10 +641,10 @@ def test_answers_are_those_that_the_page_offers():
 
 
 def test_people_are_asked_only_where_profiles_can_differ():
-    told = load(read_yaml(ROOT / "config" / "config.yaml"), ROOT)
-    asked = {run.method for run in surveyed(told)}
+    workflow = load(read_yaml(ROOT / "config" / "config.yaml"), ROOT)
+    asked = {run.method for run in surveyed(workflow)}
     assert "langptune" in asked and not asked & {"langptune-0", "langptune-cl", "shuffled-profiles", "history"}
-    assert {run.seed for run in surveyed(told)} == {told.config.seeds[0]}
-    without = told.config.interpretability.model_copy(update={"methods": ["langptune"]})
-    told = replace(told, config=told.config.model_copy(update={"interpretability": without}))
-    assert surveyed(told) == [], "no reference, nothing to set against"
+    assert {run.seed for run in surveyed(workflow)} == {workflow.config.seeds[0]}
+    without = workflow.config.interpretability.model_copy(update={"methods": ["langptune"]})
+    workflow = replace(workflow, config=workflow.config.model_copy(update={"interpretability": without}))
+    assert surveyed(workflow) == [], "no reference, nothing to set against"

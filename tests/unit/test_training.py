@@ -125,11 +125,11 @@ def test_log_q_is_the_rate_at_which_the_trainer_draws_candidates(tmp_path, train
         uniform += np.bincount(trainer._uniform(), minlength=len(data.items))
     # Each row has its own group's targets as candidates, and all uniform negatives.
     found = targets / (len(rows) / recipe.rivals) + uniform / recipe.batches
-    told = np.exp(trainer._log_q.double().numpy())
+    expected = np.exp(trainer._log_q.double().numpy())
     drawn = found > 0
-    assert np.isfinite(told).all() and (told > 0).all()
-    assert np.abs(found - told)[drawn].max() == pytest.approx(0, abs=0.1)
-    assert (np.abs(found - told) <= 5 * np.sqrt(told / recipe.batches))[drawn].all()
+    assert np.isfinite(expected).all() and (expected > 0).all()
+    assert np.abs(found - expected)[drawn].max() == pytest.approx(0, abs=0.1)
+    assert (np.abs(found - expected) <= 5 * np.sqrt(expected / recipe.batches))[drawn].all()
     if recipe.uniform_negatives:
         assert drawn.all() and (len(set(data.target["train"])) < len(data.items))
     else:
@@ -317,11 +317,11 @@ def test_losses_and_advantages_are_those_of_trl(tmp_path, algorithm):
         processing_class=p.tokenizer(),
     )
     prompts = [{"prompt": "user watched"}] * 4 + [{"prompt": "likes film"}] * 4
-    told = reference._generate_and_score_completions(prompts)
+    batch = reference._generate_and_score_completions(prompts)
     ours = algorithms.ALGORITHMS[algorithm]
     grouped = torch.tensor(rewards).view(2, 4)
     weights = ours.weigh(grouped, grouped > -1, grouped).flatten()
-    assert torch.allclose(weights, told["advantages"], atol=1e-5)
+    assert torch.allclose(weights, batch["advantages"], atol=1e-5)
 
     old, new = p.tiny_encoder(), p.tiny_encoder()
     with torch.no_grad():
@@ -381,7 +381,7 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
 
 
 @pytest.mark.parametrize("algorithm", ["rebel", "grpo"])
-def test_the_first_pass_stands_for_the_pass_of_the_policy_that_wrote(tmp_path, algorithm):
+def test_the_first_pass_replaces_a_pass_of_the_policy_that_wrote(tmp_path, algorithm):
     """Without KL no pass is made for log pi_t; with a KL weight of nearly nothing it is: the same training."""
     base = {"algorithm": algorithm, "samples": 4, "epochs": 3, "train": {"lora_rank": 8, "last_layers": 1}}
     one, two = (run(p.policy_trainer(tmp_path / str(kl), p.reinforcement(kl=kl, **base))) for kl in (0.0, 1e-12))
@@ -397,8 +397,8 @@ def test_the_first_pass_stands_for_the_pass_of_the_policy_that_wrote(tmp_path, a
 
 def test_kl_is_zero_at_the_start_and_enters_the_reward(tmp_path):
     trainer = run(p.policy_trainer(tmp_path, p.reinforcement(kl=0.5, batches=4)))
-    told = [row["kl"] for row in trainer.watch.state["curve"] if "kl" in row]
-    assert told[0] == pytest.approx(0, abs=1e-6) and abs(told[-1]) > 1e-4
+    values = [row["kl"] for row in trainer.watch.state["curve"] if "kl" in row]
+    assert values[0] == pytest.approx(0, abs=1e-6) and abs(values[-1]) > 1e-4
 
 
 def test_without_eta_and_kl_nothing_moves(tmp_path):
@@ -483,8 +483,8 @@ def test_every_algorithm_trains_and_no_micro_batch_changes_it(tmp_path, algorith
     assert any(not torch.equal(value, before[name]) for name, value in p.weights(trainer.model).items())
     cut = run(p.policy_trainer(tmp_path / "b", recipe.model_copy(update={"micro_batch": 3})))
     assert losses(cut) == pytest.approx(losses(trainer), rel=1e-3, abs=1e-6)
-    told = trainer.watch.state["curve"][-1]
-    assert {"reward", "finished", "tokens", "distinct", "entropy"} <= set(told) and 0 < told["distinct"] <= 1
+    row = trainer.watch.state["curve"][-1]
+    assert {"reward", "finished", "tokens", "distinct", "entropy"} <= set(row) and 0 < row["distinct"] <= 1
 
 
 def test_vllm_writes_where_a_recipe_says_so(tmp_path, monkeypatch):
@@ -501,8 +501,8 @@ def test_vllm_writes_where_a_recipe_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(VLLMGeneration, "sync_weights", lambda self: synced.append(1))
     monkeypatch.setattr(VLLMGeneration, "generate", generate)
     trainer = run(p.policy_trainer(tmp_path, p.reinforcement(vllm=True, batches=2)))
-    told = trainer.watch.state["curve"][-1]
-    assert (told["tokens"], told["finished"]) == (4.5, 0.5) and len(synced) == 2
+    row = trainer.watch.state["curve"][-1]
+    assert (row["tokens"], row["finished"]) == (4.5, 0.5) and len(synced) == 2
     assert trainer._vllm.generation_kwargs == {"stop_token_ids": [2]} and trainer._vllm.max_completion_length == 6
 
 
@@ -573,12 +573,12 @@ def test_profiles_in_training_and_validation_begin_as_the_prompt_says(tmp_path, 
             return method(self, texts, *args, **kwargs)
 
         monkeypatch.setattr(Reward, name, reading)
-    told = {}
+    profiles = {}
     for starts in ("", "user likes"):
         spec = spec_of("rlso", data, tmp_path / (starts or "none"), batches=2, validate_every=1)
         work("train_encoder", spec | {"prompt_entry": {**spec["prompt_entry"], "starts": starts}})
-        told[starts] = [text for texts in read for text in texts]
+        profiles[starts] = [text for texts in read for text in texts]
         read.clear()
-    assert len(told[""]) == len(told["user likes"]) > 30
-    assert all(text.split()[:2] == ["user", "likes"] for text in told["user likes"])
-    assert not all(text.startswith("user likes") for text in told[""]), "the encoder does not begin so by itself"
+    assert len(profiles[""]) == len(profiles["user likes"]) > 30
+    assert all(text.split()[:2] == ["user", "likes"] for text in profiles["user likes"])
+    assert not all(text.startswith("user likes") for text in profiles[""]), "the encoder does not begin so by itself"

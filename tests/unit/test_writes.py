@@ -194,8 +194,8 @@ def test_every_exception_is_needed():
         "os.makedirs(path)",
         "os.open(path, os.O_CREAT)",
         "path.mkdir()",
-        "json.dump(told, path.open('w'))",
-        "torch.save(told, path)",
+        "json.dump(data, path.open('w'))",
+        "torch.save(data, path)",
         "zipfile.ZipFile(path, 'w')",
     ],
 )

@@ -52,14 +52,14 @@ def config(tmp_path) -> str:
 
 
 def test_both_snakefiles_run_the_same_jobs(config):
-    told = [run("-n", "-s", name, "--configfile", config, cwd=ROOT) for name in ("Snakefile", "workflow/Snakefile")]
-    assert [one.returncode for one in told] == [0, 0], told[0].stdout[-2000:] + told[1].stdout[-2000:]
-    files = [sorted(re.findall(r"^ +output: (.*)", one.stdout, re.M)) for one in told]
-    assert files[0] == files[1] and jobs_of(told[0].stdout)["evaluate"] == len(CONFIG["methods"])
+    runs = [run("-n", "-s", name, "--configfile", config, cwd=ROOT) for name in ("Snakefile", "workflow/Snakefile")]
+    assert [one.returncode for one in runs] == [0, 0], runs[0].stdout[-2000:] + runs[1].stdout[-2000:]
+    files = [sorted(re.findall(r"^ +output: (.*)", one.stdout, re.M)) for one in runs]
+    assert files[0] == files[1] and jobs_of(runs[0].stdout)["evaluate"] == len(CONFIG["methods"])
 
 
 def outer(folder: Path, snakefile: str) -> Path:
-    """Another workflow, which has this one as a module; in its folder lies nothing of this repository."""
+    """Another workflow, which uses this one as a module; its folder contains nothing of this repository."""
     folder.mkdir()
     (folder / "Snakefile").write_text(OUTER.format(snakefile=snakefile))
     (folder / "outer.yaml").write_text(yaml.safe_dump({"benchmark": CONFIG}))

@@ -73,9 +73,9 @@ def finished(log: str) -> set[str]:
     blocks = re.findall(r"^(?:local)?rule \w+:\n((?: {4}.*\n)+)", log, re.M)
     outputs = {}
     for block in blocks:
-        told = dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line)
-        if "output" in told:
-            outputs[told["jobid"]] = told["output"].split(", ")
+        fields = dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line)
+        if "output" in fields:
+            outputs[fields["jobid"]] = fields["output"].split(", ")
     return {path for job in re.findall(r"^Finished jobid: (\d+)", log, re.M) for path in outputs.get(job, [])}
 
 

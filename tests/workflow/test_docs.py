@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.workflow, pytest.mark.models, pytest.mark.slow]
 
 def test_a_dataset_of_ones_own(tmp_path, real_models):
     repo = copy_of_repo(tmp_path / "repo", real_models)
-    told = re.search(r"\*\*A dataset of your own\*\*.*?```bash\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.S)[
-        1
-    ]
-    # The environment of these tests stands for the one that `make env` would make.
+    commands = re.search(
+        r"\*\*A dataset of your own\*\*.*?```bash\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.S
+    )[1]
+    # The environment of these tests replaces the one of `make env`.
     python = Path(sys.executable)
     (repo / ".venv/bin").mkdir(parents=True)
     for name in ("python", "snakemake"):
@@ -30,7 +30,7 @@ def test_a_dataset_of_ones_own(tmp_path, real_models):
         (repo / f".venv/bin/{name}").chmod(0o755)
     (repo / ".venv/.ready").touch()
     environment = {**os.environ, "PYTHONPATH": str(repo / "src")}
-    done = subprocess.run(["bash", "-euc", told], cwd=repo, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-euc", commands], cwd=repo, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     table = pl.read_csv(repo / "results/mine/mine/comparison/table_long.csv")
     assert set(table["method"]) == {"langptune-0", "history", "pop", "ease", "random"}

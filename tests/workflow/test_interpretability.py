@@ -50,8 +50,8 @@ def test_every_measure_is_there_for_every_method(finished):
     assert words[0] > 0
     judges = pl.read_csv(finished / FOLDER / "interpretability/judges.csv")
     assert set(judges["method"]) == {"LangPTune", "Shuffled profiles"} and (judges["sessions"] == 2).all()
-    told = (finished / FOLDER / "interpretability/table.md").read_text()
-    assert "## Wording" in told and "## Truth" in told and "## Steering" in told and "## Judges" in told
+    page = (finished / FOLDER / "interpretability/table.md").read_text()
+    assert "## Wording" in page and "## Truth" in page and "## Steering" in page and "## Judges" in page
 
 
 def test_measures_are_stored_per_session_and_traced(finished):
@@ -89,11 +89,11 @@ def test_examples_escape_whatever_titles_and_profiles_say(finished):
     command = [sys.executable, str(ROOT / "scripts/show_examples.py"), "--spec", json.dumps(spec)]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = (hostile / "page.html").read_text()
-    assert HOSTILE not in told and html.escape(HOSTILE) in told
+    page = (hostile / "page.html").read_text()
+    assert HOSTILE not in page and html.escape(HOSTILE) in page
 
 
-def test_a_reference_that_is_not_run_is_told_at_once(finished):
+def test_a_reference_that_is_not_run_is_refused_before_any_job(finished):
     config = ["--config", "methods=[langptune,pop]", "comparison={reference: pop}"]
     done = snakemake("--configfile", "config/smoke.yaml", *config, "-n", "--", "interpretability", cwd=finished)
     assert done.returncode != 0 and "interpretability.reference: 'langptune-0' is not run here" in done.stdout

@@ -114,8 +114,8 @@ def test_the_grid_runs_with_stand_ins(grid, monkeypatch):
     published = pl.read_csv(base / "comparison" / "table.csv")
     assert (base / "comparison" / "published.png").stat().st_size > 10_000
     assert any("published" in column for column in published.columns)
-    told = json.loads((base / "data" / "sessions.parquet.manifest.json").read_text())
-    assert told["notes"]["protocol"]["name"] == "paper" and told["notes"]["funnel"]
+    manifest = json.loads((base / "data" / "sessions.parquet.manifest.json").read_text())
+    assert manifest["notes"]["protocol"]["name"] == "paper" and manifest["notes"]["funnel"]
     sessions = pl.read_parquet(base / "data" / "sessions.parquet")
     assert sessions["history"].list.len().unique().to_list() == [4] and sessions["reviews"].null_count() == 0
     card = (base / "data" / "card.md").read_text()

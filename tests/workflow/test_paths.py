@@ -53,10 +53,10 @@ def test_a_config_needs_only_the_models_of_its_methods(tmp_path, keys):
 
 def test_baselines_alone_have_a_plan_and_a_doctor(tmp_path):
     path = config(tmp_path / "config.yaml")
-    for script, told in (("plan", "evaluate"), ("doctor", "2 runs on 1 dataset(s), 4 validation trials")):
+    for script, expected in (("plan", "evaluate"), ("doctor", "2 runs on 1 dataset(s), 4 validation trials")):
         command = [sys.executable, f"scripts/{script}.py", "--config", str(path)]
         done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-        assert told in done.stdout and "Traceback" not in done.stderr, done.stdout + done.stderr
+        assert expected in done.stdout and "Traceback" not in done.stderr, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def make(tmp_path):
     (folder / ".venv/.ready").touch()
 
     def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        told = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **env}
-        return subprocess.run(["make", *args], cwd=folder, env=told, text=True, capture_output=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **env}
+        return subprocess.run(["make", *args], cwd=folder, env=environment, text=True, capture_output=True)
 
     return run
 

@@ -1,4 +1,4 @@
-"""What `snakemake --profile slurm` would run, told from `-n`, which needs no cluster: exactly the expected jobs."""
+"""What `snakemake --profile slurm` would run, according to `-n`, which needs no cluster: exactly the expected jobs."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def without(repo):
 
 
 def test_fresh_clone_without_a_cluster(tmp_path):
-    """The paper's grid, told without SLURM, models or data."""
+    """The paper's grid, planned without SLURM, models or data."""
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
-    told = dry(repo)
-    jobs = jobs_of(told)
+    output = dry(repo)
+    jobs = jobs_of(output)
     assert sum(jobs.values()) > 2000 and jobs["train_encoder"] > 100 and jobs["prefetch_model"] == 3
-    assert "results/paper/movies-tv" in told
+    assert "results/paper/movies-tv" in output
 
 
 def test_requests_follow_the_model(tmp_path):
     """GPUs, memory, runtime by model size, from the shipped cluster.yaml; nothing named, as nothing is set."""
-    told = dry(copy_of_repo(tmp_path / "repo", tmp_path / "nothing"), "langptune")
-    blocks = [block for block in re.split(r"^ *rule ", told, flags=re.M) if block.startswith("train_encoder:")]
+    output = dry(copy_of_repo(tmp_path / "repo", tmp_path / "nothing"), "langptune")
+    blocks = [block for block in re.split(r"^ *rule ", output, flags=re.M) if block.startswith("train_encoder:")]
     assert all(" gpu=1," in block for block in blocks)
     asked = {
         model: {
@@ -80,7 +80,7 @@ def test_requests_follow_the_model(tmp_path):
     }
     (small,), (large,) = asked["gemma-2b-it"], asked["llama-3-8b-instruct"]
     assert large > small and large[1] > 3 * (small[1] - 6000)
-    assert "slurm_partition" not in told and "slurm_account" not in told
+    assert "slurm_partition" not in output and "slurm_account" not in output
 
 
 def test_a_finished_run_has_nothing_to_do(repo):

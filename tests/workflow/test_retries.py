@@ -60,13 +60,13 @@ def driven(repo: Path, fault: str, *profile: str) -> tuple[int, int, str]:
 )
 def test_how_often_a_job_is_tried(repo, profile, fault):
     code, times = FAULTS[fault]
-    status, tried, said = driven(repo, code, *PROFILES[profile])
-    assert status != 0 or fault == "once", said
-    assert tried == times, said
+    status, tried, output = driven(repo, code, *PROFILES[profile])
+    assert status != 0 or fault == "once", output
+    assert tried == times, output
     if times == 1:
-        assert "line 7: correct it" in said and "Trying to restart" not in said
-        assert "attempt 1 of 3: ended with status 2, for its user to correct: it is not tried again" in said
+        assert "line 7: correct it" in output and "Trying to restart" not in output
+        assert "attempt 1 of 3: ended with status 2, for its user to correct: it is not tried again" in output
     else:
-        assert said.count("crashed or was stopped: it is tried again") == times - 1
-        assert "status 2" not in said
-    assert not said.count("Traceback (most recent call last)") or "by chance" in said
+        assert output.count("crashed or was stopped: it is tried again") == times - 1
+        assert "status 2" not in output
+    assert not output.count("Traceback (most recent call last)") or "by chance" in output

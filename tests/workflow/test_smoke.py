@@ -51,8 +51,8 @@ def planned(repo: Path, *args: str, config: str = "smoke") -> dict[str, int]:
 def planned_with(repo: Path, change: dict) -> dict[str, int]:
     """The same with some keys of the config changed, two levels deep."""
     config = yaml.safe_load((repo / "config/smoke.yaml").read_text())
-    for key, told in change.items():
-        for name, value in told.items():
+    for key, fields in change.items():
+        for name, value in fields.items():
             old = config[key].get(name)
             config[key][name] = {**old, **value} if isinstance(old, dict) else value
     (repo / "config/changed.yaml").write_text(yaml.safe_dump(config))
@@ -80,8 +80,8 @@ def test_every_run_has_ranks_metrics_and_manifests(repo):
     trained = sorted((repo / RESULTS).glob("*/phases/*/seed*/*/curve.jsonl"))
     assert len(trained) == 6  # cl on profiles, rlso after it, cl on histories
     for path in ranks:
-        told = json.loads(path.with_name("ranks.parquet.manifest.json").read_text())
-        assert told["output"] == "ranks.parquet" and told["lock"] and told["inputs"]
+        manifest = json.loads(path.with_name("ranks.parquet.manifest.json").read_text())
+        assert manifest["output"] == "ranks.parquet" and manifest["lock"] and manifest["inputs"]
     oracle = pl.read_parquet(repo / RESULTS / "ml-100k-small/oracle/oracle/seed0/metrics.parquet")
     assert (oracle["ndcg@10"] == 1.0).all() and len(oracle) == 12
 
@@ -141,9 +141,9 @@ def test_metrics_agree_with_ranx_on_the_workflows_own_ranks(repo):
 def test_cost_is_that_of_the_benchmark_files(repo):
     """Every job but the one that adds up, in the table, to the last digit; models are shared and stand apart."""
     costs = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/cost.csv")
-    told = {path: json.loads(path.read_text()) for path in (repo / RESULTS / "benchmarks").glob("*/*.jsonl")}
+    benchmarks = {path: json.loads(path.read_text()) for path in (repo / RESULTS / "benchmarks").glob("*/*.jsonl")}
     apart = {"cost", "prefetch_model", "compare_partial"}
-    jobs = {path: job for path, job in told.items() if job["rule_name"] not in apart}
+    jobs = {path: job for path, job in benchmarks.items() if job["rule_name"] not in apart}
     own = costs.filter(~pl.col("shared"))
     assert own["jobs"].sum() == len(jobs) and own["missing"].sum() == own["resumed"].sum() == 0
     assert dict(own.group_by("rule").agg(pl.col("jobs").sum()).iter_rows()) == {
@@ -207,7 +207,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         (repo / file).write_text(before)
     downstream = {"evaluate", "compare", "slice_metrics", "plot", "all", "show_profiles", "study", "cost"}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
-    assert not expected or {"all", "cost"} <= set(found), "what it took is told anew whatever is made anew"
+    assert not expected or {"all", "cost"} <= set(found), "any new job updates the cost"
 
 
 def test_one_changed_key_reruns_one_branch(repo):
@@ -355,9 +355,9 @@ def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
         for name in ("table.csv", *drawn):
             path = data / "comparison" / f"{name}.manifest.json"
             out[name] = path.read_text()
-            told = json.loads(out[name])
-            told["spec"]["runs"] = [one for one in told["spec"]["runs"] if one["seed"] == of]
-            path.write_text(json.dumps(told))
+            content = json.loads(out[name])
+            content["spec"]["runs"] = [one for one in content["spec"]["runs"] if one["seed"] == of]
+            path.write_text(json.dumps(content))
         return out
 
     whole = parts(0)

@@ -361,7 +361,7 @@ class Resumable:
         """
         state = self.accelerator.state
         if getattr(state, "deepspeed_plugin", None) is not None and state.deepspeed_plugin.zero_stage == 3:
-            raise UserError("launch: zero_stage: 3 divides the weights and was never run here; use fsdp.yaml")
+            raise UserError("launch: zero_stage: 3 shards the weights and was never tested; use fsdp.yaml")
         if self.is_fsdp_enabled:
             if state.fsdp_plugin.fsdp_version != 2:
                 raise UserError(f"launch: fsdp_version: set it to 2 (found {state.fsdp_plugin.fsdp_version})")
