@@ -66,6 +66,8 @@ def code_files(script: Path | str, without: tuple[str, ...] = (), loads: tuple[s
     return sorted(seen)
 
 
+# Without grimp, which finds the same imports (tests/unit/test_provenance.py compares them): scripts are no packages,
+# the `__init__` of a package counts, and the syntax tree is needed for its hash anyway.
 @cache
 def _module(path: Path, script: bool = False) -> tuple[tuple[Path, ...], str]:
     """The files that a module imports, and the SHA-256 of what of it runs: its syntax tree without docstrings.

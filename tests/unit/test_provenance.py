@@ -6,11 +6,13 @@ import ast
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 from langptune import provenance, stage
@@ -131,22 +133,33 @@ def test_a_name_of_its_own_is_no_reference(tmp_path):
     assert ast.unparse(other).split("\n")[:2] == ["LIMIT = 1", "OTHER = LIMIT"] and len(other.body) == 3
 
 
-def test_rooms_form_a_tree():
-    """Each room imports only from rooms above it, in the order that the package documents."""
-    import re
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    """Which module of the package imports which, type hints and imports in functions included."""
+    return grimp.build_graph("langptune", cache_dir=None)
 
+
+def test_rooms_form_a_tree(imports):
+    """Each room imports only from rooms above it, in the order that the package documents."""
     order = re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text())))
-    place = {room: index for index, room in enumerate(order)}
-    package = ROOT / "src" / "langptune"
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
-        assert room in place, f"{room} is missing from the list in langptune/__init__.py"
-        for other in provenance._imports(path):
-            target = other.relative_to(package).parts[0].removesuffix(".py")
-            if target not in ("__init__", room):
-                assert place[target] < place[room], f"{path.relative_to(ROOT)} imports {target}"
+    assert imports.find_children("langptune") == {f"langptune.{room}" for room in order}
+    found = imports.find_illegal_dependencies_for_layers(tuple(reversed(order)), containers={"langptune"})
+    assert not found, sorted(f"{one.importer} imports {one.imported}" for one in found)
+
+
+def test_no_modules_import_each_other(imports):
+    assert imports.nominate_cycle_breakers("langptune") == set()
+
+
+def test_reruns_follow_every_import(imports):
+    """The imports that decide about reruns are those that a reader of its own finds."""
+    package = ROOT / "src"
+    for module in imports.modules:
+        path = package / Path(*module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        names = (other.relative_to(package).with_suffix("").parts for other in provenance._imports(path))
+        found = {".".join(parts).removesuffix(".__init__") for parts in names}
+        assert imports.find_modules_directly_imported_by(module) <= found, module
 
 
 def test_manifest_traces_an_output(tmp_path):

@@ -1,4 +1,4 @@
-"""The README does not lie: its numbers are those of the reference results, its links lead somewhere."""
+"""README and docs: numbers are those of the reference results; links, commands and files exist."""
 
 from __future__ import annotations
 
@@ -98,19 +98,19 @@ def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
         lines = [f"{method},ndcg@10,{mean},{low},{high}" for method, mean, low, high in rows]
         (folder / "table_long.csv").write_text("method,metric,mean,low,high\n" + "\n".join(lines) + "\n")
 
-    def told(claim):
+    def failures(claim):
         return list(readme_claims.false_claims(readme_claims.read(f"<!-- claim: {claim} -->")[0], tmp_path))
 
     significant = 'langptune-cl > langptune-0, ndcg@10, holm: "lifts"'
-    assert told(significant) == [
+    assert failures(significant) == [
         "'lifts' (langptune-cl > langptune-0) fails in ml-100k-demo-amx: difference 0.0126, p 0.3900 after Holm"
     ]
-    assert told(significant.replace("holm", "holm, in ml-100k-demo")) == []
-    assert told('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
-    assert len(told('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
-    assert len(told('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
-    assert len(told('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
-    assert told(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
+    assert failures(significant.replace("holm", "holm, in ml-100k-demo")) == []
+    assert failures('langptune-0 < langptune-cl, ndcg@10, mean: "raises"') == []
+    assert len(failures('langptune-cl ~ langptune-0, ndcg@10, holm: "equal"')) == 1
+    assert len(failures('langptune-cl ~ langptune-0, ndcg@10, interval: "level"')) == 2
+    assert len(failures('langptune-cl > random, ndcg@10, holm: "beats"')) == 2, "comparisons.csv has no such test"
+    assert failures(significant.replace("holm", "holm, in ml-1m")) == [f"'lifts': no folder ml-1m in {tmp_path}"]
     page = "<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 p_permutation_holm=0.02 -->\n0.0230, p = 0.03."
     wrong = list(readme_claims.false_numbers(readme_claims.read(page)[1], tmp_path))
     assert len(wrong) == 2 and "is 0.033, README.md says 0.02" in wrong[0] and "not in its paragraph" in wrong[1]
@@ -122,7 +122,7 @@ def test_reference_results_are_traceable_and_name_no_machine_path():
     for folder in (p for p in (ROOT / "results" / "reference").iterdir() if p.is_dir()):
         made = [json.loads(file.read_text()) for file in folder.glob("*.manifest.json")]
         assert made, f"{folder}: nothing says what its files were made by"
-        assert all(told["git"]["commit"] and told["code"] and told["lock"] for told in made)
+        assert all(manifest["git"]["commit"] and manifest["code"] and manifest["lock"] for manifest in made)
         for file in folder.glob("*.json"):
             assert not re.search(r'"/(tmp|work|root|home)/', file.read_text()), file
 
@@ -165,12 +165,15 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_files_exist(page):
-    """Targets of make in blocks of commands and between backquotes, and paths of files anywhere."""
+    """Targets of make in blocks of commands and between backquotes, names of the library, and paths of files."""
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     blocks = "\n".join(re.findall(r"^ *```.*?^ *```", text, re.M | re.S))
     for target in [*re.findall(r"^ *make ([a-z-]+)", blocks, re.M), *re.findall(r"`make ([a-z-]+)", text)]:
         assert re.search(rf"^{target}:", makefile, re.M), target
     folders = "scripts|tests|docs|benchmarks|workflow|slurm|envs|src|config"
+    for name in re.findall(r"`(langptune(?:\.\w+)+)", text):  # a module, or a name in one
+        path = ROOT / "src" / Path(*name.split("."))
+        assert path.is_dir() or any(one.with_suffix(".py").is_file() for one in (path, path.parent)), name
     for file in re.findall(rf"(?<![\w./-])((?:{folders})/[\w./-]+\.(?:py|md|smk|sh|txt|yaml))\b", text):
         assert (ROOT / file).is_file() or file == "config/mine.yaml", file
 

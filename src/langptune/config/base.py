@@ -37,6 +37,8 @@ M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
 
 
+# Without ruamel.yaml, which refuses duplicate keys by itself: it reads YAML 1.2 and Snakemake reads the same configs by
+# PyYAML, YAML 1.1, so `1e-3`, `on` and `010` would have two values.
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a repeated key is an error, not a silent overwrite."""
 

@@ -181,6 +181,8 @@ def write_parquet(frame: pl.DataFrame, path: Path | str) -> None:
         frame.write_parquet(part, compression="zstd", compression_level=3)
 
 
+# Without pandera: its schemas need the same expressions, and its errors show the values of a row (a whole history) but
+# not the file or the row's number, so each would be rewritten. It takes 1.6 times as long and four more packages.
 def check(frame: pl.DataFrame, kind: str, where: str, partial: bool = False) -> None:
     """Raise a ``UserError`` that names ``where``, the column and the first invalid row; extra columns are allowed."""
     for column, dtype in CONTRACTS[kind].items():

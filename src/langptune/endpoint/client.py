@@ -116,6 +116,8 @@ class Spent:
         )
 
 
+# Without litellm: its cache keeps empty and filtered answers, its budget counts after an answer and not before a job,
+# and it sends OPENAI_ORGANIZATION to any server. It needs 60 packages, and more for its cache on disk.
 class Client:
     """Sends requests to one endpoint; answers are kept in a folder that jobs may share."""
 
