@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -11,9 +12,12 @@ from langptune import stage
 from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.provenance import Record
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -39,6 +43,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 def needs(project: Project, job: Job) -> Needs:
     """What a job needs."""
     return embedding(project.models[job.decoder])
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Texts of the catalogue."""
+    items = sizes.items(spec["items_in"])
+    return amounts.texts(spec["decoder"], items, amounts.product(items, spec["decoder"]["dimensions"], amounts.FLOAT32))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -12,9 +13,12 @@ from langptune.config.datasets import DatasetEntry
 from langptune.data.fetch import fetch
 from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -40,6 +44,11 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 def needs(project: Project, job: Job) -> Needs:
     """What a job needs."""
     return Needs(memory=500, minutes=30)
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Downloads."""
+    return amounts.Work("downloads", 1)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

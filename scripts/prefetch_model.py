@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from langptune import stage
+from langptune.config.identity import identity
 from langptune.config.models import ModelEntry
 from langptune.models.materialise import materialise
 from langptune.processes import HUB_TOKENS
 from langptune.provenance import Record
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -41,6 +46,14 @@ def needs(project: Project, job: Job) -> Needs:
     """What a job needs."""
     model = project.models[job.wildcards["model"]]
     return Needs(memory=2000, minutes=60, model=model, per_million=6, per_billion=30)
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Weights."""
+    weights = spec["model"]["parameters"]
+    # Weights alone: entries that use them in several ways share their files. The spec has the name.
+    name = spec.get("name") or identity(spec["model"])
+    return amounts.Work("weights", weights, name, weights, weights * amounts.FLOAT32)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import Field
@@ -18,9 +19,12 @@ from langptune.data import contracts, protocols, readers
 from langptune.data.limits import TokenLimits
 from langptune.files import own_folder, whole
 from langptune.provenance import Record, file_hash
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -68,6 +72,11 @@ def needs(project: Project, job: Job) -> Needs:
     if project.datasets[job.dataset].reader == "amazon-2023":
         return Needs(memory=8000, minutes=360)
     return Needs(memory=1000, minutes=30)
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Raw interactions."""
+    return amounts.Work("interactions", sizes.interactions(spec["items_out"]))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -13,12 +14,15 @@ from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.provenance import Record
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from langptune.plan import Sizes
     from langptune.ranking.scoring import Scoring
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -66,6 +70,11 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 def needs(project: Project, job: Job) -> Needs:
     """What a job needs."""
     return embedding(project.models[job.decoder])
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """A text of each session."""
+    return amounts.texts(spec["decoder"], sizes.sessions(spec["evaluation_in"], "test"))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,14 @@ from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
 from langptune.randomness import seed_torch, stream_seed
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -88,6 +91,21 @@ def needs(project: Project, job: Job) -> Needs:
         per_billion=1000,
         launch=job.phase.recipe.launch,
     )
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Texts through the decoder.
+
+    One that is trained on counts four times (two forward passes and a backward one, GradCache). Validation embeds the
+    catalogue anew, and a text of each session and kind.
+    """
+    recipe = spec["recipe"]
+    trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
+    kinds = 2 if recipe.get("texts") == "mixed" else 1
+    sessions = amounts.product(sizes.sessions(spec["training_in"], "val"), kinds)
+    validated = amounts.product(amounts.total(sizes.items(spec["items_in"]), sessions), amounts.validations(recipe))
+    disk = spec["decoder"]["parameters"] * amounts.FLOAT32
+    return amounts.texts(spec["decoder"], amounts.total(trained, validated), disk)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,12 @@ from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.files import whole_folder, write_lines
 from langptune.provenance import Record
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -104,6 +107,16 @@ def needs(project: Project, job: Job) -> Needs:
         per_billion=240,
         launch=job.phase.recipe.launch,
     )
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Profile tokens, each counted when it is written and for each pass over it, and those of validation."""
+    recipe = spec["recipe"]
+    profiles = recipe["batches"] * recipe["sessions_per_batch"] * recipe["samples"]
+    written = profiles * (recipe["max_tokens"] or spec["max_tokens"])
+    sessions = sizes.sessions(spec["training_in"], "val")
+    validated = amounts.product(sessions, amounts.validations(recipe), spec["max_tokens"])
+    return amounts.tokens(spec["encoder"], amounts.total(written * (1 + recipe["epochs"]), validated), None)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:

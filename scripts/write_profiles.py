@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import Field
@@ -21,9 +22,12 @@ from langptune.files import read_json
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
 from langptune.thinking import refuse_only_thoughts
+from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.plan import Sizes
+    from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -118,6 +122,13 @@ def needs(project: Project, job: Job) -> Needs:
         per_million=3,
         per_billion=100,
     )
+
+
+def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
+    """Profile tokens, at most."""
+    sessions = sizes.sessions(spec["evaluation_in"], spec["split"])
+    count = amounts.product(sessions, spec["samples"], spec["max_tokens"], 1 / spec["shards"])
+    return amounts.tokens(spec["encoder"], count, amounts.product(count, amounts.BYTES_PER_TOKEN))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -1,7 +1,6 @@
 """A plan: the work that jobs still have before them, and the hours it takes at measured or stated speeds.
 
-Work is counted in one unit per script (``work``), at the limits of the config: every profile as long as it may be,
-every training to its last batch. So a plan tends to say too much, not too little.
+Work is counted in one unit per script (``langptune.workflow.amounts``).
 """
 
 from __future__ import annotations
@@ -19,21 +18,18 @@ import polars as pl
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.base import nearest, read_yaml, validate
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Temporal
-from langptune.config.identity import identity
 from langptune.config.rates import Rates
 from langptune.config.sample import Sample
 from langptune.data import contracts
 from langptune.errors import UserError, printable
 from langptune.files import read_json
-from langptune.provenance import output_of
+from langptune.provenance import ROOT, output_of
+from langptune.workflow.amounts import SMALL, Work, one_job, product, total
+from langptune.workflow.stages import declared
 
 Device = Literal["cpu", "gpu"]
 GPU_NAMES = ("NVIDIA", "GeForce", "Tesla", "Quadro", "Instinct")
 """Manifests name a device, not its kind: these words stand in the names of GPUs."""
-BYTES_PER_TOKEN = 5
-FLOAT32 = 4
-SMALL = 1e6
-"""Bytes that a job's outputs are counted at where they are tables, figures or ranks."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +45,6 @@ class Job:
     spec: dict[str, Any]
     count: int = 1
     requested: float | None = None
-
-
-@dataclass(frozen=True)
-class Work:
-    """The work of one job.
-
-    amount: in units; None where it cannot be known before other jobs have run.
-    model: what speed depends on, beside script and device; empty where nothing does.
-    weights: of that model; 0 without one.
-    disk: bytes that its outputs take, where that follows from the spec.
-    accelerated: whether it runs on a GPU where there is one.
-    """
-
-    unit: str
-    amount: float | None
-    model: str = ""
-    weights: int = 0
-    disk: float | None = None
-    accelerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,75 +137,14 @@ def _rows(file: str, split: str | None = None) -> int:
 
 
 def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
-    """What one job has to do, from its spec.
-
-    * ``write_profiles``: profile tokens, at most.
-    * ``train_encoder``: profile tokens, each counted when it is written and for each pass over it, and those of
-      validation.
-    * ``train_decoder``: texts through the decoder; one that is trained on counts four times (two forward passes and a
-      backward one, GradCache); validation embeds the catalogue anew, and a text of each session and kind.
-    * ``embed_items``, ``rank_texts``, ``choose_popularity``: texts. ``train_recbole``: train sessions times epochs.
-    * ``prepare_data``: raw interactions. ``prefetch_model``: weights. ``prefetch_data``: downloads. All others: jobs.
-    """
-    if script == "write_profiles":
-        sessions = sizes.sessions(spec["evaluation_in"], spec["split"])
-        tokens = _product(sessions, spec["samples"], spec["max_tokens"], 1 / spec["shards"])
-        return _encoder(spec, tokens, _product(tokens, BYTES_PER_TOKEN))
-    if script == "train_encoder":
-        recipe = spec["recipe"]
-        profiles = recipe["batches"] * recipe["sessions_per_batch"] * recipe["samples"]
-        written = profiles * (recipe["max_tokens"] or spec["max_tokens"])
-        validated = _product(sizes.sessions(spec["training_in"], "val"), _validations(recipe), spec["max_tokens"])
-        return _encoder(spec, _sum(written * (1 + recipe["epochs"]), validated), None)
-    if script == "train_decoder":
-        recipe = spec["recipe"]
-        trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
-        kinds = 2 if recipe.get("texts") == "mixed" else 1
-        validated = _sum(sizes.items(spec["items_in"]), _product(sizes.sessions(spec["training_in"], "val"), kinds))
-        texts = _sum(trained, _product(validated, _validations(recipe)))
-        return _decoder(spec, texts, spec["decoder"]["parameters"] * FLOAT32)
-    if script == "embed_items":
-        items = sizes.items(spec["items_in"])
-        return _decoder(spec, items, _product(items, spec["decoder"]["dimensions"], FLOAT32))
-    if script == "rank_texts":
-        return _decoder(spec, sizes.sessions(spec["evaluation_in"], "test"), SMALL)
-    if script == "choose_popularity":
-        return _decoder(spec, sizes.sessions(spec["training_in"], "val"), SMALL)
+    """What one job has to do, from its spec: what ``amount`` of its script says, or else one job."""
     if script == "train_recbole":
         sessions = sizes.sessions(spec["sessions_in"], "train", sampled=False)
-        return Work("session epochs", _product(sessions, spec["epochs"]), spec["model"], disk=SMALL, accelerated=True)
-    if script == "prepare_data":
-        return Work("interactions", sizes.interactions(spec["items_out"]))
-    if script == "prefetch_model":
-        weights = spec["model"]["parameters"]
-        # Weights alone: entries that use them in several ways share their files. The spec has the name.
-        name = spec.get("name") or identity(spec["model"])
-        return Work("weights", weights, name, weights, weights * FLOAT32)
-    if script == "prefetch_data":
-        return Work("downloads", 1)
-    return Work("jobs", 1, disk=SMALL)
-
-
-def _encoder(spec: dict[str, Any], tokens: float | None, disk: float | None) -> Work:
-    entry = spec["encoder"]
-    return Work("profile tokens", tokens, identity(entry), entry["parameters"], disk, accelerated=True)
-
-
-def _decoder(spec: dict[str, Any], texts: float | None, disk: float | None) -> Work:
-    entry = spec["decoder"]
-    return Work("texts", texts, identity(entry), entry["parameters"], disk, accelerated=True)
-
-
-def _validations(recipe: dict[str, Any]) -> int:
-    return 1 + math.ceil(recipe["batches"] / recipe["validate_every"])
-
-
-def _product(*factors: float | None) -> float | None:
-    return None if None in factors else math.prod(factors)
-
-
-def _sum(*parts: float | None) -> float | None:
-    return None if None in parts else sum(parts)
+        epochs = product(sessions, spec["epochs"])
+        return Work("session epochs", epochs, spec["model"], disk=SMALL, accelerated=True)
+    file = ROOT / "scripts" / f"{script}.py"  # gone where an earlier version wrote the manifest
+    amount = getattr(declared(file), "amount", None) if file.is_file() else None
+    return amount(spec, sizes) if amount else one_job()
 
 
 _MANIFEST = {"output": str, "script": str, "spec": dict, "notes": dict, "device": str, "wall_seconds": int | float}
@@ -414,8 +330,8 @@ def _line(
 ) -> Line:
     one = members[0][0]
     count = sum(n for _, n in members)
-    amount = _sum(*(_product(todo.amount, n) for todo, n in members))
-    disk = _sum(*(_product(todo.disk, n) for todo, n in members))
+    amount = total(*(product(todo.amount, n) for todo, n in members))
+    disk = total(*(product(todo.disk, n) for todo, n in members))
     start = 0.0
     if before is not None:
         # Seconds of whole jobs, loading and all.

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from langptune import benchmarks, cost, plan
+from langptune.config.identity import identity
 from langptune.config.rates import Rate, Rates
 from langptune.config.sample import Sample
 from langptune.figures.cost import draw
@@ -20,7 +21,7 @@ from tests.conftest import ROOT, entry
 
 CPU, GPU = "AMD EPYC", "NVIDIA H100 80GB HBM3"
 DECODER = {"source": {"package": "d"}, "parameters": 23_000_000, "dimensions": 384}
-NAMES = {plan.identity(DECODER): "small"}
+NAMES = {identity(DECODER): "small"}
 # 40 test sessions at 2 a second and 10 seconds to start: 30 seconds a job. All others: 5 seconds.
 SIZES = plan.Sizes({"toy": entry(published={"test sessions": {"users": 40}, "catalogue": {"items": 50}})}, Sample())
 RATES = Rates(
@@ -264,7 +265,7 @@ def test_plan_learns_from_benchmark_files_and_else_from_manifests(toy):
         if resources is not None:
             toy.took("rank_profiles", spec, 10.0, memory=700.0, threads=4, **resources)
     seen = plan.measured(plan.manifests([toy.root]), SIZES, benchmarks.gather(benchmarks.files([toy.root])))
-    gpu, cpu = (seen["rank_texts", plan.identity(DECODER), device] for device in ("gpu", "cpu"))
+    gpu, cpu = (seen["rank_texts", identity(DECODER), device] for device in ("gpu", "cpu"))
     assert (gpu.jobs, gpu.seconds, gpu.peak) == (2, 10 * 2 + 9, 700.0), "GPU-seconds"
     assert (cpu.jobs, cpu.seconds, cpu.peak) == (2, 10 * 4 + 9 * 2, 700.0), "core-seconds"
     job = plan.Job("rank_profiles", "toy", "rank_texts", spec, requested=2136)

@@ -17,6 +17,7 @@ import yaml
 from langptune import plan
 from langptune.config.base import read_yaml
 from langptune.config.datasets import Counts
+from langptune.config.identity import identity
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 from tests.conftest import ROOT, entry, snakemake
@@ -136,7 +137,7 @@ def test_speeds_are_those_of_earlier_jobs_of_the_same_script_model_and_device(tm
     (tmp_path / "a" / "broken.manifest.json").write_text("{")
     (tmp_path / "a" / "list.manifest.json").write_text("[]")
     seen = plan.measured(plan.manifests([tmp_path, tmp_path / "a"]), sizes())
-    model = plan.identity(ENCODER)
+    model = identity(ENCODER)
     cpu, gpu = seen["write_profiles", model, "cpu"], seen["write_profiles", model, "gpu"]
     assert (cpu.jobs, cpu.seconds, cpu.amount, cpu.disk) == (2, (10 + 20) * 2, 2 * 150, 2000), "core seconds"
     assert (gpu.jobs, gpu.seconds, gpu.names) == (1, 5, {"NVIDIA H100 80GB HBM3"})
@@ -154,12 +155,12 @@ def test_a_job_with_several_outputs_is_one_job(tmp_path):
 def test_models_of_the_same_files_are_told_apart_by_their_use():
     entry = {"source": {"hub": "a/b"}, "role": "decoder", "padding": "right", "max_tokens": 512, "query_prefix": ""}
     same = {**entry, "title": "T", "url": "u", "licence": "MIT", "sha256": {"a": "b"}, "parameters": 3, "new": None}
-    assert plan.identity(entry) == plan.identity(same)
+    assert identity(entry) == identity(same)
     others = [{**entry, "padding": "left"}, {**entry, "max_tokens": 128}, {**entry, "query_prefix": "query: "}]
-    assert len({plan.identity(one) for one in [entry, *others]}) == 4
+    assert len({identity(one) for one in [entry, *others]}) == 4
     server = {"source": {"endpoint": "https://e", "model": "m", "parallel": 4}, "role": "encoder"}
     faster = {**server, "source": {**server["source"], "parallel": 8, "input_price": 2}}
-    assert plan.identity(server) == plan.identity(faster)
+    assert identity(server) == identity(faster)
     fetched = [plan.work("prefetch_model", {"name": "x", "model": {**ENCODER, **one}}, sizes()).model for one in others]
     assert set(fetched) == {"x"}, "weights are the same for all"
 
@@ -168,7 +169,7 @@ RATES = plan.stated(ROOT / "config" / "rates.yaml", [path.stem for path in (ROOT
 
 
 def planned(jobs, seen=None, device="cpu"):
-    return plan.lines(jobs, sizes(), seen or {}, RATES, device, {plan.identity(ENCODER): "small"})
+    return plan.lines(jobs, sizes(), seen or {}, RATES, device, {identity(ENCODER): "small"})
 
 
 def test_measured_goes_before_stated_and_unknown_stays_unknown():
@@ -182,7 +183,7 @@ def test_measured_goes_before_stated_and_unknown_stays_unknown():
     assert told.hours == pytest.approx((600 / rate.cpu[0.2] + 4 * rate.start[0.2]) / 3600)
     assert (unknown.hours, unknown.rate, unknown.source) == (None, None, "unknown")
     assert planned(jobs, device="gpu")[0].rate == rate.gpu[1]
-    seen = {("write_profiles", plan.identity(ENCODER), "cpu"): plan.Seen(2, 60.0, 300.0, 2000, {"AMD EPYC"})}
+    seen = {("write_profiles", identity(ENCODER), "cpu"): plan.Seen(2, 60.0, 300.0, 2000, {"AMD EPYC"})}
     told = planned(jobs, seen)[0]
     assert (told.rate, told.disk, told.source) == (5.0, 4000, "measured: 2 jobs on AMD EPYC")
     assert told.hours == pytest.approx(600 / 5 / 3600)

@@ -131,14 +131,25 @@ def test_a_spec_that_no_command_line_takes_goes_into_a_file(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("script", STAGES, ids=lambda path: path.stem)
 def test_every_stage_declares_spec_and_needs(script):
-    declared = stages.declared(script)
+    declared = stages.stage(script)
     assert callable(declared.spec) and callable(declared.needs) and not hasattr(declared, "Spec")
 
 
 def test_a_stage_without_needs_is_one_line(tmp_path):
     (tmp_path / "half.py").write_text("def spec(project, job):\n    return {}\n")
     with pytest.raises(UserError, match=r"half.py: a stage defines needs\(project, job\)"):
-        stages.declared(tmp_path / "half.py")
+        stages.stage(tmp_path / "half.py")
+
+
+def test_a_declaration_that_another_job_reads_has_a_digest(tmp_path):
+    amount = "UNIT = 'a'\ndef amount(spec, sizes): return UNIT\n"
+    (tmp_path / "one.py").write_text(amount + "def needs(project, job): return 1\n")
+    before = stages.digest(tmp_path, "amount")
+    (tmp_path / "one.py").write_text("# A comment.\n" + amount + "def needs(project, job): return 2\n")
+    (tmp_path / "two.py").write_text("def needs(project, job): return 3\n")
+    assert stages.digest(tmp_path, "amount") == before
+    (tmp_path / "one.py").write_text(amount.replace("'a'", "'b'"))
+    assert stages.digest(tmp_path, "amount") != before
 
 
 def test_declarations_import_no_more_than_they_need():

@@ -42,6 +42,7 @@ try:
     from langptune.survey.runs import surveyed, surveys
     from langptune.workflow import comparison, driver, load, targets
     from langptune.workflow.bind import Binding
+    from langptune.workflow.stages import digest
 except ImportError as error:
     raise WorkflowError(
         f"{error.name} is not installed: `pip install pydantic Jinja2 PyYAML numpy` is what Snakemake needs to read this "

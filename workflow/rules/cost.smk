@@ -29,7 +29,8 @@ rule cost:
         **COST.resources,
     params:
         **COST.params,
-        # Found by the script itself: where the repository lies is no reason to run it again.
+        # Found by the script itself: the place of the checkout does not invalidate it.
         rates=file_hash(ROOT / "config" / "rates.yaml")[:16],
+        amounts=lambda w: digest(ROOT / "scripts", "amount"),
     shell:
         'python "$LANGPTUNE/scripts/cost.py" --spec {params.spec:q} --log {log:q}'

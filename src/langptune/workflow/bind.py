@@ -10,12 +10,11 @@ from typing import Any
 from langptune.config.cluster import Cluster
 from langptune.launch import Shape
 from langptune.provenance import code_hash
-from langptune.workflow import settings
+from langptune.workflow import settings, stages
 from langptune.workflow.job import Job
 from langptune.workflow.needs import Needs
 from langptune.workflow.project import Project
 from langptune.workflow.resources import launcher, resources
-from langptune.workflow.stages import declared
 
 
 class Binding:
@@ -62,7 +61,7 @@ class Stage:
 
     @cached_property
     def _declared(self) -> Any:
-        return declared(self._script)
+        return stages.stage(self._script)
 
     def needs(self, wildcards: Any) -> Needs:
         """What the job of these wildcards needs."""

@@ -6,12 +6,15 @@ top what its job needs, and parsing a workflow needs none of it.
 - ``spec(project, job)``: the settings of a job, as fields of its ``Spec``. Fields that end in ``_in`` and ``_out`` come
   from the inputs and outputs of its rule, which have the same names.
 - ``needs(project, job)``: a ``langptune.workflow.needs.Needs``.
+- ``amount(spec, sizes)`` (optional): a ``langptune.workflow.amounts.Work``, from a finished spec; without it, one job.
 - ``unreached(project, job)``, ``loads(project, job)`` (optional): modules that a job does not reach, or loads by name,
   as its ``Spec`` says in the job itself.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -21,21 +24,37 @@ from langptune.files import read_plain
 from langptune.provenance import defining
 
 REQUIRED = ("spec", "needs")
-OPTIONAL = ("unreached", "loads")
+OPTIONAL = ("unreached", "loads", "amount")
 
 
 @cache
 def declared(script: Path) -> ModuleType:
-    """The declarations of a script, as a module.
-
-    Raises:
-        UserError: a declaration is missing.
-    """
+    """The declarations of a script, as a module."""
     tree = defining(read_plain(script).decode("utf-8"), script, (*REQUIRED, *OPTIONAL))
     module = ModuleType(f"{script.stem} (declarations)")
     module.__file__ = str(script)
     exec(compile(tree, str(script), "exec"), vars(module))
+    return module
+
+
+def stage(script: Path) -> ModuleType:
+    """The declarations of a script that jobs of the workflow run.
+
+    Raises:
+        UserError: one of ``REQUIRED`` is missing.
+    """
+    module = declared(script)
     for name in REQUIRED:
         if not hasattr(module, name):
             raise UserError(f"{script}: a stage defines {name}(project, job); docs/extend.md shows one")
     return module
+
+
+def digest(folder: Path, name: str) -> str:
+    """A digest of one declaration in all scripts of a folder, for the rule of a job that reads it of all of them."""
+    content = hashlib.sha256()
+    for script in sorted(folder.glob("*.py")):
+        source = read_plain(script).decode("utf-8")
+        if f"def {name}(" in source:
+            content.update(f"{script.stem} {ast.dump(defining(source, script, [name]))}\n".encode())
+    return content.hexdigest()[:16]

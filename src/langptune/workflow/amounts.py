@@ -1,0 +1,68 @@
+"""How much work a job has, counted in one unit per script; ``amount`` of each script says it.
+
+Work is counted at the limits of the config: every profile as long as it may be, every training to its last batch. So a
+plan tends to say too much, not too little. What cannot be known before other jobs have run is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langptune.config.identity import identity
+
+BYTES_PER_TOKEN = 5
+FLOAT32 = 4
+SMALL = 1e6
+"""Bytes that a job's outputs are counted at where they are tables, figures or ranks."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one job.
+
+    amount: in units; None where it cannot be known before other jobs have run.
+    model: what speed depends on, beside script and device; empty where nothing does.
+    weights: of that model; 0 without one.
+    disk: bytes that its outputs take, where that follows from the spec.
+    accelerated: whether it runs on a GPU where there is one.
+    """
+
+    unit: str
+    amount: float | None
+    model: str = ""
+    weights: int = 0
+    disk: float | None = None
+    accelerated: bool = False
+
+
+def one_job() -> Work:
+    """The work of a script that takes seconds."""
+    return Work("jobs", 1, disk=SMALL)
+
+
+def tokens(encoder: Mapping[str, Any], count: float | None, disk: float | None) -> Work:
+    """Profile tokens that an encoder (its entry in a spec) writes or trains on."""
+    return Work("profile tokens", count, identity(encoder), encoder["parameters"], disk, accelerated=True)
+
+
+def texts(decoder: Mapping[str, Any], count: float | None, disk: float | None = SMALL) -> Work:
+    """Texts that a decoder (its entry in a spec) embeds or trains on."""
+    return Work("texts", count, identity(decoder), decoder["parameters"], disk, accelerated=True)
+
+
+def validations(recipe: Mapping[str, Any]) -> int:
+    """How often a phase is validated, at its start and end too."""
+    return 1 + math.ceil(recipe["batches"] / recipe["validate_every"])
+
+
+def product(*factors: float | None) -> float | None:
+    """The product of numbers, unknown where one of them is."""
+    return None if None in factors else math.prod(factors)
+
+
+def total(*parts: float | None) -> float | None:
+    """The sum of numbers, unknown where one of them is."""
+    return None if None in parts else sum(parts)
