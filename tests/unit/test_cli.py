@@ -105,4 +105,4 @@ def test_finish(capsys):
         with pytest.raises(SystemExit) as end:
             cli.finish(main)
         assert end.value.code == status
-    assert capsys.readouterr().err == "error: config.yaml: key 'a'\n"
+    assert capsys.readouterr().err == "error: config.yaml: key 'a'\ninterrupted\n"

@@ -90,8 +90,8 @@ def test_it_is_valid_and_whole(results, cache):
     assert found[job["instrument"]["@id"]]["name"] == "scripts/compare.py"
     read = {one["@id"] for one in job["object"]}
     assert any(name.endswith("metrics.parquet") for name in read) and read <= set(found)
-    again = (results / "ro-found-metadata.json").read_bytes()
-    assert crate(results).returncode == 0 and (results / "ro-found-metadata.json").read_bytes() == again
+    again = (results / "ro-crate-metadata.json").read_bytes()
+    assert crate(results).returncode == 0 and (results / "ro-crate-metadata.json").read_bytes() == again
 
 
 def _all(value: object) -> list:
