@@ -317,11 +317,11 @@ def test_losses_and_advantages_are_those_of_trl(tmp_path, algorithm):
         processing_class=p.tokenizer(),
     )
     prompts = [{"prompt": "user watched"}] * 4 + [{"prompt": "likes film"}] * 4
-    batch = reference._generate_and_score_completions(prompts)
+    told = reference._generate_and_score_completions(prompts)
     ours = algorithms.ALGORITHMS[algorithm]
     grouped = torch.tensor(rewards).view(2, 4)
     weights = ours.weigh(grouped, grouped > -1, grouped).flatten()
-    assert torch.allclose(weights, batch["advantages"], atol=1e-5)
+    assert torch.allclose(weights, told["advantages"], atol=1e-5)
 
     old, new = p.tiny_encoder(), p.tiny_encoder()
     with torch.no_grad():
