@@ -167,7 +167,7 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
       validation.
     * ``train_decoder``: texts through the decoder; one that is trained on counts four times (two forward passes and a
       backward one, GradCache); validation embeds the catalogue anew, and a text of each session and kind.
-    * ``embed_items``, ``rank_texts``, ``choose_popularity``: texts. ``train_recbole``: train sessions times epochs.
+    * ``embed_items``, ``rank_texts``, ``choose_popularity``: texts. ``fit_baseline``: train sessions times epochs.
     * ``prepare_data``: raw interactions. ``prefetch_model``: weights. ``prefetch_data``: downloads. All others: jobs.
     """
     if script == "write_profiles":
@@ -194,9 +194,9 @@ def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
         return _decoder(spec, sizes.sessions(spec["evaluation_in"], "test"), SMALL)
     if script == "choose_popularity":
         return _decoder(spec, sizes.sessions(spec["training_in"], "val"), SMALL)
-    if script == "train_recbole":
+    if script == "fit_baseline" and "epochs" in (keys := spec["keys"]):
         sessions = sizes.sessions(spec["sessions_in"], "train", sampled=False)
-        return Work("session epochs", _product(sessions, spec["epochs"]), spec["model"], disk=SMALL, accelerated=True)
+        return Work("session epochs", _product(sessions, keys["epochs"]), keys["model"], disk=SMALL, accelerated=True)
     if script == "prepare_data":
         return Work("interactions", sizes.interactions(spec["items_out"]))
     if script == "prefetch_model":

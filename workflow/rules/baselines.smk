@@ -1,46 +1,76 @@
-"""Baselines: RecBole models, of which a validation grid fans out into trials and the best one trains for every seed; and
-NMF, which takes seconds and chooses for itself."""
+"""Baselines: what ranks without a text (langptune.baselines). A validation grid fans out into trials; the best point is
+fitted for every seed."""
 
 
 localrules:
-    select_recbole,
+    select_baseline,
 
 
-rule try_recbole:
+def baseline_spec(w, input, output, mode, seed, **extra):
+    """The spec of fit_baseline.py; the parts that trials and final runs share."""
+    return spec(
+        mode=mode,
+        baseline=METHODS[w.method].kind,
+        keys=METHODS[w.method].keys(),
+        seed=seed,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        curve_out=output.curve,
+        **extra,
+    )
+
+
+@functools.cache
+def baseline_code(kind):
+    """The code that a baseline runs: that of the others does not count."""
+    return code("fit_baseline", loads=(BASELINES.module(kind),))
+
+
+def fits():
+    """What a job of a baseline needs."""
+    return needs(
+        memory=lambda w: METHODS[w.method].memory,
+        minutes=lambda w: METHODS[w.method].minutes,
+        gpus=lambda w: METHODS[w.method].gpus,
+    )
+
+
+rule try_baseline:
     input:
         **data_files("items", "sessions"),
     output:
         trial=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/trial{{trial}}.json",
         curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/trial{{trial}}.curve.jsonl",
     log:
-        f"{LOGS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.log",
+        f"{LOGS}/try_baseline/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.log",
     benchmark:
-        f"{BENCHMARKS}/try_recbole/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.jsonl"
+        f"{BENCHMARKS}/try_baseline/{{dataset}}-{{method}}-{{models}}-trial{{trial}}.jsonl"
     wildcard_constraints:
-        method=methods_of("train_recbole"),
+        method=methods_of("fit_baseline"),
+    group:
+        cheap
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=2000, minutes=240, gpus=1),
+        **fits(),
     params:
         **specified(
-            lambda w, input, output: recbole_spec(
+            lambda w, input, output: baseline_spec(
                 w,
                 input,
                 output,
                 "trial",
-                METHODS[w.method].grid()[int(w.trial)],
                 CONFIG.seeds[0],
+                point=METHODS[w.method].grid()[int(w.trial)],
                 trial_out=output.trial,
-                curve_out=output.curve,
             )
         ),
-        code=code("train_recbole"),
+        code=lambda w: baseline_code(METHODS[w.method].kind),
     shell:
-        'python "$LANGPTUNE/scripts/train_recbole.py" --spec {params.spec:q} --log {log:q}'
+        'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'
 
 
-rule select_recbole:
+rule select_baseline:
     input:
         trials=lambda w: [
             f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/trial{trial}.json"
@@ -49,88 +79,48 @@ rule select_recbole:
     output:
         best=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune/best.json",
     log:
-        f"{LOGS}/select_recbole/{{dataset}}-{{method}}-{{models}}.log",
+        f"{LOGS}/select_baseline/{{dataset}}-{{method}}-{{models}}.log",
     benchmark:
-        f"{BENCHMARKS}/select_recbole/{{dataset}}-{{method}}-{{models}}.jsonl"
+        f"{BENCHMARKS}/select_baseline/{{dataset}}-{{method}}-{{models}}.jsonl"
     wildcard_constraints:
-        method=methods_of("train_recbole"),
+        method=methods_of("fit_baseline"),
     conda:
         ENVIRONMENT
     resources:
         **needs(memory=500, minutes=10),
     params:
         **specified(lambda w, input, output: spec(trials_in=list(input.trials), best_out=output.best)),
-        code=code("select_trial"),
+        code=code("select_baseline"),
     shell:
-        'python "$LANGPTUNE/scripts/select_trial.py" --spec {params.spec:q} --log {log:q}'
+        'python "$LANGPTUNE/scripts/select_baseline.py" --spec {params.spec:q} --log {log:q}'
 
 
-rule train_recbole:
+rule fit_baseline:
     input:
         **data_files("items", "sessions"),
-        # Without a grid there is nothing to select, and training starts at once.
-        best=lambda w: (f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/best.json" if METHODS[w.method].tune else []),
+        # Without a grid there is nothing to select, and fitting starts at once.
+        best=lambda w: f"{RESULTS}/{w.dataset}/{w.method}/{w.models}/tune/best.json" if METHODS[w.method].trials else [],
     output:
         ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
         curve=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/curve.jsonl",
     log:
-        f"{LOGS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
+        f"{LOGS}/fit_baseline/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
     benchmark:
-        f"{BENCHMARKS}/train_recbole/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
+        f"{BENCHMARKS}/fit_baseline/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
     wildcard_constraints:
-        method=methods_of("train_recbole"),
-    conda:
-        ENVIRONMENT
-    resources:
-        **needs(memory=2000, minutes=240, gpus=1),
-    params:
-        **specified(
-            lambda w, input, output: recbole_spec(
-                w,
-                input,
-                output,
-                "final",
-                METHODS[w.method].settings,
-                int(w.seed),
-                best_in=input.best or None,
-                ranks_out=output.ranks,
-                curve_out=output.curve,
-            )
-        ),
-        code=code("train_recbole"),
-    shell:
-        'python "$LANGPTUNE/scripts/train_recbole.py" --spec {params.spec:q} --log {log:q}'
-
-
-rule rank_nmf:
-    input:
-        **data_files("items", "sessions"),
-    output:
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
-    log:
-        f"{LOGS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/rank_nmf/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
-    wildcard_constraints:
-        method=methods_of("rank_nmf"),
+        method=methods_of("fit_baseline"),
     group:
         cheap
     conda:
         ENVIRONMENT
     resources:
-        **needs(memory=2000, minutes=120),
+        **fits(),
     params:
         **specified(
-            lambda w, input, output: spec(
-                components=METHODS[w.method].grid(),
-                max_iterations=METHODS[w.method].max_iterations,
-                tune_seed=CONFIG.seeds[0],
-                seed=int(w.seed),
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                ranks_out=output.ranks,
+            lambda w, input, output: baseline_spec(
+                w, input, output, "final", int(w.seed), best_in=input.best or None, ranks_out=output.ranks
             )
         ),
-        code=code("rank_nmf"),
+        code=lambda w: baseline_code(METHODS[w.method].kind),
     shell:
-        'python "$LANGPTUNE/scripts/rank_nmf.py" --spec {params.spec:q} --log {log:q}'
+        'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'

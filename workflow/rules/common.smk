@@ -40,12 +40,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 try:
     from langptune.allowed import check as check_endpoint
-    from langptune.baselines.recbole_catalogue import check as check_recbole
     from langptune.config.base import read_yaml, retype, validate
     from langptune.config.cluster import KEYS, Cluster, Demand
     from langptune.config.cluster import resources as cluster_resources
     from langptune.config.identity import identity
     from langptune.config.layout import Layout, decoder_of, encoder_of
+    from langptune.config.methods import BASELINES
     from langptune.config.phases import VALIDATION, Phase
     from langptune.config.recipes import NEUTRAL
     from langptune.config.workflow import Run, load
@@ -56,7 +56,7 @@ try:
     from langptune.gpus import visible
     from langptune.launch import shape as shape_of
     from langptune.processes import places
-    from langptune.provenance import code_hash, installed
+    from langptune.provenance import code_hash
     from langptune.report import first_page  # workflow/report/workflow.rst calls it
     from langptune.slurm import guard
     from langptune.stage import refused
@@ -86,10 +86,8 @@ try:
         entry = WORKFLOW.models[name].source
         check_endpoint(entry.endpoint, entry.key, f"models.yaml: {name}")
     # Where RecBole is missing (a dry run, a lint), its names cannot be checked; training says so.
-    for name in WORKFLOW.config.methods if installed("recbole") else ():
-        if WORKFLOW.methods[name].ranked_by == "train_recbole":
-            for point in WORKFLOW.methods[name].grid():
-                check_recbole(WORKFLOW.methods[name].model, point)
+    for name in WORKFLOW.config.methods:
+        WORKFLOW.methods[name].check_names()
     # A site's own file may lie anywhere, so that a checkout stays clean.
     CLUSTER_FILE = Path(os.environ.get("LANGPTUNE_CLUSTER", ROOT / "slurm" / "cluster.yaml"))
     CLUSTER = validate(Cluster, read_yaml(CLUSTER_FILE), str(CLUSTER_FILE))
@@ -248,8 +246,8 @@ def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, lau
     """A rule's resources, by the size of its model, growing with the attempt; what a cluster makes of them stands in
     slurm/cluster.yaml.
 
-    memory (MB) and minutes are those of a first attempt, for a model without weights; each may be a function of the
-    wildcards. model: its name, a function of the wildcards. per_million, per_billion: MB and minutes more for so many
+    memory (MB) and minutes are those of a first attempt, for a model without weights; they and gpus may be functions of
+    the wildcards. model: its name, a function of the wildcards. per_million, per_billion: MB and minutes more for so many
     weights. gpus: how many, of a job of one process. launch: the recipe's launch file, a function of the wildcards.
     """
     told = lambda value, w: value(w) if callable(value) else value
@@ -263,7 +261,7 @@ def needs(memory, minutes, model=None, per_million=0, per_billion=0, gpus=0, lau
             memory=(told(memory, w) + per_million * weights / 1e6) * (processes // machines),
             minutes=told(minutes, w) + per_billion * weights / 1e9,
             weights=weights,
-            gpus=0 if remote or (shape and shape.cpu) else gpus * processes,
+            gpus=0 if remote or (shape and shape.cpu) else told(gpus, w) * processes,
             machines=machines,
         )
 
@@ -587,26 +585,6 @@ def weight_spec(told, input):
     return {"popularity_in": input.popularity} if isinstance(told, str) else {"weight": told}
 
 
-def recbole_spec(w, input, output, mode, settings, seed, **extra):
-    """The spec of train_recbole.py; the parts that trials and final runs share."""
-    method = METHODS[w.method]
-    return spec(
-        mode=mode,
-        items_in=input.items_file,
-        sessions_in=input.sessions_file,
-        model=method.model,
-        settings=settings,
-        epochs=method.epochs,
-        patience=method.patience,
-        validate_every=method.validate_every,
-        history_items=method.history_items,
-        train_sessions=method.train_sessions,
-        refit=method.refit,
-        seed=seed,
-        **extra,
-    )
-
-
 # Comparison
 
 TABLES = {
@@ -869,7 +847,7 @@ def curves(dataset):
     return {
         f"{RESULTS}/{run.folder}/curve.jsonl": {"key": run.method, "title": METHODS[run.method].title}
         for run in WORKFLOW.runs(dataset)
-        if METHODS[run.method].ranked_by == "train_recbole"
+        if METHODS[run.method].curve
     }
 
 

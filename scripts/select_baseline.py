@@ -13,16 +13,16 @@ from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run
 
 
-class SelectTrialSpec(StageSpec):
+class SelectBaselineSpec(StageSpec):
     """Choose among trials by validation NDCG@10; of equals, the first in grid order. Test plays no part."""
 
     trials_in: Annotated[list[str], Field(min_length=1)] = Field(
-        description="trial files of train_recbole.py, in grid order"
+        description="trial files of fit_baseline.py, in grid order"
     )
     best_out: str = Field(description="JSON: settings, val, best_epoch, trials, grid")
 
 
-def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
+def select(spec: SelectBaselineSpec, record: Record, log: Log) -> None:
     """Compare the trials and write the winner beside what it was compared with.
 
     Raises:
@@ -58,7 +58,7 @@ def _read(path: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complete, score = False, 0.0
     if not complete or not isinstance(score, int | float) or not math.isfinite(score):
-        raise UserError(f"{path}: not a trial of train_recbole.py; delete it and rerun its rule")
+        raise UserError(f"{path}: not a trial of fit_baseline.py; delete it and rerun its rule")
     return trial
 
 
@@ -72,4 +72,4 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    run(SelectTrialSpec, select, __file__)
+    run(SelectBaselineSpec, select, __file__)
