@@ -14,7 +14,7 @@ from pydantic import Field
 from langptune import provenance, stage
 from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.prompts import Prompt
-from langptune.config.recipes import ReinforcementRecipe
+from langptune.config.recipes import ALGORITHMS, ReinforcementRecipe
 from langptune.config.rewards import parse
 from langptune.data import contracts, sample
 from langptune.errors import UserError
@@ -64,6 +64,10 @@ class Spec(stage.StageSpec):
     def needs_gpu(self) -> bool:
         """Models run on one."""
         return True
+
+    def loads(self) -> tuple[str, ...]:
+        """The file of the algorithm."""
+        return (ALGORITHMS.module(self.recipe.algorithm),)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:

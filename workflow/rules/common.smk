@@ -47,7 +47,7 @@ try:
     from langptune.config.layout import Layout, decoder_of, encoder_of
     from langptune.config.methods import BASELINES
     from langptune.config.phases import VALIDATION, Phase
-    from langptune.config.recipes import NEUTRAL
+    from langptune.config.recipes import ALGORITHMS, NEUTRAL
     from langptune.config.workflow import Run, load
     from langptune.endpoint import CLIENT
     from langptune.errors import UserError, printable

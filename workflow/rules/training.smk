@@ -159,6 +159,6 @@ rule train_encoder:
             )
         ),
         launch=lambda w: accelerate(PHASES[w.phase].recipe),
-        code=code("train_encoder"),
+        code=lambda w: code("train_encoder", loads=[ALGORITHMS.module(PHASES[w.phase].recipe.algorithm)]),
     shell:
         '{params.launch} "$LANGPTUNE/scripts/train_encoder.py" --spec {params.spec:q} --log {log:q}'
