@@ -25,6 +25,10 @@ class EvaluateSpec(StageSpec):
     split: Literal["train", "val", "test"] = Field("test", description="split that is evaluated")
     metrics_out: str = Field(description="metrics.parquet")
 
+    def loads(self) -> tuple[str, ...]:
+        """The files of the metrics."""
+        return tuple(metrics.module(name) for name in self.metrics)
+
 
 def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
     """Check the ranks against the sessions, compute the metrics, write them.

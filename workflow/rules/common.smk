@@ -39,6 +39,7 @@ ROOT = checkout()
 sys.path.insert(0, str(ROOT / "src"))
 
 try:
+    from langptune import metrics
     from langptune.allowed import check as check_endpoint
     from langptune.config.base import read_yaml, retype, validate
     from langptune.config.cluster import KEYS, Cluster, Demand
@@ -101,6 +102,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 CONFIG, DATASETS, MODELS, METHODS = WORKFLOW.config, WORKFLOW.datasets, WORKFLOW.models, WORKFLOW.methods
+METRIC_FILES = [metrics.module(name) for name in CONFIG.comparison.metrics]
 RESULTS, LOGS = CONFIG.results, f"{CONFIG.results}/logs"
 LAYOUT = Layout(WORKFLOW)
 model_folder, data_file = LAYOUT.model_folder, LAYOUT.data_file

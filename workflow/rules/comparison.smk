@@ -36,7 +36,7 @@ rule evaluate:
                 metrics_out=output.metrics,
             )
         ),
-        code=code("evaluate"),
+        code=code("evaluate", loads=METRIC_FILES),
     shell:
         'python "$LANGPTUNE/scripts/evaluate.py" --spec {params.spec:q} --log {log:q}'
 
