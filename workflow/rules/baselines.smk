@@ -6,33 +6,13 @@ localrules:
     select_baseline,
 
 
-def baseline_spec(w, input, output, mode, seed, **extra):
-    """The spec of fit_baseline.py; the parts that trials and final runs share."""
-    return spec(
-        mode=mode,
-        baseline=METHODS[w.method].kind,
-        keys=METHODS[w.method].keys(),
-        seed=seed,
-        items_in=input.items_file,
-        sessions_in=input.sessions_file,
-        curve_out=output.curve,
-        **extra,
-    )
-
-
-@functools.cache
-def baseline_code(kind):
-    """The code that a baseline runs: that of the others does not count."""
-    return code("fit_baseline", loads=(BASELINES.module(kind),))
-
-
-def fits():
-    """What a job of a baseline needs."""
-    return needs(
-        memory=lambda w: METHODS[w.method].memory,
-        minutes=lambda w: METHODS[w.method].minutes,
-        gpus=lambda w: METHODS[w.method].gpus,
-    )
+# What a job of a baseline needs; and the code that it runs, of which that of other baselines is no part.
+BASELINE_NEEDS = needs(
+    memory=lambda w: METHODS[w.method].memory,
+    minutes=lambda w: METHODS[w.method].minutes,
+    gpus=lambda w: METHODS[w.method].gpus,
+)
+BASELINE_CODE = {kind: code("fit_baseline", loads=[BASELINES.module(kind)]) for kind in BASELINES.names()}
 
 
 rule try_baseline:
@@ -52,7 +32,7 @@ rule try_baseline:
     conda:
         ENVIRONMENT
     resources:
-        **fits(),
+        **BASELINE_NEEDS,
     params:
         **specified(
             lambda w, input, output: baseline_spec(
@@ -65,7 +45,7 @@ rule try_baseline:
                 trial_out=output.trial,
             )
         ),
-        code=lambda w: baseline_code(METHODS[w.method].kind),
+        code=lambda w: BASELINE_CODE[METHODS[w.method].kind],
     shell:
         'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'
 
@@ -114,13 +94,13 @@ rule fit_baseline:
     conda:
         ENVIRONMENT
     resources:
-        **fits(),
+        **BASELINE_NEEDS,
     params:
         **specified(
             lambda w, input, output: baseline_spec(
                 w, input, output, "final", int(w.seed), best_in=input.best or None, ranks_out=output.ranks
             )
         ),
-        code=lambda w: baseline_code(METHODS[w.method].kind),
+        code=lambda w: BASELINE_CODE[METHODS[w.method].kind],
     shell:
         'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'

@@ -587,6 +587,20 @@ def weight_spec(told, input):
     return {"popularity_in": input.popularity} if isinstance(told, str) else {"weight": told}
 
 
+def baseline_spec(w, input, output, mode, seed, **extra):
+    """The spec of fit_baseline.py; the parts that trials and final runs share."""
+    return spec(
+        mode=mode,
+        baseline=METHODS[w.method].kind,
+        keys=METHODS[w.method].keys(),
+        seed=seed,
+        items_in=input.items_file,
+        sessions_in=input.sessions_file,
+        curve_out=output.curve,
+        **extra,
+    )
+
+
 # Comparison
 
 TABLES = {
