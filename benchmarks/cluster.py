@@ -113,7 +113,14 @@ def main() -> None:
         here = ["--nolock", "--cores", str(os.cpu_count()), *base]
         slurm = ["--profile", "slurm", "--jobs", str(args.at_once), *base]
         slurm += ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"]
-        one_by_one = ["--groups", "rank_simple=rank", "evaluate=evaluate", "--group-components", "rank=1", "evaluate=1"]
+        one_by_one = [
+            "--groups",
+            "fit_baseline=rank",
+            "evaluate=evaluate",
+            "--group-components",
+            "rank=1",
+            "evaluate=1",
+        ]
         snakemake(*here, "--", f"{RESULTS}/{DATASET}/data/evaluation.parquet", env=env)
         runs = {}
         for name, command in {

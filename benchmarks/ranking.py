@@ -30,7 +30,7 @@ from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
 
 from langptune import metrics
-from langptune.baselines import recbole_compat
+from langptune.baselines.engine import recbole_compat
 from langptune.provenance import device, versions, write_json
 from langptune.ranking.ranks import full_ranks
 

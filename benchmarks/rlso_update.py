@@ -128,7 +128,7 @@ def before(told: dict, args: argparse.Namespace) -> dict[str, float]:
     from peft import get_peft_model
 
     from langptune.profiles.generate import Reader
-    from langptune.training.algorithms import rebel_loss, standardised
+    from langptune.training.algorithms import rebel, standardised
     from langptune.training.policy import FrozenTrunk, adapter_config, first_trained_layer, start_from
 
     recipe, sessions, pad = told["recipe"], told["sessions"], told["tokenizer"].pad_token_id
@@ -181,7 +181,7 @@ def before(told: dict, args: argparse.Namespace) -> dict[str, float]:
         for number, chunk in enumerate(chunks):
             with trunk.replaying(states[number]):
                 change = (found(chunk) - old[number])[:, None]
-                loss = rebel_loss(change, torch.ones_like(change), weights[chunk], args.samples, recipe.eta)
+                loss = rebel.loss(change, torch.ones_like(change), weights[chunk], args.samples, {"eta": recipe.eta})
                 (loss * len(change) / len(prompts)).backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -72,8 +72,8 @@ def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Embed the texts once, rank by every weight, keep the best."""
-    from langptune.baselines import text
     from langptune.models.load import load_decoder, pick_device
+    from langptune.profiles import text
     from langptune.ranking.decoder import ItemVectors, embed
     from langptune.ranking.scoring import Scoring, choose, log_popularity
 

@@ -112,8 +112,7 @@ def main() -> int:
     workflow = load(read_yaml(args.config), ROOT, str(args.config))
     print("\n".join(machine()))
     config = workflow.config
-    trained = [m for m in config.methods if workflow.methods[m].ranked_by == "train_recbole"]
-    trials = sum(workflow.methods[m].trials for m in trained)
+    trials = sum(workflow.methods[m].trials for m in config.methods)
     print(
         f"config    {args.config}: {len(workflow.runs())} runs on {len(config.datasets)} dataset(s), "
         f"{trials} validation trials"

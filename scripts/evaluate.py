@@ -30,6 +30,10 @@ class EvaluateSpec(StageSpec):
     split: Literal["train", "val", "test"] = Field("test", description="split that is evaluated")
     metrics_out: str = Field(description="metrics.parquet")
 
+    def loads(self) -> tuple[str, ...]:
+        """The files of the metrics."""
+        return tuple(metrics.module(name) for name in self.metrics)
+
 
 def spec(project: Project, job: Job) -> dict[str, object]:
     """Settings of a job."""
@@ -39,6 +43,11 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 def needs(project: Project, job: Job) -> Needs:
     """What a job needs."""
     return Needs(memory=500, minutes=10)
+
+
+def loads(project: Project, job: Job) -> tuple[str, ...]:
+    """As ``EvaluateSpec.loads``, for the rule."""
+    return tuple(metrics.module(name) for name in project.config.comparison.metrics)
 
 
 def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:

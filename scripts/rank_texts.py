@@ -79,8 +79,8 @@ def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Texts, vectors, ranks."""
-    from langptune.baselines import text
     from langptune.models.load import load_decoder, pick_device
+    from langptune.profiles import text
     from langptune.profiles.shuffle import deal
     from langptune.ranking.decoder import ItemVectors, embed, mean_vector, rank_sessions
     from langptune.ranking.scoring import read_weight, scoring_of

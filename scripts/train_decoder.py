@@ -190,7 +190,7 @@ class _Histories(Sequence[str]):
         return len(self._histories)
 
     def __getitem__(self, row: int) -> str:
-        from langptune.baselines import text
+        from langptune.profiles import text
 
         return self._prefix + text.history_text(self._histories[int(row)].to_list(), self._item_texts, self._shown)
 

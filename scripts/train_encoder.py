@@ -14,7 +14,7 @@ from pydantic import Field
 from langptune import provenance, stage
 from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.prompts import Prompt
-from langptune.config.recipes import ReinforcementRecipe
+from langptune.config.recipes import ALGORITHMS, ReinforcementRecipe
 from langptune.config.rewards import parse
 from langptune.data import contracts, sample
 from langptune.errors import UserError
@@ -73,6 +73,10 @@ class Spec(stage.StageSpec):
         """Models run on one."""
         return True
 
+    def loads(self) -> tuple[str, ...]:
+        """The file of the algorithm."""
+        return (ALGORITHMS.module(self.recipe.algorithm),)
+
 
 def spec(project: Project, job: Job) -> dict[str, object]:
     """Settings of a job."""
@@ -107,6 +111,11 @@ def needs(project: Project, job: Job) -> Needs:
         per_billion=240,
         launch=job.phase.recipe.launch,
     )
+
+
+def loads(project: Project, job: Job) -> tuple[str, ...]:
+    """As ``Spec.loads``, for the rule."""
+    return (ALGORITHMS.module(job.phase.recipe.algorithm),)
 
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:

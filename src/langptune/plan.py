@@ -24,7 +24,7 @@ from langptune.data import contracts
 from langptune.errors import UserError, printable
 from langptune.files import read_json
 from langptune.provenance import ROOT, output_of
-from langptune.workflow.amounts import SMALL, Work, one_job, product, total
+from langptune.workflow.amounts import Work, one_job, product, total
 from langptune.workflow.stages import declared
 
 Device = Literal["cpu", "gpu"]
@@ -138,10 +138,6 @@ def _rows(file: str, split: str | None = None) -> int:
 
 def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
     """What one job has to do, from its spec: what ``amount`` of its script says, or else one job."""
-    if script == "train_recbole":
-        sessions = sizes.sessions(spec["sessions_in"], "train", sampled=False)
-        epochs = product(sessions, spec["epochs"])
-        return Work("session epochs", epochs, spec["model"], disk=SMALL, accelerated=True)
     file = ROOT / "scripts" / f"{script}.py"  # gone where an earlier version wrote the manifest
     amount = getattr(declared(file), "amount", None) if file.is_file() else None
     return amount(spec, sizes) if amount else one_job()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from langptune.config.base import nearest
+from langptune.alike import nearest
 from langptune.errors import UserError
 from langptune.files import read_plain
 

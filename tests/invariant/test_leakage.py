@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines.simple import score_blocks
-from langptune.baselines.text import query
+from langptune.baselines import simple
+from langptune.baselines.frame import fit
 from langptune.config.sample import Sample
 from langptune.data import contracts, protocols, readers, sample
 from langptune.data.interactions import popularity
-from langptune.ranking.decoder import rank_sessions
+from langptune.profiles.text import query
 from tests.amazon import write_amazon
 from tests.conftest import entry, write_raw
 from tests.unit.test_checkpoints import command, spec_of, weights_file, write_files
@@ -71,8 +71,9 @@ def test_scores_of_other_items_ignore_the_target(tmp_path):
     for scorer in ("pop", "random"):
         tops = []
         for chosen in (tests, other):
-            blocks = score_blocks(scorer, chosen, done.sessions, N, seed=1)
-            tops.append(rank_sessions(chosen, blocks)["top"].to_list())
+            model = simple.Model(simple.Keys(scorer=scorer))
+            model.fit(fit.lesson(done.sessions, N, "val", 1, print))
+            tops.append(fit.ranks(model, chosen, N)["top"].to_list())
         assert tops[0] == tops[1]
 
 

@@ -22,9 +22,11 @@ from tests.slurm.conftest import start_driver
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 ON_GPU = {
     *("embed_items", "embed_phase_items", "train_decoder", "train_encoder", "write_profiles"),
-    *("choose_popularity", "rank_profiles", "rank_history_text", "try_recbole", "train_recbole"),
+    *("choose_popularity", "rank_profiles", "rank_history_text"),
 }
-GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts", "train_recbole")
+BASELINES = {"try_baseline", "fit_baseline"}
+"""On a GPU where the model behind is one of RecBole's."""
+GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts")
 LOCAL = {"compare", "slice_metrics", "plot", "study", "show_profiles"}
 METHODS = "langptune-0,langptune,shuffled-profiles,history,pop,ease,sasrec,random,oracle"
 RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]")
@@ -137,7 +139,8 @@ def test_jobs_with_models_had_a_gpu_each_and_others_none(grid):
     for job in grid.jobs:
         rules = grid.rules_of(job)
         assert rules, job
-        on_gpu = bool(rules & ON_GPU)
+        recbole = re.search("_wildcards_.*_(ease|sasrec)_", job["Comment"]) is not None
+        on_gpu = bool(rules & ON_GPU) or bool(rules & BASELINES and recbole)
         assert ("gres/gpu=1" in job["AllocTRES"].split(","), job["Partition"]) == (on_gpu, "gpu" if on_gpu else "cpu")
     assert grid.offline == {"1"}, "no job asks the hub"
     for script in GPU_SCRIPTS:

@@ -45,7 +45,7 @@ def test_a_wheel_holds_the_command(tmp_path):
     subprocess.run([*command, str(tmp_path / "site"), str(copy)], check=True)
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), cli.VARIABLE: str(ROOT)}
     done = subprocess.run(
-        [str(tmp_path / "site/bin/langptune"), "stage", "rank_simple", "--help"],
+        [str(tmp_path / "site/bin/langptune"), "stage", "fit_baseline", "--help"],
         cwd=tmp_path,
         env=env,
         text=True,
@@ -71,10 +71,10 @@ def test_it_needs_a_checkout(tmp_path):
 def test_it_runs_the_scripts_of_the_checkout(tmp_path):
     done = run("show", "tables", "--config", "gone.yaml", cwd=tmp_path, LANGPTUNE=str(ROOT))
     assert done.returncode == 2 and done.stderr.startswith("error: gone.yaml"), done.stderr
-    done = run("stage", "rank_simple", "--help", cwd=ROOT)
+    done = run("stage", "fit_baseline", "--help", cwd=ROOT)
     assert done.returncode == 0 and "spec fields:" in done.stdout, done.stderr
-    done = run("stage", "rank_smple", "--help", cwd=ROOT)
-    assert done.returncode == 2 and "did you mean 'rank_simple'" in done.stderr, done.stderr
+    done = run("stage", "fit_baselin", "--help", cwd=ROOT)
+    assert done.returncode == 2 and "did you mean 'fit_baseline'" in done.stderr, done.stderr
     assert run("stage", cwd=ROOT).returncode == 2
 
 

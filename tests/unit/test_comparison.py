@@ -20,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from langptune import markup, metrics
 from langptune.comparison import bootstrap, grid, pages, results, significance, tables
 from langptune.comparison.grid import PublishedValue, RunEntry
-from langptune.config.methods import SimpleMethod
+from langptune.config.methods import BaselineMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
 from langptune.config.workflow import load
 from langptune.errors import UserError, printable
@@ -223,7 +223,7 @@ def made(entries, allow_missing=False, published=()):
 
 
 def test_groups_are_those_of_the_registry():
-    assert get_args(SimpleMethod.model_fields["group"].annotation) == grid.GROUPS
+    assert get_args(BaselineMethod.model_fields["group"].annotation) == grid.GROUPS
 
 
 def test_lines_are_ordered_and_numbers_are_those_of_the_files(runs):

@@ -721,7 +721,7 @@ def test_nmf_has_a_grid_of_components():
     assert [run.folder for run in load(config, ROOT).runs()] == [f"ml-100k/nmf/NMF/seed{s}" for s in (0, 1)]
     assert len(load(config, ROOT).methods["nmf"].grid()) > 1
     untuned = load(config | {"tune": False, "overrides": {"nmf": {"components": 7}}}, ROOT)
-    assert untuned.methods["nmf"].grid() == [7]
+    assert untuned.methods["nmf"].trials == 0 and untuned.methods["nmf"].keys()["components"] == 7
     with pytest.raises(UserError, match="'components' lists no values"):
         load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)
 
@@ -744,3 +744,31 @@ def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():
         for line in path.read_text().splitlines()
         if asked.search(line)
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algorithm": "rlo"}, r"unknown algorithm 'rlo'; did you mean 'rloo'\?"),
+        (
+            {"algorithm": "rloo", "settings": {"clop": 0.1}},
+            r"algorithm 'rloo' has no setting 'clop'; did you mean 'clip'\?",
+        ),
+        ({"settings": {"clip": 0.1}}, r"algorithm 'rebel' has no setting 'clip'; it has none"),
+    ],
+)
+def test_an_algorithm_and_its_own_settings_are_known(change, message):
+    with pytest.raises(UserError, match=message):
+        load(base() | {"recipe_overrides": {"rlso": change}}, ROOT)
+
+
+def test_an_algorithms_own_settings_name_the_phase_where_they_are_given():
+    def phase(**settings):
+        config = base() | {"methods": ["langptune-rloo"], "comparison": {"reference": "langptune-rloo"}}
+        config |= {"recipe_overrides": {"rloo": {"settings": settings}}}
+        return load(config, ROOT).phase_of("ml-100k", "langptune-rloo", MODELS)
+
+    assert phase().id == load(base(), ROOT).phase_of("ml-100k", "langptune-rloo", MODELS).id != phase(clip=0.1).id
+    assert "settings" not in phase().recipe.identity() and phase(clip=0.1).recipe.identity()["settings"] == {
+        "clip": 0.1
+    }

@@ -10,16 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines.simple import score_blocks
-from langptune.baselines.text import history_text, last_item
+from langptune.baselines import simple
+from langptune.baselines.frame import fit
 from langptune.config.base import read_yaml
 from langptune.data import contracts
 from langptune.data.contracts import SESSIONS
 from langptune.data.interactions import popularity
 from langptune.metrics import from_ranks
 from langptune.profiles.shuffle import deal
+from langptune.profiles.text import history_text, last_item
 from langptune.provenance import ROOT
-from langptune.ranking.decoder import embed_items, mean_vector, rank_sessions
+from langptune.ranking.decoder import embed_items, mean_vector
 
 
 def sessions(rows):
@@ -54,9 +55,15 @@ def test_popularity_counts_interactions_once_and_only_train():
     assert popularity(TABLE, 5).tolist() == [1, 2, 2, 0, 0]
 
 
+def simply(scorer, chosen, table, n_items, seed=0):
+    model = simple.Model(simple.Keys(scorer=scorer))
+    model.fit(fit.lesson(table, n_items, "val", seed, print))
+    return fit.ranks(model, chosen, n_items)
+
+
 def test_pop_ranks_by_hand():
     tests = TABLE.filter(pl.col("split") == "test")
-    ranks = rank_sessions(tests, score_blocks("pop", tests, TABLE, 5, 0))
+    ranks = simply("pop", tests, TABLE, 5)
     # a: only item 4 is left, rank 1. b: items 0 (1), 3 (0), 4 (0) are left, the target 0 is first.
     assert ranks["rank"].to_list() == [1, 1]
     assert ranks["top"].to_list() == [[4], [0, 3, 4]]
@@ -65,16 +72,16 @@ def test_pop_ranks_by_hand():
 def test_oracle_is_one_and_random_is_within_its_exact_expectation():
     n, users = 200, 400
     table = sessions([(f"u{u}", "test", [u % n], (u + 1) % n) for u in range(users)])
-    oracle = rank_sessions(table, score_blocks("oracle", table, table, n, 0))
+    oracle = simply("oracle", table, table, n)
     assert (oracle["rank"] == 1).all()
-    ranks = rank_sessions(table, score_blocks("random", table, table, n, 3))["rank"].to_numpy()
+    ranks = simply("random", table, table, n, 3)["rank"].to_numpy()
     free = n - 1  # one item is masked
     for metric in ("recall@10", "ndcg@10", "mrr"):
         # The rank is uniform on 1..free: mean and variance of the metric are finite sums.
         values = from_ranks(metric, np.arange(1, free + 1))
         bound = 4 * values.std() / np.sqrt(users)
         assert abs(from_ranks(metric, ranks).mean() - values.mean()) < bound
-    again = rank_sessions(table[100:], score_blocks("random", table[100:], table, n, 3))["rank"].to_numpy()
+    again = simply("random", table[100:], table, n, 3)["rank"].to_numpy()
     assert (again == ranks[100:]).all(), "a session's stream does not depend on what else is scored"
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines.text import history_text
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.profiles.text import history_text
 from langptune.training import contrastive
 from scripts import train_decoder
 from tests import planted as p

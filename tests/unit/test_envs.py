@@ -7,7 +7,7 @@ import tomllib
 
 import yaml
 
-from langptune.baselines.recbole_catalogue import VERSION
+from langptune.baselines.engine.recbole_catalogue import VERSION
 from tests.conftest import ROOT
 
 LOCK = dict(

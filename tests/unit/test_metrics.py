@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -217,3 +220,31 @@ def test_evaluate_does_not_load_torch():
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import evaluate; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_new_file_is_a_metric(tmp_path):
+    """The file is that of docs/extend.md, word for word. The evaluation is made of it, and nothing that is trained."""
+    code = re.search(
+        r"\*\*A metric\*\* of the rank.*?```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.S
+    )[1]
+    for folder in ("src", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    asked = """
+from langptune import metrics, provenance
+scripts = provenance.ROOT / "scripts"
+hashes = [provenance.code_hash(scripts / f"{name}.py") for name in ("train_encoder", "train_decoder", "fit_baseline")]
+new = metrics._kinds().count("first") and [metrics.title("first"), metrics.from_ranks("first", [1, 2]).tolist()]
+loads = [metrics.module("first")] if new else []
+print([*hashes, new, provenance.code_hash(scripts / "evaluate.py", (), loads)])
+"""
+
+    def told():
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "PYTHONSAFEPATH": "1"}
+        done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return ast.literal_eval(done.stdout)
+
+    *before, none, evaluated = told()
+    (tmp_path / "src/langptune/metrics/first.py").write_text(code)
+    *after, new, again = told()
+    assert before == after and none == 0 and new == ["First", [1.0, 0.0]] and again != evaluated

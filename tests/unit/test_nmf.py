@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from langptune.baselines import nmf
+from langptune.baselines.frame import fit
 from langptune.data import contracts
 from langptune.errors import UserError
 from tests.conftest import ROOT
@@ -32,11 +33,13 @@ def planted(users=60, seed=0):
 
 
 def scores(fitted, chosen):
-    return np.concatenate(list(fitted.blocks(chosen)))
+    return fitted.scores(chosen.select(fitted.asks))
 
 
 def fitted(table, components=BLOCKS, seed=0):
-    return nmf.fit(nmf.train_matrix(table, N), components, 300, seed)
+    model = nmf.Model(nmf.Keys(components=components, max_iterations=300))
+    model.fit(fit.lesson(table, N, "val", seed, print))
+    return model
 
 
 def test_planted_blocks_are_found_for_users_who_were_not_trained_on():
@@ -46,7 +49,7 @@ def test_planted_blocks_are_found_for_users_who_were_not_trained_on():
     for row, history in zip(found, tests["history"].to_list(), strict=True):
         block = history[0] // PER_BLOCK
         assert set(np.argsort(-row)[:PER_BLOCK] // PER_BLOCK) == {block}
-    ranks = fitted(table).ranks(tests)
+    ranks = fit.ranks(fitted(table), tests, N)
     assert (ranks["rank"] <= PER_BLOCK - 6).all(), "behind unseen items of its own block at most"
 
 
@@ -58,13 +61,13 @@ def test_train_matrix_holds_each_pair_of_train_once():
     assert nmf.session_matrix(table, 5).toarray()[[0, 3]].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 1, 0]]
 
 
-def test_the_number_of_components_is_chosen_on_validation():
-    table = planted()
-    val = table.filter(pl.col("split") == "val")
-    train, lines = nmf.train_matrix(table, N), []
-    best, tried = nmf.select(train, val, [1, BLOCKS], 300, 0, lines.append)
-    assert best == BLOCKS and tried[BLOCKS] > tried[1] and len(lines) == 2
-    assert nmf.select(train, val, [BLOCKS, 1, BLOCKS + 1], 300, 0, lines.append)[0] != 1
+def test_validation_tells_how_many_components_are_right():
+    lines = []
+    lesson = fit.lesson(planted(), N, "val", 0, lines.append)
+    trials = {n: fit.select(nmf.Model(nmf.Keys(components=n, max_iterations=300)), lesson) for n in (1, BLOCKS)}
+    assert trials[BLOCKS].val["ndcg@10"] > trials[1].val["ndcg@10"] and len(lines) == 2
+    with pytest.raises(UserError, match="no validation split"):
+        fit.select(nmf.Model(nmf.Keys()), fit.lesson(planted().filter(pl.col("split") != "val"), N, "val", 0, print))
 
 
 def test_held_out_targets_reach_no_score():
@@ -78,7 +81,7 @@ def test_held_out_targets_reach_no_score():
     assert (scores(fitted(table), tests[0]) == scores(fitted(changed), tests[1])).all()
     # Nor do histories of held-out users: what is learned comes from train alone.
     only = table.filter(pl.col("split") == "train")
-    assert (fitted(only).model.components_ == fitted(table).model.components_).all()
+    assert (fitted(only).nmf.components_ == fitted(table).nmf.components_).all()
 
 
 def test_the_same_seed_gives_the_same_scores_whatever_else_is_scored():
@@ -95,34 +98,34 @@ def test_mistakes_are_one_line():
         fitted(table, components=99)
     with pytest.raises(UserError, match="no train split"):
         nmf.train_matrix(table.filter(pl.col("split") == "val"), N)
-    with pytest.raises(UserError, match="no validation split"):
-        nmf.select(nmf.train_matrix(table, N), table.head(0), [1, 2], 10, 0, print)
 
 
-def run(folder, **changes):
+def run(folder, components=BLOCKS):
     table = planted()
     items = [str(i) for i in range(N)]
     columns = {"item": range(N), "item_id": items, "title": items, "text": items, "first_seen": [0] * N}
     contracts.write(pl.DataFrame(columns, schema=contracts.ITEMS), folder / "items.parquet", "items")
     contracts.write(table, folder / "sessions.parquet", "sessions")
     spec = {
-        "components": [1, BLOCKS],
-        "max_iterations": 300,
+        "mode": "final",
+        "baseline": "nmf",
+        "keys": {"components": components, "max_iterations": 300},
         "seed": 3,
         "items_in": str(folder / "items.parquet"),
         "sessions_in": str(folder / "sessions.parquet"),
         "ranks_out": str(folder / "ranks.parquet"),
-        **changes,
+        "curve_out": str(folder / "curve.jsonl"),
     }
-    command = [sys.executable, str(ROOT / "scripts" / "rank_nmf.py"), "--spec", json.dumps(spec)]
+    command = [sys.executable, str(ROOT / "scripts" / "fit_baseline.py"), "--spec", json.dumps(spec)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_script_ranks_and_tells_what_it_chose(tmp_path):
+def test_the_script_ranks_and_notes_whether_it_converged(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(contracts.read(tmp_path / "ranks.parquet", "ranks")) == 10
     notes = json.loads((tmp_path / "ranks.parquet.manifest.json").read_text())["notes"]
-    assert notes["components"] == BLOCKS and set(notes["val_ndcg10_by_components"]) == {"1", str(BLOCKS)}
-    bad = run(tmp_path, components=[500])
+    assert notes["settings"]["components"] == BLOCKS and notes["converged"] == (notes["iterations"] < 300)
+    assert (tmp_path / "curve.jsonl").read_text() == ""
+    bad = run(tmp_path, components=500)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "components 500" in bad.stderr

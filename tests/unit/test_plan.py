@@ -64,8 +64,8 @@ WORK = {
     "embed_items": ({"decoder": DECODER, "items_in": "r/toy/data/items.parquet"}, "texts", 50),
     "choose_popularity": ({"decoder": DECODER, "training_in": "r/toy/data/training.parquet"}, "texts", 8),
     "rank_texts": ({"decoder": DECODER, "evaluation_in": "r/toy/data/evaluation.parquet"}, "texts", 20),
-    "train_recbole": (
-        {"model": "SASRec", "epochs": 3, "sessions_in": "r/toy/data/sessions.parquet"},
+    "fit_baseline": (
+        {"keys": {"model": "SASRec", "epochs": 3}, "sessions_in": "r/toy/data/sessions.parquet"},
         "session epochs",
         3 * 100,
     ),
@@ -95,8 +95,9 @@ def test_work_follows_the_data_once_they_are_there(tmp_path):
 
 def test_what_nobody_knows_yet_is_said_to_be_unknown():
     # Of some users of a leave-one-out dataset, the number of train sessions is not known before they are read.
-    spec = {"model": "SASRec", "epochs": 3, "sessions_in": "r/toy/data/sessions.parquet"}
-    assert plan.work("train_recbole", spec, sizes(users=5)).amount is None
+    spec = {"keys": {"model": "SASRec", "epochs": 3}, "sessions_in": "r/toy/data/sessions.parquet"}
+    assert plan.work("fit_baseline", spec, sizes(users=5)).amount is None
+    assert plan.work("fit_baseline", {"keys": {"scorer": "pop"}}, sizes()).unit == "jobs", "no epochs to count"
     assert plan.Sizes({"toy": entry()}, Sample()).sessions("r/toy/data/evaluation.parquet", "test") is None
 
 
@@ -175,7 +176,7 @@ def planned(jobs, seen=None, device="cpu"):
 def test_measured_goes_before_stated_and_unknown_stays_unknown():
     jobs = [
         plan.Job("write_profiles", "toy", "write_profiles", writing(), 4),
-        plan.Job("train_recbole", "toy", "train_recbole", WORK["train_recbole"][0]),
+        plan.Job("fit_baseline", "toy", "fit_baseline", WORK["fit_baseline"][0]),
     ]
     rate = RATES.root["write_profiles"]
     (told, unknown) = planned(jobs)

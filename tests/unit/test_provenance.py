@@ -38,10 +38,10 @@ def prepare_spec(tmp_path, **changes):
 
 def test_code_hash_covers_what_a_script_imports_and_nothing_else():
     files = {p.relative_to(ROOT).as_posix() for p in provenance.code_files(ROOT / "scripts/evaluate.py")}
-    assert {"scripts/evaluate.py", "src/langptune/metrics.py", "src/langptune/stage.py"} <= files
+    assert {"scripts/evaluate.py", "src/langptune/metrics/ndcg.py", "src/langptune/stage.py"} <= files
     assert not any("recbole" in f or "profiles" in f or "figures" in f for f in files)
     sampled = {p.name for p in provenance.code_files(ROOT / "scripts/draw_sample.py")}
-    assert not {"metrics.py", "methods.py", "workflow.py"} & sampled, "the sample is upstream of every profile"
+    assert not {"ndcg.py", "methods.py", "workflow.py"} & sampled, "the sample is upstream of every profile"
     lazy = {p.name for p in provenance.code_files(ROOT / "scripts/write_profiles.py")}
     assert {"generate.py", "prompts.py", "load.py"} <= lazy, "imports inside functions count"
     script = ROOT / "scripts/prepare_data.py"
@@ -50,7 +50,21 @@ def test_code_hash_covers_what_a_script_imports_and_nothing_else():
     assert left_out == {"prompts.py", "thinking.py", "load.py", "check.py", "chat.py"}
 
 
-LOCAL = dict.fromkeys(("train_encoder", "train_decoder", "train_recbole", "rank_texts", "measure_profiles"), ())
+def test_a_baseline_is_not_made_of_the_others():
+    """Nor of how a config is read: an entry with another title, or a new baseline, fits none anew."""
+    found = provenance.code_files(ROOT / "scripts/fit_baseline.py", loads=("langptune.baselines.nmf",))
+    names = {path.relative_to(ROOT).as_posix() for path in found}
+    assert {f"src/langptune/baselines/{name}.py" for name in ("nmf", "frame/fit", "frame/baseline")} <= names
+    assert not {path.name for path in found} & {
+        "recbole.py",
+        "recbole_job.py",
+        "simple.py",
+        "methods.py",
+        "workflow.py",
+    }
+
+
+LOCAL = dict.fromkeys(("train_encoder", "train_decoder", "fit_baseline", "rank_texts", "measure_profiles"), ())
 LOCAL["write_profiles"] = CLIENT
 
 

@@ -88,7 +88,7 @@ def test_a_planted_refusal_is_none(tmp_path, monkeypatch, kind):
 def test_an_input_is_a_file_or_a_folder(tmp_path, kind):
     planted(tmp_path / "best.json", kind)
     spec = {"trials_in": [str(tmp_path / "best.json")], "best_out": str(tmp_path / "out.json")}
-    command = [sys.executable, str(ROOT / "scripts" / "select_trial.py"), "--spec", json.dumps(spec)]
+    command = [sys.executable, str(ROOT / "scripts" / "select_baseline.py"), "--spec", json.dumps(spec)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=processes.environment())
     assert done.returncode == 2 and "is neither a file nor a folder" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

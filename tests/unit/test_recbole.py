@@ -15,7 +15,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.baselines import recbole, recbole_catalogue, recbole_compat
+from langptune.baselines import recbole
+from langptune.baselines.engine import recbole_catalogue, recbole_compat
+from langptune.baselines.engine.recbole_job import Job
+from langptune.baselines.frame import fit
+from langptune.baselines.frame.baseline import Lesson
 from langptune.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +41,7 @@ def leave_one_out(walks: list[list[int]]) -> pl.DataFrame:
             rows.append((len(rows), f"user {user}", split, items[:k], items[:k], items[k], 100 * user + k))
     whole = pl.List(pl.Int32)
     types = [pl.Int32, pl.String, pl.String, whole, whole, pl.Int32, pl.Int64]
-    return pl.DataFrame(rows, schema=dict(zip(recbole.COLUMNS, types, strict=True)), orient="row")
+    return pl.DataFrame(rows, schema=dict(zip(fit.COLUMNS, types, strict=True)), orient="row")
 
 
 def other_targets(sessions: pl.DataFrame, *splits: str) -> pl.DataFrame:
@@ -49,9 +53,17 @@ def other_targets(sessions: pl.DataFrame, *splits: str) -> pl.DataFrame:
     return sessions.with_columns(target=pl.Series(changed, dtype=pl.Int32))
 
 
-def training(model: str, **changes) -> recbole.Training:
-    small = {"settings": {"train_batch_size": 64}, "epochs": 2, "history_items": 8, "device": "cpu"}
-    return recbole.Training(model=model, **{**small, **changes})
+Plan = tuple[recbole.Keys, int]
+"""Keys of an entry, and a seed."""
+
+
+def training(model: str, seed: int = 0, **changes) -> Plan:
+    small = {"settings": {"train_batch_size": 64}, "epochs": 2, "history_items": 8}
+    return recbole.Keys(model=model, **{**small, **changes}), seed
+
+
+def lesson(sessions: pl.DataFrame, shows: str, seed: int = 0, log=lambda line: None) -> Lesson:
+    return fit.lesson(sessions, N_ITEMS, shows, seed, log, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +77,12 @@ def remote():
 # what runs in the worker
 
 
-def _final(plan: recbole.Training, sessions: pl.DataFrame) -> dict:
+def _final(plan: Plan, sessions: pl.DataFrame) -> dict:
     lines: list[str] = []
-    fitted, selected = recbole.final(plan, N_ITEMS, sessions, lines.append)
+    lessons = {shows: lesson(sessions, shows, plan[1], lines.append) for shows in ("val", "test")}
+    fitted, selected = fit.final(lambda: recbole.Model(plan[0]), lessons["val"], lambda: lessons["test"])
     test = sessions.filter(pl.col("split") == "test")
-    ranked = fitted.ranks(test, top=3)
+    ranked = fit.ranks(fitted, test, N_ITEMS, top=3)
     return {
         "scores": fitted.scores(test),
         "rank": ranked["rank"].to_numpy(),
@@ -81,16 +94,16 @@ def _final(plan: recbole.Training, sessions: pl.DataFrame) -> dict:
     }
 
 
-def _weights(plan: recbole.Training, sessions: pl.DataFrame) -> dict[str, np.ndarray]:
-    job = recbole._Job(plan, N_ITEMS, sessions, "val")
+def _weights(plan: Plan, sessions: pl.DataFrame) -> dict[str, np.ndarray]:
+    job = Job(plan[0], lesson(sessions, "val", plan[1]))
     for epoch in (1, 2):
         job.epoch(epoch)
     return {key: value.numpy().copy() for key, value in job.model.state_dict().items()}
 
 
-def _training_rows(plan: recbole.Training, sessions: pl.DataFrame, shows: str | None) -> list[tuple]:
+def _training_rows(plan: Plan, sessions: pl.DataFrame, shows: str | None) -> list[tuple]:
     """What RecBole was given, in our numbers: (user, item) or (user, list, item)."""
-    job = recbole._Job(plan, N_ITEMS, sessions, shows)
+    job = Job(plan[0].model_copy(update={"refit": shows is not None}), lesson(sessions, shows or "val", plan[1]))
     table = job.data._dataset.inter_feat
     user = {int(at): number for number, at in enumerate(job.user_at)}
     item = {int(at): number for number, at in enumerate(job.item_at)}
@@ -106,8 +119,8 @@ def _training_rows(plan: recbole.Training, sessions: pl.DataFrame, shows: str | 
 def _masks() -> None:
     """BERT4Rec: lists hold the target, every mask is predicted, and a question keeps the whole history."""
     sessions = leave_one_out(sequences())
-    plan = training("BERT4Rec", settings={"mask_ratio": 0.5, "train_batch_size": 64}, history_items=5)
-    job = recbole._Job(plan, N_ITEMS, sessions, None)
+    keys, _ = training("BERT4Rec", settings={"mask_ratio": 0.5, "train_batch_size": 64}, history_items=5)
+    job = Job(keys, lesson(sessions, "val"))
     n_tokens = N_ITEMS + 1
     for batch in job.data:
         true, masked = batch["item_id_list"], batch["Mask_item_id_list"]
@@ -134,13 +147,13 @@ def _side_effects(folder: str) -> dict:
 
     os.chdir(folder)
     sys.argv = ["train", "--epochs=1", "--model=Pop"]
-    recbole.select(training("SASRec", epochs=1), N_ITEMS, leave_one_out(sequences()), lambda line: None)
+    _quiet(training("SASRec", epochs=1))
     recbole_compat.apply()
     return {"files": [path.name for path in Path(folder).iterdir()], "anomaly": torch.is_anomaly_enabled()}
 
 
-def _quiet(plan: recbole.Training) -> None:
-    recbole.select(plan, N_ITEMS, leave_one_out(sequences()), lambda line: None)
+def _quiet(plan: Plan) -> None:
+    fit.select(recbole.Model(plan[0]), lesson(leave_one_out(sequences()), "val", plan[1]))
 
 
 # what is refused before anything is loaded
@@ -310,7 +323,7 @@ def test_a_diverging_model_is_named(remote):
 def test_no_validation_no_model(remote):
     sessions = leave_one_out(sequences()).filter(pl.col("split") != "val")
     with pytest.raises(UserError, match="no validation split"):
-        recbole.select(training("BPR"), N_ITEMS, sessions, print)
+        fit.select(recbole.Model(training("BPR")[0]), lesson(sessions, "val"))
 
 
 def test_leaves_no_files_reads_no_arguments_and_no_anomaly_mode(remote, tmp_path):
@@ -336,32 +349,32 @@ def test_trial_then_selection_then_final_run(tmp_path):
     spec = {
         "items_in": "items.parquet",
         "sessions_in": "sessions.parquet",
-        "model": "EASE",
-        "settings": {"reg_weight": 7.0},
+        "baseline": "recbole",
+        "keys": {"model": "EASE", "settings": {"reg_weight": 1.0}},
         "seed": 0,
         "device": "cpu",
     }
-    done = _script("train_recbole.py", {**spec, "mode": "trial", "trial_out": "trial.json"}, tmp_path)
+    trial = {"mode": "trial", "point": {"reg_weight": 7.0}, "trial_out": "trial.json"}
+    done = _script("fit_baseline.py", {**spec, **trial}, tmp_path)
     assert done.returncode == 0, done.stderr
     trial = json.loads((tmp_path / "trial.json").read_text())
     assert set(trial) == {"model", "settings", "seed", "best_epoch", "epochs_run", "val"}
-    done = _script("select_trial.py", {"trials_in": ["trial.json"], "best_out": "best.json"}, tmp_path)
+    done = _script("select_baseline.py", {"trials_in": ["trial.json"], "best_out": "best.json"}, tmp_path)
     assert done.returncode == 0, done.stderr
     spec |= {
         "mode": "final",
         "best_in": "best.json",
-        "settings": {"reg_weight": 1.0},
         "ranks_out": "out/ranks.parquet",
         "curve_out": "out/curve.jsonl",
     }
-    done = _script("train_recbole.py", spec, tmp_path)
+    done = _script("fit_baseline.py", spec, tmp_path)
     assert done.returncode == 0, done.stderr
     ranks = pl.read_parquet(tmp_path / "out/ranks.parquet")
     assert ranks["session"].to_list() == sessions.filter(pl.col("split") == "test")["session"].to_list()
     told = json.loads((tmp_path / "out/ranks.parquet.manifest.json").read_text())
     assert told["notes"]["settings"] == {"reg_weight": 7.0}
     assert json.loads((tmp_path / "out/curve.jsonl").read_text())["epoch"] == 0
-    done = _script("train_recbole.py", {**spec, "ranks_out": None}, tmp_path)
+    done = _script("fit_baseline.py", {**spec, "ranks_out": None}, tmp_path)
     assert done.returncode == 2 and "needs 'ranks_out'" in done.stderr
 
 
@@ -377,11 +390,11 @@ def test_selection_takes_the_first_of_equals(tmp_path):
         }
         paths.append(f"trial{number}.json")
         (tmp_path / paths[-1]).write_text(json.dumps(trial))
-    done = _script("select_trial.py", {"trials_in": paths, "best_out": "best.json"}, tmp_path)
+    done = _script("select_baseline.py", {"trials_in": paths, "best_out": "best.json"}, tmp_path)
     assert done.returncode == 0, done.stderr
     best = json.loads((tmp_path / "best.json").read_text())
     assert best["settings"]["reg_weight"] == 1 and best["grid"] == {"reg_weight": [0, 1, 2]}
     assert len(best["trials"]) == 3
     (tmp_path / paths[0]).write_text("{}")
-    done = _script("select_trial.py", {"trials_in": paths, "best_out": "best.json"}, tmp_path)
+    done = _script("select_baseline.py", {"trials_in": paths, "best_out": "best.json"}, tmp_path)
     assert done.returncode == 2 and "trial0.json" in done.stderr

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from langptune import provenance, registry
@@ -72,3 +77,30 @@ def test_a_figure_depends_on_its_own_file_and_on_no_other_figure():
         assert ROOT / "src/langptune/figures/style.py" in files
     hashes = {provenance.code_hash(script, loads=(entry.module,)) for entry in entries.values()}
     assert len(hashes) == len(entries)
+
+
+def test_one_new_file_is_an_algorithm(tmp_path):
+    """Recipes may name it and its settings; it is code of the trainings by it alone."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    entry = (ROOT / "src/langptune/training/algorithms/rloo.py").read_text().replace('{"clip": 0.2}', '{"bound": 0.3}')
+    (tmp_path / "src/langptune/training/algorithms/mine.py").write_text(entry.replace('"clip"', '"bound"'))
+    asked = """
+import torch
+from langptune import provenance
+from langptune.config.base import read_yaml
+from langptune.config.recipes import ALGORITHMS, ReinforcementRecipe
+from langptune.training.algorithms import algorithm
+recipe = {key: value for key, value in read_yaml(ROOT / "config/recipes.yaml")["rlso"].items() if key != "like"}
+recipe = ReinforcementRecipe.model_validate({**recipe, "algorithm": "mine", "settings": {"bound": 0.5}})
+ones = torch.ones(2, 1)
+loss = algorithm("mine", recipe.settings).loss(ones, ones, ones.flatten(), 2)
+files = [provenance.code_files(provenance.ROOT / "scripts/train_encoder.py", (), [ALGORITHMS.module(name)])
+         for name in ("mine", "rebel")]
+print(round(float(loss), 6), [any(path.stem == "mine" for path in found) for found in files])
+"""
+    asked = f"from pathlib import Path\nROOT = Path({str(ROOT)!r})\n{asked}"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "-1.5 [True, False]\n"

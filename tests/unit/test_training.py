@@ -14,6 +14,7 @@ from langptune.models.load import load_adapter
 from langptune.models.logprobs import token_logprobs
 from langptune.profiles.choose import best_rows, history_score
 from langptune.training import algorithms, contrastive, loop
+from langptune.training.algorithms import rebel, sft
 from langptune.training.loop import Batch
 from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of
 from langptune.training.reward import Reward
@@ -271,9 +272,9 @@ def test_rebel_loss_by_hand():
     found, before = (row_logprobs(model, rows, 1.0)[0] for model in (new, old))
     token_change, mask = padded_parts([a - b for a, b in zip(found, before, strict=True)])
     weights = algorithms.standardised(torch.tensor(rewards).view(2, 2)).flatten()
-    loss = algorithms.rebel_loss(token_change, mask, weights, 2, eta)
+    loss = rebel.loss(token_change, mask, weights, 2, {"eta": eta})
     assert float(loss) == pytest.approx(0.5 * (pair(0, 1) + pair(2, 3)), rel=1e-5, abs=1e-6)
-    loss = algorithms.rebel_loss(token_change, mask, weights, 4, eta)
+    loss = rebel.loss(token_change, mask, weights, 4, {"eta": eta})
     every = [pair(i, j) for i in range(4) for j in range(i)]
     assert float(loss) == pytest.approx(sum(every) / 6, rel=1e-5, abs=1e-6)
 
@@ -318,7 +319,7 @@ def test_losses_and_advantages_are_those_of_trl(tmp_path, algorithm):
     )
     prompts = [{"prompt": "user watched"}] * 4 + [{"prompt": "likes film"}] * 4
     told = reference._generate_and_score_completions(prompts)
-    ours = algorithms.ALGORITHMS[algorithm]
+    ours = algorithms.algorithm(algorithm, {})
     grouped = torch.tensor(rewards).view(2, 4)
     weights = ours.weigh(grouped, grouped > -1, grouped).flatten()
     assert torch.allclose(weights, told["advantages"], atol=1e-5)
@@ -350,7 +351,7 @@ def test_losses_and_advantages_are_those_of_trl(tmp_path, algorithm):
     gradients = {name: weight.grad for name, weight in reference.model.named_parameters()}
     found = row_logprobs(new, rows, 1.0)[0]
     change, there = padded_parts([a - b.detach() for a, b in zip(found, before, strict=True)])
-    value = ours.loss(change, there, weights, 4, 1.0)
+    value = ours.loss(change, there, weights, 4)
     value.backward()
     assert value.item() == pytest.approx(theirs.item(), rel=1e-4, abs=1e-6) and value.item() != 0
     for name, weight in new.named_parameters():
@@ -362,7 +363,7 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
     finished = torch.tensor([[True, True, True], [False, True, True], [True, True, True]])
     profiles = [[[6, 2], [7, 8, 2], [9, 2]], [[9, 10, 11], [6, 2], [7, 2]], [[6, 2], [9, 2], [10, 11, 12, 2]]]
     tokens = torch.tensor([[len(own) for own in group] for group in profiles])
-    weights = algorithms.best_weights(rewards, finished, tokens)
+    weights = sft.weigh(rewards, finished, tokens)
     assert (weights > 0).tolist() == [[False, True, False], [False] * 3, [False, False, True]]
     prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0]]
     batch = Batch(prompts, [own for group in profiles for own in group], weights.flatten())
@@ -375,9 +376,17 @@ def test_best_of_n_is_the_models_own_loss_on_the_best_profiles():
             float(model(torch.tensor([prompt + own]), labels=torch.tensor([[-100] * len(prompt) + own])).loss)
             for prompt, own in pairs
         ]
-    loss = algorithms.likelihood_loss(*padded_parts(found), best.weights, 1, 1.0)
+    loss = sft.loss(*padded_parts(found), best.weights, 1, {})
     assert float(loss) == pytest.approx((3 * chosen[0] + 4 * chosen[2]) / 7, rel=1e-5), "mean over the chosen tokens"
-    assert (algorithms.best_weights(rewards, ~torch.ones_like(finished), tokens) == 0).all()
+    assert (sft.weigh(rewards, ~torch.ones_like(finished), tokens) == 0).all()
+
+
+def test_the_clip_is_a_setting():
+    change, mask, weights = torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), torch.tensor([1.0, 1.0])
+    for name in ("rloo", "grpo"):
+        default, wide = (algorithms.algorithm(name, given).loss for given in ({}, {"clip": 0.5}))
+        assert default(change, mask, weights, 2).item() == pytest.approx(-(1.2 + 1) / 2)
+        assert wide(change, mask, weights, 2).item() == pytest.approx(-(1.5 + 1) / 2)
 
 
 @pytest.mark.parametrize("algorithm", ["rebel", "grpo"])
@@ -473,7 +482,7 @@ def test_frozen_trunk_replays_the_forward_pass_exactly():
     assert not torch.equal(token_logprobs(model, ids, mask, keep, 1.0)[0], before), "lower layers run again"
 
 
-@pytest.mark.parametrize("algorithm", algorithms.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithms.ALGORITHMS.names())
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_every_algorithm_trains_and_no_micro_batch_changes_it(tmp_path, algorithm, minibatches):
     recipe = p.reinforcement(algorithm=algorithm, samples=4, sessions_per_batch=4, minibatches=minibatches)

@@ -89,12 +89,12 @@ def test_a_finished_run_has_nothing_to_do(repo):
 
 def test_a_rule_by_name(repo):
     """`--forcerun RULE`: its jobs, and what comes after them."""
-    assert planned(repo, "--forcerun", "rank_nmf", "rank_simple", "--", "all") == {
-        "rank_simple": 4,
-        "evaluate": 4,
+    assert planned(repo, "--forcerun", "fit_baseline", "--", "all") == {
+        "fit_baseline": 7,
+        "evaluate": 7,
         "compare": 1,
         "slice_metrics": 1,
-        "plot": 5,  # all but the curves and the training, which read no ranks
+        "plot": 6,  # all but the training, which reads nothing of them
         "cost": 1,
         "all": 1,
     }
@@ -120,7 +120,7 @@ def test_a_survey_made_again_is_the_same_survey(smoke_run, tmp_path):
 def test_one_file(repo):
     """A single job, by the file that it makes."""
     file = str(DATA / "sasrec/SASRec/seed1/ranks.parquet")
-    assert planned(repo, "--forcerun", file, "--", file) == {"train_recbole": 1}
+    assert planned(repo, "--forcerun", file, "--", file) == {"fit_baseline": 1}
 
 
 def test_one_seed_deleted(repo, without):
@@ -136,8 +136,7 @@ def test_one_seed_deleted(repo, without):
         "gather_profiles": 1,
         "rank_profiles": 3,  # of two methods, and of another one's shuffled
         "rank_history_text": 1,
-        "train_recbole": 1,
-        "rank_simple": 1,  # random
+        "fit_baseline": 2,  # SASRec and random
         "evaluate": 6,
         "compare": 1,
         "slice_metrics": 1,

@@ -182,7 +182,7 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
         ("src/langptune/data/card.py", {"describe_data": 1}),
         ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
-        ("src/langptune/baselines/recbole.py", {"try_recbole": 2, "select_recbole": 1, "train_recbole": 3}),
+        ("src/langptune/baselines/recbole.py", {"try_baseline": 2, "select_baseline": 1, "fit_baseline": 3}),
         (
             "scripts/gather_profiles.py",
             {"gather_profiles": 5, "choose_popularity": 2, "rank_profiles": 7, "train_decoder": 2, **after_cl},
@@ -213,7 +213,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
 def test_one_changed_key_reruns_one_branch(repo):
     found = planned(repo, "--config", 'overrides={"ease": {"tune": {"reg_weight": [100.0, 500.0, 900.0]}}}')
     # The other overrides of the file are gone with it, so compare only what EASE needs.
-    assert found["try_recbole"] >= 1 and "prepare_data" not in found and "embed_items" not in found
+    assert found["try_baseline"] >= 1 and "prepare_data" not in found and "embed_items" not in found
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ def test_one_changed_key_reruns_one_branch(repo):
         (
             {"sample": {"val": 7}},
             {"draw_training_sample", "train_decoder"},
-            {"draw_sample", "rank_simple", "embed_items"},
+            {"draw_sample", "fit_baseline", "embed_items"},
         ),
         (
             {"overrides": {"sasrec": {"epochs": 3}}},
-            {"train_recbole"},
-            {"try_recbole", "write_profiles", "rank_profiles"},
+            {"fit_baseline"},
+            {"try_baseline", "write_profiles", "rank_profiles"},
         ),
         ({"comparison": {"bootstrap": 300}}, {"compare", "study"}, {"evaluate", "describe_data"}),
         ({"recipe_overrides": {"cl": {"temperature": 0.2}}}, {"train_decoder", "train_encoder"}, {"embed_items"}),
@@ -275,7 +275,7 @@ def test_deleting_a_method_reruns_it_and_the_tables(repo):
 
 def test_a_seed_more_keeps_the_others(repo):
     found = planned(repo, "--config", "seeds=[0,1,2]")
-    assert found["train_recbole"] == 1 and found["train_encoder"] == 1 and "try_recbole" not in found
+    assert found["fit_baseline"] == 2 and found["train_encoder"] == 1 and "try_baseline" not in found
 
 
 @pytest.mark.slow

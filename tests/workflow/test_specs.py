@@ -78,6 +78,8 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     ranked = {job.wildcards.method: json.loads(job.params.spec) for job in workflow.dag.jobs if job.rule.name in TEXTS}
     told = {"gpus": workflow.global_resources["gpu"].value, "jobs": jobs, "run": os.environ["LANGPTUNE_RUN"]}
     told["ranked"] = ranked
+    fits = [job for job in workflow.dag.jobs if job.rule.name == "fit_baseline"]
+    told["baselines"] = {job.wildcards.method: job.resources.get("gpu") for job in fits}
     Path(sys.argv[2]).write_text(json.dumps(told))
 """
 
@@ -108,7 +110,8 @@ def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(asked):
     """What a plain `snakemake --cores all` goes by: GPUs in all, those of a training, those of a table."""
     given = {rule: count for rule, (count, _) in asked["jobs"].items()}
     assert asked["gpus"] == 2
-    assert given["train_recbole"] == given["write_profiles"] == given["embed_items"] == 1
+    assert given["write_profiles"] == given["embed_items"] == 1
+    assert asked["baselines"] == {"pop": 0, "sasrec": 1}, "one rule: each baseline asks for what it needs"
     assert given["compare"] == given["prepare_data"] == 0
 
 

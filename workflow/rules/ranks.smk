@@ -1,4 +1,4 @@
-"""Ranks: texts (profiles, histories, and what controls change of them) through the decoder, and scorers without a model."""
+"""Ranks: texts (profiles, histories, and what controls change of them) through the decoder."""
 
 EMBED_ITEMS = stage("embed_items", by="{dataset}-{decoder}")
 CHOOSE_POPULARITY = stage("choose_popularity", by=BY_PHASE)
@@ -98,35 +98,3 @@ rule rank_history_text:
         **RANK_HISTORY_TEXT.params,
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
-
-
-rule rank_simple:
-    input:
-        **data_files("items", "sessions"),
-    output:
-        ranks=f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}/ranks.parquet",
-    log:
-        f"{LOGS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/rank_simple/{{dataset}}-{{method}}-{{models}}-seed{{seed}}.jsonl"
-    wildcard_constraints:
-        method=methods_of("rank_simple"),
-    group:
-        cheap
-    conda:
-        ENVIRONMENT
-    resources:
-        **needs(memory=1000, minutes=10),
-    params:
-        **specified(
-            lambda w, input, output: spec(
-                scorer=METHODS[w.method].scorer,
-                seed=int(w.seed),
-                items_in=input.items_file,
-                sessions_in=input.sessions_file,
-                ranks_out=output.ranks,
-            )
-        ),
-        code=code("rank_simple"),
-    shell:
-        'python "$LANGPTUNE/scripts/rank_simple.py" --spec {params.spec:q} --log {log:q}'

@@ -8,30 +8,73 @@ target of a validation or test session is ever in a matrix; the validation targe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-import polars as pl
-from scipy.sparse import csr_matrix
-from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
+from pydantic import Field
 
-from langptune import metrics
-from langptune.data.interactions import train_pairs
+from langptune.baselines.frame import baseline
 from langptune.errors import UserError
-from langptune.ranking.decoder import rank_sessions
-from langptune.ranking.ranks import TOP
 
-COLUMNS = ["session", "user_id", "split", "history", "seen", "target"]
-"""The columns of ``sessions`` that fitting and ranking read."""
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from scipy.sparse import csr_matrix
 
-_SCORES = 1 << 24
-"""How many scores are held at once (128 MiB)."""
+
+class Keys(baseline.Keys):
+    """Non-negative matrix factorisation (scikit-learn) of the train interactions.
+
+    A session is folded in by what it shows, so users need not be known from training.
+    """
+
+    components: Annotated[int, Field(ge=1)] = Field(32, description="factors, where nothing is tuned")
+    tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]]] = Field(
+        {}, description="`components` -> values; the best on validation by NDCG@10 with the first seed is taken"
+    )
+    max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="of the solver, unless it converges before")
+    deterministic: bool = False
+
+    label: ClassVar[str] = "NMF"
+    cheap: ClassVar[bool] = True
+
+
+class Model(baseline.Baseline):
+    """Item factors, and what folds a session in."""
+
+    def fit(self, lesson: baseline.Lesson, epochs: int | None = None) -> baseline.Fit:
+        """Factors of the train matrix; the start (NNDSVD, by a randomised decomposition) draws from the seed.
+
+        Raises:
+            UserError: more factors than the matrix has users or items; no train sessions.
+        """
+        from sklearn.decomposition import NMF
+
+        train, components = train_matrix(lesson.train, lesson.n_items), self.keys.components
+        if components > min(train.shape):
+            raise UserError(
+                f"methods.yaml: kind nmf: components {components}: the train sessions have {train.shape[0]} users and "
+                f"the catalogue {train.shape[1]} items; choose at most {min(train.shape)}"
+            )
+        limit = self.keys.max_iterations
+        self.nmf = NMF(components, init="nndsvda", max_iter=limit, random_state=lesson.seed)
+        _quietly(self.nmf.fit, train)
+        iterations = int(self.nmf.n_iter_)
+        return baseline.Fit(notes={"iterations": iterations, "converged": iterations < limit})
+
+    def scores(self, sessions: pl.DataFrame) -> np.ndarray:
+        """Float64 ``[S, n_items]``."""
+        factors = self.nmf.components_
+        return _quietly(self.nmf.transform, session_matrix(sessions, factors.shape[1])) @ factors
 
 
 def train_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
     """1 where a user of the train sessions has interacted with an item: float64 ``[users, n_items]``."""
+    import numpy as np
+    from scipy.sparse import csr_matrix
+
+    from langptune.data.interactions import train_pairs
+
     pairs = train_pairs(sessions)
     if pairs.is_empty():
         raise UserError("NMF: there is nothing to train on; the sessions have no train split")
@@ -42,79 +85,18 @@ def train_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
 
 def session_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
     """1 where a session shows an item (``seen``, which holds the history): float64 ``[S, n_items]``."""
+    import numpy as np
+    import polars as pl
+    from scipy.sparse import csr_matrix
+
     shown = sessions.select(pl.int_range(pl.len()).alias("row"), pl.col("seen").list.unique()).explode("seen")
     at = (shown["row"].to_numpy(), shown["seen"].to_numpy())
     return csr_matrix((np.ones(len(shown)), at), shape=(len(sessions), n_items))
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Item factors, and what folds a session in."""
-
-    model: NMF
-
-    def blocks(self, sessions: pl.DataFrame) -> Iterator[np.ndarray]:
-        """Score blocks float64 ``[b, n_items]`` of consecutive sessions, for ``rank_sessions``."""
-        factors = self.model.components_
-        step = max(1, _SCORES // factors.shape[1])
-        for start in range(0, len(sessions), step):
-            shown = session_matrix(sessions.slice(start, step), factors.shape[1])
-            yield _quietly(self.model.transform, shown) @ factors
-
-    def ranks(self, sessions: pl.DataFrame, top: int = TOP) -> pl.DataFrame:
-        """Contract ``ranks`` of the sessions."""
-        return rank_sessions(sessions, self.blocks(sessions), top)
-
-
-def fit(train: csr_matrix, components: int, max_iterations: int, seed: int) -> Fitted:
-    """Factors of a train matrix ``[users, items]``.
-
-    Args:
-        components: how many.
-        max_iterations: of the solver (coordinate descent), which stops before where it has converged.
-        seed: of the start (NNDSVD, by a randomised decomposition).
-
-    Raises:
-        UserError: more factors than the matrix has users or items.
-    """
-    if components > min(train.shape):
-        raise UserError(
-            f"methods.yaml: kind nmf: components {components}: the train sessions have {train.shape[0]} users and the "
-            f"catalogue {train.shape[1]} items; choose at most {min(train.shape)}"
-        )
-    model = NMF(components, init="nndsvda", max_iter=max_iterations, random_state=seed)
-    _quietly(model.fit, train)
-    return Fitted(model)
-
-
-def select(
-    train: csr_matrix,
-    val: pl.DataFrame,
-    grid: Sequence[int],
-    max_iterations: int,
-    seed: int,
-    log: Callable[[str], None],
-) -> tuple[int, dict[int, float]]:
-    """The number of factors with the best NDCG@10 on validation, the first of equals, and the NDCG@10 of each.
-
-    Args:
-        val: validation sessions.
-        grid: numbers of factors.
-
-    Raises:
-        UserError: no validation sessions; see ``fit``.
-    """
-    if val.is_empty():
-        raise UserError("NMF: the sessions have no validation split to choose 'components' on; set tune: {} for it")
-    tried: dict[int, float] = {}
-    for components in grid:
-        ranks = fit(train, components, max_iterations, seed).ranks(val, top=0)["rank"].to_numpy()
-        tried[components] = float(metrics.from_ranks("ndcg@10", ranks).mean())
-        log(f"NMF with {components} components: val NDCG@10 {tried[components]:.4f}")
-    return max(tried, key=tried.__getitem__), tried
-
-
 def _quietly(work: Callable[[csr_matrix], np.ndarray], matrix: csr_matrix) -> np.ndarray:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         # An early stop is a setting here; whether it came to that stands in the manifest.
         warnings.simplefilter("ignore", ConvergenceWarning)

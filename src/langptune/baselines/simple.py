@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-import polars as pl
+from langptune.baselines.frame import baseline
 
-from langptune.data.interactions import popularity
-from langptune.randomness import numbered
-
-BLOCK = 4096
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
 
 
-def score_blocks(
-    scorer: str, chosen: pl.DataFrame, sessions: pl.DataFrame, n_items: int, seed: int
-) -> Iterator[np.ndarray]:
-    """Score blocks for ``rank_sessions``.
+class Keys(baseline.Keys):
+    """Scorers without a model: popularity in the training sessions, chance, and the answer itself."""
 
-    Args:
-        scorer: ``pop``, ``random`` or ``oracle`` (1 for the target, 0 for all else).
-        chosen: the sessions to score, ascending.
-        sessions: all sessions, for popularity.
-        seed: of the random scorer; each session has its own stream, whatever else is scored.
-    """
-    counts = popularity(sessions, n_items) if scorer == "pop" else None
-    for start in range(0, len(chosen), BLOCK):
-        part = chosen.slice(start, BLOCK)
-        scores = np.zeros((len(part), n_items))
-        if scorer == "pop":
-            scores[:] = counts
-        elif scorer == "random":
-            for row, session in enumerate(part["session"]):
-                scores[row] = numbered(seed, session).random(n_items)
+    scorer: Literal["pop", "random", "oracle"]
+
+    memory: ClassVar[int] = 1000
+    minutes: ClassVar[int] = 10
+    cheap: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The scorer."""
+        return self.scorer
+
+    @property
+    def deterministic(self) -> bool:
+        """Only chance has a seed."""
+        return self.scorer != "random"
+
+
+class Model(baseline.Baseline):
+    """The scorer of an entry."""
+
+    def __init__(self, keys: Keys):
+        super().__init__(keys)
+        if keys.scorer == "oracle":
+            self.asks = (*self.asks, "target")
+
+    def fit(self, lesson: baseline.Lesson, epochs: int | None = None) -> baseline.Fit:
+        """Count, for popularity."""
+        from langptune.data.interactions import popularity
+
+        self.n_items, self.seed = lesson.n_items, lesson.seed
+        if self.keys.scorer == "pop":
+            self.counts = popularity(lesson.train, lesson.n_items)
+        return baseline.Fit()
+
+    def scores(self, sessions: pl.DataFrame) -> np.ndarray:
+        """Counts; a random number per item, from each session's own stream; or 1 for the target and 0 for all else."""
+        import numpy as np
+
+        from langptune.randomness import numbered
+
+        scores = np.zeros((len(sessions), self.n_items))
+        if self.keys.scorer == "pop":
+            scores[:] = self.counts
+        elif self.keys.scorer == "random":
+            for row, session in enumerate(sessions["session"]):
+                scores[row] = numbered(self.seed, session).random(self.n_items)
         else:
-            scores[np.arange(len(part)), part["target"].to_numpy()] = 1.0
-        yield scores
+            scores[np.arange(len(sessions)), sessions["target"].to_numpy()] = 1.0
+        return scores

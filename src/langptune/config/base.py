@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Mapping
@@ -12,12 +11,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from langptune.alike import affordable
+from langptune.alike import nearest
 from langptune.errors import UserError
 
-_CHOICES, _LISTED, _STEPS = 1000, 100, 300_000
-"""Of a hint: names that are compared, names (and characters of one) that are listed, steps of comparing one
-(``alike``)."""
+__all__ = ["NAME_RULE", "Strict", "by_size", "nearest", "read_yaml", "retype", "sound_name", "validate"]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "a name is letters, digits, '.', '_' or '-', at most 64 of them, the first a letter or a digit"
 
@@ -102,20 +100,6 @@ def by_size(values: Mapping[float, V], weights: int) -> V | None:
     """Of values by size (weights in billions, at most -> value), that for ``weights`` weights; None beyond all."""
     size = min((size for size in values if size * 1e9 >= weights), default=None)
     return None if size is None else values[size]
-
-
-def nearest(word: str, choices: list[str]) -> str:
-    """A hint such as ``; did you mean 'ndcg'?``, or the valid choices where nothing is near.
-
-    Choices may be the names in a file of strangers: the hint has a line's length, and no long name is compared.
-    """
-    known = [choice for choice in choices[:_CHOICES] if affordable(str(word), choice, _STEPS)]
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    shown = sorted(choice for choice in choices[:_CHOICES] if len(choice) <= _LISTED)[:_LISTED]
-    more = f" and {len(choices) - len(shown)} more" if len(choices) > len(shown) else ""
-    return f"; valid: {', '.join(shown)}{more}" if shown else ""
 
 
 def validate(model: type[M], data: Any, where: str) -> M:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from langptune.config.base import Strict, nearest
 from langptune.config.phases import Draw, Phase
 from langptune.config.recipes import Recipe
+from langptune.errors import UserError
+from langptune.registry import Registry
 
 if TYPE_CHECKING:
     from langptune.config.workflow import Config, Workflow
 
-Scalar = bool | int | float | str | None
-Setting = Scalar | list[Scalar]
+BASELINES = Registry("langptune.baselines")
+"""What ranks without a text: each file is a kind of methods.yaml."""
 
 
 class Method(Strict):
@@ -27,11 +29,13 @@ class Method(Strict):
     ranked_by: the rule that makes its ranks.
     writes_profiles: an encoder writes profiles for it.
     cheap: its jobs take seconds, so that several share an allocation of a cluster.
+    curve: it has a learning curve beside its ranks.
     """
 
     ranked_by: ClassVar[str]
     writes_profiles: ClassVar[bool] = False
     cheap: ClassVar[bool] = False
+    curve: ClassVar[bool] = False
 
     title: str = Field(description="how tables and plots call it")
     group: Literal["profiles", "text controls", "baselines", "bounds"] = Field(
@@ -79,6 +83,13 @@ class Method(Strict):
     def untuned(self) -> Self:
         """The method without its validation grid."""
         return self
+
+    def check_names(self) -> None:
+        """Check names that a library defines, where that library is installed.
+
+        Raises:
+            UserError: an unknown name.
+        """
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """Why a workflow cannot run it, a line each. Later lines may follow from the first one."""
@@ -330,107 +341,45 @@ class TextMethod(_TrainedMethod):
             yield f"method '{name}': phases need view 'history', found '{self.view}'"
 
 
-class SimpleMethod(Method):
-    """Scorers without a model: popularity in the training sessions, chance, and the answer itself."""
+class BaselineMethod(Method):
+    """What ranks without a text: a file of ``langptune.baselines``, whose ``Keys`` are the other keys of the entry."""
 
-    kind: Literal["simple"]
-    scorer: Literal["pop", "random", "oracle"]
+    kind: str
 
-    @property
-    def deterministic(self) -> bool:
-        """Only chance has a seed."""
-        return self.scorer != "random"
-
-    ranked_by = "rank_simple"
-    cheap = True
+    ranked_by = "fit_baseline"
 
     def models(self, config: Config) -> list[str]:
-        """The scorer stands for the models."""
-        return [self.scorer]
-
-
-class _TunedMethod(Method):
-    """What a validation grid (``tune``) adds to a method."""
+        """Its label stands for the models."""
+        return [self.label]
 
     def untuned(self) -> Self:
         """The method without its validation grid."""
-        return self.model_copy(update={"tune": {}})
+        return self.model_copy(update={"tune": {}}) if "tune" in type(self).model_fields else self
+
+    def keys(self) -> dict[str, Any]:
+        """The keys that change a result, as its script takes them."""
+        own = set(BaselineMethod.model_fields) | {"tune", "deterministic"}
+        return self.model_dump(mode="json", exclude=own)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """Keys of the grid without values."""
-        if empty := [key for key, values in self.tune.items() if not values]:
+        if empty := [key for key, values in getattr(self, "tune", {}).items() if not values]:
             yield f"method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out"
 
 
-class NMFMethod(_TunedMethod):
-    """Non-negative matrix factorisation (scikit-learn) of the train interactions.
-
-    A session is folded in by what it shows, so users need not be known from training.
-    """
-
-    kind: Literal["nmf"]
-    components: Annotated[int, Field(ge=1)] = Field(32, description="factors, where nothing is tuned")
-    tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]]] = Field(
-        {}, description="`components` -> values; the best on validation by NDCG@10 with the first seed is taken"
+def _baseline(kind: str) -> type[BaselineMethod]:
+    entry = BASELINES.load(kind)
+    if not all(hasattr(entry, name) for name in ("Keys", "Model")):
+        raise UserError(f"{BASELINES.file(kind)}: a baseline has a class Keys and a class Model (docs/extend.md)")
+    keys = entry.Keys
+    return create_model(
+        f"{kind}Method", __base__=(keys, BaselineMethod), __doc__=keys.__doc__, kind=(Literal[kind], ...)
     )
-    max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="of the solver, unless it converges before")
-    deterministic: bool = False
-
-    ranked_by = "rank_nmf"
-    cheap = True
-
-    def models(self, config: Config) -> list[str]:
-        """There is one kind of it."""
-        return ["NMF"]
-
-    def grid(self) -> list[int]:
-        """The numbers of factors that are tried; one where nothing is tuned."""
-        return self.tune.get("components", [self.components])
 
 
-class RecBoleMethod(_TunedMethod):
-    """Any RecBole model, trained on our train sessions and ranked by our rank function."""
-
-    kind: Literal["recbole"]
-    model: str = Field(description="RecBole's name of the model, e.g. SASRec")
-    settings: dict[str, Setting] = Field({}, description="RecBole settings, passed as they are")
-    tune: dict[str, list[Setting]] = Field(
-        {},
-        description="setting -> values; the grid is tried on validation with the first seed, one job a point",
-    )
-    epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many; ignored by closed-form models")
-    patience: Annotated[int, Field(ge=1)] = Field(
-        10, description="stop after this many validations without a better NDCG@10"
-    )
-    validate_every: Annotated[int, Field(ge=1)] = Field(1, description="epochs between validations")
-    history_items: Annotated[int, Field(ge=1)] = Field(
-        50, description="sequential models see this many most recent items"
-    )
-    train_sessions: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="sequential models train on at most this many most recent windows per user; null: all",
-    )
-    refit: bool = Field(
-        True,
-        description="ID-based models only: after selection on validation, train once more, as long as was best, on "
-        "the histories of the test sessions too, so that they know what every other method sees in a history",
-    )
-    deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
-
-    ranked_by = "train_recbole"
-
-    def models(self, config: Config) -> list[str]:
-        """RecBole's name of the model."""
-        return [self.model]
-
-    def grid(self) -> list[dict[str, Any]]:
-        """The points of the validation grid, each merged over ``settings``; one point where nothing is tuned."""
-        points: list[dict[str, Any]] = [dict(self.settings)]
-        for key in sorted(self.tune):
-            points = [{**point, key: value} for point in points for value in self.tune[key]]
-        return points
-
+BASELINE_METHODS = {kind: _baseline(kind) for kind in BASELINES.names()}
 
 MethodEntry = Annotated[
-    ProfileMethod | ControlMethod | TextMethod | SimpleMethod | NMFMethod | RecBoleMethod, Field(discriminator="kind")
+    Union[ProfileMethod, ControlMethod, TextMethod, *BASELINE_METHODS.values()],
+    Field(discriminator="kind"),
 ]

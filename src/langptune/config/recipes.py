@@ -11,7 +11,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from langptune.config.base import Strict, nearest
 from langptune.config.rewards import TERMS, parse
 from langptune.errors import UserError
+from langptune.registry import Registry
 
+ALGORITHMS = Registry("langptune.training.algorithms")
+"""Read, not imported: a config needs the names and the literal ``SETTINGS`` of the files."""
 NEUTRAL = {"title", "micro_batch", "checkpoint_every", "launch", "cache_frozen"}
 """Keys of recipes that change no result beyond rounding: neither a phase's name nor its checkpoints depend on them."""
 LATER = {
@@ -23,6 +26,7 @@ LATER = {
     "history_items": None,
     "profile_samples": 1,
     "profile_share": 0.5,
+    "settings": {},
 }
 """Keys that came after phases had names, and their defaults: at its default such a key leaves a name as it was."""
 
@@ -225,9 +229,12 @@ class ReinforcementRecipe(_Recipe):
     called = "reinforcement learning (RLSO)"
 
     kind: Literal["reinforcement"]
-    algorithm: Literal["rebel", "rloo", "grpo", "sft"] = Field(
-        description="entry of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's losses, sft "
+    algorithm: str = Field(
+        description="file of langptune.training.algorithms: rebel is the paper's, rloo and grpo are TRL's losses, sft "
         "is maximum likelihood of each session's best profile"
+    )
+    settings: dict[str, Weight] = Field(
+        {}, description="settings of the algorithm's own, which its file lists: of rloo and grpo `clip`, 0.2"
     )
     reward: str | dict[str, Weight] = Field(
         "ndcg",
@@ -274,6 +281,22 @@ class ReinforcementRecipe(_Recipe):
         True, description="keep what the frozen lower layers compute for the passes over a batch; changes no result"
     )
     vllm: bool = Field(False, description="write profiles with vLLM in the training process (extra `vllm`, GPU only)")
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: str) -> str:
+        if value not in (known := ALGORITHMS.names()):
+            raise ValueError(f"unknown algorithm '{value}'{nearest(value, known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> ReinforcementRecipe:
+        known = ALGORITHMS.constants(self.algorithm).get("SETTINGS", {}) if self.settings else {}
+        for key in self.settings:
+            if key not in known:
+                hint = nearest(key, list(known)) or "; it has none"
+                raise ValueError(f"settings: algorithm '{self.algorithm}' has no setting '{key}'{hint}")
+        return self
 
     @field_validator("reward")
     @classmethod

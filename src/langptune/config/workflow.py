@@ -24,7 +24,7 @@ from langptune.config.recipes import PerEncoder, Recipe, RecipeEntry
 from langptune.config.sample import Sample
 from langptune.errors import UserError
 
-RECIPE_MAPPINGS = ("train", "terms", "guard")
+RECIPE_MAPPINGS = ("train", "terms", "guard", "settings")
 """Keys of recipes whose mappings a config changes key by key."""
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
 

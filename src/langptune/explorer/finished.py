@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from langptune.baselines import text as history_texts
 from langptune.config.layout import Layout, decoder_of, encoder_of
 from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.titles import Titles
+from langptune.profiles import text as history_texts
 from langptune.randomness import numbered
 from langptune.ranking.scoring import log_popularity
 

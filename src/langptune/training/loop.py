@@ -34,7 +34,7 @@ from langptune.gpus import refuse_several
 from langptune.launch import join
 from langptune.profiles.generate import Profile, Reader, generate_batch, plan_batches
 from langptune.randomness import seed_torch, stream_seed
-from langptune.training.algorithms import ALGORITHMS, standardised
+from langptune.training.algorithms import algorithm, standardised
 from langptune.training.checkpoints import (
     Checkpoints,
     Resumable,
@@ -167,7 +167,8 @@ class PolicyTrainer(Resumable, Trainer):
         self._train, self._validation, self._reward, self._recipe = train, validation, reward, recipe
         self._seed, self._phase, self._validation_batch, self._starts = seed, phase, validation_batch, starts
         self._tokenizer, self._max_tokens, self._limit = tokenizer, max_tokens, recipe.max_tokens or max_tokens
-        self._algorithm, self._micro = ALGORITHMS[recipe.algorithm], recipe.micro_batch
+        self._algorithm = algorithm(recipe.algorithm, {"eta": recipe.eta, **recipe.settings})
+        self._micro = recipe.micro_batch
         self._steps = recipe.epochs * recipe.minibatches
         self._batch: tuple[int, Batch] | None = None
         self.checkpoints = checkpoints
@@ -333,7 +334,7 @@ class PolicyTrainer(Resumable, Trainer):
                     change = pad_sequence(change, batch_first=True)
                     mask = pad_sequence([torch.ones(len(found[at])) for at in numbers], batch_first=True)
                     weights = batch.weights[numbers].to(change.device)
-                    value = algorithm.loss(change, mask.to(change), weights, batch.samples, self._recipe.eta)
+                    value = algorithm.loss(change, mask.to(change), weights, batch.samples)
                     part = value * (len(chunk) / len(order))
                     self.accelerator.backward(part)
                     loss += part.detach()

@@ -74,7 +74,7 @@ def baseline_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]
     return {
         f"{project.results}/{run.folder}/curve.jsonl": {"key": run.method, "title": project.methods[run.method].title}
         for run in project.runs(dataset)
-        if project.methods[run.method].ranked_by == "train_recbole"
+        if project.methods[run.method].curve
     }
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from langptune.allowed import check as check_endpoint
-from langptune.baselines.recbole_catalogue import check as check_recbole
 from langptune.config import workflow
 from langptune.config.base import read_yaml, validate
 from langptune.config.cluster import Cluster
 from langptune.launch import Shape, shape
-from langptune.provenance import installed
 from langptune.workflow.project import Project
 
 CLUSTER_FILE = "LANGPTUNE_CLUSTER"
@@ -35,11 +33,8 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Project:
     for name in dict.fromkeys([*project.config.encoders, *judges]):
         source = project.models[name].source
         check_endpoint(source.endpoint, source.key, f"models.yaml: {name}")
-    # Where RecBole is missing (a dry run, a lint), its names cannot be checked; training says so.
-    for name in project.config.methods if installed("recbole") else ():
-        method = project.methods[name]
-        for point in method.grid() if method.ranked_by == "train_recbole" else ():
-            check_recbole(method.model, point)
+    for name in project.config.methods:
+        project.methods[name].check_names()
     return project
 
 

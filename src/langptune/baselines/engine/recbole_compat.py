@@ -2,7 +2,7 @@
 
 RecBole's last release predates these libraries. Each fix below names where RecBole breaks, what happens, and
 why this is the smallest repair. ``apply`` patches the running process, so RecBole lives in a process of its
-own (``scripts/train_recbole.py``). ``torch.load`` is never reached: the best state is kept in memory, and
+own (``scripts/fit_baseline.py``). ``torch.load`` is never reached: the best state is kept in memory, and
 settings that load a file are refused by ``langptune.baselines.recbole``.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from langptune.baselines.recbole_catalogue import VERSION
+from langptune.baselines.engine.recbole_catalogue import VERSION
 from langptune.errors import UserError
 
 _applied = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -11,18 +11,33 @@ from langptune.errors import UserError
 from langptune.files import read_json
 from langptune.provenance import Record, write_json
 from langptune.stage import Log, StageSpec, run
+from langptune.workflow.needs import Needs
+
+if TYPE_CHECKING:
+    from langptune.workflow.job import Job
+    from langptune.workflow.project import Project
 
 
-class SelectTrialSpec(StageSpec):
+class SelectBaselineSpec(StageSpec):
     """Choose among trials by validation NDCG@10; of equals, the first in grid order. Test plays no part."""
 
     trials_in: Annotated[list[str], Field(min_length=1)] = Field(
-        description="trial files of train_recbole.py, in grid order"
+        description="trial files of fit_baseline.py, in grid order"
     )
     best_out: str = Field(description="JSON: settings, val, best_epoch, trials, grid")
 
 
-def select(spec: SelectTrialSpec, record: Record, log: Log) -> None:
+def spec(project: Project, job: Job) -> dict[str, object]:
+    """Settings of a job: none."""
+    return {}
+
+
+def needs(project: Project, job: Job) -> Needs:
+    """What a job needs."""
+    return Needs(memory=500, minutes=10)
+
+
+def select(spec: SelectBaselineSpec, record: Record, log: Log) -> None:
     """Compare the trials and write the winner beside what it was compared with.
 
     Raises:
@@ -58,7 +73,7 @@ def _read(path: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complete, score = False, 0.0
     if not complete or not isinstance(score, int | float) or not math.isfinite(score):
-        raise UserError(f"{path}: not a trial of train_recbole.py; delete it and rerun its rule")
+        raise UserError(f"{path}: not a trial of fit_baseline.py; delete it and rerun its rule")
     return trial
 
 
@@ -72,4 +87,4 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    run(SelectTrialSpec, select, __file__)
+    run(SelectBaselineSpec, select, __file__)

@@ -1,0 +1,105 @@
+"""How baselines are tried on validation, fitted for the test sessions, and ranked: the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+
+from langptune import metrics
+from langptune.baselines.frame.baseline import Baseline, Fit, Lesson
+from langptune.errors import UserError
+from langptune.ranking.decoder import rank_sessions
+from langptune.ranking.ranks import TOP
+
+COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_time"]
+"""The columns of ``sessions`` that fitting and ranking read."""
+
+_SCORES = 1 << 24
+"""How many scores are held at once (128 MiB in double precision)."""
+
+
+def ranks(model: Baseline, sessions: pl.DataFrame, n_items: int, top: int = TOP) -> pl.DataFrame:
+    """Contract ``ranks`` of sessions, by the function that ranks every method, in blocks that bound memory."""
+    step = max(1, _SCORES // n_items)
+    asked = sessions.select(model.asks)
+    blocks = (model.scores(asked.slice(start, step)) for start in range(0, len(asked), step))
+    return rank_sessions(sessions, blocks, top)
+
+
+def lesson(
+    sessions: pl.DataFrame,
+    n_items: int,
+    shows: str,
+    seed: int,
+    log: Callable[[str], None],
+    threads: int = 1,
+    device: str = "auto",
+) -> Lesson:
+    """What a baseline may learn from before the sessions of a split are ranked.
+
+    Args:
+        sessions: the contract's sessions, at least ``COLUMNS``.
+        shows: ``val`` while something is chosen, ``test`` for a refit: the split whose histories are known.
+    """
+    held_out = ["val", "test"] if shows == "val" else ["test"]
+    # A user may have several sessions in a split: what one shows may be what another asks for.
+    asked = sessions.filter(pl.col("split").is_in(held_out)).select("user_id", item="target")
+    part = sessions.filter(pl.col("split") == shows)
+    shown = pl.concat([part.select("user_id", item=column).explode("item") for column in ("history", "seen")])
+    val = sessions.filter(pl.col("split") == "val")
+
+    def validate(model: Baseline) -> dict[str, float]:
+        found = ranks(model, val, n_items, top=0)["rank"].to_numpy()
+        return {key: float(metrics.from_ranks(key, found).mean()) for key in ("ndcg@10", "recall@10")}
+
+    return Lesson(
+        n_items=n_items,
+        users=sessions["user_id"].unique(maintain_order=True).to_list(),
+        train=sessions.filter(pl.col("split") == "train"),
+        shown=shown.drop_nulls().join(asked, on=["user_id", "item"], how="anti"),
+        seed=seed,
+        log=log,
+        validate=None if val.is_empty() else validate,
+        threads=threads,
+        device=device,
+    )
+
+
+def select(model: Baseline, lesson: Lesson) -> Fit:
+    """Fit on the train sessions, and measure on the validation sessions.
+
+    Args:
+        lesson: that of the split ``val``.
+
+    Raises:
+        UserError: no validation sessions; see ``Baseline.fit``.
+    """
+    fit = model.fit(lesson)
+    if not fit.val:
+        if lesson.validate is None:
+            raise UserError(
+                f"{model.keys.label}: the sessions have no validation split to choose on; set tune: {{}} for it"
+            )
+        fit.val = lesson.validate(model)
+        lesson.log(f"{model.keys.label}: val NDCG@10 {fit.val['ndcg@10']:.4f}")
+    return fit
+
+
+def final(make: Callable[[], Baseline], first: Lesson, again: Callable[[], Lesson]) -> tuple[Baseline, Fit]:
+    """The model that ranks the test sessions, and how it was fitted.
+
+    A model that knows users by number (``refits``) is fitted from scratch with the same seed, for as many epochs as
+    were best, on what the test sessions show too (``history`` and ``seen``): what every history-based method sees. No
+    test target is ever among it.
+
+    Args:
+        make: an unfitted model.
+        first, again: the lessons of the splits ``val`` and ``test``.
+    """
+    model = make()
+    fit = model.fit(first)
+    if model.refits:
+        model = make()
+        model.fit(again(), fit.best_epoch)
+    return model, fit

@@ -1,0 +1,89 @@
+"""Ranking metrics with one relevant item per session: functions of the rank alone. Each file is a metric, by its name.
+
+A file has a function ``values(ranks, k)`` and three literal constants: ``TITLE``, how tables write it; ``CUTOFF``,
+whether a cut-off ``@K`` is "needed", "optional" or None; ``BETTER``, 1 where a higher value is better, -1 where a lower
+one is. It imports numpy alone. ``log_rank.py`` is ``log-rank``.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+
+from langptune.errors import UserError
+
+# Trainings and selections read these, so that they count as their code; a metric in another file counts as that of the
+# evaluation alone, which imports it by name.
+from langptune.metrics import log_rank, mrr, ndcg, recall  # noqa: F401
+from langptune.registry import Registry
+
+DEFAULT = ("recall@1", "recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr", "log-rank")
+_REGISTRY = Registry("langptune.metrics")
+_NAME = re.compile(r"^([a-z0-9-]+?)(?:@([1-9][0-9]*))?$")
+
+
+@cache
+def _metric(kind: str) -> ModuleType:
+    return _REGISTRY.load(kind.replace("-", "_"))
+
+
+@cache
+def _kinds() -> tuple[str, ...]:
+    return tuple(name.replace("_", "-") for name in _REGISTRY.names())
+
+
+def parse(name: str) -> tuple[str, int | None]:
+    """``"ndcg@10"`` to ``("ndcg", 10)``; ``"mrr"`` to ``("mrr", None)``, ``"ndcg"`` to ``("ndcg", None)``.
+
+    Raises:
+        UserError: an unknown metric, or one that needs a cut-off and has none, or takes none and has one.
+    """
+    match = _NAME.match(name)
+    # A metric that needs a cut-off is not written without one, and one that takes none not with one.
+    wrong = None if match and match[2] else "needed"
+    if not match or match[1] not in _kinds() or wrong == _metric(match[1]).CUTOFF:
+        cutoffs = {kind: _metric(kind).CUTOFF for kind in _kinds()}
+        forms = [f"{kind}@K" for kind, cutoff in cutoffs.items() if cutoff]
+        forms += [kind for kind, cutoff in cutoffs.items() if cutoff != "needed"]
+        raise UserError(f"unknown metric '{name}'; write {', '.join(forms[:-1])} or {forms[-1]}, K a positive integer")
+    return match[1], int(match[2]) if match[2] else None
+
+
+def module(name: str) -> str:
+    """The dotted name of the module that measures a metric.
+
+    Raises:
+        UserError: see ``parse``.
+    """
+    return _REGISTRY.module(parse(name)[0].replace("-", "_"))
+
+
+def direction(name: str) -> int:
+    """+1 where a higher value is better, -1 where a lower one is."""
+    return _metric(parse(name)[0]).BETTER
+
+
+def title(name: str) -> str:
+    """How tables and figures write a metric: ``NDCG@10``, ``Log rank (lower is better)``."""
+    kind, k = parse(name)
+    return _metric(kind).TITLE + (f"@{k}" if k else "") + (" (lower is better)" if direction(name) < 0 else "")
+
+
+def from_ranks(name: str, ranks: np.ndarray) -> np.ndarray:
+    """Per-session values of a metric.
+
+    Args:
+        name: ``recall@K``, ``ndcg@K``, ``mrr@K``, ``ndcg``, ``mrr``, ``log-rank``, or that of another file.
+        ranks: int ``[S]``, 1-based.
+
+    Returns:
+        float64 ``[S]``.
+    """
+    kind, k = parse(name)
+    ranks = np.asarray(ranks)
+    if len(ranks) and ranks.min() < 1:
+        raise UserError(f"ranks are 1-based, found {ranks.min()}")
+    return _metric(kind).values(ranks, k)
