@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from langptune import metrics
-from langptune.comparison import grid, pages, results, tables
+from langptune.comparison import grid, pages, statistics, tables
 from langptune.comparison.grid import ContrastEntry, PublishedValue, RunEntry
 from langptune.data import contracts
 from langptune.files import whole
@@ -133,7 +133,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
             or method of a contrast.
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
-    found = results.compare(
+    found = statistics.compare(
         collected,
         spec.reference,
         spec.main_metric,
@@ -159,7 +159,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     ):
         with whole(path) as part:
             part.write_text(text, encoding="utf-8")
-    contracts.write_parquet(results.gains(found), spec.gains_out)
+    contracts.write_parquet(statistics.gains(found), spec.gains_out)
 
     against = ", ".join(row.key for row in found.references)
     missing = [entry.metrics_path for entry in spec.runs if not Path(entry.metrics_path).exists()]

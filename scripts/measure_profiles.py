@@ -15,7 +15,7 @@ from langptune.config.models import DecoderEntry, EncoderEntry, VerifierEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.interpretability.faithfulness import Catalogue, Verifier, by_inference, by_similarity
-from langptune.interpretability.subjects import ProfileSpec
+from langptune.interpretability.inputs import ProfileSpec
 from langptune.provenance import Record
 from langptune.randomness import numbered
 from langptune.workflow.needs import Needs
@@ -79,9 +79,9 @@ def needs(project: Project, job: Job) -> Needs:
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Wording first, then claims, then drift."""
     stage.set_threads(spec.threads)
-    from langptune.interpretability import claims, faithfulness, subjects, wording
+    from langptune.interpretability import claims, faithfulness, inputs, wording
 
-    items, rows = subjects.load(spec)
+    items, rows = inputs.load(spec)
     titles = items["title"].to_list()
     profiles = rows["profile"].to_list()
     prompts = _prompts(spec, items, rows)
@@ -94,7 +94,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         wording.measure(profile, [titles[item] for item in history])
         for profile, history in zip(profiles, shown, strict=True)
     ]
-    catalogue = subjects.catalogue_of(items, spec.taste_field)
+    catalogue = inputs.catalogue_of(items, spec.taste_field)
     known = claims.Titles(titles)
     found = [claims.extract(profile, catalogue.tastes, known) for profile in profiles]
     log(f"{len(rows)} profiles, {sum(map(len, found))} claims; verifier: {Path(spec.verifier_in).name}")

@@ -126,7 +126,7 @@ def _best(
     spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, scoring: Scoring
 ) -> tuple[pl.DataFrame, float]:
     """One profile per session, and the mean number of the sample that was kept."""
-    from langptune.profiles.choose import best_samples
+    from langptune.profiles.best_of import best_samples
     from langptune.ranking.decoder import embed
 
     rows = chosen.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")

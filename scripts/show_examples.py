@@ -11,7 +11,7 @@ from pydantic import Field
 from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.files import whole
-from langptune.interpretability.subjects import drawn
+from langptune.interpretability.inputs import drawn
 from langptune.provenance import Record
 from langptune.stage import Log, StageSpec, run
 from langptune.workflow.needs import Needs

@@ -13,7 +13,7 @@ from pydantic import Field
 from langptune import stage
 from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.data import contracts
-from langptune.interpretability.subjects import ProfileSpec
+from langptune.interpretability.inputs import ProfileSpec
 from langptune.provenance import Record
 from langptune.workflow.needs import Needs
 
@@ -64,9 +64,9 @@ def needs(project: Project, job: Job) -> Needs:
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Candidates by seed and session, scores by the reader."""
     stage.set_threads(spec.threads)
-    from langptune.interpretability import simulation, subjects
+    from langptune.interpretability import inputs, simulation
 
-    items, rows = subjects.load(spec)
+    items, rows = inputs.load(spec)
     texts = items["text"].to_list()
     choices = [
         simulation.candidates(row["target"], row["seen"], len(items), spec.candidates, spec.seed, row["session"])

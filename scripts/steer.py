@@ -12,7 +12,7 @@ from pydantic import Field
 from langptune import stage
 from langptune.config.models import DecoderEntry
 from langptune.data import contracts
-from langptune.interpretability.subjects import ProfileSpec
+from langptune.interpretability.inputs import ProfileSpec
 from langptune.provenance import Record
 from langptune.workflow.needs import Needs, embedding
 
@@ -56,14 +56,14 @@ def needs(project: Project, job: Job) -> Needs:
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """All texts through the decoder once, then edit by edit."""
-    from langptune.interpretability import steering, subjects
+    from langptune.interpretability import inputs, steering
     from langptune.interpretability.claims import Titles
     from langptune.interpretability.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import ItemVectors, embed
     from langptune.ranking.scoring import read_weight, scoring_of
 
-    items, rows = subjects.load(spec)
+    items, rows = inputs.load(spec)
     tastes = tastes_of(items, spec.taste_field)
     told = rows.select("session", "profile", "seen").to_dicts()
     titles = Titles(items["title"].to_list())

@@ -18,7 +18,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from langptune import markup, metrics
-from langptune.comparison import bootstrap, grid, pages, results, significance, tables
+from langptune.comparison import bootstrap, grid, pages, significance, statistics, tables
 from langptune.comparison.grid import PublishedValue, RunEntry
 from langptune.config.methods import BaselineMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
@@ -219,7 +219,7 @@ def runs(tmp_path):
 
 def made(entries, allow_missing=False, published=()):
     found = grid.collect(entries, METRICS, allow_missing)
-    return results.compare(found, "ref", "ndcg@10", resamples=300, seed=1, published=published)
+    return statistics.compare(found, "ref", "ndcg@10", resamples=300, seed=1, published=published)
 
 
 def test_groups_are_those_of_the_registry():
@@ -284,7 +284,7 @@ def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
     assert by_key["pop", "pop"]["reference_models"] == by_key["text", "d"]["reference_models"] == "e1+d"
     own = lines["ref", "e2+d"].means[list(METRICS).index(by_key["cl", "e2+d"]["metric"])]
     assert float(by_key["cl", "e2+d"]["reference_mean"]) == pytest.approx(own)
-    gains = results.gains(found).filter(pl.col("models") == "e2+d")
+    gains = statistics.gains(found).filter(pl.col("models") == "e2+d")
     assert gains.filter(pl.col("method") == "ref")["difference"].abs().max() == 0
     assert gains.filter(pl.col("method") == "cl")["rank_gain"].max() < 0
     page = pages.to_markdown(found, "t", [])
@@ -302,7 +302,7 @@ def test_a_missing_reference_takes_the_tests_of_its_own_rows_alone(tmp_path):
     found = made(entries, allow_missing=True)
     assert {line.row.key for line in found.lines if line.against} == {"cl/e1+d"}
     assert "No tests of the rows whose reference is missing: REF (e2+d)." in pages.explanations(found)
-    lost = results.gains(found).filter(pl.col("difference").is_null())
+    lost = statistics.gains(found).filter(pl.col("difference").is_null())
     assert set(lost.select("method", "models").iter_rows()) == {("cl", "e2+d")}
 
 
@@ -339,7 +339,7 @@ def test_a_partial_comparison_marks_what_is_missing_and_invents_nothing(runs):
     assert all(cells[key] == "" for key in cells if "@" in key or key in ("sessions", "p_holm", "difference"))
     assert next(line for line in wide if line["method"] == "good")["status"] == "partial"
     assert "absent" not in tables.comparisons_csv(found)
-    assert set(results.gains(found)["method"]) == {"ref", "good", "oracle"}
+    assert set(statistics.gains(found)["method"]) == {"ref", "good", "oracle"}
 
 
 def test_without_the_reference_nothing_is_tested(runs):
@@ -348,7 +348,7 @@ def test_without_the_reference_nothing_is_tested(runs):
     found = made([gone, *entries[2:]], allow_missing=True)
     assert all(line.against == () for line in found.lines)
     assert "No tests: the reference, REF (enc+d0), is missing." in pages.explanations(found)
-    assert results.gains(found)["difference"].is_null().all()
+    assert statistics.gains(found)["difference"].is_null().all()
 
 
 def test_runs_over_other_sessions_are_refused(tmp_path):
@@ -379,9 +379,9 @@ def test_broken_files_are_refused_even_where_missing_ones_are_not(tmp_path, brea
 def test_unknown_reference_and_metric_are_refused(runs):
     found = grid.collect(runs[0], METRICS)
     with pytest.raises(UserError, match="did you mean 'good'"):
-        results.compare(found, "goot", "ndcg@10")
+        statistics.compare(found, "goot", "ndcg@10")
     with pytest.raises(UserError, match="metric 'mrr' is not among"):
-        results.compare(found, "ref", "mrr")
+        statistics.compare(found, "ref", "mrr")
 
 
 def test_gains_by_hand(tmp_path):
@@ -390,7 +390,7 @@ def test_gains_by_hand(tmp_path):
         entry(write(tmp_path, "a", [2, 1, 200]), "a", seed=0),
         entry(write(tmp_path, "b", [8, 4, 200]), "a", seed=1),
     ]
-    frame = results.gains(made(entries)).filter(pl.col("method") == "a").sort("session")
+    frame = statistics.gains(made(entries)).filter(pl.col("method") == "a").sort("session")
     assert frame["rank_gain"].to_list() == pytest.approx([1.0, -1.0, -1.0])
     ndcg = [(1 / np.log2(3) + 1 / np.log2(9)) / 2, (1 + 1 / np.log2(5)) / 2, 0]
     assert frame["value"].to_list() == pytest.approx(ndcg)
@@ -455,7 +455,7 @@ def test_titles_that_begin_like_markup_or_a_formula(tmp_path):
         entry(write(tmp_path, str(at), [at + 1, 2, 200]), f"m{at}").model_copy(update={"title": title})
         for at, title in enumerate(titles)
     ]
-    found = results.compare(grid.collect(entries, METRICS), "m0", "ndcg@10", resamples=100)
+    found = statistics.compare(grid.collect(entries, METRICS), "m0", "ndcg@10", resamples=100)
     lines = pages.to_latex(found, "D", [], "d").splitlines()
     assert not [line for line in lines if line.startswith(("[", "*"))]
     assert [line for line in lines if line.startswith("{}[0.5pt]")] and [
@@ -487,7 +487,7 @@ def test_if_lower_is_better_everything_is_inverted(tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     ranks = {"ref": rng.integers(40, 60, 60), "good": rng.integers(1, 20, 60), "bad": rng.integers(200, 300, 60)}
     entries = [entry(write(tmp_path, name, values), name) for name, values in ranks.items()]
-    found = results.compare(grid.collect(entries, METRICS), "ref", "log-rank", resamples=200)
+    found = statistics.compare(grid.collect(entries, METRICS), "ref", "log-rank", resamples=200)
     assert [line.row.method for line in found.lines] == ["good", "ref", "bad"]
     good, _, bad = found.lines
     assert (found.mark(good, 1), found.mark(bad, 1)) == (1, -1)
@@ -500,7 +500,7 @@ def test_if_lower_is_better_everything_is_inverted(tmp_path, monkeypatch):
     row = next(line for line in page.splitlines() if line.startswith("| GOOD"))
     assert f"**{good.means[1]:.4f}**" in row and row.count("↑") == 2
     assert "lower" not in pages.to_markdown(
-        results.compare(grid.collect(entries, ["ndcg@10"]), "ref", "ndcg@10"), "", []
+        statistics.compare(grid.collect(entries, ["ndcg@10"]), "ref", "ndcg@10"), "", []
     )
 
 
@@ -527,7 +527,7 @@ def test_a_difference_of_differences_by_hand(tmp_path):
     entries = [
         entry(write(tmp_path, f"{name}{seed}", values), name, seed=seed) for (name, seed), values in ranks.items()
     ]
-    found = results.compare(
+    found = statistics.compare(
         grid.collect(entries, METRICS), "cl", "ndcg@10", 300,
         contrasts=[pair("own", "dealt", "a"), pair("own", "dealt", "b", "Does it grow?", ["cl", "cd"])],
     )  # fmt: skip
@@ -544,7 +544,7 @@ def test_a_difference_of_differences_by_hand(tmp_path):
     assert [(row["beyond"], row["beyond_against"]) for row in rows] == [("", ""), ("cl", "cd")]
     page = pages.to_markdown(found, "t", [])
     assert "OWN against DEALT, beyond CL against CD" in page and "less that of the other two" in page
-    lost = results.compare(
+    lost = statistics.compare(
         grid.collect([*entries[:-1], entry(str(tmp_path / "gone"), "cd", seed=1)], METRICS, allow_missing=True),
         "cl", "ndcg@10", 300, contrasts=[pair("own", "dealt", "b", "", ["cl", "cd"])],
     )  # fmt: skip
@@ -564,7 +564,7 @@ def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
         frame = pl.read_parquet(one.metrics_path)
         more = [pl.Series(name, metrics.from_ranks(name, frame["rank"].to_numpy())) for name in names]
         frame.with_columns(more).write_parquet(one.metrics_path)
-    made_of = lambda contrasts: results.compare(  # noqa: E731
+    made_of = lambda contrasts: statistics.compare(  # noqa: E731
         grid.collect(entries, names), "b", "mrr", 400, contrasts=contrasts
     )
     found = made_of([pair("a", "b")])
@@ -585,7 +585,7 @@ def test_one_seed_is_paired_with_every_seed_and_missing_seeds_are_left_out(runs)
     gone = entry(absent.metrics_path, "good", seed=3)
     second = [entry(run.metrics_path, "other", seed=seed) for seed, run in zip((1, 2, 4), entries[2:5], strict=True)]
     entries = [*entries, gone, *second, absent]
-    found = results.compare(
+    found = statistics.compare(
         grid.collect(entries, METRICS, allow_missing=True), "ref", "ndcg@10", 200,
         contrasts=[
             pair("good", "oracle", "a", "How far?"), pair("good", "other", "b"), pair("good", "absent", "c"),
@@ -633,7 +633,7 @@ def test_contrasts_are_of_the_same_models_and_a_baseline_meets_them_all(tmp_path
 def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
     plain = made(runs[0])
     found = grid.collect(runs[0], METRICS)
-    results_with = results.compare(
+    results_with = statistics.compare(
         found, "ref", "ndcg@10", resamples=300, seed=1,
         contrasts=[pair("good", "ref", "best", "50% & <more>"), pair("ref", "oracle", "far")],
     )  # fmt: skip

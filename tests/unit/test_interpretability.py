@@ -16,8 +16,8 @@ from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording
+from langptune.interpretability.inputs import catalogue_of, drawn
 from langptune.interpretability.likelihood import text_logprobs
-from langptune.interpretability.subjects import catalogue_of, drawn
 from langptune.interpretability.tastes import Tastes, pattern, tastes_of
 from langptune.interpretability.wording import words
 from langptune.models.load import load_decoder, load_encoder, load_verifier

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from langptune.errors import UserError
 from langptune.models.load import load_adapter
 from langptune.models.logprobs import token_logprobs
-from langptune.profiles.choose import best_rows, history_score
+from langptune.profiles.best_of import best_rows, history_score
 from langptune.training import algorithms, contrastive, loop
 from langptune.training.algorithms import rebel, sft
 from langptune.training.loop import Batch

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from markdown_it import MarkdownIt
 
-from langptune.comparison.results import Contrast, Line, Results
+from langptune.comparison.statistics import Contrast, Line, Results
 from langptune.comparison.tables import MISSING, published_cells, weight_cells, weighted
 from langptune.markup import latex, markdown
 from langptune.metrics import direction

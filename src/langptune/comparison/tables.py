@@ -12,7 +12,7 @@ import io
 import math
 
 from langptune import spreadsheet
-from langptune.comparison.results import Line, Results
+from langptune.comparison.statistics import Line, Results
 from langptune.metrics import direction
 
 MISSING = "missing"

@@ -150,7 +150,7 @@ class Live:
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Select the profile of each session that the benchmark keeps."""
-        from langptune.profiles.choose import best_samples
+        from langptune.profiles.best_of import best_samples
 
         entry = self.finished.workflow.methods[self.finished.layout.source_of(choice.run.method)]
         sessions = self.finished.data(choice.run.dataset).sessions
@@ -251,7 +251,7 @@ class Live:
         import torch
 
         from langptune.models.load import load_adapter, load_encoder, pick_device, pick_dtype
-        from langptune.profiles.choose import best_rows
+        from langptune.profiles.best_of import best_rows
         from langptune.profiles.generate import generate_batch
         from langptune.prompts import PromptWriter, encode_sessions
 

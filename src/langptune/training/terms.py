@@ -57,7 +57,7 @@ def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
     Args:
         taste_field: the item field of genres; None: tags are mined (``langptune.interpretability.tastes``).
     """
-    from langptune.interpretability.subjects import catalogue_of  # its specs are not needed by the config
+    from langptune.interpretability.inputs import catalogue_of  # its specs are not needed by the config
 
     titles = items["title"].to_list()
     catalogue = catalogue_of(items, taste_field)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from langptune.profiles.choose import best_rows, best_samples
+from langptune.profiles.best_of import best_rows, best_samples
 
 
 @pytest.mark.parametrize("block", [1, 8, 20, 10_000])
