@@ -639,13 +639,13 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
     [
         ({"a": ["langptune-cl", "popp"]}, r"'a': against: 'popp' is not among this run's methods; did you mean 'pop'"),
         ({"a": {"of": "langptun", "against": "pop"}}, r"'a': of: 'langptun' is not among .*; did you mean 'langptune"),
-        ({"a": ["pop", "pop"]}, r"'a': 'pop' stands on both sides"),
+        ({"a": ["pop", "pop"]}, r"'a': 'pop' is on both sides"),
         ({"a": ["pop", "ease"], "b": ["ease", "pop"]}, r"'b': the same methods as 'a'"),
         ({"a": ["pop"]}, r"contrasts.*a.*two methods, found 1"),
-        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop"]}}, r"of two methods, found 1"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop"]}}, r"takes two methods, found 1"),
         ({"a": {"of": "pop", "against": "ease", "beyond": ["pop", "eas"]}}, r"'a': beyond: 'eas' is not among"),
         ({"a": {"of": "pop", "against": "ease", "beyond": ["ease", "pop"]}}, r"beyond: the same two methods"),
-        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop", "pop"]}}, r"'a': 'pop' stands on both sides"),
+        ({"a": {"of": "pop", "against": "ease", "beyond": ["pop", "pop"]}}, r"'a': 'pop' is on both sides"),
         ({"a": {"of": "pop", "again": "ease"}}, r"again"),
     ],
 )
