@@ -649,7 +649,7 @@ def test_contrasts_stand_in_every_table_and_change_no_other_number(runs):
         ({"a": {"of": "pop", "again": "ease"}}, r"again"),
     ],
 )
-def test_mistakes_about_contrasts_are_told_before_any_job(contrasts, message):
+def test_mistakes_about_contrasts_are_reported_before_any_job(contrasts, message):
     config = {
         "datasets": ["ml-100k"], "encoders": ["smollm2-135m"], "decoders": ["minilm-l6"],
         "methods": ["langptune-cl", "pop", "ease"], "comparison": {"reference": "pop", "contrasts": contrasts},
@@ -724,7 +724,7 @@ BAD = {
     "decoder as encoder": (f"{HEAD}\nd,,,ease,minilm-l6,,ndcg@20,0.5,paper,", r"line 2: unknown encoder 'minilm-l6'"),
     "unknown metric": (f"{HEAD}\nd,,,ease,,,ngdc,0.5,paper,", r"line 2: column 'metric': unknown metric 'ngdc'"),
     "no source": (f"{HEAD}\nd,,,ease,,,ndcg@20,0.5,,", r"line 2: key 'source'"),
-    "twice": (f"{HEAD}\n{GOOD}\n{GOOD}", r"line 3: the same number stands in line 2; keep one"),
+    "twice": (f"{HEAD}\n{GOOD}\n{GOOD}", r"line 3: the same number is in line 2; keep one"),
     "short row": (f"{HEAD}\nd,,,ease", r"line 2: not 10 cells"),
     "long row": (f"{HEAD}\n{GOOD},more", r"line 2: not 10 cells; quote a cell that holds a comma"),
     "column missing": (HEAD.replace(",source", ""), r"column 'source' is missing"),

@@ -230,9 +230,9 @@ def test_an_override_can_empty_a_grid():
 
 
 def test_command_line_values_get_their_types():
-    told = {"seeds": ["0", "1"], "ease": {"reg_weight": ["100.0"], "flag": "true"}, "name": "ml-100k", "none": "null"}
+    texts = {"seeds": ["0", "1"], "ease": {"reg_weight": ["100.0"], "flag": "true"}, "name": "ml-100k", "none": "null"}
     typed = {"seeds": [0, 1], "ease": {"reg_weight": [100.0], "flag": True}, "name": "ml-100k", "none": None}
-    assert retype(told) == typed
+    assert retype(texts) == typed
 
 
 def test_yaml_mistakes(tmp_path):
@@ -401,7 +401,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ),
     ],
 )
-def test_training_mistakes_are_told_before_any_job(change, message):
+def test_training_mistakes_are_reported_before_any_job(change, message):
     config = base() | {
         "methods": ["langptune-0", "langptune", "history-cl"],
         "comparison": {"reference": "langptune-0"},
@@ -454,8 +454,8 @@ REWARDS = {
 
 def test_a_study_of_a_recipe_derives_recipes_and_methods():
     workflow = load(base() | {"studies": {"r": REWARDS}}, ROOT)
-    told = {one.name: one.setting for one in workflow.variants("r")}
-    assert list(told.values()) == [
+    settings = {one.name: one.setting for one in workflow.variants("r")}
+    assert list(settings.values()) == [
         {},
         {"variant": "ndcg", "reward": "ndcg", "algorithm": "rebel"},
         {"variant": "ndcg", "reward": "ndcg", "algorithm": "rloo"},
@@ -471,7 +471,7 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
     assert recipe == same
     priced = workflow.recipes["rlso.a-price-on-copying"]
     assert priced.terms == {**base_recipe.terms, "copied": -1.0} and priced.algorithm == "rebel"
-    phases = {workflow.phase_of("ml-100k", name, MODELS).id for name in told if told[name]}
+    phases = {workflow.phase_of("ml-100k", name, MODELS).id for name in settings if settings[name]}
     assert len(phases) == 5, "each is trained by itself"
 
 
@@ -494,7 +494,7 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
         ),
     ],
 )
-def test_mistakes_in_a_study_of_a_recipe_are_told_before_any_job(change, message):
+def test_mistakes_in_a_study_of_a_recipe_are_reported_before_any_job(change, message):
     with pytest.raises(UserError, match=re.escape(message)):
         load(base() | {"studies": {"r": {**REWARDS, **change}}}, ROOT)
 
@@ -525,7 +525,7 @@ def paper(methods, encoders=("gemma-2b-it", "llama-3-8b-instruct")):
     }
 
 
-def test_published_recipes_go_by_the_encoder_of_the_run():
+def test_published_recipes_depend_on_the_encoder_of_the_run():
     workflow = load(paper(["langptune-paper", "langptune-rlso-paper", "langptune-cl-paper"]), ROOT)
     chains = {
         (name, encoder): [
@@ -591,7 +591,7 @@ def test_only_other_users_profiles_are_measured_beside_a_methods_own():
         ({"mean-langptune": {"change": "mean"}}, "key 'change'"),
     ],
 )  # fmt: skip
-def test_mistakes_about_controls_are_told_before_any_job(overrides, message):
+def test_mistakes_about_controls_are_reported_before_any_job(overrides, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         load(controls(**overrides), ROOT)
     assert "\n" not in str(caught.value)

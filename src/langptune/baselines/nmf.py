@@ -98,6 +98,6 @@ def _quietly(work: Callable[[csr_matrix], np.ndarray], matrix: csr_matrix) -> np
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # An early stop is a setting here; whether it came to that stands in the manifest.
+        # The limit of iterations is a setting; the manifest records whether the solver converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return work(matrix)

@@ -1,7 +1,7 @@
-"""Any ID-based or sequential RecBole model, trained on our train sessions and ranked by our rank function.
+"""Any ID-based or sequential RecBole model, trained on our train sessions and evaluated with our rank function.
 
 Epochs are chosen by NDCG@10 of ``full_ranks`` on our validation sessions, masked by ``seen``, and never by RecBole's
-evaluator (which leaves a sequential model's history unmasked). How RecBole is held to our data:
+evaluator (which leaves a sequential model's history unmasked). For RecBole's use of our data, see
 ``langptune.baselines.engine.recbole_job``.
 """
 
@@ -50,7 +50,7 @@ class Keys(baseline.Keys):
     refit: bool = Field(
         True,
         description="ID-based models only: after selection on validation, train again for the best number of epochs, "
-        "with the histories of the test sessions, so that they have the same data as all other methods",
+        "with the histories of the test sessions, which all other methods read too",
     )
     deterministic: bool = Field(False, description="no random numbers (closed form); one seed is enough")
 

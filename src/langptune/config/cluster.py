@@ -35,7 +35,7 @@ class Gpus(Strict):
 
 
 class Limits(Strict):
-    """Upper limit of requests; they grow with attempts up to it."""
+    """Upper limits of requests. Requests grow with each attempt, up to these limits."""
 
     hours: Annotated[float, Field(gt=0, strict=False)] | None = Field(
         None, description="time limit of the longest partition; null: unlimited"

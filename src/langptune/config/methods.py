@@ -28,7 +28,7 @@ class Method(Strict):
 
     ranked_by: the rule that computes its ranks.
     writes_profiles: an encoder writes profiles for it.
-    cheap: its jobs take seconds, so that several share an allocation of a cluster.
+    cheap: its jobs take seconds, so that several share one allocation of a cluster.
     curve: it has a learning curve as well as ranks.
     """
 

@@ -104,8 +104,8 @@ class ContrastiveRecipe(_Recipe):
     kind: Literal["contrastive"] = Field(description="trains the decoder")
     texts: Literal["profiles", "history", "mixed"] = Field(
         "profiles",
-        description="texts that are paired with targets. profiles; history: the texts of the history's items, which "
-        "need no generation; mixed: both. A text method always uses histories",
+        description="texts that are paired with targets. profiles: written by the encoder; history: the texts of the "
+        "history's items, which need no generation; mixed: both. A text method always uses histories",
     )
     history_items: Count | None = Field(
         None, description="number of most recent items in the text of a history; null: the method's history_items"
@@ -215,7 +215,7 @@ class Trained(Strict):
 class GuardLimits(Strict):
     """Rules that stop a collapsed run at a validation; the best earlier state is kept.
 
-    A rule applies below its limit; 0 switches it off.
+    A rule stops the run if its value is below the limit; a limit of 0 switches the rule off.
     """
 
     distinct: Fraction = Field(0.1, description="share of distinct profiles, relative to that at the start")
@@ -375,7 +375,7 @@ class PerEncoder(Strict):
 
     trains: ClassVar[None] = None
 
-    kind: Literal["per-encoder"] = Field(description="trains as the encoder's recipe")
+    kind: Literal["per-encoder"] = Field(description="the recipe depends on the encoder")
     recipes: Annotated[dict[str, str], Field(min_length=1)] = Field(
         description="entry of models.yaml (an encoder) -> entry of recipes.yaml"
     )
