@@ -151,7 +151,7 @@ MISTAKES = {
     ),
     "wrong type": (lambda c: c.update(seeds="0"), r"key 'seeds': .*\(found '0'\)"),
     "negative seed": (lambda c: c.update(seeds=[-1]), r"key 'seeds\.0': .*\(found -1\)"),
-    "twice": (lambda c: c.update(seeds=[1, 1]), r"stands twice"),
+    "twice": (lambda c: c.update(seeds=[1, 1]), r"is repeated"),
     "no methods": (lambda c: c.pop("methods"), r"key 'methods' is missing"),
     "no decoder": (lambda c: c.update(decoders=[]), r"needs encoders and decoders"),
     "unknown metric": (lambda c: c.update(comparison={"metrics": ["ndgc@10"]}), r"unknown metric 'ndgc@10'"),
@@ -182,7 +182,7 @@ MISTAKES = {
         lambda c: c.update(comparison={"metrics": ["ndcg@5000"], "main_metric": "ndcg@5000"}),
         r"'ndcg@5000': the cut-off is larger than the catalogue of 1682 items of 'ml-100k'",
     ),
-    "metric twice": (lambda c: c.update(comparison={"metrics": ["mrr", "mrr"], "main_metric": "mrr"}), r"stands twice"),
+    "metric twice": (lambda c: c.update(comparison={"metrics": ["mrr", "mrr"], "main_metric": "mrr"}), r"is repeated"),
     "prompt of nothing": (
         lambda c: c.update(overrides={"langptune-0": {"prompt": "movie"}}),
         r"unknown prompt 'movie'; did you mean 'movies'\?",
@@ -230,15 +230,15 @@ def test_an_override_can_empty_a_grid():
 
 
 def test_command_line_values_get_their_types():
-    told = {"seeds": ["0", "1"], "ease": {"reg_weight": ["100.0"], "flag": "true"}, "name": "ml-100k", "none": "null"}
+    texts = {"seeds": ["0", "1"], "ease": {"reg_weight": ["100.0"], "flag": "true"}, "name": "ml-100k", "none": "null"}
     typed = {"seeds": [0, 1], "ease": {"reg_weight": [100.0], "flag": True}, "name": "ml-100k", "none": None}
-    assert retype(told) == typed
+    assert retype(texts) == typed
 
 
 def test_yaml_mistakes(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("seeds: [0]\nseeds: [1]\n")
-    with pytest.raises(UserError, match=r"line 2: key 'seeds' stands twice"):
+    with pytest.raises(UserError, match=r"line 2: key 'seeds' is repeated"):
         read_yaml(path)
     path.write_text("a: [1\n")
     with pytest.raises(UserError, match="not valid YAML"):
@@ -288,14 +288,14 @@ def test_model_sources_are_pinned(tmp_path, source, message):
 def test_reserved_and_odd_names_are_refused(tmp_path):
     for name in ("data", "a+b", "a/b", "ok\n", "a" * 65, "..", ""):
         config = registries(tmp_path, "datasets", lambda d, name=name: d.update({name: d["ml-100k"]}))
-        with pytest.raises(UserError, match="a name is letters"):
+        with pytest.raises(UserError, match="a name has 1 to 64 letters"):
             load(config, ROOT)
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "ok\n", "a" * 65])
 def test_a_study_is_named_as_its_files_can_be(name):
     smoke = read_yaml(ROOT / "config/smoke.yaml")
-    with pytest.raises(UserError, match="a name is letters"):
+    with pytest.raises(UserError, match="a name has 1 to 64 letters"):
         load({**smoke, "studies": {name: smoke["studies"]["history"]}}, ROOT)
 
 
@@ -332,7 +332,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"recipe_overrides": {"rlso": {"samples": 1}}}, "samples"),
         (
             {"overrides": {"langptune": {"phases": ["rlso-paper-gemma", "rlso"]}}},
-            "phases: 'rlso' goes on with the adapter of 'rlso-paper-gemma', but its train.lora_rank is 16, there 1024; "
+            "phases: 'rlso' continues the adapter of 'rlso-paper-gemma', but its train.lora_rank is 16 and not 1024; "
             "make them equal",
         ),
         (
@@ -349,11 +349,11 @@ def test_phases_are_shared_and_named_by_what_changes_results():
                     "cl-paper": {"sessions": "all"},
                 },
             },
-            "phases: 'cl-paper': sessions: 'all' is about histories",
+            "phases: 'cl-paper': sessions: 'all' is for histories",
         ),
         (
             {"overrides": ON_PROFILES, "recipe_overrides": {"cl": {"sessions": "all"}}},
-            "method 'langptune': phases: 'cl': sessions: 'all' is about histories",
+            "method 'langptune': phases: 'cl': sessions: 'all' is for histories",
         ),
         ({"recipe_overrides": {"cl": {"profile_samples": 4}}}, "profile_samples needs a profile_temperature"),
         ({"recipe_overrides": {"cl-mixed": {"profile_share": 1.0}}}, "less than 1"),
@@ -365,7 +365,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ({"overrides": {"langptune-0": {"best_of": 4}}}, "best_of needs a temperature"),
         (
             {"recipe_overrides": {"cl": {"negatives": 48}}},
-            "key 'negatives': batch_size 128 must be a multiple of it; change one of them (found 48)",
+            "key 'negatives': batch_size 128 must be a multiple of it; change one of the two (found 48)",
         ),
         (
             {"recipe_overrides": {"cl": {"negatives": 1}}},
@@ -384,7 +384,10 @@ def test_phases_are_shared_and_named_by_what_changes_results():
             },
             "'rlso-paper': recipes: smollm2-135m: unknown recipe 'rlsoo'; did you mean 'rlso'",
         ),
-        ({"overrides": {"history-cl": {"phases": ["cl-paper-joint"]}}}, "goes by an encoder, but the method has none"),
+        (
+            {"overrides": {"history-cl": {"phases": ["cl-paper-joint"]}}},
+            "depends on an encoder, but the method has none",
+        ),
         ({"overrides": {"nmf": {"components": 0}}}, "greater than or equal to 1"),
         ({"overrides": {"nmf": {"tune": {"factors": [3]}}}}, "tune.factors"),
         ({"studies": {"s": {"title": "s", "key": "max_tokens", "methods": ["langptune"]}}}, "list the values"),
@@ -398,7 +401,7 @@ def test_phases_are_shared_and_named_by_what_changes_results():
         ),
     ],
 )
-def test_training_mistakes_are_told_before_any_job(change, message):
+def test_training_mistakes_are_reported_before_any_job(change, message):
     config = base() | {
         "methods": ["langptune-0", "langptune", "history-cl"],
         "comparison": {"reference": "langptune-0"},
@@ -426,7 +429,7 @@ def test_what_is_like_another_recipe_follows_its_overrides():
     [
         ({"a": {"like": "rlsoo"}}, "recipes.yaml: a: like: unknown recipe 'rlsoo'; did you mean 'rlso'"),
         ({"a": {"like": ["rlso"]}}, "recipes.yaml: a: like: unknown recipe '['rlso']'"),
-        ({"a": {"like": "b"}, "b": {"like": "a"}}, "recipes.yaml: b: like: 'a' is like 'b' itself; write one of"),
+        ({"a": {"like": "b"}, "b": {"like": "a"}}, "recipes.yaml: b: like: 'a' is itself like 'b'; write out"),
         ({"a": {"like": "rlso"}}, "key 'title' is missing"),
     ],
 )
@@ -451,8 +454,8 @@ REWARDS = {
 
 def test_a_study_of_a_recipe_derives_recipes_and_methods():
     workflow = load(base() | {"studies": {"r": REWARDS}}, ROOT)
-    told = {one.name: one.setting for one in workflow.variants("r")}
-    assert list(told.values()) == [
+    settings = {one.name: one.setting for one in workflow.variants("r")}
+    assert list(settings.values()) == [
         {},
         {"variant": "ndcg", "reward": "ndcg", "algorithm": "rebel"},
         {"variant": "ndcg", "reward": "ndcg", "algorithm": "rloo"},
@@ -468,7 +471,7 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
     assert recipe == same
     priced = workflow.recipes["rlso.a-price-on-copying"]
     assert priced.terms == {**base_recipe.terms, "copied": -1.0} and priced.algorithm == "rebel"
-    phases = {workflow.phase_of("ml-100k", name, MODELS).id for name in told if told[name]}
+    phases = {workflow.phase_of("ml-100k", name, MODELS).id for name in settings if settings[name]}
     assert len(phases) == 5, "each is trained by itself"
 
 
@@ -480,18 +483,18 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
         ({"values": [1]}, "'models' and 'recipe' take none"),
         ({"key": "models"}, "other keys take none of them"),
         ({"recipe": "rlsoo"}, "recipe: unknown recipe 'rlsoo'; did you mean 'rlso'"),
-        ({"recipe": "rlso-paper"}, "goes by the encoder; name one of rlso-paper-gemma, rlso-paper-llama"),
+        ({"recipe": "rlso-paper"}, "depends on the encoder; name one of rlso-paper-gemma, rlso-paper-llama"),
         ({"methods": ["langptune-cl"]}, "none of its methods has 'rlso' among its phases"),
         ({"grid": {"rewad": ["ndcg"]}}, "did you mean 'reward'"),
         ({"grid": {"reward": ["ndgc"]}}, "unknown reward 'ndgc'"),
-        ({"grid": {"reward": ["ndcg", "ndcg"]}}, "two variants are called 'reward-ndcg'"),
+        ({"grid": {"reward": ["ndcg", "ndcg"]}}, "two variants have the name 'reward-ndcg'"),
         (
             {"variants": {"more": {"samples": 4, "algorithm": "rloo"}}},
             "'langptune.reward-ndcg.algorithm-rebel' writes at most",
         ),
     ],
 )
-def test_mistakes_in_a_study_of_a_recipe_are_told_before_any_job(change, message):
+def test_mistakes_in_a_study_of_a_recipe_are_reported_before_any_job(change, message):
     with pytest.raises(UserError, match=re.escape(message)):
         load(base() | {"studies": {"r": {**REWARDS, **change}}}, ROOT)
 
@@ -499,7 +502,7 @@ def test_mistakes_in_a_study_of_a_recipe_are_told_before_any_job(change, message
 def test_two_studies_may_share_variants_but_not_names():
     other = {**REWARDS, "variants": {"a price on copying": {"terms": {"copied": -2}}}}
     assert len(load(base() | {"studies": {"r": REWARDS, "q": REWARDS}}, ROOT).variants("q")) == 6
-    with pytest.raises(UserError, match="another variant of 'rlso' elsewhere; rename one of them"):
+    with pytest.raises(UserError, match="is also the name of a different variant of 'rlso'; rename one of them"):
         load(base() | {"studies": {"r": REWARDS, "q": other}}, ROOT)
 
 
@@ -522,7 +525,7 @@ def paper(methods, encoders=("gemma-2b-it", "llama-3-8b-instruct")):
     }
 
 
-def test_published_recipes_go_by_the_encoder_of_the_run():
+def test_published_recipes_depend_on_the_encoder_of_the_run():
     workflow = load(paper(["langptune-paper", "langptune-rlso-paper", "langptune-cl-paper"]), ROOT)
     chains = {
         (name, encoder): [
@@ -574,7 +577,7 @@ def test_only_other_users_profiles_are_measured_beside_a_methods_own():
     config["methods"] = ["langptune-0", "langptune", *config["methods"], "shuffled-langptune"]
     assert load(config, ROOT).readable == ["langptune-0", "langptune", "shuffled-profiles", "shuffled-langptune"]
     config["interpretability"] = {"methods": ["langptune-0", "mean-langptune"]}
-    with pytest.raises(UserError, match="'mean-langptune' has not one profile for each session"):
+    with pytest.raises(UserError, match="'mean-langptune' does not have exactly one profile per session"):
         load(config, ROOT)
 
 
@@ -588,7 +591,7 @@ def test_only_other_users_profiles_are_measured_beside_a_methods_own():
         ({"mean-langptune": {"change": "mean"}}, "key 'change'"),
     ],
 )  # fmt: skip
-def test_mistakes_about_controls_are_told_before_any_job(overrides, message):
+def test_mistakes_about_controls_are_reported_before_any_job(overrides, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         load(controls(**overrides), ROOT)
     assert "\n" not in str(caught.value)
@@ -754,7 +757,7 @@ def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():
             {"algorithm": "rloo", "settings": {"clop": 0.1}},
             r"algorithm 'rloo' has no setting 'clop'; did you mean 'clip'\?",
         ),
-        ({"settings": {"clip": 0.1}}, r"algorithm 'rebel' has no setting 'clip'; it has none"),
+        ({"settings": {"clip": 0.1}}, r"algorithm 'rebel' has no setting 'clip'; it has no settings"),
     ],
 )
 def test_an_algorithm_and_its_own_settings_are_known(change, message):

@@ -648,9 +648,9 @@ def test_sessions_are_drawn_the_same_whatever_the_order():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"methods": ["pop"]}, "interpretability.methods: 'pop' has not one profile"),
-        ({"methods": ["best-of-8"]}, "has not one profile"),
-        ({"methods": ["langptune"]}, "interpretability.methods: 'langptune' is not run here"),
+        ({"methods": ["pop"]}, "interpretability.methods: 'pop' does not have exactly one profile"),
+        ({"methods": ["best-of-8"]}, "does not have exactly one profile"),
+        ({"methods": ["langptune"]}, "interpretability.methods: 'langptune' is not among this run's methods"),
         ({"verifier": "smollm2-135m"}, "interpretability.verifier: unknown entry 'smollm2-135m'"),
         ({"reader": "minilm-l6"}, "interpretability.reader: 'minilm-l6' is a decoder of this run"),
         ({"judges": ["nobody"]}, "interpretability.judges: unknown entry 'nobody'"),

@@ -276,7 +276,10 @@ def test_shipped_judges_are_whole():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "smolm2-135m"}, "model: 'smolm2-135m' is no encoder of models.yaml; did you mean 'smollm2-135m'?"),
+        (
+            {"model": "smolm2-135m"},
+            "model: 'smolm2-135m' is not an encoder of models.yaml; did you mean 'smollm2-135m'?",
+        ),
         ({"model": "minilm-l6"}, "is no encoder"),
         ({"instruction": {"user": "{{ history }} {{ first }}"}}, "must show second"),
         ({"instruction": {"user": BLOCKS + "{{ profile }}"}}, "unknown name 'profile'"),

@@ -436,7 +436,7 @@ def test_one_session_cannot_be_shuffled():
         ({"reward": {}}, "give each reward a finite weight"),
         ({"reward": {"ndcg": 0.0}}, "a weight other than 0"),
         ({"reward": {"ndcg": 0.9, "tuna": 0.1}}, "unknown reward 'tuna'"),
-        ({"reward": "log-rank", "unfinished": "zero"}, "'zero' would be the best reward there is"),
+        ({"reward": "log-rank", "unfinished": "zero"}, "'zero' would be the highest possible reward"),
         ({"terms": {"copy": -1.0}}, "did you mean 'copied'"),
         ({"targets": 0}, "greater than or equal to 1"),
         ({"standardise": True}, "batch"),

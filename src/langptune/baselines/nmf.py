@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 class Keys(baseline.Keys):
     """Non-negative matrix factorisation (scikit-learn) of the train interactions.
 
-    A session is folded in by what it shows, so users need not be known from training.
+    A session is folded in with the items of its history, so that users need not be known from training.
     """
 
-    components: Annotated[int, Field(ge=1)] = Field(32, description="factors, where nothing is tuned")
+    components: Annotated[int, Field(ge=1)] = Field(32, description="number of factors, if it is not tuned")
     tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]]] = Field(
-        {}, description="`components` -> values; the best on validation by NDCG@10 with the first seed is taken"
+        {}, description="`components` -> values; the value with the best validation NDCG@10 with the first seed is used"
     )
-    max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="of the solver, unless it converges before")
-    deterministic: bool = False
+    max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="maximum number of iterations of the solver")
+    deterministic: bool = Field(False, description="one seed is enough")
 
     label: ClassVar[str] = "NMF"
     cheap: ClassVar[bool] = True
@@ -98,6 +98,6 @@ def _quietly(work: Callable[[csr_matrix], np.ndarray], matrix: csr_matrix) -> np
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # An early stop is a setting here; whether it came to that stands in the manifest.
+        # The limit of iterations is a setting; the manifest records whether the solver converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return work(matrix)

@@ -1,7 +1,7 @@
-"""Any ID-based or sequential RecBole model, trained on our train sessions and ranked by our rank function.
+"""Any ID-based or sequential RecBole model, trained on our train sessions and evaluated with our rank function.
 
 Epochs are chosen by NDCG@10 of ``full_ranks`` on our validation sessions, masked by ``seen``, and never by RecBole's
-evaluator (which leaves a sequential model's history unmasked). How RecBole is held to our data:
+evaluator (which leaves a sequential model's history unmasked). For RecBole's use of our data, see
 ``langptune.baselines.engine.recbole_job``.
 """
 
@@ -24,32 +24,35 @@ Setting = Scalar | list[Scalar]
 
 
 class Keys(baseline.Keys):
-    """Any RecBole model, trained on our train sessions and ranked by our rank function."""
+    """Any RecBole model, trained on our train sessions and evaluated with our rank function."""
 
     model: str = Field(description="RecBole's name of the model, e.g. SASRec")
-    settings: dict[str, Setting] = Field({}, description="RecBole settings, passed as they are")
+    settings: dict[str, Setting] = Field({}, description="RecBole settings, passed unchanged")
     tune: dict[str, list[Setting]] = Field(
         {},
-        description="setting -> values; the grid is tried on validation with the first seed, one job a point",
+        description="setting -> values; each point of the grid is tried on validation with the first seed, in its own "
+        "job",
     )
-    epochs: Annotated[int, Field(ge=1)] = Field(100, description="at most this many; ignored by closed-form models")
+    epochs: Annotated[int, Field(ge=1)] = Field(
+        100, description="maximum number of epochs; ignored by closed-form models"
+    )
     patience: Annotated[int, Field(ge=1)] = Field(
         10, description="stop after this many validations without a better NDCG@10"
     )
     validate_every: Annotated[int, Field(ge=1)] = Field(1, description="epochs between validations")
     history_items: Annotated[int, Field(ge=1)] = Field(
-        50, description="sequential models see this many most recent items"
+        50, description="number of most recent items that sequential models read"
     )
     train_sessions: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="sequential models train on at most this many most recent windows per user; null: all",
+        description="maximum number of train windows per user for sequential models, the most recent ones; null: all",
     )
     refit: bool = Field(
         True,
-        description="ID-based models only: after selection on validation, train once more, as long as was best, on "
-        "the histories of the test sessions too, so that they know what every other method sees in a history",
+        description="ID-based models only: after selection on validation, train again for the best number of epochs, "
+        "with the histories of the test sessions, which all other methods read too",
     )
-    deterministic: bool = Field(False, description="the model draws nothing (closed form); one seed stands for all")
+    deterministic: bool = Field(False, description="no random numbers (closed form); one seed is enough")
 
     minutes: ClassVar[int] = 240
     gpus: ClassVar[int] = 1

@@ -1,8 +1,10 @@
-"""Scorers without a model: popularity, chance, and the answer itself. They frame what a rank can be worth."""
+"""Scorers without a model: popularity, random, and the target itself (oracle). They give lower and upper bounds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from langptune.baselines.frame import baseline
 
@@ -12,9 +14,11 @@ if TYPE_CHECKING:
 
 
 class Keys(baseline.Keys):
-    """Scorers without a model: popularity in the training sessions, chance, and the answer itself."""
+    """Scorers without a model: popularity in the training sessions, random scores, and the target itself (oracle)."""
 
-    scorer: Literal["pop", "random", "oracle"]
+    scorer: Literal["pop", "random", "oracle"] = Field(
+        description="pop: train count of the item; random: random scores; oracle: the target first"
+    )
 
     memory: ClassVar[int] = 1000
     minutes: ClassVar[int] = 10
@@ -27,7 +31,7 @@ class Keys(baseline.Keys):
 
     @property
     def deterministic(self) -> bool:
-        """Only chance has a seed."""
+        """Only random scores need a seed."""
         return self.scorer != "random"
 
 

@@ -1,1 +1,1 @@
-"""Typed configuration: the single truth for keys, defaults, errors and the documented schema."""
+"""Typed configuration: the one definition of keys, defaults, error messages and the documented schema."""

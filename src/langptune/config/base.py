@@ -17,11 +17,11 @@ from langptune.errors import UserError
 __all__ = ["NAME_RULE", "Strict", "by_size", "nearest", "read_yaml", "retype", "sound_name", "validate"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NAME_RULE = "a name is letters, digits, '.', '_' or '-', at most 64 of them, the first a letter or a digit"
+NAME_RULE = "a name has 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
 
 
 def sound_name(name: str) -> bool:
-    """Whether an entry of a registry may be called so (``NAME_RULE``): several such names make up one of a file."""
+    """Whether a registry entry may have this name (``NAME_RULE``); file names consist of several such names."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -44,12 +44,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen = set()
     for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`: what it brings in may be overridden
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`: the keys that it merges may be overridden
             continue
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise UserError(
-                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}: key '{key}' stands twice; keep one"
+                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}: key '{key}' is repeated; keep one"
             )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: missing, unreadable, not YAML, not a mapping, or a key that stands twice.
+        UserError: missing, unreadable, not YAML, not a mapping, or a repeated key.
     """
     path = Path(path)
     try:
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def retype(value: Any) -> Any:
-    """Values of ``snakemake --config key=value`` as YAML would read them: Snakemake leaves those in lists as text."""
+    """Values of ``snakemake --config key=value`` as YAML reads them: Snakemake leaves values inside lists as text."""
     if isinstance(value, dict):
         return {key: retype(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -97,7 +97,11 @@ def retype(value: Any) -> Any:
 
 
 def by_size(values: Mapping[float, V], weights: int) -> V | None:
-    """Of values by size (weights in billions, at most -> value), that for ``weights`` weights; None beyond all."""
+    """The value for a model of ``weights`` weights; None if the model is larger than every size.
+
+    Args:
+        values: largest size, in billions of weights -> value.
+    """
     size = min((size for size in values if size * 1e9 >= weights), default=None)
     return None if size is None else values[size]
 
@@ -106,7 +110,7 @@ def validate(model: type[M], data: Any, where: str) -> M:
     """``model`` built from plain data.
 
     Args:
-        where: how the source is named in an error: a file, or a file and an entry.
+        where: name of the source in error messages: a file, or a file and an entry.
 
     Raises:
         UserError: naming ``where``, the key, the value found and the nearest valid key.
@@ -114,7 +118,7 @@ def validate(model: type[M], data: Any, where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        # An unknown key first: it usually is the missing one, misspelt.
+        # Unknown keys first: an unknown key is usually a misspelt form of the missing one.
         issues = sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden")
         raise UserError("; ".join(_explain(model, issue, where) for issue in issues[:3])) from None
 
@@ -132,10 +136,10 @@ def _explain(model: type[BaseModel], issue: dict[str, Any], where: str) -> str:
 
 
 def _follow(model: type[BaseModel], path: list[Any]) -> tuple[type[BaseModel], list[str]]:
-    """The model that ``path`` leads to, and the path as a person writes it.
+    """The model at ``path``, and the path as a user writes it.
 
-    In a union told apart by a discriminator, pydantic puts the discriminator's value into the path: it chooses the
-    candidate, and is not a key. ``entry``, which boxes a registry entry for validation, is none either.
+    In a discriminated union, pydantic puts the discriminator's value into the path. This value selects the candidate
+    and is not a key. ``entry``, which wraps a registry entry for validation, is not a key either.
     """
     shown: list[str] = []
     candidates = [model]
@@ -152,7 +156,7 @@ def _follow(model: type[BaseModel], path: list[Any]) -> tuple[type[BaseModel], l
 
 
 def _tags(model: type[BaseModel]) -> list[Any]:
-    """The values of a model's literal fields, by which a union tells it apart."""
+    """The values of a model's literal fields; they identify the model within a union."""
     return [value for field in model.model_fields.values() for value in getattr(field.annotation, "__args__", ())]
 
 
@@ -163,7 +167,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _short(value: Any) -> str:
-    # Not repr: a few lines of YAML with aliases stand for more than fits into memory.
+    # Not repr: a few lines of YAML with aliases can expand to more than fits into memory.
     text = _SHOWN.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -1,4 +1,4 @@
-"""``slurm/cluster.yaml``: what a SLURM cluster calls its accounts, partitions and GPUs, and what jobs ask of it."""
+"""``slurm/cluster.yaml``: accounts, partitions and GPU types of a SLURM cluster, and requests of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from langptune.config.base import Strict, by_size
 
 Sized = str | dict[Annotated[float, Field(gt=0, strict=False)], str]
-"""One value, or values by size: weights in billions, at most -> value."""
+"""One value, or values by model size: largest size in billions of weights -> value."""
 Kind = Literal["cpu", "gpu"]
 
 DRIVER_MB = 500
@@ -19,55 +19,59 @@ DRIVER_MB = 500
 
 
 class Kinds(Strict):
-    """One setting, for jobs on CPUs and for jobs on GPUs."""
+    """One setting for CPU jobs and for GPU jobs."""
 
-    cpu: Sized | None = Field(None, description="for jobs that need no GPU")
-    gpu: Sized | None = Field(None, description="for jobs that need one")
+    cpu: Sized | None = Field(None, description="value for jobs without a GPU; null: not requested")
+    gpu: Sized | None = Field(None, description="value for jobs with a GPU; null: not requested")
 
 
 class Gpus(Strict):
-    """How GPUs are asked for."""
+    """How GPUs are requested."""
 
     request: Literal["gpu", "gres", "none"] = Field(
-        "gpu", description="gpu: sbatch --gpus; gres: sbatch --gres, for older sites; none: models run on CPUs"
+        "gpu", description="gpu: sbatch --gpus; gres: sbatch --gres, for older clusters; none: models run on CPUs"
     )
     type: Sized | None = Field(None, description="the cluster's name of a GPU type, as in --gpus=a100:1")
 
 
 class Limits(Strict):
-    """The most that a job may ask for; growing with attempts stops there."""
+    """Upper limits of requests. Requests grow with each attempt, up to these limits."""
 
-    hours: Annotated[float, Field(gt=0, strict=False)] | None = Field(None, description="of the longest partition")
-    memory_mb: Annotated[int, Field(gt=0)] | None = Field(None, description="of the largest node")
+    hours: Annotated[float, Field(gt=0, strict=False)] | None = Field(
+        None, description="time limit of the longest partition; null: unlimited"
+    )
+    memory_mb: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="memory of the largest node; null: unlimited"
+    )
 
 
 class Cluster(Strict):
-    """A site. What is null is not asked for: the cluster's own default holds, or a flag (docs/cluster.md)."""
+    """A cluster. Null values are not requested; the cluster's default or a flag applies (docs/cluster.md)."""
 
     account: str | None = Field(None, description="sbatch --account")
     partition: Kinds = Field(Kinds(), description="sbatch --partition")
     qos: Kinds = Field(Kinds(), description="sbatch --qos")
     constraint: Kinds = Field(Kinds(), description="sbatch --constraint, node features")
-    gpus: Gpus = Gpus()
-    cpus_per_gpu: Annotated[int, Field(ge=1)] = Field(4, description="CPUs beside each GPU, for data and tokenizers")
+    gpus: Gpus = Field(Gpus(), description="how GPUs are requested")
+    cpus_per_gpu: Annotated[int, Field(ge=1)] = Field(4, description="CPUs per GPU, for data and tokenizers")
     warn_seconds: Annotated[int, Field(ge=0)] = Field(
         120,
-        description="so long before its time is up a job gets SIGTERM, and writes a checkpoint; 0: when it is up",
+        description="a job gets SIGTERM this long before its time limit, and writes a checkpoint; 0: at the time limit",
     )
-    extra: str | None = Field(None, description="any further options of sbatch, as one text")
+    extra: str | None = Field(None, description="further options of sbatch, as one string")
     time_factor: Annotated[float, Field(gt=0, strict=False)] = Field(
-        1.0, description="runtimes are multiplied by this: above 1 for slow nodes"
+        1.0, description="factor of all requested runtimes; above 1 for slow nodes"
     )
-    memory_factor: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="the same for memory")
-    limits: Limits = Limits()
+    memory_factor: Annotated[float, Field(gt=0, strict=False)] = Field(1.0, description="factor of all memory requests")
+    limits: Limits = Field(Limits(), description="upper limits of requests")
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one job needs, whatever the cluster.
+    """What one job needs, independent of the cluster.
 
-    memory: MB, of its own processes. minutes: of its first attempt. weights: of its largest model.
-    gpus: in all, over ``machines`` nodes; with 0 it is a job for CPUs.
+    memory: MB, for its own processes. minutes: for its first attempt. weights: number of weights of its largest model.
+    gpus: total over ``machines`` nodes; 0: a CPU job.
     """
 
     memory: float
@@ -93,11 +97,11 @@ KEYS = (
     "tasks_per_gpu",
     "mpi",
 )
-"""Resources beside memory that ``resources`` may give a value."""
+"""Resources, other than memory, that ``resources`` may set."""
 
 
 def sized(value: Sized | None, weights: int) -> str | None:
-    """The value for a model of ``weights`` weights; of the largest size where it is larger than all."""
+    """The value for a model of ``weights`` weights; that of the largest size if the model is larger than every size."""
     if not isinstance(value, dict):
         return value
     fitting = by_size(value, weights)
@@ -105,10 +109,10 @@ def sized(value: Sized | None, weights: int) -> str | None:
 
 
 def resources(cluster: Cluster, demand: Demand, attempt: int) -> dict[str, Any]:
-    """Resources as the executor plugin reads them, ``mem_mb`` and any of ``KEYS``.
+    """Resources of one job for the executor plugin: ``mem_mb`` and any of ``KEYS``.
 
-    Memory grows by half with each attempt and runtime by its whole, up to the site's limits: a job that died of either
-    does not die of it again.
+    Each further attempt requests half of the first attempt's memory more, and its full runtime more, up to the
+    cluster's limits: a job that exceeded its memory or its time limit is not stopped by the same value again.
     """
     memory = (demand.memory * cluster.memory_factor) * (1 + (attempt - 1) / 2) + DRIVER_MB
     minutes = demand.minutes * cluster.time_factor * attempt
@@ -132,13 +136,13 @@ def resources(cluster: Cluster, demand: Demand, attempt: int) -> dict[str, Any]:
         model = sized(cluster.gpus.type, demand.weights)
         out["cpus_per_gpu"] = cluster.cpus_per_gpu
         if cluster.gpus.request == "gres" or demand.machines > 1:
-            # Counted by node, while --gpus is a sum that need not be shared out evenly.
+            # --gres counts per node; --gpus is a total that SLURM may divide unevenly among nodes.
             each = demand.gpus // demand.machines
             out["gres"] = f"gpu:{model}:{each}" if model else f"gpu:{each}"
         else:
             out |= {"gpu": demand.gpus, "gpu_model": model}
     if demand.machines > 1:
-        # `mpi`: the plugin leaves srun to the job's own command (langptune.launch). `tasks_per_gpu`: else it would take
-        # `tasks` for those of each GPU.
+        # `mpi`: the plugin leaves srun to the job's own command (langptune.launch). `tasks_per_gpu`: without it, the
+        # plugin would read `tasks` as tasks per GPU.
         out |= {"nodes": demand.machines, "tasks": demand.machines, "tasks_per_gpu": 0, "mpi": "srun"}
     return {key: value for key, value in out.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Registry entries of ``config/datasets.yaml``: where a dataset comes from and by which protocol it is split."""
+"""Registry entries of ``config/datasets.yaml``: the source of a dataset and the protocol that splits it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ HEX = set("0123456789abcdef")
 
 
 class DataSource(Strict):
-    """Where the raw files are: an installed package, a folder, a hub repository or an address. Exactly one."""
+    """Where the raw files are: exactly one of an installed package, a folder, a hub repository and a URL."""
 
-    package: str | None = Field(None, description="installed Python package that carries the files")
-    folder: str | None = Field(None, description="folder with the files, absolute or relative to the repo")
+    package: str | None = Field(None, description="installed Python package that contains the files")
+    folder: str | None = Field(None, description="folder with the files, absolute or relative to the repository")
     hub: str | None = Field(None, description="dataset id on the Hugging Face hub")
     revision: str | None = Field(None, description="full commit hash on the hub; a branch name is refused")
     url: str | None = Field(
-        None, description="address of one archive, which is downloaded once; `sha256` must hold its hash"
+        None, description="URL of one archive, which is downloaded once; `sha256` must contain its hash"
     )
-    path: str = Field("", description="sub-folder inside the package, folder, hub repository or archive")
+    path: str = Field("", description="subfolder of the package, folder, hub repository or archive")
     files: list[str] = Field([], description="files of the hub repository, below `path`")
 
     @model_validator(mode="after")
@@ -35,11 +35,11 @@ class DataSource(Strict):
         if bool(self.hub) != bool(self.files):
             raise ValueError("'files' goes with 'hub': list the files to download")
         for name in [self.path, *self.files] if self.hub else []:
-            if name.startswith("/") or ".." in name.split("/"):  # links to what is downloaded are made by these names
+            if name.startswith("/") or ".." in name.split("/"):  # links to the downloaded files have these names
                 raise ValueError(f"'{name[:100]}' leaves the repository: give names below it, without '..'")
         if self.url and not (re.match(r"^https?://[^/]", self.url) and sound_name(self.url.rsplit("/", 1)[-1])):
             raise ValueError(
-                f"url '{self.url[:100]}' must be http(s) and end in the archive's file name (letters, figures, . _ -)"
+                f"url '{self.url[:100]}' must be http(s) and end in the archive's file name (letters, digits, . _ -)"
             )
         return self
 
@@ -58,53 +58,62 @@ class DataSource(Strict):
 
 
 class Counts(Strict):
-    """Sizes that the raw files must have; checked when the dataset is prepared."""
+    """Sizes that the raw files must have. They are checked when the dataset is prepared."""
 
-    interactions: int
-    users: int
-    items: int
+    interactions: int = Field(description="number of interactions")
+    users: int = Field(description="number of users")
+    items: int = Field(description="number of items")
 
 
 Core = Annotated[int, Field(ge=1)] | None
 CORE = Field(
     None,
-    description="k: drop users and items with fewer than k interactions until nothing changes; null keeps all",
+    description="k: users and items with fewer than k interactions are dropped until nothing changes; null: all "
+    "are kept",
 )
 
 
 class LeaveOneOut(Strict):
-    """Per user, by time: last item is the test target, the one before it validation, all earlier ones train.
+    """Per user, in order of time: the last item is the test target, the one before it the validation target.
 
-    Train sessions are all earlier windows: every interaction but the first is the target of one session
-    whose history is what came before it. Interactions at the same time are ordered by a fixed hash of
-    (user, item): independent of the order of rows in the file and of item ids (docs/protocol.md).
+    The earlier items give the train sessions: each of them but the first is the target of one session, with the
+    interactions before it as history. Interactions at the same time are ordered by a fixed hash of (user, item), which
+    depends neither on the order of rows in the file nor on item ids (docs/protocol.md).
     """
 
-    name: Literal["leave-one-out"]
+    name: Literal["leave-one-out"] = Field(description="selects this protocol")
     history_length: Annotated[int, Field(ge=1)] | None = Field(
-        50, description="keep only the most recent N items in a session's history; null keeps all"
+        50, description="longest history of a session: its most recent items; null: all items"
     )
-    min_interactions: Annotated[int, Field(ge=3)] = Field(3, description="users with fewer are dropped and counted")
+    min_interactions: Annotated[int, Field(ge=3)] = Field(
+        3, description="users with fewer interactions are dropped, and counted"
+    )
     core: Core = CORE
 
 
 class Temporal(Strict):
-    """One global cut-off in time per split: nothing that is used to predict is later than the cut-off.
+    """One global cut-off in time per split: predictions use no data later than the cut-off.
 
-    ``validation_from`` and ``test_from`` are quantiles of all interaction times. Train sessions have their
-    target before the first cut; a validation (test) session is a user's first unseen item at or after the
-    validation (test) cut, with everything of that user before the cut as history. With ``core``, the catalogue and the
-    users are those of the core of the interactions before the validation cut; a test user needs as many interactions
-    before the test cut.
+    ``validation_from`` and ``test_from`` are quantiles of all interaction times. The target of a train session is
+    before the validation cut-off. The target of a validation (test) session is a user's first unseen item at or after
+    the validation (test) cut-off; its history is all interactions of this user before the cut-off. With ``core``, the
+    catalogue and the users are those of the k-core of the interactions before the validation cut-off; a test user needs
+    at least k interactions before the test cut-off.
     """
 
-    name: Literal["temporal"]
-    history_length: Annotated[int, Field(ge=1)] | None = 50
-    validation_from: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    test_from: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    name: Literal["temporal"] = Field(description="selects this protocol")
+    history_length: Annotated[int, Field(ge=1)] | None = Field(
+        50, description="longest history of a session: its most recent items; null: all items"
+    )
+    validation_from: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.8, description="quantile of the interaction times at which validation begins"
+    )
+    test_from: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="quantile of the interaction times at which test begins; above `validation_from`"
+    )
     core: Core = CORE
     windows: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="train on at most this many most recent sessions of a user; null: all"
+        None, description="maximum number of train sessions per user, the most recent ones; null: all"
     )
 
     @model_validator(mode="after")
@@ -115,39 +124,42 @@ class Temporal(Strict):
 
 
 class Limits(Strict):
-    """Lengths, in tokens, that the texts of a dataset must keep."""
+    """Lengths, in tokens, that the texts of a dataset must not exceed."""
 
     decoder: str = Field(description="entry of config/models.yaml whose tokenizer counts an item's text")
-    item_tokens: Annotated[int, Field(ge=1)] = 512
+    item_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest text of an item")
     encoder: str = Field(description="entry of config/models.yaml whose tokenizer counts a prompt")
-    prompt_tokens: Annotated[int, Field(ge=1)] = 1024
+    prompt_tokens: Annotated[int, Field(ge=1)] = Field(1024, description="longest prompt")
     over: Literal["drop", "truncate"] = Field(
         "drop",
-        description="drop: a user with an item or a prompt over its limit is dropped, as published; truncate: kept, "
-        "and the text is cut where it is used. Counted either way",
+        description="drop: users with an item or a prompt over its limit are dropped, as published; truncate: they "
+        "are kept, and the text is cut where it is used. Both are counted",
     )
 
 
 class Paper(Strict):
-    """The published protocol (PAPER, section Data): user-disjoint, the first items of a user are the history.
+    """The published protocol (PAPER, section Data): user-disjoint; a user's first items are the history.
 
-    Iterative k-core, users over the limits dropped, k-core again; users by the time of their first interaction: the
-    first part train, the rest held out, without items unknown to training; one session a user: the first
-    ``history_length`` items, and the first later one that is not among them. Held-out sessions are validation and test
-    by halves. ``defects`` turn on what the public code does and a benchmark should not (docs/protocol.md).
+    The iterative k-core is applied before and after users over the limits are dropped. Users are ordered by the time of
+    their first interaction: the first part is the train users, the rest is held out, without items that are unknown to
+    training. Each user has one session: the first ``history_length`` items are the history, and the first later item
+    that is not among them is the target. Held-out sessions are divided evenly into validation and test. ``defects``
+    reproduces defects of the public code (docs/protocol.md).
     """
 
-    name: Literal["paper"]
-    core: Annotated[int, Field(ge=1)] = 5
-    history_length: Annotated[int, Field(ge=1)] = 4
-    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of users that are held out")
-    limits: Limits | None = Field(None, description="null: no text is counted")
-    seed: int = Field(0, description="of the split of held-out sessions into validation and test")
+    name: Literal["paper"] = Field(description="selects this protocol")
+    core: Annotated[int, Field(ge=1)] = Field(
+        5, description="k: users and items with fewer than k interactions are dropped until nothing changes"
+    )
+    history_length: Annotated[int, Field(ge=1)] = Field(4, description="items of a session's history")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of held-out users")
+    limits: Limits | None = Field(None, description="limits of text lengths; null: no text is counted")
+    seed: int = Field(0, description="seed of the split of held-out sessions into validation and test")
     defects: list[Literal["duplicates", "average-rating", "unseeded-split", "monitor-test"]] = Field(
         [],
-        description="duplicates: a repeated review counts again; average-rating: item texts have the rating averaged "
-        "over all time; unseeded-split: validation and test are drawn anew in each run; monitor-test: validation "
-        "sessions are the test sessions",
+        description="duplicates: a repeated review counts again; average-rating: item texts contain the rating "
+        "averaged over all time; unseeded-split: each run draws a new split into validation and test; monitor-test: "
+        "the validation sessions are the test sessions",
     )
 
 
@@ -155,62 +167,64 @@ Protocol = Annotated[LeaveOneOut | Temporal | Paper, Field(discriminator="name")
 
 
 class Tables(Strict):
-    """One's own interactions and items, as CSV, TSV or Parquet (reader ``csv``)."""
+    """Files and columns of your own interactions and items, as CSV, TSV or Parquet (reader ``csv``)."""
 
     interactions: str = Field(description="file name of the interactions")
     items: str = Field(description="file name of the items")
     user: str = Field(description="column of the user id, in the interactions")
     item: str = Field(description="column of the item id, in both files")
-    timestamp: str = Field(description="column of the time: numbers (any unit; fractions are kept), or ISO dates")
-    rating: str | None = Field(None, description="column of the rating; null: there is none, and 1 stands for it")
-    review: str | None = Field(None, description="column of the review's text; null: there is none")
+    timestamp: str = Field(description="column of the time: numbers in any unit (fractions are kept), or ISO dates")
+    rating: str | None = Field(None, description="column of the rating; null: no ratings, 1 is used")
+    review: str | None = Field(None, description="column of the review's text; null: no reviews")
 
 
 class PublishedCounts(Strict):
-    """What a publication reports of one step; left out where it reports nothing."""
+    """Published counts after one step; null: not published."""
 
-    interactions: int | None = None
-    users: int | None = None
-    items: int | None = None
+    interactions: int | None = Field(None, description="number of interactions")
+    users: int | None = Field(None, description="number of users")
+    items: int | None = Field(None, description="number of items")
 
 
 class DatasetEntry(Strict):
-    """One dataset under one protocol. The same raw files under another protocol are another entry."""
+    """One dataset with one protocol. The same raw files with another protocol are another entry."""
 
-    title: str = Field(description="how tables and plots call it")
+    title: str = Field(description="name in tables and plots")
     reader: str = Field(description="a reader of langptune.data.readers")
-    source: DataSource
-    sha256: dict[str, str] = Field({}, description="file name -> SHA-256 it must have; checked before use")
-    expect: Counts | None = None
-    licence: str
-    url: str = Field("", description="where the dataset is described")
+    source: DataSource = Field(description="where the raw files are")
+    sha256: dict[str, str] = Field({}, description="file name -> expected SHA-256; checked before use")
+    expect: Counts | None = Field(None, description="sizes of the raw files; null: not checked")
+    licence: str = Field(description="licence of the dataset")
+    url: str = Field("", description="page that describes the dataset")
     rating_range: tuple[float, float] = Field(
-        (1.0, 5.0), description="ratings outside are malformed rows", strict=False
+        (1.0, 5.0), description="lowest and highest rating; rows with other ratings are malformed", strict=False
     )
     users: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="keep only the first N users in a fixed hashed order (for small trials); null keeps all",
+        description="keep only this many users, the first in a fixed order by hash, for small trials; null: all",
     )
     columns: dict[str, str] = Field(
-        {}, description="our item field -> column of the raw item file; `title` is required by most readers"
+        {}, description="item field of langptune -> column of the raw item file; most readers require `title`"
     )
-    category: str = Field("", description="amazon-2023: the category, as it stands in the file names")
-    tables: Tables | None = Field(None, description="csv: the files and the columns of the interactions")
+    category: str = Field("", description="amazon-2023: the category, as in the file names")
+    tables: Tables | None = Field(None, description="csv: file and column names")
     max_bad: Annotated[float, Field(ge=0, le=1, strict=False)] = Field(
-        0.001, description="share of malformed rows above which reading stops; below, they are left out and counted"
+        0.001,
+        description="share of malformed rows above which reading stops with an error; below it, these rows are left "
+        "out and counted",
     )
     published: dict[str, PublishedCounts] = Field(
         {}, description="step of the protocol's funnel -> published counts, shown beside ours"
     )
-    lists: list[str] = Field([], description="item fields that hold several words, to be joined by commas")
-    move_articles: bool = Field(False, description="turn titles like 'Usual Suspects, The' around")
-    item_text: str = Field(description="Jinja template of what the decoder embeds for an item")
+    lists: list[str] = Field([], description="item fields with several values, which are joined by commas")
+    move_articles: bool = Field(False, description="move a trailing article to the front ('Usual Suspects, The')")
+    item_text: str = Field(description="Jinja template of the text of an item that the decoder embeds")
     prompt: str = Field(description="default entry of config/prompts.yaml for this dataset")
-    protocol: Protocol
+    protocol: Protocol = Field(description="how interactions become train, validation and test sessions")
 
     @model_validator(mode="after")
     def _hashed(self) -> DatasetEntry:
-        """What comes from an address is known by its hash alone: anything may stand there."""
+        """A source with a URL needs a hash: the content behind a URL may change."""
         if self.source.url is None:
             return self
         file = self.source.url.rsplit("/", 1)[-1]
@@ -218,6 +232,6 @@ class DatasetEntry(Strict):
         if not (len(wanted) == 64 and set(wanted) <= HEX):
             raise ValueError(
                 f"a source with 'url' needs 'sha256: {{{file}: ...}}', the 64 digits that `sha256sum` gives for the "
-                "archive; get it once, compare it with what its authors publish, and write them here"
+                "archive; get it once, compare it with the authors' published hash, and write it here"
             )
         return self

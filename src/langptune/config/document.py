@@ -12,33 +12,33 @@ from langptune.config import cluster, datasets, judges, methods, models, prompts
 
 HEAD = """# Configuration
 
-Made from the typed models in `src/langptune/config/` (`make docs`); a test keeps it in step. Unknown keys, wrong
-types and names that no registry knows are errors before any job starts, each one line with file, key, value and the
+Generated from the typed models in `src/langptune/config/` (`make docs`); a test checks that it is current. Unknown
+keys, wrong types and unknown names are errors before any job starts. Each is one line with file, key, value and the
 nearest valid key.
 
-| file | what it holds |
+| file | content |
 |---|---|
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
-| `ml-100k.yaml` | the full version of it: all users, all methods, five seeds, tuned |
+| `ml-100k.yaml` | the full version of the default run: all users, all methods, five seeds, tuned |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
-| `rlso.yaml` | what RLSO does on MovieLens-100K, with its controls: all test users, three seeds, hours on two cores |
-| `reward-study.yaml` | rewards x algorithms of RLSO, each with at most equally many generated tokens |
+| `rlso.yaml` | the effect of RLSO on MovieLens-100K, with controls: all test users, three seeds, hours on two cores |
+| `reward-study.yaml` | rewards x algorithms of RLSO, all with the same limit of generated tokens |
 | `two-datasets.yaml` | the default run on two datasets; the second comes with an optional package (docs/data.md) |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
-| `accelerate/*.yaml` | a training in several processes; keys are accelerate's ([README](accelerate/README.md)) |
-| `../slurm/cluster.yaml` | what a SLURM cluster is called and allows ([docs/cluster.md](../docs/cluster.md)) |
-| `../slurm/profile.yaml`, `../profiles/default/profile.yaml` | flags of Snakemake, in its own words |
+| `accelerate/*.yaml` | training in several processes; the keys are accelerate's ([README](accelerate/README.md)) |
+| `../slurm/cluster.yaml` | names and limits of your SLURM cluster ([docs/cluster.md](../docs/cluster.md)) |
+| `../slurm/profile.yaml`, `../profiles/default/profile.yaml` | Snakemake's own flags |
 
-An entry of `recipes.yaml` may begin with `like: <entry>`: it takes that entry's keys, all but the title, as
-`recipe_overrides` of the config leave them; then its own (`train`, `terms` and `guard` key by key), then its own
-overrides.
+An entry of `recipes.yaml` may begin with `like: <entry>`. It then takes all keys of that entry but the title, with
+the `recipe_overrides` of that entry applied; then its own keys apply (`train`, `terms`, `guard` and `settings` key by
+key), then its own overrides.
 
-A config file given with `--configfile` replaces the default one (it is not laid over it); `--config key=value` changes
-single keys of either.
+A config file given with `--configfile` replaces the default one (the two are not merged); `--config key=value` changes
+single keys of the config file in use.
 """
 
 SECTIONS = [
@@ -85,7 +85,7 @@ SECTIONS = [
 
 
 def type_name(annotation: Any) -> str:
-    """How a type is written in the page."""
+    """The name of a type on the page."""
     if annotation is type(None):
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

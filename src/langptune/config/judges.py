@@ -1,4 +1,4 @@
-"""Registry entries of ``config/judges.yaml``: models that compare two profiles of one user, and how they are asked."""
+"""Registry entries of ``config/judges.yaml``: models that compare two profiles of one user, and their prompts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from langptune.errors import UserError
 
 FILE = "judges.yaml"
 BLOCKS = ("history", "first", "second")
-"""What a template shows: blocks of text, whole."""
+"""Variables of a template: complete blocks of text."""
 
 
 class Instruction(Strict):
-    """What a judge is told: Jinja templates with ``history``, ``first``, ``second`` (blocks) and ``answers``."""
+    """The judge's messages: Jinja templates with ``history``, ``first``, ``second`` (blocks) and ``answers``."""
 
-    system: str | None = Field(None, description="text of the system message; null: none")
-    user: str = Field(description="template of the user message; shows each of the three blocks once")
+    system: str | None = Field(None, description="template of the system message; null: no system message")
+    user: str = Field(description="template of the user message; must show each of the three blocks")
 
     @model_validator(mode="after")
     def _known(self) -> Instruction:
@@ -32,7 +32,7 @@ class Instruction(Strict):
             except jinja2.TemplateError as error:
                 raise ValueError(f"{key}: template error: {error}") from None
             if foreign := sorted(names - {*BLOCKS, "answers"}):
-                raise ValueError(f"{key}: unknown name '{foreign[0]}'; there are {', '.join(BLOCKS)} and answers")
+                raise ValueError(f"{key}: unknown name '{foreign[0]}'; valid: {', '.join(BLOCKS)}, answers")
             shown = [name for name in BLOCKS if name in names]
             if key == "system" and shown:
                 raise ValueError(f"system: '{shown[0]}' is data of a user; show it in the user message")
@@ -42,11 +42,13 @@ class Instruction(Strict):
 
 
 class Answers(Strict):
-    """How the verdicts are called; a judge without ``tie`` must choose."""
+    """Labels of the verdicts; a judge without ``tie`` must choose one profile."""
 
-    first: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = "A"
-    second: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = "B"
-    tie: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] | None = "TIE"
+    first: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = Field("A", description="the first profile is better")
+    second: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = Field("B", description="the second profile is better")
+    tie: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] | None = Field(
+        "TIE", description="neither profile is better; null: ties are not allowed"
+    )
 
     @model_validator(mode="after")
     def _apart(self) -> Answers:
@@ -56,29 +58,33 @@ class Answers(Strict):
 
     @property
     def labels(self) -> dict[str, str]:
-        """What is answered -> what it means: ``first``, ``second`` or ``tie``."""
-        told = {self.first: "first", self.second: "second", self.tie: "tie"}
-        return {label: meaning for label, meaning in told.items() if label is not None}
+        """Label -> meaning: ``first``, ``second`` or ``tie``."""
+        meanings = {self.first: "first", self.second: "second", self.tie: "tie"}
+        return {label: meaning for label, meaning in meanings.items() if label is not None}
 
 
 class Judge(Strict):
-    """One judge: a model and its instruction. Both orders of each pair are asked."""
+    """One judge: a model and its instruction. It judges each pair in both orders."""
 
-    title: str = Field(description="how tables and pages call it")
-    model: str = Field(description="an encoder of models.yaml; a local one is served while it is asked")
-    instruction: Instruction
+    title: str = Field(description="name in tables and on pages")
+    model: str = Field(description="an encoder of models.yaml; a local model is served while the job runs")
+    instruction: Instruction = Field(description="templates of the messages")
     answer: Literal["word", "line", "json"] = Field(
         "line",
-        description="form of the verdict: word, the answer is the verdict and nothing else; line, its last line is "
-        '`VERDICT: A`; json, it ends with {"verdict": "A"}, with or without other keys. Markdown and brackets around '
-        "it are allowed. All else, and two different verdicts, is unparsed, never guessed",
+        description="form of the verdict. word: the answer is the verdict alone; line: its last line is `VERDICT: A`; "
+        'json: it ends with {"verdict": "A"}, with or without other keys. Markdown and brackets around it are '
+        "allowed. Any other answer, and one with two different verdicts, is unparsed, never guessed",
     )
-    answers: Answers = Answers()
-    max_tokens: Annotated[int, Field(ge=1)] = Field(256, description="longest answer")
-    temperature: Annotated[float, Field(ge=0, strict=False)] = Field(0.0, description="0 is greedy")
-    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown")
+    answers: Answers = Field(Answers(), description="labels of the verdicts")
+    max_tokens: Annotated[int, Field(ge=1)] = Field(256, description="longest answer, in tokens")
+    temperature: Annotated[float, Field(ge=0, strict=False)] = Field(
+        0.0, description="temperature of decoding; 0: greedy"
+    )
+    history_items: Annotated[int, Field(ge=1)] = Field(10, description="number of most recent items that are shown")
     max_profile: Annotated[int, Field(ge=1)] = Field(
-        4000, description="characters of a profile that are shown; longer ones are cut, counted in the manifest"
+        4000,
+        description="longest profile that is shown, in characters; longer profiles are cut, and counted in the "
+        "manifest",
     )
 
 
@@ -87,7 +93,7 @@ class _Registry(RootModel[dict[str, dict[str, Any]]]):
 
 
 def read_judges(folder: Path | str, models: Mapping[str, Any]) -> dict[str, Judge]:
-    """The judges of a folder of registries, checked; none where it has no judges.yaml.
+    """The judges of a folder of registries, checked; empty if the folder has no judges.yaml.
 
     Args:
         models: the entries of models.yaml, by name.
@@ -107,7 +113,7 @@ def read_judges(folder: Path | str, models: Mapping[str, Any]) -> dict[str, Judg
         judge = validate(Judge, entry, at)
         if judge.model not in encoders:
             raise UserError(
-                f"{at}: model: '{judge.model}' is no encoder of models.yaml{nearest(judge.model, encoders)}"
+                f"{at}: model: '{judge.model}' is not an encoder of models.yaml{nearest(judge.model, encoders)}"
             )
         if judge.max_tokens >= models[judge.model].context:
             raise UserError(

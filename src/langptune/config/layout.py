@@ -1,4 +1,4 @@
-"""Where everything lies: the files of runs, phases and models, named by what they hold."""
+"""Paths of all files of runs, phases and models; their names follow from their content."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from langptune.config.phases import Draw, Phase
 from langptune.config.workflow import Run, Workflow
 
 UNTRAINED_SEED = 0
-"""The seed under which lies what no seed changes: states without training, their greedy profiles, and the weights of
-popularity chosen by these. Whatever ``seeds`` of a config lists, and in whichever order, it is written once."""
+"""Seed in the paths of results that do not depend on a seed: untrained states, their greedy profiles, and the weights
+of popularity chosen with these. They are written once, independent of ``seeds`` of the config."""
 
 
 def encoder_of(models: str) -> str:
@@ -21,16 +21,16 @@ def decoder_of(models: str) -> str:
 
 
 class Layout:
-    """Paths of a workflow's files, relative to the repository; a seed may be a number or a wildcard's text."""
+    """Paths of a workflow's files, relative to the repository; a seed is a number or the text of a wildcard."""
 
     def __init__(self, workflow: Workflow):
         self._workflow = workflow
         self._config = workflow.config
         self.phase = f"{workflow.config.results}/{{dataset}}/phases/{{models}}/seed{{seed}}/{{phase}}"
-        """Folder of one phase, as a pattern."""
+        """Pattern of the folder of one phase."""
 
     def model_folder(self, name: str) -> str:
-        """Where a materialised model lies."""
+        """Folder of a materialised model."""
         return f"{self._config.models_dir}/{name}"
 
     def data_file(self, dataset: str, name: str) -> str:
@@ -46,9 +46,10 @@ class Layout:
         return f"{self._config.results}/{run.folder}/metrics.parquet"
 
     def phase_folder(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """Where a phase's model, curve and profiles lie.
+        """Folder of a phase's model, curve and profiles.
 
-        What has read histories alone lies under the decoder: it is one phase for all encoders, and for text methods.
+        The path of a phase that has read only histories names only the decoder: the phase is the same for all encoders
+        and for text methods.
         """
         models = models if phase.prompt is not None else decoder_of(models)
         return self.phase.format(dataset=dataset, models=models, seed=seed, phase=phase.id)
@@ -56,7 +57,8 @@ class Layout:
     def profiles_of(self, dataset: str, models: str, seed: int | str, phase: Phase, draw: Draw) -> str:
         """The profiles that a phase's encoder writes.
 
-        Untrained, it is the same for all decoders; greedy, it is the same for all seeds too (``UNTRAINED_SEED``).
+        Profiles of an untrained encoder are the same for all decoders; greedy ones are also the same for all seeds
+        (``UNTRAINED_SEED``).
         """
         writer = phase.encoder
         if not writer.chain:
@@ -65,7 +67,7 @@ class Layout:
         return f"{self.phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
 
     def adapter_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> list[str]:
-        """The adapter of a phase's encoder; nothing where it is untrained."""
+        """The adapter of a phase's encoder; empty if the encoder is untrained."""
         writer = phase.encoder
         return [f"{self.phase_folder(dataset, models, seed, writer)}/encoder"] if writer.chain else []
 
@@ -77,27 +79,27 @@ class Layout:
         return self.model_folder(decoder_of(models))
 
     def vectors_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """The catalogue as the decoder of a phase embeds it."""
+        """The item embeddings of a phase's decoder."""
         trained = phase.decoder
         if trained.chain:
             return f"{self.phase_folder(dataset, models, seed, trained)}/vectors.safetensors"
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
     def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """Where the weight of popularity stands that is chosen for the decoder of a phase.
+        """The file of the weight of popularity that is chosen for the decoder of a phase.
 
-        An untrained decoder has one for all seeds (``UNTRAINED_SEED``).
+        An untrained decoder has one weight for all seeds (``UNTRAINED_SEED``).
         """
         state = phase.weighed
         seed = seed if state.chain else UNTRAINED_SEED
         return f"{self.phase_folder(dataset, models, seed, state)}/popularity.json"
 
     def source_of(self, method: str) -> str:
-        """The method whose texts a method is ranked by: its own, or those of the method that a control names."""
+        """The method whose texts a method ranks: the method itself, or the one that a control names."""
         return self._workflow.source_of(method)
 
     def reference_of(self, run: Run) -> Run:
-        """The run that a run's profiles are set against: the reference's with the same dataset, models and seed."""
+        """The run with which a run's profiles are compared: the reference with the same dataset, models and seed."""
         return Run(run.dataset, self._config.interpretability.reference, run.models, run.seed)
 
     def run_phase(self, run: Run) -> Phase:
@@ -105,16 +107,16 @@ class Layout:
         return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)
 
     def run_profiles(self, run: Run) -> str:
-        """The test profiles that a run of a profile method, or of a control of one, is ranked by."""
+        """The test profiles that a run of a profile method, or of its control, ranks."""
         entry = self._workflow.methods[self.source_of(run.method)]
         return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), entry.draw())
 
     def run_decoder(self, run: Run) -> str:
-        """The folder of the decoder that a run is ranked by."""
+        """The folder of the decoder that ranks in a run."""
         return self.decoder_folder(run.dataset, run.models, run.seed, self.run_phase(run))
 
     def run_weight(self, run: Run) -> float | str:
-        """The weight of popularity in a run's scores: the method's number, or the file of the one that is chosen."""
+        """The weight of popularity in a run's scores: the method's number, or the file of the chosen weight."""
         weight = self._workflow.methods[run.method].weight(self._workflow.methods)
         assert weight is not None
         if weight != "auto":
@@ -122,11 +124,11 @@ class Layout:
         return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
 
     def reward_weight(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
-        """The same of the reward by which a phase trains an encoder."""
+        """The weight of popularity in the reward of a phase: a number, or the file of the chosen weight."""
         if phase.popularity is not None:
             return phase.popularity
         return self.weight_file(dataset, models, seed, phase)
 
     def run_vectors(self, run: Run) -> str:
-        """The catalogue as a run's decoder embeds it."""
+        """The item embeddings of a run's decoder."""
         return self.vectors_of(run.dataset, run.models, run.seed, self.run_phase(run))

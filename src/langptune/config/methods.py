@@ -1,4 +1,4 @@
-"""Registry entries of ``config/methods.yaml``: every way this benchmark has to turn sessions into ranks."""
+"""Registry entries of ``config/methods.yaml``: all methods of the benchmark, which turn sessions into ranks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from langptune.config.workflow import Config, Workflow
 
 BASELINES = Registry("langptune.baselines")
-"""What ranks without a text: each file is a kind of methods.yaml."""
+"""Methods that rank without a text; each file is a kind of methods.yaml."""
 
 
 class Method(Strict):
-    """One way to turn sessions into ranks: what it needs, and what it makes.
+    """One method: it turns sessions into ranks.
 
-    Whoever asks what a method is asks it by these attributes and functions, and not by its class. ``methods`` are the
-    entries of the registry by name; a control answers by the method that it names.
+    Other code uses these attributes and functions, and does not test a method's class. ``methods`` are the entries of
+    the registry by name; a control needs them to look up the method that it names.
 
-    ranked_by: the rule that makes its ranks.
+    ranked_by: the rule that computes its ranks.
     writes_profiles: an encoder writes profiles for it.
-    cheap: its jobs take seconds, so that several share an allocation of a cluster.
-    curve: it has a learning curve beside its ranks.
+    cheap: its jobs take seconds, so that several share one allocation of a cluster.
+    curve: it has a learning curve as well as ranks.
     """
 
     ranked_by: ClassVar[str]
@@ -37,26 +37,24 @@ class Method(Strict):
     cheap: ClassVar[bool] = False
     curve: ClassVar[bool] = False
 
-    title: str = Field(description="how tables and plots call it")
-    group: Literal["profiles", "text controls", "baselines", "bounds"] = Field(
-        description="the block of the table it stands in"
-    )
-    note: str = Field("", description="one line under the table: what a reader must know about this row")
+    title: str = Field(description="name in tables and plots")
+    group: Literal["profiles", "text controls", "baselines", "bounds"] = Field(description="its block in the table")
+    note: str = Field("", description="note on this row, one line under the table")
 
     def source(self, name: str) -> str:
-        """The name of the method whose texts, phases and models this one has: ``name``, its own."""
+        """The name of the method whose texts, phases and models this method uses: its own, ``name``."""
         return name
 
     def text(self, methods: Mapping[str, Method]) -> str | None:
-        """What stands for a session: ``profiles``, ``shuffled-profiles``, ``history`` or ``last-item``; else None."""
+        """Text of a session: ``profiles``, ``shuffled-profiles``, ``history`` or ``last-item``; None without a text."""
         return None
 
     def changes(self) -> str | None:
-        """What it changes of its source; None where it changes nothing."""
+        """Its change of its source; None if it changes nothing."""
         return None
 
     def one_seed(self, methods: Mapping[str, Method]) -> bool:
-        """Whether it draws nothing, so that one seed stands for all."""
+        """Whether it uses no random numbers, so that one seed is enough."""
         return self.deterministic
 
     def one_profile(self, methods: Mapping[str, Method]) -> bool:
@@ -64,11 +62,11 @@ class Method(Strict):
         return False
 
     def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"] | None:
-        """The weight of popularity in its scores; None where it ranks by no text."""
+        """The weight of popularity in its scores; None if it ranks without a text."""
         return None
 
     def models(self, config: Config) -> list[str]:
-        """The ``{models}`` path segments that it is run with."""
+        """The ``{models}`` path segments of its runs."""
         raise NotImplementedError
 
     def grid(self) -> list[Any]:
@@ -77,7 +75,7 @@ class Method(Strict):
 
     @property
     def trials(self) -> int:
-        """How many points are tried on validation; 0 where nothing is tuned."""
+        """Number of points that are tried on validation; 0 if nothing is tuned."""
         return len(self.grid()) if getattr(self, "tune", None) else 0
 
     def untuned(self) -> Self:
@@ -85,31 +83,31 @@ class Method(Strict):
         return self
 
     def check_names(self) -> None:
-        """Check names that a library defines, where that library is installed.
+        """Check names that a library defines, if that library is installed.
 
         Raises:
             UserError: an unknown name.
         """
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Why a workflow cannot run it, a line each. Later lines may follow from the first one."""
+        """Reasons why a workflow cannot run it, one line each. Later ones may be consequences of the first."""
         yield from ()
 
 
 class _TrainedMethod(Method):
-    """What training adds to a method; without phases nothing is trained."""
+    """A method with training; without phases nothing is trained."""
 
     phases: list[str] = Field([], description="entries of config/recipes.yaml, in the order of one iteration")
-    iterations: Annotated[int, Field(ge=1)] = Field(1, description="how often the phases are gone through (PAPER: K)")
+    iterations: Annotated[int, Field(ge=1)] = Field(1, description="number of times that all phases are run (PAPER: K)")
     train_fraction: Annotated[float, Field(gt=0, le=1, strict=False)] = Field(
         1.0,
-        description="share of the train sessions that are trained on, and whose targets rewards of several targets "
-        "read; smaller shares are part of larger. The popularity of items is that of all train sessions",
+        description="share of the train sessions used in training, and as further targets of rewards; smaller shares "
+        "are subsets of larger ones. The popularity of items is always that of all train sessions",
     )
     popularity: Literal["auto"] | Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
         "auto",
-        description="weight of log(1 + train count of the item) in the score, beside the text's similarity / 0.05; "
-        "auto: chosen on validation once the decoder is trained (training.popularity_weights); 0: the text alone",
+        description="weight of log(1 + train count of the item) in the score, added to the text's similarity / 0.05; "
+        "auto: chosen on validation after the decoder's training (training.popularity_weights); 0: text alone",
     )
 
     ranked_by = "rank_texts"
@@ -119,10 +117,10 @@ class _TrainedMethod(Method):
         return self.popularity
 
     def phase(self, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]) -> Phase:
-        """The phase that it is evaluated after.
+        """The phase after which it is evaluated.
 
         Args:
-            prompt: the dataset's default.
+            prompt: the dataset's default prompt.
             iteration: names and recipes of its ``phases``.
         """
         histories = not self.writes_profiles
@@ -132,7 +130,7 @@ class _TrainedMethod(Method):
         return Phase(prompt, self.history_items, tokens, self.train_fraction, chain * self.iterations, weight)
 
     def _written(self, prompt: str | None) -> tuple[str | None, int]:
-        """Prompt and longest profile; None and 0 where there is no encoder."""
+        """Prompt and longest profile; None and 0 without an encoder."""
         return None, 0
 
     def _phase_problems(self, name: str, workflow: Workflow) -> Iterator[str]:
@@ -144,21 +142,21 @@ class _TrainedMethod(Method):
                 return
             recipe = workflow.recipes[phase]
             if not self.writes_profiles and recipe.trains != "decoder":
-                what = "goes by" if recipe.trains is None else "trains"
+                what = "depends on" if recipe.trains is None else "trains"
                 yield f"{at} '{phase}' {what} an encoder, but the method has none; use a contrastive recipe"
             for problem in recipe.problems(phase, workflow.config.encoders, workflow.recipes):
                 yield f"{at} {problem}"
             for encoder in encoders:
-                meant, trained = workflow.recipe_of(phase, encoder)
+                used, trained = workflow.recipe_of(phase, encoder)
                 if trained.trains == "decoder" and (trained.texts, trained.sessions) == ("profiles", "all"):
                     yield (
-                        f"{at} '{meant}': sessions: 'all' is about histories, but it trains on profiles, which are "
+                        f"{at} '{used}': sessions: 'all' is for histories, but it trains on profiles, which are "
                         "written for sampled sessions; raise sample.train, or set its texts to 'mixed'"
                     )
                 if workflow.models[encoder].source.endpoint is not None and trained.trains == "encoder":
                     yield (
-                        f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without weights "
-                        "here; run it in a config without this method"
+                        f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without local "
+                        "weights; run it in a config without this method"
                     )
         for encoder in encoders:
             chain = [workflow.recipe_of(phase, encoder) for phase in self.phases]
@@ -166,14 +164,15 @@ class _TrainedMethod(Method):
 
 
 def _adapter_problems(chain: list[tuple[str, Recipe]]) -> Iterator[str]:
-    """All recipes of a chain that train the encoder train the same weights: each goes on with the adapter before it."""
+    """Recipes of a chain that train the encoder must train the same weights: each continues the adapter before it."""
     trained = [(name, recipe.train) for name, recipe in chain if recipe.trains == "encoder"]
-    for name, told in trained[1:]:
-        first, wanted = trained[0]
-        if odd := [key for key in type(told).model_fields if getattr(told, key) != getattr(wanted, key)]:
+    for name, train in trained[1:]:
+        first, expected = trained[0]
+        if differing := [key for key in type(train).model_fields if getattr(train, key) != getattr(expected, key)]:
+            key = differing[0]
             yield (
-                f"'{name}' goes on with the adapter of '{first}', but its train.{odd[0]} is {getattr(told, odd[0])}, "
-                f"there {getattr(wanted, odd[0])}; make them equal (recipe_overrides)"
+                f"'{name}' continues the adapter of '{first}', but its train.{key} is {getattr(train, key)} and not "
+                f"{getattr(expected, key)}; make them equal (recipe_overrides)"
             )
 
 
@@ -184,30 +183,32 @@ class ProfileMethod(_TrainedMethod):
     ``[rlso]``, ``[cl, rlso]`` (PAPER: LangPTune-CL, which reads profiles; LangPTune-RLSO; LangPTune).
     """
 
-    kind: Literal["profiles"]
+    kind: Literal["profiles"] = Field(description="profiles of an encoder, ranked by a decoder")
     prompt: str | None = Field(None, description="entry of config/prompts.yaml; null: the dataset's default")
-    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items shown in the prompt")
+    history_items: Annotated[int, Field(ge=1)] = Field(10, description="number of most recent items in the prompt")
     max_tokens: Annotated[int, Field(ge=1)] = Field(512, description="longest profile, in encoder tokens")
-    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="0 is greedy decoding", strict=False)
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="temperature of decoding; 0: greedy", strict=False
+    )
     best_of: Annotated[int, Field(ge=1)] = Field(
         1,
-        description="write this many profiles per session and keep the one by which the decoder best finds the items "
-        "of the history again; needs a temperature",
+        description="write this many profiles per session and keep the one that ranks the items of the history best; "
+        "needs a temperature",
     )
 
     @property
     def deterministic(self) -> bool:
-        """Greedy decoding draws nothing, so one seed stands for all, unless something is trained."""
+        """Greedy decoding without training uses no random numbers, so that one seed is enough."""
         return self.temperature == 0 and not self.phases
 
     writes_profiles = True
 
     def text(self, methods: Mapping[str, Method]) -> str:
-        """The encoder's profile stands for a session."""
+        """The text of a session is the encoder's profile."""
         return "profiles"
 
     def one_profile(self, methods: Mapping[str, Method]) -> bool:
-        """Best of n has several profiles for each session."""
+        """With best of n, each session has several profiles."""
         return self.best_of == 1
 
     def models(self, config: Config) -> list[str]:
@@ -215,14 +216,14 @@ class ProfileMethod(_TrainedMethod):
         return [f"{encoder}+{decoder}" for encoder in config.encoders for decoder in config.decoders]
 
     def draw(self) -> Draw:
-        """The test profiles that it is ranked by."""
+        """The test profiles that it ranks."""
         return Draw("test", self.temperature, self.best_of)
 
     def _written(self, prompt: str | None) -> tuple[str | None, int]:
         return self.prompt or prompt, self.max_tokens
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Missing models, recipes that do not fit it, a prompt that does not exist or fit, too long profiles."""
+        """Missing models, unsuitable recipes, an unknown or unsuitable prompt, profiles that are too long."""
         config = workflow.config
         if not self.models(config):
             yield f"method '{name}' needs encoders and decoders, but the config lists none"
@@ -238,7 +239,7 @@ class ProfileMethod(_TrainedMethod):
                 if source.endpoint is not None and source.prefill is None:
                     yield (
                         f"{at} prompt '{prompt}' has 'starts', but encoder '{encoder}', an endpoint, has no 'prefill' "
-                        "in its source in models.yaml, which says how its server goes on from a given beginning; add "
+                        "in its source in models.yaml, the settings with which its server continues a given text; add "
                         "it if the server can, or use another prompt"
                     )
         for encoder in config.encoders:
@@ -256,17 +257,18 @@ class ProfileMethod(_TrainedMethod):
 
 
 class ControlMethod(Method):
-    """The texts, models and weights of another method with one thing changed: what is left is not due to that thing.
+    """The texts, models and weights of another method with one change: the difference is the effect of this change.
 
-    It trains nothing and writes nothing, but reads the files of the method that it names, which need not be run itself.
+    It trains nothing and writes no texts; it reads the files of the method that it names, which need not be a method of
+    the run.
     """
 
-    kind: Literal["control"]
-    of: str = Field(description="the method whose texts are taken: of kind profiles, or of kind text unless shuffled")
+    kind: Literal["control"] = Field(description="another method with one change")
+    of: str = Field(description="method whose texts are used, of kind profiles or text; shuffled: of kind profiles")
     change: Literal["shuffled", "mean-vector", "text-alone"] = Field(
-        description="shuffled: each session is ranked by another user's profile, dealt by the seed; mean-vector: every "
-        "session by the normalised mean of all compared sessions' vectors, as if one text served all; text-alone: by "
-        "its own text, without the popularity of items in the score"
+        description="shuffled: each session is ranked with another user's profile, assigned by the seed; mean-vector: "
+        "every session is ranked with the normalised mean of all compared sessions' vectors, as if all had the same "
+        "text; text-alone: each session is ranked with its own text, without the popularity of items in the score"
     )
 
     ranked_by = "rank_texts"
@@ -276,29 +278,29 @@ class ControlMethod(Method):
         return self.of
 
     def text(self, methods: Mapping[str, Method]) -> str | None:
-        """A text alone is that of its method, and a mean vector is no text."""
+        """With text-alone, the text of its method; a mean vector has no text."""
         if self.change == "shuffled":
             return "shuffled-profiles"
         return methods[self.of].text(methods) if self.change == "text-alone" else None
 
     def changes(self) -> str:
-        """What it changes of its source."""
+        """Its change of its source."""
         return self.change
 
     def one_seed(self, methods: Mapping[str, Method]) -> bool:
-        """The seed deals profiles to other users; else it is as its method."""
+        """If shuffled, the seed assigns profiles to other users; otherwise as its method."""
         return self.change != "shuffled" and methods[self.of].one_seed(methods)
 
     def one_profile(self, methods: Mapping[str, Method]) -> bool:
-        """Other users' profiles are measured; the texts of other controls are those of their method."""
+        """True only if shuffled: other controls have the texts of their method, which are measured there."""
         return self.change == "shuffled" and methods[self.of].one_profile(methods)
 
     def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"] | None:
-        """The weight of popularity in its scores: none in those of a text alone, else that of its method."""
+        """The weight of popularity in its scores: 0 with text-alone, otherwise that of its method."""
         return 0.0 if self.change == "text-alone" else methods[self.of].weight(methods)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Its method has texts, and profiles where they go to other users; then what its method cannot run with."""
+        """A method without texts, or without profiles if they are shuffled; then the problems of its method."""
         ranked = {other: method for other, method in workflow.methods.items() if method.ranked_by == "rank_texts"}
         known, what = [other for other, method in ranked.items() if method.changes() is None], "profile or text"
         if self.change == "shuffled":
@@ -315,17 +317,21 @@ class ControlMethod(Method):
 class TextMethod(_TrainedMethod):
     """The decoder on plain text of the history, without an encoder (PAPER: EMB-0; with a contrastive phase, EMB-CL)."""
 
-    kind: Literal["text"]
-    view: Literal["history", "last-item"]
-    history_items: Annotated[int, Field(ge=1)] = Field(10, description="most recent items, newest first")
+    kind: Literal["text"] = Field(description="text of the history, ranked by a decoder")
+    view: Literal["history", "last-item"] = Field(
+        description="history: the texts of the most recent items; last-item: the text of the last one"
+    )
+    history_items: Annotated[int, Field(ge=1)] = Field(
+        10, description="number of most recent items in the text, newest first"
+    )
 
     @property
     def deterministic(self) -> bool:
-        """Nothing is drawn unless something is trained."""
+        """Without training it uses no random numbers."""
         return not self.phases
 
     def text(self, methods: Mapping[str, Method]) -> str:
-        """The texts of the history's items stand for a session, or that of its last one."""
+        """The text of a session consists of its history's items, or is that of its last item."""
         return self.view
 
     def models(self, config: Config) -> list[str]:
@@ -333,7 +339,7 @@ class TextMethod(_TrainedMethod):
         return list(config.decoders)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Missing decoders, and recipes that do not fit it."""
+        """Missing decoders and unsuitable recipes."""
         if not self.models(workflow.config):
             yield f"method '{name}' needs decoders, but the config lists none"
         yield from self._phase_problems(name, workflow)
@@ -342,14 +348,14 @@ class TextMethod(_TrainedMethod):
 
 
 class BaselineMethod(Method):
-    """What ranks without a text: a file of ``langptune.baselines``, whose ``Keys`` are the other keys of the entry."""
+    """A method without texts: a file of ``langptune.baselines``, whose ``Keys`` are the other keys of the entry."""
 
-    kind: str
+    kind: str = Field(description="file of langptune.baselines")
 
     ranked_by = "fit_baseline"
 
     def models(self, config: Config) -> list[str]:
-        """Its label stands for the models."""
+        """Its label, in place of models."""
         return [self.label]
 
     def untuned(self) -> Self:
@@ -357,14 +363,14 @@ class BaselineMethod(Method):
         return self.model_copy(update={"tune": {}}) if "tune" in type(self).model_fields else self
 
     def keys(self) -> dict[str, Any]:
-        """The keys that change a result, as its script takes them."""
+        """The keys that change a result, as input of its script."""
         own = set(BaselineMethod.model_fields) | {"tune", "deterministic"}
         return self.model_dump(mode="json", exclude=own)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """Keys of the grid without values."""
         if empty := [key for key, values in getattr(self, "tune", {}).items() if not values]:
-            yield f"method '{name}': tune: '{empty[0]}' lists no values; list some or leave it out"
+            yield f"method '{name}': tune: '{empty[0]}' lists no values; list at least one or leave it out"
 
 
 def _baseline(kind: str) -> type[BaselineMethod]:
@@ -373,7 +379,10 @@ def _baseline(kind: str) -> type[BaselineMethod]:
         raise UserError(f"{BASELINES.file(kind)}: a baseline has a class Keys and a class Model (docs/extend.md)")
     keys = entry.Keys
     return create_model(
-        f"{kind}Method", __base__=(keys, BaselineMethod), __doc__=keys.__doc__, kind=(Literal[kind], ...)
+        f"{kind}Method",
+        __base__=(keys, BaselineMethod),
+        __doc__=keys.__doc__,
+        kind=(Literal[kind], Field(description="file of langptune.baselines")),
     )
 
 

@@ -1,4 +1,4 @@
-"""Registry entries of ``config/prompts.yaml``: how a history becomes what the encoder is asked."""
+"""Registry entries of ``config/prompts.yaml``: templates that turn a history into a prompt for the encoder."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ MAX_FIELD = 300
 
 
 class Prompt(Strict):
-    """A prompt template (Jinja): data about the user and the history in, the user message out."""
+    """A prompt template (Jinja): it renders data about the user and the history as the user message."""
 
-    template: str
+    template: str = Field(description="Jinja template of the user message")
     starts: str = Field(
         "",
-        description="how every profile begins: the encoder goes on from there; part of the profile's text, and of the "
-        "prompt's tokens. It keeps a small model in form",
+        description="beginning of every profile: the encoder continues it. It is part of the profile's text, and its "
+        "tokens count as prompt. It keeps a small model to the form",
     )
     max_field: Annotated[int, Field(ge=1)] | None = Field(
         MAX_FIELD,
-        description="characters of one field (title, description, review...) that are shown, counted in the manifest; "
-        "null: all of them",
+        description="longest field (title, description, review...), in characters; longer fields are cut, counted in "
+        "the manifest; null: unlimited",
     )
     over: Literal["drop-oldest", "error"] = Field(
         "drop-oldest",
-        description="a prompt longer than the encoder's max_prompt_tokens: leave out the oldest items until it fits "
-        "and, where the newest alone does not, cut its fields (both counted in the manifest), or stop",
+        description="for a prompt longer than the encoder's max_prompt_tokens. drop-oldest: leave out the oldest "
+        "items until it fits and, if the newest item alone does not fit, cut its fields (both counted in the "
+        "manifest); error: stop",
     )
     special_tokens: Literal["text", "parse"] = Field(
         "text",
-        description="strings like `<|eot_id|>` in a title or review: text, or the special tokens they look like, as "
-        "published (PAPER: defect 10)",
+        description="meaning of strings like `<|eot_id|>` in a title or review. text: plain text; parse: special "
+        "tokens, as published (PAPER: defect 10)",
     )
 
     @field_validator("starts")
@@ -45,8 +46,8 @@ class Prompt(Strict):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A prompt without a beginning does not name the key: its specs and manifests stay the same."""
-        told = handler(self)
+        """Leave out an empty ``starts``, so that specs and manifests of such prompts stay the same."""
+        data = handler(self)
         if not self.starts:
-            told.pop("starts")
-        return told
+            data.pop("starts")
+        return data

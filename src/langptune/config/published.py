@@ -1,4 +1,4 @@
-"""Published results: a CSV file of numbers beside which a comparison reports ours (``comparison.published``)."""
+"""Published results: a CSV file of numbers that a comparison shows beside ours (``comparison.published``)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from langptune.config.base import Strict, nearest, validate
 from langptune.errors import UserError
 
 NO_ENTRY = "no entry"
-"""How the note of a row begins whose method no entry of ``methods.yaml`` is: it stands in no table."""
+"""Beginning of the note of a row whose method is not in ``methods.yaml``; no table shows such a row."""
 
 
 class Published(Strict):
-    """One published number: what one method reached on one dataset by one metric."""
+    """One published number: the value of one metric for one method on one dataset."""
 
     dataset: Annotated[str, Field(min_length=1)]
-    key: str = Field(description="what a study varied; empty in the main table")
-    value_of_key: str = Field(description="to what; empty in the main table")
-    method: str = Field(description="entry of methods.yaml, or any name where the note begins with 'no entry'")
-    encoder: str = Field(description="entry of models.yaml; empty where the method has none")
-    decoder: str = Field(description="entry of models.yaml; empty where the method has none")
+    key: str = Field(description="key that a study varies; empty in the main table")
+    value_of_key: str = Field(description="value of this key; empty in the main table")
+    method: str = Field(description="entry of methods.yaml, or any name if the note begins with 'no entry'")
+    encoder: str = Field(description="entry of models.yaml; empty if the method has none")
+    decoder: str = Field(description="entry of models.yaml; empty if the method has none")
     metric: str
     value: Annotated[float, Field(ge=0, le=1)]
     source: Annotated[str, Field(min_length=1)]
@@ -33,7 +33,7 @@ class Published(Strict):
 
     @property
     def models(self) -> str:
-        """The ``{models}`` segment of the run that it stands beside; empty: of any."""
+        """The ``{models}`` segment of the run beside which it is shown; empty: of any run."""
         return "+".join(filter(None, (self.encoder, self.decoder)))
 
 
@@ -44,11 +44,11 @@ def read_published(
 
     Args:
         path: CSV with the fields of ``Published`` as columns, in any order.
-        methods, encoders, decoders: the names that the registries know.
+        methods, encoders, decoders: the names in the registries.
 
     Raises:
-        UserError: one line with file, line, column and value: a missing or unknown column, a value that is no number in
-            0..1, an unknown metric, method or model, a number that stands twice.
+        UserError: one line with file, line, column and value: a missing or unknown column, a value that is not a number
+            in 0..1, an unknown metric, method or model, a repeated number.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -74,12 +74,12 @@ def read_published(
         try:
             number = float(cells["value"])
         except ValueError:
-            raise UserError(f"{where}: column 'value': '{cells['value']}' is no number; write one in 0..1") from None
+            raise UserError(f"{where}: column 'value': '{cells['value']}' is not a number; write one in 0..1") from None
         row = validate(Published, {**cells, "value": number}, where)
         _check_names(row, where, methods, encoders, decoders)
         same = (row.dataset, row.key, row.value_of_key, row.method, row.models, row.metric)
         if same in lines:
-            raise UserError(f"{where}: the same number stands in line {lines[same]}; keep one")
+            raise UserError(f"{where}: the same number is in line {lines[same]}; keep one")
         lines[same] = line
         out.append(row)
     return tuple(out)
@@ -94,7 +94,7 @@ def _check_names(
         raise UserError(f"{where}: column 'metric': {error}") from None
     if row.method not in methods and not row.note.startswith(NO_ENTRY):
         raise UserError(
-            f"{where}: unknown method '{row.method}'{nearest(row.method, list(methods))} (where methods.yaml has none, "
+            f"{where}: unknown method '{row.method}'{nearest(row.method, list(methods))} (if methods.yaml has none, "
             f"begin the note with '{NO_ENTRY}')"
         )
     for role, name, known in (("encoder", row.encoder, encoders), ("decoder", row.decoder, decoders)):

@@ -1,7 +1,7 @@
-"""Names of rewards and terms that recipes may have, and what must be known of them before anything is computed.
+"""Names of the rewards and terms of recipes, and their properties that the check of a config needs.
 
-Their formulas stand in ``langptune.training.rewards`` and ``langptune.training.terms``, which a config does not import:
-what they read would else be part of every script.
+The formulas are in ``langptune.training.rewards`` and ``langptune.training.terms``. A config does not import these
+modules; otherwise their imports would be part of every script.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from langptune.errors import UserError
 class RewardKind:
     """One kind of reward.
 
-    negative: whether it can be below 0, so that a reward of 0 for an unfinished profile would be a prize.
+    negative: whether it can be below 0; a reward of 0 for an unfinished profile would then be an advantage.
     cut: whether ``name@K`` is allowed.
-    reads: what it needs, the decoder's scores or a language model that reads the profile.
+    reads: its input, the decoder's scores or a language model that reads the profile.
     """
 
     negative: bool = False
@@ -43,10 +43,10 @@ TERMS = ("unfinished", "repetition", "list", "length", "copied", "false_claims")
 
 
 def parse(name: str) -> tuple[str, RewardKind, int | None]:
-    """A reward without its cut-off, its kind, and its cut-off: of ``"ndcg@1000"``, ``"log-rank"``.
+    """Name without cut-off, kind and cut-off of a reward such as ``"ndcg@1000"`` or ``"log-rank"``.
 
     Raises:
-        UserError: an unknown name, or a cut-off where none is possible.
+        UserError: an unknown name, or a cut-off of a reward that takes none.
     """
     base, mark, digits = name.partition("@")
     kind = REWARDS.get(base)
@@ -55,5 +55,5 @@ def parse(name: str) -> tuple[str, RewardKind, int | None]:
     if not mark:
         return base, kind, None
     if not kind.cut or not digits.isdigit() or int(digits) < 1:
-        raise UserError(f"reward '{name}': a cut-off is a positive integer, and of ndcg and mrr only")
+        raise UserError(f"reward '{name}': a cut-off is a positive integer, for ndcg and mrr only")
     return base, kind, int(digits)

@@ -1,4 +1,4 @@
-"""The samples of sessions that methods are trained, selected and compared on."""
+"""The samples of sessions on which methods are trained, selected and compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Size = Annotated[int, Field(ge=1)] | None
 
 
 class Sample(Strict):
-    """Which sessions are used, a fixed draw per split: the same for every method and seed.
+    """Sizes of the samples of sessions. Each split has one fixed sample, the same for every method and seed.
 
-    ``train`` and ``val`` bound what methods with phases see: ``val`` all of them, ``train`` the recipes with
-    ``sessions: sample``, such as CL on profiles. RecBole baselines are trained and selected on all sessions of these
-    splits.
+    ``train`` and ``val`` limit the sessions of methods with phases: ``val`` applies to all of them, ``train`` to
+    recipes with ``sessions: sample``, such as CL on profiles. RecBole baselines are trained and selected on all
+    sessions of these splits.
     """
 
-    test: Size = Field(None, description="test sessions that the methods are compared on; null takes all")
-    train: Size = Field(None, description="train sessions for recipes with `sessions: sample`; null takes all")
-    val: Size = Field(None, description="validation sessions for phases; null takes all")
-    seed: int = 0
+    test: Size = Field(None, description="test sessions on which methods are compared; null: all")
+    train: Size = Field(None, description="train sessions for recipes with `sessions: sample`; null: all")
+    val: Size = Field(None, description="validation sessions for phases; null: all")
+    seed: int = Field(0, description="seed of the samples")

@@ -1,4 +1,4 @@
-"""The run's config: which datasets, models, methods and seeds, and how they are compared."""
+"""The config of a run: its datasets, models, methods and seeds, and their comparison."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from langptune.config.sample import Sample
 from langptune.errors import UserError
 
 RECIPE_MAPPINGS = ("train", "terms", "guard", "settings")
-"""Keys of recipes whose mappings a config changes key by key."""
+"""Keys of recipes that are mappings; a config changes them key by key."""
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
 
 
 class Generation(Strict):
-    """How profiles are written.
+    """How profiles are generated.
 
-    Shards change nothing; batch size, dtype and threads may change rounding, and with it a word (docs/numerics.md).
+    Shards do not change results; batch size, dtype and threads may change rounding, and with it the text
+    (docs/numerics.md).
     """
 
-    shards: Annotated[int, Field(ge=1)] = Field(1, description="jobs that share one run's profiles")
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    shards: Annotated[int, Field(ge=1)] = Field(1, description="jobs among which a run's profiles are divided")
+    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="profiles that are generated at once")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: the fastest that the hardware supports"
+        "auto", description="floating-point format of the weights; auto: the fastest that the hardware supports"
     )
     threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one profile job")
     max_usd: Annotated[float, Field(ge=0, strict=False)] = Field(
-        10.0, description="most that one profile job may cost, in US dollars, where the encoder is an endpoint"
+        10.0, description="maximum cost of one profile job, in US dollars, if the encoder is an endpoint"
     )
 
 
@@ -51,37 +52,37 @@ class Training(Strict):
 
     threads: Annotated[int, Field(ge=1)] = Field(2, description="CPU threads of one training job")
     retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="how often a training job that failed or was stopped is started again, from its checkpoint"
+        2, description="how often a failed or stopped training job is started again, from its checkpoint"
     )
     popularity_weights: Annotated[
         list[Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]], Field(min_length=1)
     ] = Field(
         [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3],
-        description="weights of popularity in the score that methods with `popularity: auto` choose from, by NDCG "
+        description="candidate weights of popularity in the score for methods with `popularity: auto`; chosen by NDCG "
         "without cut-off on validation",
     )
 
 
 class Contrast(Strict):
-    """Two methods of the run that are tested against each other. `[langptune, pop]` is short for `of` and `against`.
+    """Two methods of the run, whose difference is tested. `[langptune, pop]` is short for `of` and `against`.
 
-    With `beyond` it is tested whether their difference is another one than that of two further methods.
+    `beyond` tests whether this difference differs from that of two other methods.
     """
 
-    of: str = Field(description="method")
-    against: str = Field(description="method that it is set against: differences are `of` minus `against`")
+    of: str = Field(description="first method")
+    against: str = Field(description="method to compare with: differences are `of` minus `against`")
     beyond: list[str] = Field(
         [],
-        description="two methods, as in `[of, against]`: what is tested is then a difference of differences, `of` "
-        "minus `against` less the first of these minus the second",
+        description="two other methods, `[first, second]`: the test is then of a difference of differences, (`of` - "
+        "`against`) minus (first - second)",
     )
-    title: str = Field("", description="the question that the pair answers, in a few words")
+    title: str = Field("", description="question that the contrast answers, in a few words")
 
     @field_validator("beyond")
     @classmethod
     def _two(cls, value: list[str]) -> list[str]:
         if len(value) not in (0, 2):
-            raise ValueError(f"it is of two methods, found {len(value)}; write [of, against]")
+            raise ValueError(f"it takes two methods, found {len(value)}; write [of, against]")
         return value
 
     @model_validator(mode="before")
@@ -89,33 +90,35 @@ class Contrast(Strict):
     def _pair(cls, value: Any) -> Any:
         if isinstance(value, list):
             if len(value) != 2:
-                raise ValueError(f"a contrast is of two methods, found {len(value)}; write [of, against]")
+                raise ValueError(f"a contrast takes two methods, found {len(value)}; write [of, against]")
             return {"of": value[0], "against": value[1]}
         return value
 
 
 class Comparison(Strict):
-    """What the tables report."""
+    """What the tables of the comparison report."""
 
-    metrics: list[str] = list(metrics.DEFAULT)
-    main_metric: str = Field("ndcg@10", description="sorts the table, and is drawn in the plots")
+    metrics: list[str] = Field(list(metrics.DEFAULT), description="metrics in the tables")
+    main_metric: str = Field("ndcg@10", description="metric that sorts the tables, and that plots show")
     reference: str | None = Field(
         None,
-        description="the method every other one is tested against, paired by session; of several models, each row "
-        "against the run of its own; null: langptune-0 where it is run, else the first method",
+        description="method against which every other method is tested, paired by session; with several "
+        "models, each row is tested against the reference with the same models; null: langptune-0 if it is run, "
+        "otherwise the first method",
     )
     contrasts: dict[str, Contrast] = Field(
         {},
-        description="name -> two methods that are tested against each other, paired by session and seed, each with its "
-        "own models; Holm-corrected over all contrasts within each metric",
+        description="name -> two methods whose difference is tested, paired by session and seed, each with its own "
+        "models; Holm-corrected over all contrasts within each metric",
     )
-    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="resamples of sessions and seeds")
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seed: int = 0
+    bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="number of resamples of sessions and seeds")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="level of the confidence intervals")
+    seed: int = Field(0, description="seed of the resamples")
     published: str | None = Field(
-        None, description="CSV file of published numbers to stand beside ours, such as results/reference/published.csv"
+        None,
+        description="CSV file of published numbers that are shown beside ours, such as results/reference/published.csv",
     )
-    published_as: dict[str, str] = Field({}, description="dataset -> its name in that file, where it has another")
+    published_as: dict[str, str] = Field({}, description="dataset -> its name in that file, if it differs")
 
     @field_validator("metrics")
     @classmethod
@@ -126,67 +129,85 @@ class Comparison(Strict):
             except UserError as error:
                 raise ValueError(str(error)) from None
         if len(set(value)) != len(value):
-            raise ValueError("a metric stands twice; keep one")
+            raise ValueError("a metric is repeated; keep one")
         return value
 
 
 class Interpretability(Strict):
     """What `make interpret` measures of profiles (docs/interpretability.md). None of it takes part in training."""
 
-    reference: str = Field("langptune-0", description="the profile method that every other one is set against")
+    reference: str = Field("langptune-0", description="profile method with which every other one is compared")
     methods: list[str] = Field(
-        [], description="profile methods, and controls that shuffle them; empty: all of the run that there are"
+        [], description="profile methods, and controls that shuffle their profiles; empty: all of the run"
     )
-    sessions: Annotated[int, Field(ge=2)] = Field(100, description="test sessions that are measured, drawn at random")
+    sessions: Annotated[int, Field(ge=2)] = Field(
+        100, description="number of test sessions that are measured, drawn at random"
+    )
     verifier: str | None = Field(
         None,
-        description="model that tells whether a history supports a claim: an entry of models.yaml with role verifier "
-        "(natural-language inference) or decoder (similarity); null: the run's first decoder, untrained",
+        description="model that decides whether a history supports a claim: an entry of models.yaml with role "
+        "verifier (natural-language inference) or decoder (similarity); null: the run's first decoder, untrained",
     )
     strangers: Annotated[int, Field(ge=1)] = Field(
-        20, description="other users' histories that each claim is tried on, too: a claim true of everyone says little"
+        20,
+        description="number of other users' histories that each claim is also checked against; a claim that is true "
+        "of everyone is uninformative",
     )
     reader: str | None = Field(
         None,
-        description="model that must tell the next item by the profile alone: an encoder (by likelihood) or a decoder "
-        "that is none of this run's; null: the run's first encoder that has weights, untrained",
+        description="model that identifies the next item from the profile alone: an encoder (by likelihood), or a "
+        "decoder that the run does not use; null: the run's first encoder with local weights, untrained",
     )
-    candidates: Annotated[int, Field(ge=2)] = Field(10, description="items the reader chooses from, one of them true")
-    tastes: Annotated[int, Field(ge=1)] = Field(4, description="genres or tags by which each profile is edited")
-    judges: list[str] = Field([], description="entries of config/judges.yaml; none: no judge is asked")
-    judge_sessions: Annotated[int, Field(ge=1)] = Field(20, description="sessions whose profiles the judges compare")
+    candidates: Annotated[int, Field(ge=2)] = Field(
+        10, description="number of items from which the reader chooses, including the true one"
+    )
+    tastes: Annotated[int, Field(ge=1)] = Field(
+        4, description="number of genres or tags by which each profile is edited"
+    )
+    judges: list[str] = Field([], description="entries of config/judges.yaml; empty: no judge")
+    judge_sessions: Annotated[int, Field(ge=1)] = Field(
+        20, description="number of sessions whose profiles the judges compare"
+    )
     judge_max_usd: Annotated[float, Field(ge=0, strict=False)] = Field(
-        1.0, description="most that one judge may cost for one method and seed, in US dollars"
+        1.0, description="maximum cost of one judge for one method and seed, in US dollars"
     )
-    survey_questions: Annotated[int, Field(ge=1)] = Field(12, description="pairs of profiles in a questionnaire")
-    examples: Annotated[int, Field(ge=1)] = Field(12, description="sessions on the page of examples, drawn at random")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of all these draws")
+    survey_questions: Annotated[int, Field(ge=1)] = Field(
+        12, description="number of pairs of profiles in a questionnaire"
+    )
+    examples: Annotated[int, Field(ge=1)] = Field(
+        12, description="number of sessions on the page of examples, drawn at random"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of all these draws")
 
 
 class Study(Strict):
-    """One key of some methods over several values, or keys of a recipe; a figure of its own, beside the comparison.
+    """One key of some methods over several values, or keys of a recipe, with its own figure.
 
-    A study of a recipe trains each method by the recipe with every combination of ``grid``, and once for each of
-    ``variants``. Reinforcement recipes must then be allowed equally many tokens. Methods without the recipe are run
-    as they are, to be read beside.
+    A study of a recipe trains each method with every combination of ``grid``, and once for each of ``variants``.
+    Variants of a reinforcement recipe must then have the same token limit. Methods without the recipe are run
+    unchanged, for comparison.
     """
 
-    title: str
+    title: str = Field(description="title of the figure")
     key: Literal["train_fraction", "max_tokens", "history_items", "models", "recipe"] = Field(
-        description="the methods' key that varies; models: the run's encoders and decoders, as a grid; recipe: keys of "
-        "the recipe that `recipe` names"
+        description="key of the methods that varies; models: all pairs of the run's encoders and decoders; recipe: "
+        "keys of the entry `recipe`"
     )
-    values: list[int | float] = Field([], description="of the key; none for models and recipe", validate_default=True)
-    recipe: str | None = Field(None, description="key recipe: the entry of recipes.yaml that varies")
+    values: list[int | float] = Field(
+        [], description="values of the key; empty for models and recipe", validate_default=True
+    )
+    recipe: str | None = Field(None, description="key recipe: entry of recipes.yaml that varies")
     grid: dict[str, Annotated[list[str | int | float | bool | None], Field(min_length=1)]] = Field(
-        {}, description="key recipe: keys of that entry -> values, each combination a recipe of its own"
+        {}, description="key recipe: keys of that entry -> values; each combination is one recipe"
     )
     variants: dict[str, dict[str, Any]] = Field(
-        {}, description="key recipe: name -> keys that it changes; `train`, `terms` and `guard` merge by key"
+        {},
+        description="key recipe: name -> changed keys of that entry; `train`, `terms`, `guard` and `settings` merge "
+        "by key",
     )
-    methods: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[str], Field(min_length=1)] = Field(description="entries of methods.yaml")
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] | None = Field(
-        None, description="null: those of the run"
+        None, description="seeds of the study; null: those of the run"
     )
 
     @field_validator("values")
@@ -203,10 +224,10 @@ class Study(Strict):
         return self
 
     def changes(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Of a study of a recipe: name, title and changed keys of each variant.
+        """Name, title and changed keys of each variant in a study of a recipe.
 
         Raises:
-            ValueError: two variants of one name.
+            ValueError: two variants with the same name.
         """
         out = []
         for values in itertools.product(*self.grid.values()) if self.grid else ():
@@ -217,48 +238,50 @@ class Study(Strict):
         slugs = [re.sub("[^A-Za-z0-9._-]+", "-", name) for name, *_ in out]
         for slug in slugs:
             if slugs.count(slug) > 1:
-                raise ValueError(f"two variants are called '{slug}'; rename one, or list a value once")
+                raise ValueError(f"two variants have the name '{slug}'; rename one, or list each value once")
         return [(slug, title, change) for slug, (_, title, change) in zip(slugs, out, strict=True)]
 
 
 def _shown(value: Any) -> str:
-    """How names and titles write a value of a recipe's key."""
+    """A value of a recipe's key in names and titles."""
     return "null" if value is None else f"{value:g}" if type(value) in (int, float) else str(value)
 
 
 class Config(Strict):
-    """One run of the workflow. Keys left out keep the defaults given here."""
+    """One run of the workflow. Keys that are left out have the defaults below."""
 
-    results: str = Field("results", description="folder that everything is written to")
+    results: str = Field("results", description="folder of all results")
     models_dir: str = Field("results/models", description="folder of materialised models; may be shared between runs")
     raw_dir: str = Field("results/raw", description="folder of downloaded raw data; may be shared between runs")
-    registries: str = Field("config", description="folder with datasets.yaml, models.yaml, methods.yaml, prompts.yaml")
-    datasets: Annotated[list[str], Field(min_length=1)]
-    encoders: list[str] = []
-    decoders: list[str] = []
-    methods: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
-    sample: Sample = Sample()
-    tune: bool = Field(True, description="try each method's validation grid; false uses its `settings` alone")
+    registries: str = Field("config", description="folder of the registries, such as datasets.yaml and models.yaml")
+    datasets: Annotated[list[str], Field(min_length=1)] = Field(description="entries of datasets.yaml")
+    encoders: list[str] = Field([], description="entries of models.yaml with role encoder; they write profiles")
+    decoders: list[str] = Field([], description="entries of models.yaml with role decoder; they rank items")
+    methods: Annotated[list[str], Field(min_length=1)] = Field(description="entries of methods.yaml")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = Field(
+        [0], description="seeds of training and sampling; each gives one run of each method that is not deterministic"
+    )
+    sample: Sample = Field(Sample(), description="sizes of the samples of sessions")
+    tune: bool = Field(True, description="try each method's validation grid; false: use its `settings` only")
     overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="method -> keys of its registry entry that this run changes; `settings` merge by key",
+        description="method -> changed keys of its entry in methods.yaml; `settings` merges by key",
     )
     dataset_overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="dataset -> keys of its entry in datasets.yaml that this run changes; `protocol` merges by key. "
-        "For instance where your raw files lie: {movies-tv: {source: {folder: /data/amazon}}}",
+        description="dataset -> changed keys of its entry in datasets.yaml; `protocol` merges by key. Example, a "
+        "folder of raw files: {movies-tv: {source: {folder: /data/amazon}}}",
     )
     recipe_overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="recipe -> keys of its entry in recipes.yaml that this run changes; `train`, `terms` and `guard` "
+        description="recipe -> changed keys of its entry in recipes.yaml; `train`, `terms`, `guard` and `settings` "
         "merge by key",
     )
     studies: dict[str, Study] = Field({}, description="name -> one key of some methods over several values")
-    generation: Generation = Generation()
-    training: Training = Training()
-    comparison: Comparison = Comparison()
-    interpretability: Interpretability = Interpretability()
+    generation: Generation = Field(Generation(), description="how profiles are generated")
+    training: Training = Field(Training(), description="how phases are trained")
+    comparison: Comparison = Field(Comparison(), description="what the tables report")
+    interpretability: Interpretability = Field(Interpretability(), description="what `make interpret` measures")
 
     @field_validator("results", "models_dir", "raw_dir")
     @classmethod
@@ -273,7 +296,7 @@ class Config(Strict):
     @classmethod
     def _unique(cls, value: list) -> list:
         if len(set(value)) != len(value):
-            raise ValueError("an entry stands twice; keep one")
+            raise ValueError("an entry is repeated; keep one")
         return value
 
 
@@ -298,11 +321,11 @@ class Run:
 class Variant(NamedTuple):
     """One method of a study.
 
-    of: the method that it is a variant of.
-    value: the key's; None where models or a recipe vary.
-    name: the derived method; ``of`` itself where it is run as it is.
-    setting: of a study of a recipe, how tables and figures call the variant ("variant") and the grid's keys; empty
-        where the method is run as it is.
+    of: the original method.
+    value: value of the key; None if models or a recipe vary.
+    name: the derived method; ``of`` itself if it is run unchanged.
+    setting: in a study of a recipe, the variant's name in tables and figures ("variant") and the values of the grid's
+        keys; empty if the method is run unchanged.
     """
 
     of: str
@@ -341,45 +364,45 @@ class Workflow:
     published: tuple[Published, ...] = ()
 
     def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
-        """Every run that the comparison (or one study) asks for, in the order of its lists.
+        """All runs of the comparison, or of one study, in the order of its lists.
 
-        Deterministic methods run one seed.
+        Deterministic methods run with one seed.
         """
         out = []
         names = self.config.methods if study is None else [one.name for one in self.variants(study)]
-        asked = (study and self.config.studies[study].seeds) or self.config.seeds
+        all_seeds = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
-                seeds = self.config.seeds[:1] if self.deterministic(name) else asked
+                seeds = self.config.seeds[:1] if self.deterministic(name) else all_seeds
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
 
     def source_of(self, name: str) -> str:
-        """The method whose texts, phases and models a method has: itself, or the one that a control names."""
+        """The method whose texts, phases and models a method uses: itself, or the one that a control names."""
         return self.methods[name].source(name)
 
     def text_of(self, name: str) -> str | None:
-        """What stands for a session where a method ranks it; None where no text does."""
+        """The kind of text that represents a session for a method; None if the method has no text."""
         return self.methods[name].text(self.methods)
 
     def deterministic(self, name: str) -> bool:
-        """Whether a method draws nothing, so that one seed stands for all."""
+        """Whether a method uses no random numbers, so that one seed is enough."""
         return self.methods[name].one_seed(self.methods)
 
     def shuffled(self, name: str) -> bool:
-        """Whether a method ranks each session by another user's profile."""
+        """Whether a method ranks each session with another user's profile."""
         return self.text_of(name) == "shuffled-profiles"
 
     def models_of(self, name: str) -> list[str]:
-        """The ``{models}`` path segments that a method is run with."""
+        """The ``{models}`` path segments of a method's runs."""
         return self.methods[self.source_of(name)].models(self.config)
 
     @property
     def readable(self) -> list[str]:
         """The methods whose profiles `make interpret` measures, the reference first."""
-        told = self.config.interpretability
-        named = told.methods or [name for name in self.config.methods if self.one_profile(name)]
-        return [name for name in named if name == told.reference] + [name for name in named if name != told.reference]
+        interpretability = self.config.interpretability
+        names = interpretability.methods or [name for name in self.config.methods if self.one_profile(name)]
+        return sorted(names, key=lambda name: name != interpretability.reference)
 
     def one_profile(self, name: str) -> bool:
         """Whether a method has one profile for each session: its own, or another user's."""
@@ -387,24 +410,24 @@ class Workflow:
 
     @property
     def reference(self) -> str:
-        """The method that every other one of the comparison is tested against."""
+        """The method with which every other method of the comparison is compared."""
         methods = self.config.methods
         return self.config.comparison.reference or ("langptune-0" if "langptune-0" in methods else methods[0])
 
     @property
     def verifier(self) -> str | None:
-        """The model that tells whether a history supports a claim; None in a run without decoders that names none."""
+        """The model that decides whether a history supports a claim; None if the run has no decoder and names none."""
         return self.config.interpretability.verifier or next(iter(self.config.decoders), None)
 
     @property
     def reader(self) -> str | None:
-        """The model that reads profiles to find the next item; None in a run without encoders that names none."""
+        """The model that identifies the next item from a profile; None if the run has no encoder and names none."""
         local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
         return self.config.interpretability.reader or next(iter(local or self.config.encoders), None)
 
     @property
     def interpreters(self) -> list[str]:
-        """The models that `make interpret` needs beside the run's own; none where the run has no profiles."""
+        """Verifier, reader and judges' models of `make interpret`; empty if the run has no profiles."""
         if not self.readable:
             return []
         judges = [self.judges[judge].model for judge in self.config.interpretability.judges]
@@ -412,45 +435,47 @@ class Workflow:
 
     def variants(self, study: str) -> list[Variant]:
         """The methods of one study."""
-        told = self.config.studies[study]
-        if told.key == "models":
-            return [Variant(name, None, name) for name in told.methods]
-        if told.key != "recipe":
+        definition = self.config.studies[study]
+        if definition.key == "models":
+            return [Variant(name, None, name) for name in definition.methods]
+        if definition.key != "recipe":
             return [
-                Variant(name, value, variant(name, told.key, value)) for name in told.methods for value in told.values
+                Variant(name, value, variant(name, definition.key, value))
+                for name in definition.methods
+                for value in definition.values
             ]
         out = []
-        for name in told.methods:
-            if told.recipe not in getattr(self.methods[name], "phases", []):
+        for name in definition.methods:
+            if definition.recipe not in getattr(self.methods[name], "phases", []):
                 out.append(Variant(name, None, name))
                 continue
-            for slug, title, change in told.changes():
-                entry = self.recipes[f"{told.recipe}.{slug}"].model_dump()
-                cell = {key: _shown(entry[key]) for key in told.grid}
-                rest = ", ".join(list(cell.values())[:-1]) if change.keys() == told.grid.keys() else title
+            for slug, title, change in definition.changes():
+                entry = self.recipes[f"{definition.recipe}.{slug}"].model_dump()
+                cell = {key: _shown(entry[key]) for key in definition.grid}
+                rest = ", ".join(list(cell.values())[:-1]) if change.keys() == definition.grid.keys() else title
                 out.append(Variant(name, None, f"{name}.{slug}", {"variant": rest or title, **cell}))
         return out
 
     def published_of(self, dataset: str) -> dict[tuple[str, str, str], Published]:
-        """Published numbers beside the comparison's rows on a dataset: (method, models, metric) -> number.
+        """Published numbers for the comparison's rows on a dataset: (method, models, metric) -> number.
 
-        A published method without models stands beside ours whatever it is run with.
+        A published number without models is shown for all models of its method.
         """
         comparison = self.config.comparison
         name = comparison.published_as.get(dataset, dataset)
-        told = {(p.method, p.models, p.metric): p for p in self.published if p.dataset == name and not p.key}
+        numbers = {(p.method, p.models, p.metric): p for p in self.published if p.dataset == name and not p.key}
         cells = [(run.method, run.models, metric) for run in self.runs(dataset) for metric in comparison.metrics]
-        found = {cell: told.get(cell) or told.get((cell[0], "", cell[2])) for cell in cells}
+        found = {cell: numbers.get(cell) or numbers.get((cell[0], "", cell[2])) for cell in cells}
         return {cell: number for cell, number in found.items() if number is not None}
 
     def phase_of(self, dataset: str, method: str, models: str) -> Phase:
-        """The phase that a profile or text method is evaluated after; ``models`` is the run's path segment."""
+        """The phase after which a profile or text method is evaluated; ``models`` is the run's path segment."""
         entry = self.methods[method]
         iteration = tuple(self.recipe_of(name, models.split("+")[0]) for name in entry.phases)
         return entry.phase(self.datasets[dataset].prompt, iteration)
 
     def recipe_of(self, name: str, encoder: str) -> tuple[str, Recipe]:
-        """Name and content of the recipe that an entry of recipes.yaml stands for with an encoder."""
+        """Name and content of the recipe that an entry of recipes.yaml means for an encoder."""
         return self.recipes[name].resolve(name, encoder, self.recipes)
 
     def prompt_of(self, dataset: str, method: str) -> str:
@@ -464,7 +489,7 @@ def variant(method: str, key: str, value: int | float) -> str:
 
 
 def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
-    """A checked workflow from a merged config (Snakemake's ``config``) and the registries it names.
+    """A checked workflow from a merged config (Snakemake's ``config``) and its registries.
 
     Raises:
         UserError: one line with file, key, value and the nearest valid key.
@@ -482,11 +507,11 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
     recipes = _with_overrides(
         _RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", RECIPE_MAPPINGS, where
     )
-    for study, told in settings.studies.items():
+    for study, definition in settings.studies.items():
         if not sound_name(study):
             raise UserError(f"{where}: studies: {study[:80]!r}: {NAME_RULE}")
-        recipes |= _derived_recipes(study, told, recipes, where)
-        methods |= _derived(study, told, methods, where)
+        recipes |= _derived_recipes(study, definition, recipes, where)
+        methods |= _derived(study, definition, methods, where)
     prompts = {
         name: validate(Prompt, entry, f"{folder / 'prompts.yaml'}: {name}")
         for name, entry in _registry(folder / "prompts.yaml").items()
@@ -503,21 +528,21 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
 def _published(
     config: Config, root: Path, methods: Collection[str], models: dict[str, EncoderEntry | DecoderEntry], where: str
 ) -> tuple[Published, ...]:
-    """The numbers in the file that ``comparison.published`` names; none where it names none."""
-    told = config.comparison
-    if told.published is None:
-        if told.published_as:
-            raise UserError(f"{where}: comparison.published_as needs comparison.published, the file that it is about")
+    """The numbers in the file ``comparison.published``; empty if it is null."""
+    comparison = config.comparison
+    if comparison.published is None:
+        if comparison.published_as:
+            raise UserError(f"{where}: comparison.published_as needs comparison.published, the file with these names")
         return ()
     encoders, decoders = ([name for name, m in models.items() if m.role == role] for role in ("encoder", "decoder"))
-    out = read_published(root / told.published, methods, encoders, decoders)
+    out = read_published(root / comparison.published, methods, encoders, decoders)
     there = sorted({number.dataset for number in out})
-    for ours, theirs in told.published_as.items():
+    for ours, theirs in comparison.published_as.items():
         at = f"{where}: comparison.published_as"
         if ours not in config.datasets:
             raise UserError(f"{at}: '{ours}' is not among this run's datasets{nearest(ours, config.datasets)}")
         if theirs not in there:
-            raise UserError(f"{at}: {ours}: {told.published} has no dataset '{theirs}'{nearest(theirs, there)}")
+            raise UserError(f"{at}: {ours}: {comparison.published} has no dataset '{theirs}'{nearest(theirs, there)}")
     return out
 
 
@@ -525,9 +550,7 @@ def _registry(path: Path) -> dict[str, dict[str, Any]]:
     entries = validate(_Registry, read_yaml(path), str(path)).root
     for name in entries:
         if not sound_name(name) or name in RESERVED:
-            raise UserError(
-                f"{path}: entry {name[:80]!r}: {NAME_RULE}; and it is none of {', '.join(sorted(RESERVED))}"
-            )
+            raise UserError(f"{path}: entry {name[:80]!r}: {NAME_RULE}; reserved are {', '.join(sorted(RESERVED))}")
     return entries
 
 
@@ -539,7 +562,7 @@ def _with_overrides(
     nested: str | tuple[str, ...],
     where: str,
 ) -> dict[str, Any]:
-    """The checked entries of a registry, with the keys that a config changes."""
+    """The checked entries of a registry, with a config's overrides."""
     raw = _registry(path)
     key = "overrides" if what == "method" else f"{what}_overrides"
     for name in over:
@@ -565,13 +588,13 @@ def _like(
     path: Path,
     behind: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """An entry with the keys of the one that it is ``like``, overridden as that one is; all but the title.
+    """An entry merged over its ``like`` entry, with that entry's overrides and without its title.
 
     Args:
-        behind: the entries that led here.
+        behind: the entries whose ``like`` led to this one.
 
     Raises:
-        UserError: an entry that does not exist, or that is like itself.
+        UserError: an unknown entry, or a cycle.
     """
     own = dict(raw[name])
     if "like" not in own:
@@ -580,10 +603,10 @@ def _like(
     if not isinstance(base, str) or base not in raw:
         raise UserError(f"{path}: {name}: like: unknown recipe '{base}'{nearest(str(base), list(raw))}")
     if base in behind:
-        raise UserError(f"{path}: {name}: like: '{base}' is like '{name}' itself; write one of them out")
-    taken = _merge(_like(raw, over, base, nested, path, behind), over.get(base, {}), nested)
-    taken.pop("title", None)
-    return _merge(taken, own, nested)
+        raise UserError(f"{path}: {name}: like: '{base}' is itself like '{name}'; write out the keys of one of them")
+    inherited = _merge(_like(raw, over, base, nested, path, behind), over.get(base, {}), nested)
+    inherited.pop("title", None)
+    return _merge(inherited, own, nested)
 
 
 def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str, ...] = "settings") -> dict[str, Any]:
@@ -595,40 +618,45 @@ def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str,
     return merged
 
 
-def _derived_recipes(study: str, told: Study, recipes: dict[str, Any], where: str) -> dict[str, Any]:
+def _derived_recipes(study: str, definition: Study, recipes: dict[str, Any], where: str) -> dict[str, Any]:
     """The recipes of a study of a recipe."""
-    if told.key != "recipe":
+    if definition.key != "recipe":
         return {}
     at = f"{where}: studies: {study}"
-    if told.recipe not in recipes:
-        raise UserError(f"{at}: recipe: unknown recipe '{told.recipe}'{nearest(str(told.recipe), list(recipes))}")
-    base = recipes[told.recipe]
+    if definition.recipe not in recipes:
+        raise UserError(
+            f"{at}: recipe: unknown recipe '{definition.recipe}'{nearest(str(definition.recipe), list(recipes))}"
+        )
+    base = recipes[definition.recipe]
     if base.trains is None:
         raise UserError(
-            f"{at}: recipe: '{told.recipe}' goes by the encoder; name one of {', '.join(base.recipes.values())}"
+            f"{at}: recipe: '{definition.recipe}' depends on the encoder; name one of "
+            f"{', '.join(base.recipes.values())}"
         )
     try:
-        changes = told.changes()
+        changes = definition.changes()
     except ValueError as error:
         raise UserError(f"{at}: {error}") from None
     out = {}
     for slug, title, change in changes:
         entry = {**_merge(base.model_dump(), change, RECIPE_MAPPINGS), "title": f"{base.title}, {title}"}
-        name = f"{told.recipe}.{slug}"
+        name = f"{definition.recipe}.{slug}"
         out[name] = validate(_RecipeBox, {"entry": entry}, f"{at}: {title}").entry
         if recipes.get(name, out[name]) != out[name]:
-            raise UserError(f"{at}: '{title}' is another variant of '{told.recipe}' elsewhere; rename one of them")
+            raise UserError(
+                f"{at}: '{title}' is also the name of a different variant of '{definition.recipe}'; rename one of them"
+            )
     return out
 
 
 def _check_tokens(workflow: Workflow, study: str, where: str) -> None:
-    """Variants of a reinforcement recipe write at most equally many tokens, else they are no comparison of the rest."""
-    told = workflow.config.studies[study]
-    for method in told.methods if told.key == "recipe" else ():
+    """Variants of a reinforcement recipe must have the same token limit; otherwise they would differ in that too."""
+    definition = workflow.config.studies[study]
+    for method in definition.methods if definition.key == "recipe" else ():
         written: dict[int, str] = {}
         for one in workflow.variants(study):
             entry = workflow.methods[one.name]
-            recipe = workflow.recipes.get(f"{told.recipe}{one.name.removeprefix(one.of)}")
+            recipe = workflow.recipes.get(f"{definition.recipe}{one.name.removeprefix(one.of)}")
             if one.of != method or not one.setting or recipe is None or recipe.trains != "encoder":
                 continue
             longest = recipe.max_tokens or entry.max_tokens
@@ -641,36 +669,38 @@ def _check_tokens(workflow: Workflow, study: str, where: str) -> None:
             )
 
 
-def _derived(study: str, told: Study, methods: dict[str, Method], where: str) -> dict[str, Method]:
+def _derived(study: str, definition: Study, methods: dict[str, Method], where: str) -> dict[str, Method]:
     """The methods of one study, each with its key or its recipe changed."""
     out = {}
-    for name in told.methods:
+    for name in definition.methods:
         at = f"{where}: studies: {study}"
         if name not in methods:
             raise UserError(f"{at}: unknown method '{name}'{nearest(name, list(methods))}")
-        if told.key == "models":
+        if definition.key == "models":
             continue
-        if told.key == "recipe":
+        if definition.key == "recipe":
             phases = getattr(methods[name], "phases", [])
-            for slug, title, _ in told.changes() if told.recipe in phases else ():
-                chain = [f"{told.recipe}.{slug}" if phase == told.recipe else phase for phase in phases]
+            for slug, title, _ in definition.changes() if definition.recipe in phases else ():
+                chain = [f"{definition.recipe}.{slug}" if phase == definition.recipe else phase for phase in phases]
                 entry = {**methods[name].model_dump(), "phases": chain, "title": f"{methods[name].title}, {title}"}
                 out[f"{name}.{slug}"] = validate(_MethodBox, {"entry": entry}, f"{at}: {title}").entry
             continue
-        if told.key not in type(methods[name]).model_fields:
-            raise UserError(f"{at}: method '{name}' has no key '{told.key}'; leave it out of this study")
-        for value in told.values:
-            entry = {**methods[name].model_dump(), told.key: value}
-            label = f"{methods[name].title}, {told.key.replace('_', ' ')} {value:g}"
-            changed = validate(_MethodBox, {"entry": {**entry, "title": label}}, f"{at}: {told.key}: {value}").entry
-            out[variant(name, told.key, value)] = changed
-    if told.key == "recipe" and not out:
-        raise UserError(f"{where}: studies: {study}: none of its methods has '{told.recipe}' among its phases")
+        if definition.key not in type(methods[name]).model_fields:
+            raise UserError(f"{at}: method '{name}' has no key '{definition.key}'; leave it out of this study")
+        for value in definition.values:
+            entry = {**methods[name].model_dump(), definition.key: value}
+            label = f"{methods[name].title}, {definition.key.replace('_', ' ')} {value:g}"
+            changed = validate(
+                _MethodBox, {"entry": {**entry, "title": label}}, f"{at}: {definition.key}: {value}"
+            ).entry
+            out[variant(name, definition.key, value)] = changed
+    if definition.key == "recipe" and not out:
+        raise UserError(f"{where}: studies: {study}: none of its methods has '{definition.recipe}' among its phases")
     return out
 
 
 def _check_titles(workflow: Workflow, where: str) -> None:
-    """No two methods, models or judges of a run have one title: tables, figures and pages would show them as one."""
+    """Titles of a run's methods, models and judges must differ, so that tables, figures and pages distinguish them."""
     config = workflow.config
     studied = [one.name for study in config.studies for one in workflow.variants(study)]
     for what, key, names, entries in (
@@ -680,7 +710,7 @@ def _check_titles(workflow: Workflow, where: str) -> None:
     ):
         seen: dict[str, str] = {}
         for name in dict.fromkeys(names):
-            # Pages fold white space, so that titles that differ in it alone look the same.
+            # Pages collapse white space, so that titles that differ only in it look the same.
             title = " ".join(entries[name].title.split())
             other = seen.setdefault(title, name)
             if other != name:
@@ -690,32 +720,36 @@ def _check_titles(workflow: Workflow, where: str) -> None:
 
 
 def _check_interpretability(workflow: Workflow, where: str) -> None:
-    told, at = workflow.config.interpretability, f"{where}: interpretability"
-    for name in told.methods:
+    interpretability, at = workflow.config.interpretability, f"{where}: interpretability"
+    for name in interpretability.methods:
         if name not in workflow.config.methods:
-            raise UserError(f"{at}.methods: '{name}' is not run here{nearest(name, workflow.config.methods)}")
+            raise UserError(
+                f"{at}.methods: '{name}' is not among this run's methods{nearest(name, workflow.config.methods)}"
+            )
         if not workflow.one_profile(name):
-            raise UserError(f"{at}.methods: '{name}' has not one profile for each session; leave it out")
-    if told.methods and told.reference not in told.methods:
-        raise UserError(f"{at}.reference: '{told.reference}' is not among interpretability.methods; add it there")
+            raise UserError(f"{at}.methods: '{name}' does not have exactly one profile per session; leave it out")
+    if interpretability.methods and interpretability.reference not in interpretability.methods:
+        raise UserError(
+            f"{at}.reference: '{interpretability.reference}' is not among interpretability.methods; add it there"
+        )
     for key, name, roles in (
-        ("verifier", told.verifier, ("verifier", "decoder")),
-        ("reader", told.reader, ("encoder", "decoder")),
+        ("verifier", interpretability.verifier, ("verifier", "decoder")),
+        ("reader", interpretability.reader, ("encoder", "decoder")),
     ):
         known = [model for model, entry in workflow.models.items() if entry.role in roles]
         if name is not None and name not in known:
             raise UserError(f"{at}.{key}: unknown entry '{name}'{nearest(name, known)}")
-    for name in told.judges:
+    for name in interpretability.judges:
         if name not in workflow.judges:
             raise UserError(f"{at}.judges: unknown entry '{name}'{nearest(name, list(workflow.judges))}")
     if workflow.readable and workflow.models[workflow.reader].source.endpoint is not None:
         raise UserError(
-            f"{at}.reader: '{workflow.reader}' is an endpoint, which tells no likelihoods; name a local model"
+            f"{at}.reader: '{workflow.reader}' is an endpoint, which returns no likelihoods; name a local model"
         )
-    if told.reader in workflow.config.decoders:
+    if interpretability.reader in workflow.config.decoders:
         raise UserError(
-            f"{at}.reader: '{told.reader}' is a decoder of this run, by which profiles are trained; take a reader that "
-            "cannot be overfitted to: an encoder, or another decoder"
+            f"{at}.reader: '{interpretability.reader}' is a decoder of this run, for which profiles are "
+            "trained; use a reader to which they cannot overfit: an encoder, or another decoder"
         )
 
 
@@ -738,7 +772,7 @@ def _cross_check(workflow: Workflow, where: str) -> None:
     for name in [*config.methods, *studied]:
         for problem in workflow.methods[name].problems(name, workflow):
             raise UserError(f"{where}: {problem}")
-    # After the check that methods have their models: what is measured of profiles is read by these.
+    # After the check of the methods' models: the measures of profiles use them.
     _check_interpretability(workflow, where)
     _check_titles(workflow, where)
     comparison = config.comparison
@@ -765,28 +799,32 @@ def _cross_check(workflow: Workflow, where: str) -> None:
 
 
 def _check_contrasts(config: Config, where: str) -> None:
-    """Contrasts are of methods of the run, and no two of them ask the same."""
+    """Contrasts name methods of the run, and no two contrasts are the same."""
     pairs: dict[frozenset[frozenset[str]], str] = {}
-    for name, told in config.comparison.contrasts.items():
+    for name, contrast in config.comparison.contrasts.items():
         at = f"{where}: comparison.contrasts: '{name}'"
-        for key, method in (("of", told.of), ("against", told.against), *(("beyond", one) for one in told.beyond)):
+        for key, method in (
+            ("of", contrast.of),
+            ("against", contrast.against),
+            *(("beyond", one) for one in contrast.beyond),
+        ):
             if method not in config.methods:
                 raise UserError(
                     f"{at}: {key}: '{method}' is not among this run's methods{nearest(method, config.methods)}"
                 )
-        for one, two in ((told.of, told.against), *([told.beyond] if told.beyond else [])):
+        for one, two in ((contrast.of, contrast.against), *([contrast.beyond] if contrast.beyond else [])):
             if one == two:
-                raise UserError(f"{at}: '{one}' stands on both sides; name two methods")
-        sides = (frozenset((told.of, told.against)), frozenset(told.beyond))
+                raise UserError(f"{at}: '{one}' is on both sides; name two different methods")
+        sides = (frozenset((contrast.of, contrast.against)), frozenset(contrast.beyond))
         if sides[0] == sides[1]:
-            raise UserError(f"{at}: beyond: the same two methods as of and against; name others")
+            raise UserError(f"{at}: beyond: the same two methods as in of and against; name two others")
         other = pairs.setdefault(frozenset(sides), name)
         if other != name:
-            raise UserError(f"{at}: the same methods as '{other}'; keep one, or the correction would count both")
+            raise UserError(f"{at}: the same methods as '{other}'; keep one, as the correction would count both")
 
 
 def _check_limits(workflow: Workflow, dataset: str) -> None:
-    """The models and the prompt by which a dataset's texts are counted exist."""
+    """The models and the prompt that count a dataset's texts must exist."""
     entry = workflow.datasets[dataset]
     limits = getattr(entry.protocol, "limits", None)
     if limits is None:
@@ -799,8 +837,8 @@ def _check_limits(workflow: Workflow, dataset: str) -> None:
             )
     if workflow.models[limits.encoder].source.endpoint is not None:
         raise UserError(
-            f"datasets.yaml: {dataset}: protocol.limits.encoder: '{limits.encoder}' is an endpoint, whose tokenizer is "
-            "not here; name an encoder with files"
+            f"datasets.yaml: {dataset}: protocol.limits.encoder: '{limits.encoder}' is an endpoint, without a local "
+            "tokenizer; name an encoder with files"
         )
     if entry.prompt not in workflow.prompts:
         raise UserError(
