@@ -200,8 +200,10 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
 )
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected):
     before = (repo / file).read_text()
+    # Of a script, only what its job runs counts.
+    edit = "assert True" if file.startswith("scripts/") else "EDITED = 1"
     try:
-        (repo / file).write_text(before + "\nEDITED = 1\n")
+        (repo / file).write_text(f"{before}\n{edit}\n")
         found = planned(repo)
     finally:
         (repo / file).write_text(before)

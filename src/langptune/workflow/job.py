@@ -131,12 +131,12 @@ class Job:
 
     def subjects(self) -> dict[str, Any]:
         """What all measures of profiles share: which sessions they look at, and what they take for tastes."""
-        told = self.project.config.interpretability
+        measures = self.project.config.interpretability
         return {
             "history_items": self.source.history_items,
             "shuffle": self.shuffle,
-            "sessions": told.sessions,
-            "seed": told.seed,
+            "sessions": measures.sessions,
+            "seed": measures.seed,
             "taste_field": self.project.taste_field(self.dataset),
         }
 
