@@ -34,7 +34,7 @@ import polars as pl
 import torch
 from sentence_transformers import util
 
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.data import contracts
 from langptune.explorer.access import server
 from langptune.explorer.finished import Finished

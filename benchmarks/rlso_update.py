@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def setting(args: argparse.Namespace) -> dict:
     """Real sessions, prompts, models and the recipe that both sides train by."""
-    from langptune.config.workflow import load
+    from langptune.config.load import load
     from langptune.models.load import load_decoder
     from langptune.ranking.decoder import embed_items
     from langptune.ranking.scoring import Scoring

@@ -12,7 +12,8 @@ import psutil
 from langptune import allowed
 from langptune.cli import finish
 from langptune.config.base import read_yaml
-from langptune.config.workflow import Workflow, load
+from langptune.config.load import load
+from langptune.config.workflow import Workflow
 from langptune.data import readers
 from langptune.errors import UserError
 from langptune.provenance import LOCK, ROOT, versions

@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from langptune.cli import finish
 from langptune.config.base import nearest, read_yaml
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.errors import UserError, printable
 from langptune.explorer.finished import Finished
 from langptune.provenance import ROOT

@@ -23,7 +23,8 @@ from langptune import processes
 from langptune.cli import finish
 from langptune.comparison.grid import RunEntry
 from langptune.config.base import read_yaml, validate
-from langptune.config.workflow import Workflow, load
+from langptune.config.load import load
+from langptune.config.workflow import Workflow
 from langptune.errors import UserError
 from langptune.figures.comparison import REGISTRY
 from langptune.files import read_inside, read_json, whole, whole_file

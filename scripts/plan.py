@@ -14,7 +14,8 @@ from langptune import benchmarks, plan
 from langptune.cli import finish
 from langptune.config.base import read_yaml
 from langptune.config.identity import identity
-from langptune.config.workflow import Workflow, load
+from langptune.config.load import load
+from langptune.config.workflow import Workflow
 from langptune.errors import UserError
 from langptune.provenance import ROOT
 from langptune.stage import read_spec

@@ -9,7 +9,8 @@ from pathlib import Path
 from langptune import processes
 from langptune.cli import finish
 from langptune.config.base import read_yaml
-from langptune.config.workflow import Workflow, load
+from langptune.config.load import load
+from langptune.config.workflow import Workflow
 from langptune.errors import UserError, printable
 from langptune.files import read_plain, whole_file
 from langptune.provenance import ROOT

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from langptune.config.base import read_yaml
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.explorer.access import CONNECTIONS
 from langptune.explorer.differences import differences
 from langptune.explorer.finished import Finished

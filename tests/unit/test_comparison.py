@@ -20,9 +20,9 @@ from statsmodels.stats.multitest import multipletests
 from langptune import markup, metrics
 from langptune.comparison import bootstrap, grid, pages, significance, statistics, tables
 from langptune.comparison.grid import PublishedValue, RunEntry
+from langptune.config.load import load
 from langptune.config.methods import BaselineMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
-from langptune.config.workflow import load
 from langptune.errors import UserError, printable
 from langptune.files import write_lines
 from langptune.provenance import ROOT

@@ -17,13 +17,15 @@ from langptune.config.cluster import Cluster
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
 from langptune.config.layout import Layout
+from langptune.config.load import load
 from langptune.config.methods import MethodEntry
 from langptune.config.models import ModelEntry
 from langptune.config.phases import VALIDATION, Draw
 from langptune.config.prompts import Prompt
 from langptune.config.rates import Rates
 from langptune.config.recipes import RecipeEntry
-from langptune.config.workflow import Config, Run, load
+from langptune.config.settings import Config
+from langptune.config.workflow import Run
 from langptune.errors import UserError
 from tests.conftest import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from langptune.config.base import read_yaml
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.data import protocols, readers
 from langptune.data.card import card
 from langptune.data.limits import TokenLimits

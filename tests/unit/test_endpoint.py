@@ -16,8 +16,8 @@ import yaml
 
 from langptune import allowed
 from langptune.config.base import read_yaml, validate
+from langptune.config.load import load
 from langptune.config.models import EncoderEntry, ModelSource
-from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.endpoint import client as client_module
 from langptune.endpoint.answers import Request

@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 from langptune.config.base import read_yaml
+from langptune.config.load import load
 from langptune.config.models import DecoderEntry, EncoderEntry
-from langptune.config.workflow import load
 from langptune.data import readers
 from langptune.errors import UserError
 from langptune.models.materialise import materialise

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from langptune.comparison import significance
+from langptune.config.load import load
 from langptune.config.models import VerifierEntry
 from langptune.config.prompts import Prompt
-from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording

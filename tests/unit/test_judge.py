@@ -16,8 +16,8 @@ import yaml
 
 from langptune.config.base import read_yaml
 from langptune.config.judges import Judge, read_judges
+from langptune.config.load import load
 from langptune.config.models import EncoderEntry
-from langptune.config.workflow import load
 from langptune.data import contracts
 from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer

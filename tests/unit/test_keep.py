@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from langptune.config.base import read_yaml
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.errors import UserError
 from tests.conftest import ROOT
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 
+from langptune.config.load import load
 from langptune.config.prompts import Prompt
 from langptune.config.recipes import ReinforcementRecipe
-from langptune.config.workflow import load
 from langptune.models import tiny as tm
 from langptune.models.load import load_adapter, load_decoder, load_encoder
 from langptune.models.logprobs import token_logprobs

@@ -13,7 +13,7 @@ import pytest
 
 from langptune import plan
 from langptune.config.base import read_yaml
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.errors import UserError, printable
 from langptune.stage import Log
 from tests.conftest import ROOT

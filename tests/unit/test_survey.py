@@ -24,7 +24,7 @@ import pytest
 
 from langptune.comparison import bootstrap
 from langptune.config.base import read_yaml, validate
-from langptune.config.workflow import load
+from langptune.config.load import load
 from langptune.data import contracts
 from langptune.errors import UserError, printable
 from langptune.provenance import Record, write_json

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.config import cluster, datasets, judges, methods, models, prompts, rates, recipes, sample, workflow
+from langptune.config import cluster, datasets, judges, methods, models, prompts, rates, recipes, sample, settings
 
 HEAD = """# Configuration
 
@@ -42,14 +42,14 @@ single keys of the config file in use.
 """
 
 SECTIONS = [
-    ("A run (`config.yaml`)", workflow.Config),
+    ("A run (`config.yaml`)", settings.Config),
     ("`sample`", sample.Sample),
-    ("`generation`", workflow.Generation),
-    ("`training`", workflow.Training),
-    ("`studies`: one entry", workflow.Study),
-    ("`comparison`", workflow.Comparison),
-    ("`contrasts` of a comparison: one entry", workflow.Contrast),
-    ("`interpretability`", workflow.Interpretability),
+    ("`generation`", settings.Generation),
+    ("`training`", settings.Training),
+    ("`studies`: one entry", settings.Study),
+    ("`comparison`", settings.Comparison),
+    ("`contrasts` of a comparison: one entry", settings.Contrast),
+    ("`interpretability`", settings.Interpretability),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),
     ("`expect` of a dataset", datasets.Counts),

@@ -14,7 +14,8 @@ from langptune.errors import UserError
 from langptune.registry import Registry
 
 if TYPE_CHECKING:
-    from langptune.config.workflow import Config, Workflow
+    from langptune.config.settings import Config
+    from langptune.config.workflow import Workflow
 
 BASELINES = Registry("langptune.baselines")
 """Methods that rank without a text; each file is a kind of methods.yaml."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import uuid
@@ -63,7 +62,7 @@ def environments(root: Path, deployed: bool, in_containers: bool) -> tuple[str |
     image = os.environ.get(IMAGE, str(root / "envs" / "langptune.sif"))
     named = []
     for path in (str(root / "envs" / "jobs.yaml"), image):
-        braces = re.search(r"[{}]", path)
+        braces = not {"{", "}"}.isdisjoint(path)
         if braces and deployed:
             raise UserError(f"--sdm: {path}: Snakemake takes braces for wildcards; move the checkout to a path without")
         named.append(None if braces else path)

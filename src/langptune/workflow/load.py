@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from langptune.allowed import check as check_endpoint
-from langptune.config import workflow
+from langptune.config import load as registries
 from langptune.config.base import read_yaml, validate
 from langptune.config.cluster import Cluster
 from langptune.launch import Shape, shape
@@ -28,7 +28,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Project:
     Raises:
         UserError: one line with file, key, value and the nearest valid key.
     """
-    project = Project(workflow.load(config, root, where), root)
+    project = Project(registries.load(config, root, where), root)
     judges = [project.judges[judge].model for judge in project.config.interpretability.judges]
     for name in dict.fromkeys([*project.config.encoders, *judges]):
         source = project.models[name].source
