@@ -40,7 +40,7 @@ rule try_baseline:
 rule select_baseline:
     input:
         trials_in=lambda w: expand(
-            TUNED + "/trial{trial}.json", trial=range(len(PROJECT.methods[w.method].grid())), **w
+            f"{TUNED}/trial{{trial}}.json", trial=range(len(PROJECT.methods[w.method].grid())), **w
         ),
     output:
         best_out=f"{TUNED}/best.json",
@@ -64,7 +64,7 @@ rule fit_baseline:
     input:
         **tables("items", "sessions"),
         # Without a grid there is nothing to select, and fitting starts at once.
-        best_in=lambda w: TUNED.format(**w) + "/best.json" if PROJECT.methods[w.method].trials else [],
+        best_in=lambda w: f"{TUNED}/best.json".format(**w) if PROJECT.methods[w.method].trials else [],
     output:
         ranks_out=f"{RUN}/ranks.parquet",
         curve_out=f"{RUN}/curve.jsonl",
