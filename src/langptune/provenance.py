@@ -98,11 +98,12 @@ def _module(path: Path, script: bool = False) -> tuple[tuple[Path, ...], str]:
 def run_as_job(source: str, path: Path) -> ast.Module:
     """What counts of a script when it runs as a job.
 
-    That are its statements that define no name, as the last one, which calls ``stage.run``, and all that these refer
+    That are its statements that act when they run, as the last one, which calls ``stage.run``, and all that these refer
     to. What a script declares to the workflow (``spec``, ``needs``) is not among them: a job takes its spec as text.
     """
     tree = ast.parse(source, str(path))
-    steps = [line for line in tree.body if not _defined(line) and not _is_text(line) and not _is_for_types(line)]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    steps = [line for line in tree.body if _acts(line, used) and not _is_text(line) and not _is_for_types(line)]
     return defining(source, path, [name for line in steps for name in _named(line)], {line.lineno for line in steps})
 
 
@@ -128,9 +129,30 @@ def defining(source: str, path: Path, names: Iterable[str], steps: Collection[in
     kept = [line for line in tree.body if line.lineno in steps or not found.isdisjoint(_defined(line))]
     for line in kept:
         if isinstance(line, ast.Import | ast.ImportFrom):
-            line.names = [alias for alias in line.names if _imported(alias) in found]
+            line.names = [alias for alias in line.names if line.lineno in steps or _imported(alias) in found]
     tree.body = kept
     return tree
+
+
+def _acts(line: ast.stmt, used: Collection[str]) -> bool:
+    """Whether a statement may do more than define names that other parts of a module use.
+
+    That are those that define none; those that change an object, as ``os.environ["X"] = "1"``; and imports, classes,
+    calls and decorated functions whose name nothing uses: they are there for what they do, as entering a registry.
+
+    Args:
+        used: all names that the module reads.
+    """
+    if isinstance(line, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+        if any(isinstance(node, ast.Attribute | ast.Subscript) for part in targets for node in ast.walk(part)):
+            return True
+        inert = not any(isinstance(node, ast.Call) for node in ast.walk(line))
+    else:
+        inert = isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef) and not line.decorator_list
+    if isinstance(line, ast.Import | ast.ImportFrom):
+        return any(_imported(alias) not in used for alias in line.names)
+    return not (names := _defined(line)) or not (inert or any(name in used for name in names))
 
 
 def _defined(line: ast.stmt) -> list[str]:
@@ -141,7 +163,8 @@ def _defined(line: ast.stmt) -> list[str]:
         return [_imported(alias) for alias in line.names]
     if isinstance(line, ast.Assign | ast.AnnAssign | ast.AugAssign):
         targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-        return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        walrus = [node.target for node in ast.walk(line) if isinstance(node, ast.NamedExpr)]
+        return [node.id for part in (*targets, *walrus) for node in ast.walk(part) if isinstance(node, ast.Name)]
     return []
 
 
@@ -169,13 +192,17 @@ def _names(part: ast.AST) -> list[str]:
 
 def _globals(table: symtable.SymbolTable) -> list[str]:
     """The names of its module that the body of a function or class refers to, at any depth."""
-    own = [name.get_name() for name in table.get_symbols() if name.is_referenced() and name.is_global()]
+    # In the body of a class, `x = x` reads the module's x.
+    of_class = table.get_type() == "class"
+    own = [name.get_name() for name in table.get_symbols() if name.is_referenced() and (of_class or name.is_global())]
     return own + [name for child in table.get_children() for name in _globals(child)]
 
 
 def _is_for_types(line: ast.stmt) -> bool:
-    """Whether a statement is ``if TYPE_CHECKING:``, which never runs."""
-    return isinstance(line, ast.If) and isinstance(line.test, ast.Name) and line.test.id == "TYPE_CHECKING"
+    """Whether a statement is ``if TYPE_CHECKING:`` without ``else``, which never runs."""
+    if not isinstance(line, ast.If) or line.orelse:
+        return False
+    return isinstance(line.test, ast.Name) and line.test.id == "TYPE_CHECKING"
 
 
 def _is_text(line: ast.AST) -> bool:

@@ -135,7 +135,7 @@ def test_a_name_of_its_own_is_no_reference(tmp_path):
         "from a import b, c, d as e\nfrom f import G\nimport g.h\n"
         "LIMIT = 1\nOTHER = LIMIT\nSIZE: int = 3\n"
         "class Spec(G):\n    x: c = 1\n"
-        "def spec(project): return OTHER\n"
+        "def spec(project): return OTHER\ndef needs(project): return e\n"
         "def work(spec: Spec, size=SIZE): return [helper(spec) for e in spec]\n"
         "def helper(one):\n    def inner(): return g.h\n    return inner\n"
         "if __name__ == '__main__':\n    b(Spec, work)\n"
@@ -145,6 +145,35 @@ def test_a_name_of_its_own_is_no_reference(tmp_path):
     assert not [line for line in lines if line.startswith(("LIMIT", "OTHER", "def spec"))]
     other = provenance.defining(script.read_text(), script, ["spec"])
     assert ast.unparse(other).split("\n")[:2] == ["LIMIT = 1", "OTHER = LIMIT"] and len(other.body) == 3
+
+
+ACTS = (
+    "torch.backends.limit = 1",
+    "os.environ['LIMIT'] = '1'",
+    "_ = torch.set_limit(1)",
+    "@register\ndef entry(): return 1",
+    "class Entry(Base): size = 1",
+    "import langptune.alike1",
+    "from langptune.alike1 import *",
+    "if TYPE_CHECKING:\n    pass\nelse:\n    TABLE[1] = 1",
+    "FIRST = [second := 1]\nprint(second)",
+    "class Kept:\n    LIMIT = LIMIT\nLIMIT = 1\nprint(Kept.LIMIT)",
+    "COUNT = 1\nfor row in rows:\n    COUNT += row",
+)
+"""Statements of a script that change what its job does; the 1 stands for what is edited."""
+
+
+@pytest.mark.parametrize("statement", ACTS)
+def test_what_acts_on_other_objects_counts(statement, tmp_path):
+    """Even where only a declaration, or nothing, uses the name that it defines."""
+    script = tmp_path / "script.py"
+    start = "import os\nimport torch\nfrom a import run\nTABLE = {}\ndef spec(project): return os, torch\n"
+    start += "class Base: pass\ndef register(f): TABLE[f] = f\n"
+    before, after = (
+        ast.dump(provenance.run_as_job(f"{start}{text}\nrun(TABLE)\n", script))
+        for text in (statement, statement.replace("1", "2"))
+    )
+    assert before != after
 
 
 @pytest.fixture(scope="module")
