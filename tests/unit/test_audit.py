@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from langptune.data.audit import Check, audit
+from langptune.data.audit import Check, _drift, _rank, audit
 from langptune.data.contracts import SESSIONS
 from langptune.data.interactions import train_pairs
 
@@ -103,6 +103,33 @@ def test_known_items_are_those_of_the_train_pairs():
     for target in range(30):
         cold = checks([*rows, ("u", "test", [], target, 100)])["cold items"].value
         assert cold == float(target not in known)
+
+
+def test_no_drift_where_all_items_are_alike():
+    """A train target is not more popular for being counted itself, which shows where items have few interactions."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"{user}", split, [int(rng.integers(500))], int(rng.integers(500)), time)
+        for user in range(1000)
+        for time, split in enumerate(("train", "test"))
+    ]
+    frame = sessions(rows)
+    train, test = (frame.filter(pl.col("split") == split) for split in ("train", "test"))
+    check = _drift(train, test, 500)
+    assert check.level == "OK" and abs(check.value) < 0.03
+
+
+def test_the_chain_ranks_as_over_the_whole_catalogue():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        popularity = rng.integers(0, 4, 40) / 200
+        items = rng.choice(40, rng.integers(0, 9), replace=False)
+        counts, seen, target = rng.integers(1, 3, len(items)), rng.integers(1, 40, 6), 0
+        scores = popularity.copy()
+        scores[items] += counts
+        scores[seen] = -1
+        expected = 1 + (scores > scores[0]).sum() + ((scores == scores[0]).sum() - 1) // 2
+        assert _rank(target, seen, items, counts, popularity, np.sort(popularity)) == expected
 
 
 def test_splits_without_sessions_are_no_crash():
