@@ -100,9 +100,10 @@ def detectable(differences: np.ndarray, level: float = 0.05, power: float = 0.8)
         differences: float64 ``[S]``, paired.
 
     Returns:
-        None for fewer than two sessions.
+        None for fewer than two sessions, or where all differences are equal: such a sample does not tell how much they
+        vary.
     """
-    if len(differences) < 2:
+    if len(differences) < 2 or np.ptp(differences) < 1e-12:
         return None
     factor = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
     return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))
