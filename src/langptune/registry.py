@@ -72,6 +72,11 @@ class Registry:
         """An entry's module, imported.
 
         Raises:
-            UserError: there is no such entry.
+            UserError: there is no such entry, its file is not Python, or something that it imports is missing.
         """
-        return importlib.import_module(self.module(name))
+        try:
+            return importlib.import_module(self.module(name))
+        except SyntaxError as error:
+            raise UserError(f"{error.filename}: line {error.lineno}: {error.msg}") from None
+        except ImportError as error:
+            raise UserError(f"{self.file(name)}: {error}") from None

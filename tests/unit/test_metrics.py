@@ -248,3 +248,11 @@ print([*hashes, new, provenance.code_hash(scripts / "evaluate.py", (), loads)])
     (tmp_path / "src/langptune/metrics/first.py").write_text(code)
     *after, new, again = told()
     assert before == after and none == 0 and new == ["First", [1.0, 0.0]] and again != evaluated
+
+
+def test_a_metric_without_a_constant_is_one_line(monkeypatch):
+    metrics._metric.cache_clear()
+    monkeypatch.delattr(metrics.ndcg, "CUTOFF")
+    with pytest.raises(UserError, match=r"ndcg\.py: a metric has CUTOFF"):
+        metrics.parse("ndcg@10")
+    metrics._metric.cache_clear()

@@ -104,3 +104,21 @@ print(round(float(loss), 6), [any(path.stem == "mine" for path in found) for fou
     done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "-1.5 [True, False]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def (", r"broken\.py: line 1: invalid syntax"),
+        ("import nosuchpackage", r"broken\.py: No module named"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(content, message, tmp_path, monkeypatch):
+    package = tmp_path / f"p{abs(hash(content))}"
+    package.mkdir()
+    (package / "broken.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = registry.Registry(package.name)
+    entries.folder = package
+    with pytest.raises(UserError, match=message):
+        entries.load("broken")

@@ -202,3 +202,12 @@ def test_environments_have_no_braces_where_they_are_asked_for(tmp_path, monkeypa
         driver.environments(braces, deployed=True, in_containers=False)
     with pytest.raises(UserError, match="no such image"):
         driver.environments(tmp_path, deployed=True, in_containers=True)
+
+
+@pytest.mark.parametrize("content", [None, b"def (", b"# \xe9", b"import nosuchpackage\ndef spec(): nosuchpackage"])
+def test_a_stage_that_cannot_be_read_is_one_line(content, tmp_path):
+    script = tmp_path / "broken.py"
+    if content is not None:
+        script.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.py: "):
+        stages.stage(script)

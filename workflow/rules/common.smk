@@ -30,10 +30,10 @@ def checkout():
 
 ROOT = checkout()
 sys.path.insert(0, str(ROOT / "src"))
+from langptune.errors import UserError
 
 try:
     from langptune.config.base import read_yaml, retype
-    from langptune.errors import UserError
     from langptune.files import own_folder
     from langptune.gpus import visible
     from langptune.provenance import file_hash
@@ -48,6 +48,8 @@ except ImportError as error:
         f"{error.name} is not installed: `pip install pydantic Jinja2 PyYAML numpy` is what Snakemake needs to read this "
         "workflow, `make env` what its jobs need"
     ) from None
+except UserError as error:  # a file of a baseline is none: they are imported with the config
+    raise WorkflowError(str(error)) from None
 
 # Command line and config files are those of the outer workflow where this is its module, which is given its config whole.
 MAIN = workflow.modifier.is_main_snakefile()

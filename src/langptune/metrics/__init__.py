@@ -27,7 +27,12 @@ _NAME = re.compile(r"^([a-z0-9-]+?)(?:@([1-9][0-9]*))?$")
 
 @cache
 def _metric(kind: str) -> ModuleType:
-    return _REGISTRY.load(kind.replace("-", "_"))
+    name = kind.replace("-", "_")
+    found = _REGISTRY.load(name)
+    for part in ("TITLE", "CUTOFF", "BETTER", "values"):
+        if not hasattr(found, part):
+            raise UserError(f"{_REGISTRY.file(name)}: a metric has {part} (docs/extend.md)")
+    return found
 
 
 @cache

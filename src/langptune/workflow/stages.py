@@ -29,11 +29,20 @@ OPTIONAL = ("unreached", "loads", "amount")
 
 @cache
 def declared(script: Path) -> ModuleType:
-    """The declarations of a script, as a module."""
-    tree = defining(read_plain(script).decode("utf-8"), script, (*REQUIRED, *OPTIONAL))
+    """The declarations of a script, as a module.
+
+    Raises:
+        UserError: the script is missing or not Python, or something that its declarations import is missing.
+    """
     module = ModuleType(f"{script.stem} (declarations)")
     module.__file__ = str(script)
-    exec(compile(tree, str(script), "exec"), vars(module))
+    try:
+        tree = defining(read_plain(script).decode("utf-8"), script, (*REQUIRED, *OPTIONAL))
+        exec(compile(tree, str(script), "exec"), vars(module))
+    except SyntaxError as error:
+        raise UserError(f"{script}: line {error.lineno}: {error.msg}") from None
+    except (OSError, UnicodeDecodeError, ImportError) as error:
+        raise UserError(f"{script}: {error}") from None
     return module
 
 
