@@ -1,4 +1,4 @@
-"""What the responses to a survey say: preferences, claims, agreement, exclusions, and the size of a next study."""
+"""Analyse the responses to a survey: preferences, claims, agreement, exclusions, and the size of a next study."""
 
 from __future__ import annotations
 
@@ -38,34 +38,37 @@ def work(spec: AnalyseSpec, record: Record, log: Log) -> None:
     """Read, exclude, analyse, and write three files."""
     codebook = load_codebook(spec.codebook_in)
     used, excluded = read_responses(spec.responses_in, codebook, spec.seconds_per_question)
-    told = analyse(codebook, used, excluded, spec.bootstrap, spec.confidence, spec.seed, spec.power)
-    told["seconds_per_question"] = spec.seconds_per_question
-    write_json(spec.analysis_out, told)
+    analysis = analyse(codebook, used, excluded, spec.bootstrap, spec.confidence, spec.seed, spec.power)
+    analysis["seconds_per_question"] = spec.seconds_per_question
+    write_json(spec.analysis_out, analysis)
     with whole(spec.report_out) as part:
-        part.write_text(report(told, spec.seconds_per_question), encoding="utf-8")
+        part.write_text(report(analysis, spec.seconds_per_question), encoding="utf-8")
     with whole(spec.table_out) as part:
-        part.write_text(table(told), encoding="utf-8")
-    record.note(survey=codebook.survey, respondents=len(used), excluded=told["excluded"])
-    for reason, count in told["excluded"].items():
+        part.write_text(table(analysis), encoding="utf-8")
+    record.note(survey=codebook.survey, respondents=len(used), excluded=analysis["excluded"])
+    for reason, count in analysis["excluded"].items():
         if count:
             log(f"excluded, {reason}: {count}")
-    log(f"{len(used)} of {told['files']} responses used" + ("" if used else ": no valid response, nothing to analyse"))
+    log(
+        f"{len(used)} of {analysis['files']} responses used"
+        + ("" if used else ": no valid response, nothing to analyse")
+    )
     log(f"results: {spec.report_out}")
 
 
 def short(arguments: list[str]) -> list[str]:
-    """``--survey FOLDER --responses FOLDER [--out FOLDER]`` as the spec that it stands for; others as they are."""
+    """``--survey FOLDER --responses FOLDER [--out FOLDER]`` as ``--spec``; other arguments unchanged."""
     if not any(word.split("=")[0] in ("--survey", "--responses", "--out") for word in arguments):
         return arguments
     parser = argparse.ArgumentParser(prog="analyse_survey.py", description=AnalyseSpec.__doc__)
     parser.add_argument("--survey", type=Path, required=True, help="folder with codebook.json")
     parser.add_argument("--responses", type=Path, default=None, help="folder of response files (default: in it)")
     parser.add_argument("--out", type=Path, default=None, help="folder for analysis.* (default: the survey's)")
-    told = parser.parse_args(arguments)
-    out = told.out or told.survey
+    args = parser.parse_args(arguments)
+    out = args.out or args.survey
     spec = {
-        "codebook_in": told.survey / "codebook.json",
-        "responses_in": told.responses or told.survey / "responses",
+        "codebook_in": args.survey / "codebook.json",
+        "responses_in": args.responses or args.survey / "responses",
         "analysis_out": out / "analysis.json",
         "report_out": out / "analysis.md",
         "table_out": out / "analysis.csv",

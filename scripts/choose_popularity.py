@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Spec(stage.StageSpec):
-    """Validation texts and a decoder in; a JSON file with the weight, and what each weight of the grid gave, out.
+    """Validation texts and a decoder in; a JSON file with the weight, and the metrics of each weight of the grid, out.
 
-    The texts are those that the decoder's training selected by: greedy profiles, or histories; of an untrained decoder,
-    histories. Every text that this decoder ranks later has the same weight.
+    The texts are those of the validation in the decoder's training: greedy profiles or histories. For an untrained
+    decoder they are histories. All later ranks by this decoder use the same weight.
     """
 
     text: Literal["profiles", "history"] = Field(description="what is ranked by")
@@ -44,7 +44,7 @@ class Spec(stage.StageSpec):
     weight_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -53,7 +53,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
     phase = job.phase
     return {
         "text": phase.weighed_by,
-        # Of histories, as many items as the decoder was trained on.
+        # A history has as many items as in the decoder's training.
         "history_items": (phase.recipe.history_items if phase.chain else None) or phase.history_items,
         "weights": project.config.training.popularity_weights,
         "decoder": job.used_decoder(),
@@ -61,12 +61,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return embedding(project.models[job.decoder])
 
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
-    """A text of each session."""
+    """One text per session."""
     return amounts.texts(spec["decoder"], sizes.sessions(spec["training_in"], "val"))
 
 
@@ -89,12 +89,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         if spec.profiles_in is None:
             raise UserError("choose_popularity.py --spec: text 'profiles' needs 'profiles_in'")
         profiles = contracts.read(spec.profiles_in, "profiles").filter(pl.col("sample") == 0)
-        told = rows.select("session").join(profiles, on="session", how="left", maintain_order="left")["profile"]
-        if missing := told.null_count():
+        joined = rows.select("session").join(profiles, on="session", how="left", maintain_order="left")["profile"]
+        if missing := joined.null_count():
             raise UserError(
                 f"{spec.profiles_in}: {missing} of {len(rows)} sessions have no profile; rerun the profiles"
             )
-        texts = told.to_list()
+        texts = joined.to_list()
     else:
         item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
         texts = [text.query(spec.text, h, item_texts, spec.history_items) for h in rows["history"].to_list()]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CompareSpec(StageSpec):
-    """One comparison. The runs' files are no declared inputs, because a partial comparison may lack some."""
+    """One comparison. The runs' files are no declared inputs, because some may be missing in a partial comparison."""
 
     dataset: str = Field(description="registry name")
     title: str = Field(description="the dataset's title")
@@ -51,7 +51,7 @@ class CompareSpec(StageSpec):
 
 
 def spec(project: Project, job: Job, **variant: object) -> dict[str, object]:
-    """``variant``: fields of another value."""
+    """Settings of a job; ``variant``: fields that override them."""
     from langptune.workflow.comparison import run_entry
 
     how, numbers = project.config.comparison, project.workflow.published_of(job.dataset)
@@ -76,7 +76,7 @@ def spec(project: Project, job: Job, **variant: object) -> dict[str, object]:
 
 
 def _facts(project: Project, dataset: str) -> list[str]:
-    """The sentences above a table that say what was compared, and how."""
+    """The sentences above a table on the comparison and its protocol."""
     config = project.config
     return [
         f"Protocol {project.datasets[dataset].protocol.name}; full-catalogue ranking, items that the user has already "
@@ -88,7 +88,7 @@ def _facts(project: Project, dataset: str) -> list[str]:
 
 
 def _training_facts(project: Project, dataset: str) -> list[str]:
-    """What trained methods saw, where a comparison has some."""
+    """The training data of trained methods; empty where a comparison has none."""
     from langptune.workflow.comparison import trained_recipes
 
     recipes, sizes = trained_recipes(project, dataset), project.config.sample
@@ -110,7 +110,7 @@ def _training_facts(project: Project, dataset: str) -> list[str]:
 
 
 def _published_facts(project: Project, dataset: str) -> list[str]:
-    """Where published numbers beside ours come from, where the config asks for them."""
+    """The sources of published numbers, where the config includes them."""
     file, numbers = project.config.comparison.published, project.workflow.published_of(dataset).values()
     if file is None:
         return []
@@ -121,19 +121,19 @@ def _published_facts(project: Project, dataset: str) -> list[str]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=1000, minutes=30)
 
 
 def compare(spec: CompareSpec, record: Record, log: Log) -> None:
-    """Collect the runs, compute the comparison, write every form of it.
+    """Collect the runs, compute the comparison, write it in every format.
 
     Raises:
-        UserError: a missing run (unless allowed), runs over different sessions, an unknown reference
-            or method of a contrast.
+        UserError: a run is missing (unless ``allow_missing``), runs have different sessions, or the reference or a
+            method of a contrast is unknown.
     """
     collected = grid.collect(spec.runs, spec.metrics, spec.allow_missing)
-    found = statistics.compare(
+    comparison = statistics.compare(
         collected,
         spec.reference,
         spec.main_metric,
@@ -147,21 +147,21 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     if spec.sessions_in is not None:
         split = contracts.read(spec.sessions_in, "sessions", ["split"])["split"]
         facts = [*facts, f"Compared on {len(collected.sessions)} of {(split == 'test').sum()} test sessions."]
-    page = pages.to_markdown(found, spec.title, facts)
+    page = pages.to_markdown(comparison, spec.title, facts)
     for path, text in (
-        (spec.table_csv_out, tables.wide_csv(found)),
-        (spec.table_long_out, tables.long_csv(found)),
+        (spec.table_csv_out, tables.wide_csv(comparison)),
+        (spec.table_long_out, tables.long_csv(comparison)),
         (spec.table_md_out, page),
         (spec.table_html_out, pages.to_html(page, spec.title)),
-        (spec.table_tex_out, pages.to_latex(found, spec.title, facts, spec.dataset)),
-        (spec.comparisons_out, tables.comparisons_csv(found)),
-        (spec.contrasts_out, tables.contrasts_csv(found)),
+        (spec.table_tex_out, pages.to_latex(comparison, spec.title, facts, spec.dataset)),
+        (spec.comparisons_out, tables.comparisons_csv(comparison)),
+        (spec.contrasts_out, tables.contrasts_csv(comparison)),
     ):
         with whole(path) as part:
             part.write_text(text, encoding="utf-8")
-    contracts.write_parquet(statistics.gains(found), spec.gains_out)
+    contracts.write_parquet(statistics.gains(comparison), spec.gains_out)
 
-    against = ", ".join(row.key for row in found.references)
+    against = ", ".join(row.key for row in comparison.references)
     missing = [entry.metrics_path for entry in spec.runs if not Path(entry.metrics_path).exists()]
     record.note(
         sessions=len(collected.sessions),
@@ -171,7 +171,7 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     )
     log(
         f"{spec.dataset}: {len(spec.runs) - len(missing)} of {len(spec.runs)} runs compared on "
-        f"{len(collected.sessions)} sessions against {against}; {len(found.contrasts)} contrasts"
+        f"{len(collected.sessions)} sessions against {against}; {len(comparison.contrasts)} contrasts"
     )
 
 

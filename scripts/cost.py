@@ -1,4 +1,4 @@
-"""What a dataset's results took, by stage and model: a table and a figure, from Snakemake's benchmark files."""
+"""The cost of a dataset's results, by stage and model: a table and a figure, from Snakemake's benchmark files."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=1000, minutes=10)
 
 
 def gather(spec: CostSpec, record: Record, log: Log) -> None:
-    """Find the jobs, read what they took, predict them anew, write table and figure.
+    """Find the jobs, read their measurements, predict their time, write table and figure.
 
     Raises:
-        UserError: speeds that cannot be read, or are stated in another unit than the work.
+        UserError: the stated speeds cannot be read, or their unit is not that of the work.
     """
     rates = plan.stated(
         Path(spec.rates) if spec.rates else ROOT / "config" / "rates.yaml",
         [path.stem for path in (ROOT / "scripts").glob("*.py")],
     )
     jobs, lost = cost.reached(spec.targets)
-    found = benchmarks.gather(path for folder in spec.benchmarks for path in sorted(Path(folder).glob("*/*.jsonl")))
+    measured = benchmarks.gather(path for folder in spec.benchmarks for path in sorted(Path(folder).glob("*/*.jsonl")))
     sizes = plan.Sizes({spec.name: spec.dataset}, spec.sample)
-    costs = cost.table(cost.spent(jobs, found, spec.folder, sizes, rates, spec.models))
+    costs = cost.table(cost.spent(jobs, measured, spec.folder, sizes, rates, spec.models))
     machines = {f"{manifest['host']} ({manifest['device']})" for manifest in jobs.values()}
     with whole(spec.table_out) as part:
         costs.write_csv(part)

@@ -38,7 +38,7 @@ TYPES = {
     ".safetensors": "application/vnd.safetensors",
     ".yaml": "application/yaml",
 }
-"""Those that Python's table lacks."""
+"""Media types that Python's table does not have."""
 
 
 def files_of(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What a prepared dataset is: a card, statistics per split, and what each step of its protocol left."""
+"""Describe a prepared dataset: a card, statistics per split, and the counts after each step of its protocol."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=2000, minutes=30)
 
 
@@ -80,16 +80,20 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 
 def beside_published(funnel: pl.DataFrame, spec: Spec) -> pl.DataFrame:
-    """The funnel with columns ``*_published``, empty where nothing is known."""
+    """The funnel with columns ``*_published``, null where no number is published.
+
+    Raises:
+        UserError: a published step is not a step of the protocol.
+    """
     steps = funnel["step"].to_list()
     if unknown := [step for step in spec.dataset.published if step not in steps]:
         raise UserError(
             f"datasets.yaml: {spec.name}: published: '{unknown[0]}' is not a step of this protocol: {', '.join(steps)}"
         )
-    told = [{"step": step, **counts.model_dump()} for step, counts in spec.dataset.published.items()]
+    published = [{"step": step, **counts.model_dump()} for step, counts in spec.dataset.published.items()]
     schema = {"step": pl.String, **dict.fromkeys(COUNTS, pl.Int64)}
     return funnel.join(
-        pl.DataFrame(told, schema=schema), on="step", how="left", suffix="_published", maintain_order="left"
+        pl.DataFrame(published, schema=schema), on="step", how="left", suffix="_published", maintain_order="left"
     )
 
 

@@ -1,4 +1,4 @@
-"""Print what this machine offers and what is missing for a config. Exits 1 when something is missing."""
+"""Print the resources of this machine, and what is missing for a config. Exits 1 when something is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from langptune.data import readers
 from langptune.errors import UserError
 from langptune.provenance import LOCK, ROOT, versions
 
-# Doctor looks, it does not download. Read when huggingface_hub is imported, so set before anything imports it.
+# Nothing is downloaded here. huggingface_hub reads the variable when it is imported, so it is set before any import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -39,8 +39,8 @@ def machine() -> list[str]:
         f"GPUs      {', '.join(gpus) or 'none'}",
         f"dtype     encoders load in {str(pick_dtype('auto', device)).removeprefix('torch.')} on {device}",
     ]
-    told = versions("torch", "transformers", "sentence-transformers", "recbole", "snakemake", "polars")
-    return [*lines, "versions  " + ", ".join(f"{name} {version}" for name, version in told.items())]
+    installed = versions("torch", "transformers", "sentence-transformers", "recbole", "snakemake", "polars")
+    return [*lines, "versions  " + ", ".join(f"{name} {version}" for name, version in installed.items())]
 
 
 def unlocked() -> list[str]:
@@ -48,9 +48,9 @@ def unlocked() -> list[str]:
     out = []
     for path in sorted(LOCK.parent.glob("lock*.txt")):
         pins = [line.split("==") for line in path.read_text().splitlines() if "==" in line]
-        found = versions(*[name for name, _ in pins])
+        installed = versions(*[name for name, _ in pins])
         for name, wanted in pins:
-            have = found[name]
+            have = installed[name]
             if have is None and not path.name.startswith("lock-dev"):
                 out.append(f"{path.name}: {name} {wanted} is not installed; run `make env`")
             elif have is not None and have.split("+")[0] != wanted:
@@ -87,7 +87,7 @@ def missing(workflow: Workflow) -> list[str]:
             continue
         if (ROOT / workflow.config.models_dir / name / "manifest.json").is_file():
             continue
-        if workflow.models[name].source.hub:  # to look is to download
+        if workflow.models[name].source.hub:  # `locate` would download it
             out.append(f"model '{name}' {later}")
             continue
         try:

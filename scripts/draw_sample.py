@@ -1,4 +1,4 @@
-"""Draw the sessions that methods are compared on, or trained and selected on."""
+"""Draw the sessions for the comparison of methods, or for training and selection."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Spec(stage.StageSpec):
 
 
 def spec(project: Project, job: Job, splits: tuple[str, ...] = ()) -> dict[str, object]:
-    """``splits``: those to draw from, of a sample that is not the test sessions."""
+    """Settings of a job; ``splits``: the splits of a sample other than the test sessions."""
     sizes = project.config.sample
     taken = {split: getattr(sizes, split) for split in splits or ("test",)}
     return {"sample": {**taken, "seed": sizes.seed}, **({"splits": splits} if splits else {})}
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=30)
 
 

@@ -31,7 +31,7 @@ class Spec(stage.StageSpec):
     vectors_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -41,7 +41,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return embedding(project.models[job.decoder])
 
 

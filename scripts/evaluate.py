@@ -1,4 +1,4 @@
-"""Turn one run's ranks into per-session metrics, for exactly the sessions that are compared."""
+"""Compute the per-session metrics of one run from its ranks, for exactly the sessions of the comparison."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EvaluateSpec(StageSpec):
     metrics_out: str = Field(description="metrics.parquet")
 
     def loads(self) -> tuple[str, ...]:
-        """The files of the metrics."""
+        """The modules of the metrics."""
         return tuple(metrics.module(name) for name in self.metrics)
 
 
@@ -41,12 +41,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``EvaluateSpec.loads``, for the rule."""
+    """The result of ``EvaluateSpec.loads``, for the rule."""
     return tuple(metrics.module(name) for name in project.config.comparison.metrics)
 
 
@@ -54,7 +54,7 @@ def evaluate(spec: EvaluateSpec, record: Record, log: Log) -> None:
     """Check the ranks against the sessions, compute the metrics, write them.
 
     Raises:
-        UserError: a cut-off beyond the catalogue, a compared session without a rank, a rank or target that
+        UserError: a cut-off is larger than the catalogue, a compared session has no rank, or a rank or target
             contradicts the data.
     """
     n_items = len(contracts.read(spec.items_in, "items", ["item"]))

@@ -1,4 +1,4 @@
-"""Open finished results as a local page: read profiles, edit them, and see what the decoder recommends then."""
+"""Open finished results as a local page: read profiles, edit them, and see the decoder's new recommendations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
-# Nothing is fetched here, whatever a model's files name.
+# Nothing is downloaded here, even if a model's files name something on the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -30,39 +30,39 @@ PORT = 8765
 
 
 def bind(port: int | None) -> socket.socket:
-    """A listening socket on this machine alone: ``PORT`` or, where that is taken, a free one.
+    """A socket that listens only on this machine: on ``port``; for None on ``PORT`` or, if that is taken, a free one.
 
     Raises:
-        UserError: a port that was asked for is taken, or may not be used.
+        UserError: ``port`` is taken or must not be used.
     """
     from langptune.explorer.server import HOST
 
     for wanted in (PORT, 0) if port is None else (port,):
         try:
-            # Bound and listening in one step: of two explorers that start at once, one gets the port.
+            # Bound and listening in one step: if two explorers start at once, one of them gets the port.
             return socket.create_server((HOST, wanted))
         except (OSError, OverflowError) as error:
-            told = getattr(error, "strerror", None) or str(error)
-    raise UserError(f"--port {port}: {told}; choose another, or leave --port out")
+            reason = getattr(error, "strerror", None) or str(error)
+    raise UserError(f"--port {port}: {reason}; choose another, or leave --port out")
 
 
 def finished(config: Path, dataset: str | None) -> Finished:
-    """The finished results of a config; of one dataset, where one is named.
+    """The finished results of a config, or of one of its datasets.
 
     Raises:
-        UserError: a broken config, an unknown dataset, or nothing finished.
+        UserError: the config is not valid, the dataset is unknown, or nothing is finished.
     """
-    told = read_yaml(config)
+    keys = read_yaml(config)
     if dataset is not None:
-        known = told.get("datasets") or []
+        known = keys.get("datasets") or []
         if dataset not in known:
             raise UserError(f"--dataset {dataset}: not among the datasets of {config}{nearest(dataset, known)}")
-        told = {**told, "datasets": [dataset]}
-        if isinstance(told.get("comparison"), dict) and "published_as" in told["comparison"]:
-            names = told["comparison"]["published_as"]
+        keys = {**keys, "datasets": [dataset]}
+        if isinstance(keys.get("comparison"), dict) and "published_as" in keys["comparison"]:
+            names = keys["comparison"]["published_as"]
             kept = {name: value for name, value in names.items() if name == dataset}
-            told["comparison"] = {**told["comparison"], "published_as": kept}
-    out = Finished(load(told, ROOT, str(config)), ROOT)
+            keys["comparison"] = {**keys["comparison"], "published_as": kept}
+    out = Finished(load(keys, ROOT, str(config)), ROOT)
     if not out.datasets():
         results = out.workflow.config.results
         raise UserError(f"{results}: nothing of {config} is finished there; run `make demo CONFIG={config}` first")
@@ -70,7 +70,7 @@ def finished(config: Path, dataset: str | None) -> Finished:
 
 
 def main() -> int:
-    """Serve until interrupted; 2 after one line on what is wrong."""
+    """Serve until interrupted; exit status 2 after one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml", help="whose results")
     parser.add_argument("--dataset", help="only this dataset of the config")
@@ -95,7 +95,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", module="peft|transformers")  # about their own next versions
     token = None if args.no_token else new_token()
     address = f"http://{HOST}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    # Ctrl-C may come as soon as the address is printed; the server raises it once more when it has ended.
+    # Ctrl-C may come as soon as the address is printed; the server raises it again when it has ended.
     with contextlib.suppress(KeyboardInterrupt):
         print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
         if token is None:
@@ -106,18 +106,18 @@ def main() -> int:
 
 
 class Printable(logging.Formatter):
-    """Errors quote what they were given: no control characters in the terminal."""
+    """Removes control characters from log records, because errors quote their input."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record, its stack trace included."""
+        """Format a record, its stack trace included."""
         return printable(super().format(record), "\n\t")
 
 
 @contextlib.contextmanager
 def opened(address: str) -> Iterator[None]:
-    """Open an address in the browser, by way of a file that only its owner can read.
+    """Open an address in the browser, through a file that only its owner can read.
 
-    The command line of a browser can be read by every account of the machine, and the address holds the token.
+    Every account of the machine can read the command line of a browser, and the address contains the token.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:  # its mode is 0600
         page.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">\n')

@@ -47,11 +47,11 @@ class FitBaselineSpec(StageSpec):
     )
 
     def needs_gpu(self) -> bool:
-        """Whether the baseline computes on one."""
+        """Whether the baseline uses a GPU."""
         return BASELINES.load(self.baseline).Keys.gpus > 0
 
     def loads(self) -> tuple[str, ...]:
-        """The file of the baseline."""
+        """The module of the baseline."""
         return (BASELINES.module(self.baseline),)
 
 
@@ -65,13 +65,13 @@ def spec(project: Project, job: Job, mode: str) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     method = project.methods[job.method]
     return Needs(memory=method.memory, minutes=method.minutes, gpus=method.gpus)
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``FitBaselineSpec.loads``, for the rule."""
+    """The result of ``FitBaselineSpec.loads``, for the rule."""
     return (BASELINES.module(project.methods[job.method].kind),)
 
 
@@ -90,7 +90,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     for name in wanted:
         if getattr(spec, name) is None:
             raise UserError(f"fit_baseline.py --spec: mode {spec.mode} needs '{name}'")
-    # before numpy, polars and torch read them
+    # Before numpy, polars and torch are imported, which read the variables.
     set_threads(spec.threads)
     import polars as pl
 

@@ -36,7 +36,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
@@ -44,18 +44,18 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Concatenate, compare with the sample, write."""
     profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
     wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)["session"]
-    found = profiles["session"].unique().sort()
-    if not found.equals(wanted.sort()) or len(profiles) != len(wanted) * spec.samples:
+    sessions = profiles["session"].unique().sort()
+    if not sessions.equals(wanted.sort()) or len(profiles) != len(wanted) * spec.samples:
         raise UserError(
-            f"{spec.shards_in[0]} and its sisters hold {len(profiles)} profiles of {len(found)} sessions, the sample "
-            f"has {len(wanted)} sessions with {spec.samples} each; "
+            f"{spec.shards_in[0]} and the other shards hold {len(profiles)} profiles of {len(sessions)} sessions, the "
+            f"sample has {len(wanted)} sessions with {spec.samples} each; "
             "delete the folder with the shards and rerun"
         )
     contracts.write(profiles, spec.profiles_out, "profiles")
     share = profiles["finished"].mean()
     record.note(profiles=len(profiles), finished_share=share, mean_tokens=profiles["tokens"].mean())
     for path in spec.shards_in:
-        # Only now: a shard that is killed after its last batch still has its journal.
+        # Removed only now: a shard that is killed after its last batch needs its journal to resume.
         shutil.rmtree(Path(path).with_suffix(".journal"), ignore_errors=True)
     log(f"{len(profiles)} profiles, {share:.0%} ended within the limit")
 

@@ -1,4 +1,4 @@
-"""One table and figures of what profiles are like, method beside method."""
+"""Summarise the measures of the profiles of all methods in one table and figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Verdicts(Strict):
 
 
 class RunEntry(grid.RunEntry):
-    """A run of the comparison, and the files of its measures."""
+    """A run of the comparison, with the files of its measures."""
 
     measures: str
     simulation: str
@@ -51,7 +51,7 @@ class RunEntry(grid.RunEntry):
 
 
 class Spec(stage.StageSpec):
-    """Measures of all runs in; a table in four forms and two figures out."""
+    """Measures of all runs in; a table in four formats and two figures out."""
 
     title: str
     facts: list[str] = Field(description="sentences above the table")
@@ -75,7 +75,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
     from langptune.workflow.comparison import run_entry
     from langptune.workflow.targets import MEASURES as FILES
 
-    how, asked = project.config.comparison, project.config.interpretability
+    how, measured = project.config.comparison, project.config.interpretability
     verifier, reader = (project.models[name].title for name in (project.workflow.verifier, project.workflow.reader))
     return {
         "title": f"Interpretability: {project.datasets[job.dataset].title}",
@@ -94,9 +94,9 @@ def spec(project: Project, job: Job) -> dict[str, object]:
             }
             for run in project.readable_runs(job.dataset)
         ],
-        "reference": asked.reference,
+        "reference": measured.reference,
         "main_metric": how.main_metric,
-        "candidates": asked.candidates,
+        "candidates": measured.candidates,
         "bootstrap": how.bootstrap,
         "confidence": how.confidence,
         "seed": how.seed,
@@ -104,7 +104,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=1000, minutes=20)
 
 
@@ -116,7 +116,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     by_models = {runs[0].models: name for name, runs in rows.items() if runs[0].method == spec.reference}
     if not by_models:
         raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
-    # A drift, for one, is from the own untrained encoder.
+    # A row is compared with the reference of its own models: drift, for example, is from the same untrained encoder.
     references = {name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()}
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
@@ -138,13 +138,17 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 
 def _titles(rows: dict[str, list[RunEntry]]) -> dict[str, str]:
-    """Row -> what tables and figures call it: the method's title, with the models where there are several."""
+    """Row -> its name in tables and figures: the method's title, with the models where there are several."""
     several = len({runs[0].models for runs in rows.values()}) > 1
     return {name: f"{runs[0].title} ({runs[0].models})" if several else runs[0].title for name, runs in rows.items()}
 
 
 def _values(rows: dict[str, list[RunEntry]]) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """Row -> measure -> float ``[S, R]``, and the sessions, which all runs must share."""
+    """Row -> measure -> float ``[S, R]``, and the sessions of all runs.
+
+    Raises:
+        UserError: runs have different sessions.
+    """
     out, first = {}, None
     for name, runs in rows.items():
         tables = []

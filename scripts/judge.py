@@ -1,4 +1,4 @@
-"""Let a judge, a language model, compare the profiles of a method with those of a reference."""
+"""Compare the profiles of a method with those of a reference, by a language model as judge."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Spec(stage.StageSpec):
         return (self.model.source.key,) if self.model.source.key else ()
 
     def needs_gpu(self) -> bool:
-        """A model with files runs on one, behind a server of this job."""
+        """True for a local model, which a server of this job runs."""
         return self.model.source.endpoint is None
 
 
@@ -78,13 +78,13 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     name = project.judges[job.wildcards["judge"]].model
     return Needs(
-        # One server a job; its memory is that of the model in float32 twice over, while it is loaded.
+        # One server per job. While it loads the model, it needs twice the model's memory in float32.
         memory=3000,
         minutes=30,
-        # A local model computes, an endpoint is waited for.
+        # Only a local model needs more than one thread.
         threads=1 if project.is_remote(name) else project.config.generation.threads,
         gpus=1,
         model=project.models[name],
@@ -111,7 +111,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     items = contracts.read(spec.items_in, "items")
     pairs = ask.pairs(*sides, sessions, items, spec.judge_entry.history_items)
     cut = [prompt.cut(pair, spec.judge_entry) for pair in pairs]
-    asked = [
+    questions = [
         question
         for pair in pairs
         for question in prompt.questions(
@@ -125,7 +125,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     replies, client = ask.answers(
         spec.model,
         spec.model_in,
-        [question.request for question in asked],
+        [question.request for question in questions],
         spec.cache,
         Path(spec.verdicts_out).with_suffix(".server.log"),
         spec.threads,
@@ -134,7 +134,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         paced(progress),
         log,
     )
-    verdicts = ask.table(asked, replies, spec.judge_entry)
+    verdicts = ask.table(questions, replies, spec.judge_entry)
     contracts.write_parquet(verdicts, spec.verdicts_out)
     counts = {key: verdicts.filter(pl.col("outcome") == key)["session"].n_unique() for key in ("win", "tie", "loss")}
     unparsed = int((verdicts["verdict"] == "unparsed").sum())
@@ -145,7 +145,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         identical_profiles=sum(pair.method == pair.reference for pair in pairs),
         profiles_cut=sum(profiles for profiles, _ in cut),
         items_cut=sum(items for _, items in cut),
-        prompts_that_lost_items=sum(question.dropped > 0 for question in asked if not question.swapped),
+        prompts_that_lost_items=sum(question.dropped > 0 for question in questions if not question.swapped),
         without_answer=sum(bool(answer.fault) for answer in replies),
         reasoning_removed=sum(answer.thought for answer in replies),
         asked=client.spent.requests,
@@ -163,7 +163,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 
 def _dtype(spec: Spec) -> str:
-    """The dtype that a local model is served in."""
+    """The dtype of a local model."""
     if spec.model.source.endpoint is not None or spec.dtype != "auto":
         return spec.dtype
     from langptune.models.load import pick_device, pick_dtype
@@ -172,14 +172,18 @@ def _dtype(spec: Spec) -> str:
 
 
 def _profiles(path: str, chosen: list[int], users: dict[int, str], shuffle: int | None) -> pl.DataFrame:
-    """The first sample of the chosen sessions; dealt as scripts/rank_texts.py deals them, where they are shuffled."""
+    """The first profile of each chosen session; with ``shuffle``, exchanged between users as in rank_texts.py.
+
+    Raises:
+        UserError: a chosen session has no profile.
+    """
     table = contracts.read(path, "profiles")
     if shuffle is not None:
         table = deal(table, users, shuffle)
     table = table.filter((pl.col("sample") == 0) & pl.col("session").is_in(chosen))
     if len(table) < len(chosen):
         raise UserError(
-            f"{path}: has profiles of {len(table)} of the {len(chosen)} sessions drawn; rerun what writes it"
+            f"{path}: has profiles of {len(table)} of the {len(chosen)} sessions drawn; rerun the rule that makes it"
         )
     return table
 

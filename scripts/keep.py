@@ -1,7 +1,7 @@
 """Keep a finished comparison in a folder small enough for git: tables, figures, manifests, per-session metrics, curves.
 
-Seeds that other machines computed may be added one after the other: what is kept from a second results folder joins the
-first, and the tables and figures are made anew over all of them.
+Seeds from several machines can be added one after the other. The runs of a second results folder are added to those of
+the first, and the tables and figures are made again over all of them.
 
     make keep CONFIG=config/rlso.yaml TO=results/reference/ml-100k
 
@@ -34,11 +34,11 @@ BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parque
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
 BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv", "slices.csv", "slices.csv.manifest.json")
 LARGEST = 100_000_000
-"""Bytes of a file to keep."""
+"""Maximum size in bytes of a file to keep."""
 
 
 class Curve(BaseModel):
-    """A curve of a figure; its other keys are plot.py's to check."""
+    """A curve of a figure; plot.py checks its other keys."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -47,7 +47,7 @@ class Curve(BaseModel):
 
 
 class Made(BaseModel):
-    """What is used here of the spec of a table or a figure; the rest is for the script that it is handed to."""
+    """The fields of the spec of a table or a figure that are used here; the script checks the others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -58,17 +58,17 @@ class Made(BaseModel):
 
 
 def content(results: Path, path: Path) -> bytes | None:
-    """What a file of the results holds; None where there is none.
+    """The content of a file of the results; None where there is none.
 
-    A folder of results may be somebody else's. No link in it is followed: a file of this user's own could else be kept
-    in git, and be published with it.
+    A folder of results may belong to another user. No link in it is followed: otherwise a link to a private file of
+    this user would put that file into git and publish it.
 
     Args:
         results: a dataset's folder in the results, relative to the repository.
         path: of the file, below ``results``.
 
     Raises:
-        UserError: a link, something else than a file, or more than ``LARGEST`` bytes.
+        UserError: there is a link, it is no regular file, or it has more than ``LARGEST`` bytes.
     """
     try:
         with read_inside(ROOT / results.parent, path.relative_to(results.parent)) as file:
@@ -86,7 +86,7 @@ def read_object(results: Path, path: Path) -> dict[str, Any]:
     """The JSON object in a file of the results.
 
     Raises:
-        UserError: no such file, or no JSON object in it.
+        UserError: there is no such file, or it is no JSON object.
     """
     try:
         out = json.loads(content(results, path) or b"")
@@ -98,17 +98,17 @@ def read_object(results: Path, path: Path) -> dict[str, Any]:
 
 
 def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
-    """The spec that a file of the comparison was made by.
+    """The spec of the job that made a file of the comparison, from its manifest.
 
     Raises:
-        UserError: there is no such file, it holds no such spec, or the spec names a file outside the results, or a
-            method that is not of this config.
+        UserError: there is no such manifest, its spec is not valid, or the spec names a file outside the results or a
+            method that is not in this config.
     """
     path = results / "comparison" / f"{name}.manifest.json"
     spec = read_object(results, path).get("spec")
     validate(Made, spec, f"{path}: spec")
     assert isinstance(spec, dict)
-    spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # what is kept holds neither
+    spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # neither file is kept
     for one in named(spec):
         if ".." in Path(one).parts or not Path(one).is_relative_to(results):
             raise UserError(f"{path}: spec: '{one[:200]}' lies outside {results}; run the config again")
@@ -119,7 +119,7 @@ def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
 
 
 def named(value: Any, path: bool = False) -> Iterator[str]:
-    """The paths that a spec names: texts in fields whose names end in ``_in``, ``_out`` or ``path``."""
+    """The paths in a spec: strings in fields whose names end in ``_in``, ``_out`` or ``path``."""
     if isinstance(value, dict):
         for key, one in value.items():
             yield from named(one, key.endswith(("_in", "_out", "path")))
@@ -131,10 +131,10 @@ def named(value: Any, path: bool = False) -> Iterator[str]:
 
 
 def drawn_by(results: Path, methods: list[str]) -> dict[str, Any]:
-    """One spec for all figures of the comparison. The spec of each names only what that figure reads.
+    """One spec for all figures of the comparison, joined from theirs: each names only the inputs of its figure.
 
     Raises:
-        UserError: no figure is there, or a manifest cannot be used (``made_by``).
+        UserError: there is no figure, or a manifest cannot be used (``made_by``).
     """
     names = [f"{name}.png" for name in REGISTRY.names()]
     drawn = [name for name in names if (results / "comparison" / name).is_file()] or names[:1]
@@ -149,7 +149,7 @@ def drawn_by(results: Path, methods: list[str]) -> dict[str, Any]:
 
 
 def moved(value: Any, source: str, target: str) -> Any:
-    """A spec whose paths below ``source`` lie below ``target``; figures as PNG alone."""
+    """A spec with the paths below ``source`` moved below ``target``; figures only as PNG."""
     if isinstance(value, dict):
         return {key: moved(one, source, target) for key, one in value.items()}
     if isinstance(value, list):
@@ -160,37 +160,37 @@ def moved(value: Any, source: str, target: str) -> Any:
 
 
 def added(runs: list[dict[str, Any]], before: list[dict[str, Any]], workflow: Workflow) -> list[dict[str, Any]]:
-    """The runs to keep beside those before: a method that draws nothing runs one seed, whichever came first."""
+    """The runs to add to those kept before: a deterministic method keeps only the seed that was added first."""
     there = {(one["method"], one["models"]): one["seed"] for one in before if workflow.deterministic(one["method"])}
     return [one for one in runs if there.get((one["method"], one["models"]), one["seed"]) == one["seed"]]
 
 
 def joined(new: list[dict[str, Any]], old: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The entries of both, the old ones first; where both have one, the new one."""
-    found = {tuple(entry[key] for key in keys): entry for entry in [*old, *new]}
-    return list(found.values())
+    """The entries of both lists, the old ones first; a new entry replaces an old one with the same keys."""
+    entries = {tuple(entry[key] for key in keys): entry for entry in [*old, *new]}
+    return list(entries.values())
 
 
 def outputs(spec: dict[str, Any]) -> Iterator[str]:
-    """The files that a spec has made."""
+    """The output files of a spec."""
     return named([value for key, value in spec.items() if key.endswith("_out")], True)
 
 
 def take(results: Path, path: Path, target: Path) -> None:
-    """Copy one file of the results, whole or not at all; nothing where it does not exist."""
-    found = content(results, path)
-    if found is not None:
+    """Copy one file of the results atomically; nothing where it does not exist."""
+    data = content(results, path)
+    if data is not None:
         with whole(target) as part:
-            part.write_bytes(found)
+            part.write_bytes(data)
 
 
 def kept(path: Path) -> dict[str, Any]:
-    """A spec that was kept before; empty where none was."""
+    """A spec that was kept before; one without runs where there is none."""
     return read_json(path) if path.is_file() else {"runs": [], "curves": [], "phases": []}
 
 
 def same_config(kept_config: Path, config: Path) -> None:
-    """Raise where what was kept before came of other settings; seeds may differ.
+    """Check that the results kept before have the same settings; seeds may differ.
 
     Raises:
         UserError: a key has another value.
@@ -206,16 +206,16 @@ def same_config(kept_config: Path, config: Path) -> None:
 
 
 def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
-    """Copy what is small, and make the tables and figures anew over everything that lies there then.
+    """Copy the small files, and make the tables and figures again over all runs that are kept.
 
     Args:
         results: a dataset's folder in the results of a finished run, relative to the repository.
-        config: what the run was made by.
+        config: the config of the run.
         to: the folder to keep it in, relative to the repository.
-        workflow: that of ``config``.
+        workflow: the workflow of ``config``.
 
     Raises:
-        UserError: an unfinished run, or a folder that holds the results of another config.
+        UserError: the run is not finished, or the folder has the results of another config.
     """
     order = workflow.config.methods
     tables, figures = made_by(results, "table.csv", order), drawn_by(results, order)
@@ -256,7 +256,7 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
         if processes.run(command, cwd=ROOT).returncode:
             raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
-    # All tables were made by one job, and all figures by another: one manifest of each says everything.
+    # One job made all tables and another one all figures, so one manifest of each is enough.
     kept_manifests = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
     for output in {Path(one).name for spec in specs.values() for one in outputs(spec)}:
         (ROOT / to / f".{output}.lock").unlink(missing_ok=True)
@@ -265,7 +265,7 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
 
 
 def main() -> int:
-    """Keep it; 2 after one line about what to correct."""
+    """Keep the results; exit status 2 after one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "config/config.yaml", help="what the run was made by")
     parser.add_argument("--to", type=Path, required=True, help="the folder to keep it in; one below it per dataset")

@@ -1,4 +1,4 @@
-"""A questionnaire of one file that asks people which of two profiles describes a user better, and its codebook."""
+"""Make a questionnaire that asks which of two profiles describes a user better, as one file, and its codebook."""
 
 from __future__ import annotations
 
@@ -77,15 +77,19 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
 def make(spec: MakeSpec, record: Record, log: Log) -> None:
-    """Draw users, name everything by chance, write page and codebook."""
+    """Draw users, give random identifiers, write page and codebook.
+
+    Raises:
+        UserError: the title of a method is in a text that respondents read.
+    """
     for title in (spec.reference_title, spec.trained_title):
-        told = " ".join([spec.title, *spec.consent, spec.agreement, spec.contact])
-        if title and title.casefold() in told.casefold():
+        shown = " ".join([spec.title, *spec.consent, spec.agreement, spec.contact])
+        if title and title.casefold() in shown.casefold():
             raise UserError(
                 f"'{title}', a method's title, stands in what respondents read: leave it out of title and consent"
             )
@@ -110,25 +114,25 @@ def make(spec: MakeSpec, record: Record, log: Log) -> None:
         seed=spec.seed,
     )
     data, codebook = again(spec, drawn) or drawn(salt=new_salt())
-    # First what the page cannot be understood without.
+    # The codebook is written first: answers to the page cannot be analysed without it.
     write_json(spec.codebook_out, codebook.model_dump(mode="json", by_alias=True))
     with whole(spec.questionnaire_out) as part:
         part.write_text(page(data), encoding="utf-8")
     with whole(spec.codebook_md_out) as part:
         part.write_text(describe(codebook), encoding="utf-8")
-    asked = len(codebook.asked())
-    record.note(survey=codebook.survey, asked=asked, identical=codebook.identical, sessions=codebook.sessions)
+    users = len(codebook.asked())
+    record.note(survey=codebook.survey, asked=users, identical=codebook.identical, sessions=codebook.sessions)
     log(
-        f"survey {codebook.survey}: {asked} users, {len(codebook.pairs)} pairs with checks and repeats"
-        + (f"; asked for {spec.questions}, but only {asked} differ" if asked < spec.questions else "")
+        f"survey {codebook.survey}: {users} users, {len(codebook.pairs)} pairs with checks and repeats"
+        + (f"; asked for {spec.questions}, but only {users} differ" if users < spec.questions else "")
     )
 
 
 def again(spec: MakeSpec, drawn: Callable[..., tuple[dict, Codebook]]) -> tuple[dict, Codebook] | None:
-    """The survey that stands there already, drawn from its own salt; None where there is none, or another one.
+    """The existing survey, drawn again from its salt; None where there is none, or where its spec was another one.
 
-    People may be answering it: the same command must not give it other names. Another survey has another salt, so that
-    the codebook of the first may be published.
+    People may be answering it, so the same command must not change its identifiers. Another survey gets another salt,
+    so that the codebook of the first may be published.
     """
     try:
         known = load_codebook(spec.codebook_out)

@@ -1,4 +1,4 @@
-"""Measure the profiles of one run: wording, drift from the untrained encoder, and what the history supports of them."""
+"""Measure the profiles of one run: wording, drift from the untrained encoder, and claims that the history supports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Spec(ProfileSpec):
     claims_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -64,7 +64,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(
         memory=3000,
         minutes=30,
@@ -77,7 +77,7 @@ def needs(project: Project, job: Job) -> Needs:
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Wording first, then claims, then drift."""
+    """Measure wording, claims and drift, and write both tables."""
     stage.set_threads(spec.threads)
     from langptune.interpretability import claims, faithfulness, inputs, wording
 
@@ -85,23 +85,23 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     titles = items["title"].to_list()
     profiles = rows["profile"].to_list()
     prompts = _prompts(spec, items, rows)
-    # What did not fit into a prompt, its encoder did not see.
+    # Items that did not fit into a prompt were not shown to the encoder.
     shown, ratings = (
-        [list(told[prompt.dropped_items :]) for told, prompt in zip(rows[key].to_list(), prompts, strict=True)]
+        [list(values[prompt.dropped_items :]) for values, prompt in zip(rows[key].to_list(), prompts, strict=True)]
         for key in ("shown", "shown_ratings")
     )
-    told = [
+    wordings = [
         wording.measure(profile, [titles[item] for item in history])
         for profile, history in zip(profiles, shown, strict=True)
     ]
     catalogue = inputs.catalogue_of(items, spec.taste_field)
     known = claims.Titles(titles)
-    found = [claims.extract(profile, catalogue.tastes, known) for profile in profiles]
-    log(f"{len(rows)} profiles, {sum(map(len, found))} claims; verifier: {Path(spec.verifier_in).name}")
-    asked = {text for own in found for claim in own if (text := faithfulness.statement(claim, catalogue)) is not None}
-    verify = _verifier(spec, sorted(asked), catalogue, titles)
+    extracted = [claims.extract(profile, catalogue.tastes, known) for profile in profiles]
+    log(f"{len(rows)} profiles, {sum(map(len, extracted))} claims; verifier: {Path(spec.verifier_in).name}")
+    texts = {faithfulness.statement(claim, catalogue) for own in extracted for claim in own} - {None}
+    verify = _verifier(spec, sorted(texts), catalogue, titles)
     checked = []
-    for at, own in enumerate(found):
+    for at, own in enumerate(extracted):
         others = _strangers(rows["user_id"].to_list(), at, spec.strangers, spec.seed)
         strangers = [(shown[other], ratings[other]) for other in others]
         checked.append(faithfulness.check(own, shown[at], ratings[at], strangers, catalogue, verify))
@@ -110,11 +110,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     common = [[one.strangers for one in own if one.strangers is not None] for own in checked]
     contracts.write_parquet(
         pl.DataFrame({"session": rows["session"], "profile": profiles})
-        .hstack(pl.DataFrame([asdict(one) for one in told]))
+        .hstack(pl.DataFrame([asdict(one) for one in wordings]))
         .with_columns(
             sameness=pl.Series(wording.sameness(profiles)),
             nats_per_token=pl.Series(drift),
-            claims=pl.Series([len(own) for own in found]),
+            claims=pl.Series([len(own) for own in extracted]),
             supported=pl.Series([float(np.mean(own)) if own else None for own in share], dtype=pl.Float64),
             strangers=pl.Series([float(np.mean(own)) if own else None for own in common], dtype=pl.Float64),
         ),
@@ -137,12 +137,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 
 def _strangers(users: list[str], own: int, count: int, seed: int) -> list[int]:
-    """Sessions of other users, by seed and session."""
+    """Random sessions of other users than that of session ``own``; the draw depends on ``seed`` and ``own``."""
     others = [at for at, user in enumerate(users) if user != users[own]]
     return numbered(seed, 2, own).permutation(others)[:count].tolist()
 
 
-def _verifier(spec: Spec, asked: list[str], catalogue: Catalogue, titles: list[str]) -> Verifier:
+def _verifier(spec: Spec, statements: list[str], catalogue: Catalogue, titles: list[str]) -> Verifier:
     from langptune.models.load import load_decoder, load_verifier, pick_device
     from langptune.ranking.decoder import embed
 
@@ -152,12 +152,12 @@ def _verifier(spec: Spec, asked: list[str], catalogue: Catalogue, titles: list[s
         return by_inference(score, catalogue.texts, titles, spec.verifier.max_tokens)
     model = load_decoder(folder, spec.verifier, pick_device())
     items = embed(model, catalogue.texts, spec.verifier.item_prefix).vectors
-    queries = embed(model, asked, spec.verifier.query_prefix).vectors if asked else []
-    return by_similarity(dict(zip(asked, queries, strict=True)), items)
+    queries = embed(model, statements, spec.verifier.query_prefix).vectors if statements else []
+    return by_similarity(dict(zip(statements, queries, strict=True)), items)
 
 
 def _prompts(spec: Spec, items: pl.DataFrame, rows: pl.DataFrame) -> list[Any]:
-    """What the encoder was asked, as scripts/write_profiles.py has it."""
+    """The prompts of the encoder, equal to those of scripts/write_profiles.py."""
     from langptune.prompts import MessageWriter, PromptWriter, encode_sessions
 
     limit = spec.encoder.prompt_limit(spec.max_tokens)
@@ -182,7 +182,7 @@ def _drift(spec: Spec, profiles: list[str], prompts: list[Any], log: stage.Log) 
     device = pick_device()
     model, tokenizer = load_encoder(Path(spec.encoder_in), device, pick_dtype(spec.dtype, device))
     form = {"add_special_tokens": False, "split_special_tokens": True}
-    # How every profile begins was given, not written; the prompts end with it.
+    # The prompts end with the fixed beginning of profiles, so the encoder did not write it.
     own = [profile.removeprefix(spec.prompt_entry.starts) for profile in profiles]
     texts = [ids[: spec.max_tokens] for ids in tokenizer(own, **form).input_ids]
     logprobs = text_logprobs(model, [prompt.ids for prompt in prompts], texts)

@@ -1,4 +1,4 @@
-"""Print what a config still has to compute: jobs, work, hours and disk, before anything is queued."""
+"""Print the jobs that a config still has to run, with their work, hours and disk, before anything is queued."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def waiting(config: Path, targets: list[str]) -> list[plan.Job]:
     """The jobs that Snakemake would run for a config, in the order of the rules.
 
     Raises:
-        UserError: what Snakemake says of a config, a target or a missing file.
+        UserError: Snakemake refuses the config or a target, or a file is missing.
     """
-    # Read by workflow/rules/common.smk: one shard in place of all.
+    # langptune.workflow.project reads this variable, and then lists one shard instead of all.
     os.environ["LANGPTUNE_PLAN"] = "1"
     from snakemake.api import SnakemakeApi
     from snakemake.settings.enums import Quietness, RerunTrigger
     from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
     profile = read_yaml(ROOT / "profiles" / "default" / "profile.yaml")
-    # Fewer shards are another set of inputs; what else could change it stands in params, too.
+    # One shard is another set of inputs than all shards. All else that changes inputs also changes params.
     triggers = RerunTrigger.parse_choices_set([t for t in profile["rerun-triggers"] if t != "input"])
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         try:
@@ -45,17 +45,17 @@ def waiting(config: Path, targets: list[str]) -> list[plan.Job]:
                 workdir=ROOT,
             )
             dag = workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=triggers, force_incomplete=True))
-            # Builds the graph of jobs and runs none of them. A dry run would do the same, and print each.
+            # This builds the graph of jobs and runs none of them. A dry run would do the same, and print each job.
             with contextlib.redirect_stdout(io.StringIO()):
                 dag.printrulegraph()
         except Exception as error:
             raise UserError(f"{config}: {' '.join(str(error).split()) or type(error).__name__}") from None
-        # The API has no way to ask for the jobs themselves; a unit test notices when this one goes.
+        # The API has no function that returns the jobs; a unit test fails if this private attribute is removed.
         return _jobs(workflow._workflow)
 
 
 def _jobs(workflow) -> list[plan.Job]:
-    """The jobs to do of a Snakemake workflow whose graph is built; shards that are not listed are counted."""
+    """The jobs that a Snakemake workflow with a built graph would run; shards that are not listed are counted."""
     dag, order = workflow.dag, {rule.name: at for at, rule in enumerate(workflow.rules)}
     ahead = set(dag.needrun_jobs())
     coming = {str(output) for job in ahead for output in job.output}
@@ -70,20 +70,20 @@ def _jobs(workflow) -> list[plan.Job]:
         if job.rule.name == "gather_profiles":
             shards = spec["shards_in"]
             first = writers[shards[0]]
-            # Shards share their inputs: where these are still to come, or the one that is listed is out of date, so are
-            # all. Else those are to be written that are not there.
+            # Shards share their inputs. If these are still to be made, or the listed shard is out of date, all shards
+            # are to be written. Otherwise only the missing ones are.
             stale = first in ahead and (Path(shards[0]).exists() or not coming.isdisjoint(map(str, first.input)))
             todo = len(shards) if stale else sum(not Path(shard).exists() for shard in shards)
             if todo:
-                told = read_spec(first.params.spec)
-                out.append(plan.Job(first.rule.name, dataset, "write_profiles", told, todo, _memory(first)))
+                shard = read_spec(first.params.spec)
+                out.append(plan.Job(first.rule.name, dataset, "write_profiles", shard, todo, _memory(first)))
     return sorted(out, key=lambda job: order[job.rule])
 
 
 def _memory(job) -> float | None:
-    """The memory that a job of Snakemake's asks for in MB, where that is a number before it runs."""
-    told = job.resources.get("mem_mb")
-    return told if isinstance(told, int | float) else None
+    """The memory in MB that a Snakemake job requests; None where it is not known before the job runs."""
+    memory = job.resources.get("mem_mb")
+    return memory if isinstance(memory, int | float) else None
 
 
 def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
@@ -94,7 +94,7 @@ def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
         return "nothing to do"
     folders = [Path(workflow.config.results), Path(workflow.config.models_dir)]
     seen = plan.measured(plan.manifests(folders), sizes, benchmarks.gather(benchmarks.files(folders)))
-    # Entries may share their files; the run's own names go before others.
+    # Entries may share their files; the names in the config take precedence over others.
     mine = workflow.config.encoders + workflow.config.decoders
     by_use = sorted(workflow.models, key=lambda name: name in mine)
     names = {identity(workflow.models[name].model_dump(mode="json")): name for name in by_use}
@@ -103,7 +103,7 @@ def _planned(workflow: Workflow, args: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    """Print the plan; 2 after one line about what to mend."""
+    """Print the plan; exit status 2 after one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")
     parser.add_argument(
@@ -114,7 +114,7 @@ def main() -> int:
     args = parser.parse_args()
     workflow = load(read_yaml(args.config), ROOT, str(args.config))
     args.config, args.rates = args.config.resolve(), args.rates.resolve()
-    with contextlib.chdir(ROOT):  # which the paths in specs are relative to
+    with contextlib.chdir(ROOT):  # paths in specs are relative to it
         print(_planned(workflow, args))
     return 0
 

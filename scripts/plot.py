@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class PlotSpec(Comparison):
-    """Figures of one comparison. The name of a file, without its suffix, says which figure it is."""
+    """Figures of one comparison. The name of an output file, without its suffix, is the name of its figure."""
 
     figures_out: Annotated[list[str], Field(min_length=1)] = Field(description="figures as .png and .pdf")
 
     def figures(self) -> dict[str, list[str]]:
         """Name of each figure -> its files."""
-        found: dict[str, list[str]] = {}
+        files: dict[str, list[str]] = {}
         for path in self.figures_out:
-            found.setdefault(Path(path).stem, []).append(path)
-        return found
+            files.setdefault(Path(path).stem, []).append(path)
+        return files
 
     def loads(self) -> tuple[str, ...]:
-        """Of the figures' modules, those of the figures to be drawn.
+        """The modules of the figures to be drawn.
 
         Raises:
             UserError: there is no such figure.
@@ -63,12 +63,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``PlotSpec.loads``, for the rule."""
+    """The result of ``PlotSpec.loads``, for the rule."""
     return (comparison.REGISTRY.module(job.wildcards["figure"]),)
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=1000, minutes=30)
 
 
@@ -76,8 +76,8 @@ def plot(spec: PlotSpec, record: Record, log: Log) -> None:
     """Draw each figure and save it.
 
     Raises:
-        UserError: a figure without its inputs, a table of other runs or without the metric, a curve without its keys,
-            an unknown suffix.
+        UserError: a figure's inputs are missing, the table has other runs or lacks the metric, a curve lacks its keys,
+            or a suffix is unknown.
     """
     for name, paths in spec.figures().items():
         figure = comparison.REGISTRY.load(name).draw(spec)

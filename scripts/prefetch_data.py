@@ -42,7 +42,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=30)
 
 
@@ -52,7 +52,7 @@ def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Download, check, and note where it came from."""
+    """Download and check the files, and note their source."""
     record.note(**fetch(spec.dataset, spec.name, Path(spec.folder_out), log))
 
 

@@ -43,7 +43,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     model = project.models[job.wildcards["model"]]
     return Needs(memory=2000, minutes=60, model=model, per_million=6, per_billion=30)
 
@@ -51,13 +51,13 @@ def needs(project: Project, job: Job) -> Needs:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """Weights."""
     weights = spec["model"]["parameters"]
-    # Weights alone: entries that use them in several ways share their files. The spec has the name.
+    # Only weights count: entries that use them in several ways share their files.
     name = spec.get("name") or identity(spec["model"])
     return amounts.Work("weights", weights, name, weights, weights * amounts.FLOAT32)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Materialise, and note where it came from."""
+    """Materialise the model, and note its source."""
     log(f"{spec.name}: materialising (once)")
     facts = materialise(spec.model, spec.name, Path(spec.folder_out))
     record.note(**facts)

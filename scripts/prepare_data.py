@@ -1,4 +1,4 @@
-"""Raw files to items.parquet, sessions.parquet, users.parquet and funnel.csv under one named protocol."""
+"""Prepare items.parquet, sessions.parquet, users.parquet and funnel.csv from raw files, under one named protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from langptune.workflow.project import Project
 
 COUNTING = ("langptune.prompts", "langptune.models.load")
-"""Modules by which texts are counted."""
+"""Modules that count the tokens of texts."""
 FUNNEL = {"step": pl.String, "interactions": pl.Int64, "users": pl.Int64, "items": pl.Int64}
 
 
@@ -50,7 +50,7 @@ class Spec(stage.StageSpec):
     funnel_out: str = Field(description="what each step of the protocol left")
 
     def unreached(self) -> tuple[str, ...]:
-        """Without token limits no text is counted."""
+        """The modules that count tokens, where there are no token limits."""
         return () if self.encoder else COUNTING
 
 
@@ -63,12 +63,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def unreached(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``Spec.unreached``, for the rule."""
+    """The result of ``Spec.unreached``, for the rule."""
     return () if project.limit_models(job.dataset) else COUNTING
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     if project.datasets[job.dataset].reader == "amazon-2023":
         return Needs(memory=8000, minutes=360)
     return Needs(memory=1000, minutes=30)
@@ -88,7 +88,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         raw = readers.read(spec.dataset, spec.name, scratch, Path(spec.folder) if spec.folder else None)
         for note in raw.notes:
             log(note)
-        with ThreadPoolExecutor(1) as beside:  # large files take a while to hash
+        with ThreadPoolExecutor(1) as beside:  # hashing large files takes time
             hashes = {path.name: beside.submit(file_hash, path) for path in raw.files}
             done = protocols.prepare(raw, spec.dataset, spec.name, _limits(spec))
     finally:
@@ -118,7 +118,7 @@ def _limits(spec: Spec) -> TokenLimits | None:
     protocol = spec.dataset.protocol
     if not isinstance(protocol, Paper) or protocol.limits is None:
         return None
-    # Only here: tokenizers and the libraries behind them are not needed for data without limits.
+    # Imported here, because data without limits need no tokenizers.
     from langptune.models.load import load_tokenizer
     from langptune.prompts import PromptWriter
 

@@ -1,4 +1,4 @@
-"""Rank the catalogue by similarity to one text per session: a profile, history text, or what a control makes of it."""
+"""Rank the catalogue by similarity to one text per session: a profile, a history, or the changed text of a control."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Spec(stage.StageSpec):
     ranks_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -68,17 +68,17 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return embedding(project.models[job.decoder])
 
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
-    """A text of each session."""
+    """One text per session."""
     return amounts.texts(spec["decoder"], sizes.sessions(spec["evaluation_in"], "test"))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Texts, vectors, ranks."""
+    """Read the texts, embed them, rank by them, write the ranks."""
     from langptune.models.load import load_decoder, pick_device
     from langptune.profiles import text
     from langptune.profiles.shuffle import deal
@@ -100,12 +100,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             record.note(best_of=samples, kept_sample_mean=kept)
         if spec.change == "shuffled":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
-        told = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
-        if missing := told["profile"].null_count():
+        joined = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
+        if missing := joined["profile"].null_count():
             raise UserError(
                 f"{spec.profiles_in}: {missing} of {len(chosen)} sessions have no profile; rerun the profiles"
             )
-        texts = told["profile"].to_list()
+        texts = joined["profile"].to_list()
     else:
         item_texts = items["text"].to_list()
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
@@ -125,7 +125,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 def _best(
     spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, scoring: Scoring
 ) -> tuple[pl.DataFrame, float]:
-    """One profile per session, and the mean number of the sample that was kept."""
+    """The best profile of each session, and the mean number of the samples that were kept."""
     from langptune.profiles.best_of import best_samples
     from langptune.ranking.decoder import embed
 

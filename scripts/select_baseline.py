@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SelectBaselineSpec(StageSpec):
-    """Choose among trials by validation NDCG@10; of equals, the first in grid order. Test plays no part."""
+    """Choose the trial with the best validation NDCG@10; of ties, the first in grid order. Test data are not used."""
 
     trials_in: Annotated[list[str], Field(min_length=1)] = Field(
         description="trial files of fit_baseline.py, in grid order"
@@ -33,21 +33,21 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
 def select(spec: SelectBaselineSpec, record: Record, log: Log) -> None:
-    """Compare the trials and write the winner beside what it was compared with.
+    """Compare the trials, and write the best one with the list of all.
 
     Raises:
-        UserError: a file that is no trial, or trials of different models.
+        UserError: a file is no trial, or the trials are of different models.
     """
     trials = [_read(path) for path in spec.trials_in]
     names = {trial["model"] for trial in trials}
     if len(names) > 1:
         raise UserError(f"{spec.trials_in[0]}: trials of different models ({', '.join(sorted(names))}) in one grid")
-    # max keeps the first of equals
+    # max returns the first of ties.
     best = max(trials, key=lambda trial: trial["val"]["ndcg@10"])
     keys = sorted({key for trial in trials for key in trial["settings"]})
     grid = {key: _distinct([trial["settings"].get(key) for trial in trials]) for key in keys}

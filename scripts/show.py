@@ -1,4 +1,4 @@
-"""Print what a config's run has made, or bring its HTML report up to date: what `make` does after a run."""
+"""Print the tables of a config's run, or update its HTML report; `make` calls this after a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from langptune.provenance import ROOT
 from langptune.survey.runs import surveyed
 
 TABLES = {"tables": "comparison", "interpretability": "interpretability", "partial": "partial"}
-"""What is asked for -> the folder of a dataset whose table.md answers it."""
+"""Value of the argument -> the folder of a dataset with its table.md."""
 
 
 def tables(workflow: Workflow, folder: str) -> list[str]:
     """The tables of all datasets of a config, as Markdown.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them does not exist.
     """
     out = []
     for dataset in workflow.config.datasets:
@@ -50,7 +50,7 @@ def stale(workflow: Workflow) -> bool:
 
 
 def report(workflow: Workflow, config: Path) -> int:
-    """Make the HTML report where it is out of date; the exit status of Snakemake."""
+    """Make the HTML report if it is out of date, and return the exit status of Snakemake."""
     if not stale(workflow):
         return 0
     results = workflow.config.results
@@ -59,7 +59,7 @@ def report(workflow: Workflow, config: Path) -> int:
     )
     command = processes.python("-m", "snakemake", "--nolock", "--configfile", config.resolve(), "--cores", "1")
     with tempfile.TemporaryDirectory(prefix="report-") as folder:
-        # Snakemake would write through a link, and asks for this ending.
+        # A temporary file, because Snakemake would write through a symbolic link. It requires the suffix.
         made = Path(folder) / "report.html"
         command += ["--quiet", "all", "--report", str(made), "--", "all"]
         status = processes.run(command + ["interpretability"] * interpreted, cwd=ROOT).returncode
@@ -69,7 +69,7 @@ def report(workflow: Workflow, config: Path) -> int:
 
 
 def main() -> int:
-    """Print it; 2 after one line about what to correct."""
+    """Print it; exit status 2 after one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*TABLES, "surveys", "report"])
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "config.yaml")

@@ -1,4 +1,4 @@
-"""Profiles with their claims marked as supported or not, of sessions drawn at random: one HTML page."""
+"""Show profiles of random sessions, with their claims marked as supported or not, on one HTML page."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
 def show(spec: Spec, record: Record, log: Log) -> None:
-    """Draw of the measured sessions, lay methods side by side; every text is escaped."""
+    """Draw from the measured sessions, and show the methods side by side; every text is escaped."""
     titles = contracts.read(spec.items_in, "items")["title"].to_list()
     evaluation = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
     measured = drawn(evaluation["session"].to_list(), spec.measured, spec.seed)
@@ -88,7 +88,7 @@ def show(spec: Spec, record: Record, log: Log) -> None:
         row["session"]: row
         for row in contracts.read(spec.sessions_in, "sessions").filter(pl.col("session").is_in(chosen)).to_dicts()
     }
-    told = [_rows(column, chosen) for column in spec.columns]
+    tables = [_rows(column, chosen) for column in spec.columns]
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -110,7 +110,7 @@ def show(spec: Spec, record: Record, log: Log) -> None:
         )
         parts += [
             _one(column, own[session], len(titles), spec.candidates)
-            for column, own in zip(spec.columns, told, strict=True)
+            for column, own in zip(spec.columns, tables, strict=True)
         ]
         parts.append("</div></section>")
     parts.append("</body></html>")
@@ -135,7 +135,7 @@ def _rows(column: Column, chosen: list[int]) -> dict[int, dict[str, Any]]:
 
 def _one(column: Column, row: dict[str, Any], items: int, candidates: int) -> str:
     lines = "".join(
-        f"<li class={'yes' if claim['supported'] else 'no'}><span>{html.escape(_said(claim))}</span>"
+        f"<li class={'yes' if claim['supported'] else 'no'}><span>{html.escape(_label(claim))}</span>"
         f" <span class=facts>{claim['kind']}, {'supported' if claim['supported'] else 'not supported'}</span></li>"
         for claim in row["checked"] or []
     )
@@ -147,7 +147,7 @@ def _one(column: Column, row: dict[str, Any], items: int, candidates: int) -> st
     )
 
 
-def _said(claim: dict[str, Any]) -> str:
+def _label(claim: dict[str, Any]) -> str:
     return claim["value"] if claim["liked"] else f"not: {claim['value']}"
 
 

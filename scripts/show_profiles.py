@@ -1,4 +1,4 @@
-"""Profiles of the same users before and after training, side by side, as one HTML page."""
+"""Show profiles of the same users before and after training, side by side, on one HTML page."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
 def show(spec: ShowSpec, record: Record, log: Log) -> None:
-    """Draw sessions, lay the profiles of each method side by side; every text is escaped."""
+    """Draw sessions, and show the profiles of each method side by side; every text is escaped."""
     titles = contracts.read(spec.items_in, "items")["title"].to_list()
     ids = contracts.read(spec.evaluation_in, "evaluation")["session"].to_numpy()
     chosen = np.sort(numbered(spec.seed).choice(ids, min(spec.sessions, len(ids)), replace=False))
@@ -72,11 +72,11 @@ def show(spec: ShowSpec, record: Record, log: Log) -> None:
         row["session"]: row
         for row in contracts.read(spec.sessions_in, "sessions").filter(pl.col("session").is_in(chosen)).to_dicts()
     }
-    told = []
+    tables = []
     for column in spec.columns:
         profiles = contracts.read(column.profiles, "profiles").filter(pl.col("sample") == 0)
         ranks = contracts.read(column.ranks, "ranks").select("session", "rank")
-        told.append({row["session"]: row for row in profiles.join(ranks, on="session").to_dicts()})
+        tables.append({row["session"]: row for row in profiles.join(ranks, on="session").to_dicts()})
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{html.escape(spec.title)}</title><style>{STYLE}</style><h1>{html.escape(spec.title)}</h1>"
@@ -90,7 +90,7 @@ def show(spec: ShowSpec, record: Record, log: Log) -> None:
             f"<section><h2>User {html.escape(row['user_id'])}</h2><p class=facts>Most recent items, the newest last; "
             f"next was <b>{html.escape(titles[row['target']])}</b></p><ul>{shown}</ul><div class=all>"
         )
-        for column, rows in zip(spec.columns, told, strict=True):
+        for column, rows in zip(spec.columns, tables, strict=True):
             profile = rows[session]
             state = "ended" if profile["finished"] else "cut at the limit"
             text = html.escape(profile["profile"]) or "(empty)"

@@ -1,4 +1,4 @@
-"""Forward simulation: a reader sees a profile alone and tells the true next item from sampled ones."""
+"""Forward simulation: a reader that gets only a profile chooses the true next item among sampled ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Spec(ProfileSpec):
-    """Profiles in; per session, whether the reader told the next item and at which place it stood (1 is best)."""
+    """Profiles in; per session, whether the reader chose the next item, and the place of that item (1 is best)."""
 
     reader: EncoderEntry | DecoderEntry = Field(discriminator="role", description="an encoder reads by likelihood")
     reader_in: str
@@ -33,7 +33,7 @@ class Spec(ProfileSpec):
     simulation_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -49,7 +49,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(
         memory=3000,
         minutes=30,
@@ -62,7 +62,7 @@ def needs(project: Project, job: Job) -> Needs:
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Candidates by seed and session, scores by the reader."""
+    """Draw candidates by seed and session, score them with the reader, write the outcomes."""
     stage.set_threads(spec.threads)
     from langptune.interpretability import inputs, simulation
 
@@ -73,18 +73,18 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         for row in rows.to_dicts()
     ]
     score = _reader(spec, texts, sorted({int(item) for choice in choices for item in choice}))
-    told = []
+    outcomes = []
     for at, (profile, choice) in enumerate(zip(rows["profile"].to_list(), choices, strict=True), 1):
-        told.append(simulation.outcome(score(profile, choice)))
+        outcomes.append(simulation.outcome(score(profile, choice)))
         if at % 20 == 0 or at == len(rows):
             log(f"{at}/{len(rows)} profiles read")
-    frame = {"session": rows["session"], "told": [one[0] for one in told], "place": [one[1] for one in told]}
+    frame = {"session": rows["session"], "told": [one[0] for one in outcomes], "place": [one[1] for one in outcomes]}
     contracts.write_parquet(
         pl.DataFrame(frame, schema={"session": pl.Int32, "told": pl.Float64, "place": pl.Int32}), spec.simulation_out
     )
     accuracy = float(np.mean(frame["told"]))
     record.note(sessions=len(rows), candidates=spec.candidates, accuracy=accuracy, reader=Path(spec.reader_in).name)
-    log(f"told {accuracy:.3f} of the next items among {spec.candidates}; chance is {1 / spec.candidates:.3f}")
+    log(f"chose {accuracy:.3f} of the next items among {spec.candidates}; chance is {1 / spec.candidates:.3f}")
 
 
 def _reader(spec: Spec, texts: list[str], wanted: list[int]) -> Callable[[str, Sequence[int]], np.ndarray]:

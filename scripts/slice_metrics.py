@@ -1,4 +1,4 @@
-"""The metrics of all runs on parts of the test sessions: by history length, popularity of the target, new users."""
+"""Compute the metrics of all runs on slices of the test sessions: by history length, target popularity, new users."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=1000, minutes=10)
 
 
 def work(spec: Spec, record: Record, log: Log) -> None:
-    """Collect the runs, part the sessions, write one table.
+    """Collect the runs, slice the sessions, write one table.
 
     Raises:
-        UserError: a missing run, or runs over different sessions.
+        UserError: a run is missing, or runs have different sessions.
     """
     collected = grid.collect(spec.runs, spec.metrics)
     sessions = contracts.read(spec.sessions_in, "sessions")
     n_items = len(contracts.read(spec.items_in, "items", ["item"]))
-    found = slices.table(collected, spec.reference, sessions, n_items, spec.bootstrap, spec.confidence, spec.seed)
+    table = slices.table(collected, spec.reference, sessions, n_items, spec.bootstrap, spec.confidence, spec.seed)
     with whole(spec.slices_out) as part:
-        cells(found).write_csv(part)
+        cells(table).write_csv(part)
     record.note(runs={entry.metrics_path: file_hash(entry.metrics_path) for entry in spec.runs})
-    sizes = found.select("slicing", "slice", "sessions").unique(maintain_order=True)
+    sizes = table.select("slicing", "slice", "sessions").unique(maintain_order=True)
     for slicing, name, size in sizes.iter_rows():
         log(f"{slicing}: {name}: {size} sessions" + (" (too few to read)" if size < slices.FEWEST else ""))
 

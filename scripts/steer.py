@@ -1,4 +1,4 @@
-"""Steerability: edit tastes in profiles, rank again with the run's decoder, and see what moved."""
+"""Steerability: edit tastes in profiles, rank again with the run's decoder, and measure the change of the ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Spec(ProfileSpec):
-    """Profiles in; per edit, the change of the AUC and the places that the taste's items went up out."""
+    """Profiles in; per edit, the change of the AUC, and the places that the taste's items gained, out."""
 
     decoder: DecoderEntry
     decoder_in: str = Field(description="the run's decoder, trained or not")
@@ -35,7 +35,7 @@ class Spec(ProfileSpec):
     steering_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -50,12 +50,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return embedding(project.models[job.decoder])
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """All texts through the decoder once, then edit by edit."""
+    """Embed all texts once, then measure each edit."""
     from langptune.interpretability import inputs, steering
     from langptune.interpretability.claims import Titles
     from langptune.interpretability.tastes import tastes_of
@@ -65,10 +65,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
     items, rows = inputs.load(spec)
     tastes = tastes_of(items, spec.taste_field)
-    told = rows.select("session", "profile", "seen").to_dicts()
+    profiles = rows.select("session", "profile", "seen").to_dicts()
     titles = Titles(items["title"].to_list())
-    made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in told]
-    texts = sorted({row["profile"] for row in told} | {edit.text for edits in made for edit in edits})
+    made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in profiles]
+    texts = sorted({row["profile"] for row in profiles} | {edit.text for edits in made for edit in edits})
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     weight = read_weight(spec.weight, spec.popularity_in)
     sessions = contracts.read(spec.sessions_in, "sessions")
@@ -77,7 +77,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     vectors = dict(zip(texts, embedded.vectors, strict=True))
     log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
     out = []
-    for row, edits in zip(told, made, strict=True):
+    for row, edits in zip(profiles, made, strict=True):
         if not edits:
             continue
         before = scoring.scores(vectors[row["profile"]][None])[0]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Curve(Strict):
-    """What a phase wrote in training."""
+    """The learning curve of a phase."""
 
     path: str = Field(description="its curve.jsonl: a row per batch, with the mean `tokens` of a profile")
     profiles: int = Field(description="profiles per batch")
@@ -91,7 +91,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(memory=500, minutes=10)
 
 
@@ -133,7 +133,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
 
 
 def _training(runs: list[StudyRun]) -> dict[str, float | int | None]:
-    """What the training of a method's encoder wrote, mean over its runs, and how many of them collapsed."""
+    """The tokens that the training of a method's encoder wrote, mean over runs, and the number of collapsed runs."""
     if not any(one.curves for one in runs):
         return {"tokens": None, "collapsed": None}
     tokens, collapsed = [], 0

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 SELECTS = {"profiles": "profiles", "history": "history", "mixed": "profiles"}
-"""By which texts of the validation sessions a phase selects, of what it trains on."""
+"""Texts that a phase trains on -> the texts of validation sessions by which it selects."""
 
 
 class Spec(stage.StageSpec):
     """Texts of train sessions and their targets in, a trained sentence-transformers folder out.
 
-    Checkpoints lie under `checkpoints` until the phase is finished: a job that is killed or stopped goes on from there.
+    Checkpoints are kept under `checkpoints` until the phase is finished: a job that is killed or stopped resumes there.
     """
 
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
@@ -61,7 +61,7 @@ class Spec(stage.StageSpec):
     curve_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
 
@@ -80,7 +80,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(
         memory=3000,
         minutes=60,
@@ -96,8 +96,8 @@ def needs(project: Project, job: Job) -> Needs:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """Texts through the decoder.
 
-    One that is trained on counts four times (two forward passes and a backward one, GradCache). Validation embeds the
-    catalogue anew, and a text of each session and kind.
+    A training text counts four times (two forward passes and a backward one, GradCache). Each validation embeds the
+    catalogue again, and one text per session and kind.
     """
     recipe = spec["recipe"]
     trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
@@ -109,7 +109,7 @@ def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
-    """Read, train (or resume), keep the state that was best on validation."""
+    """Read the data, train (or resume), keep the state with the best validation."""
     stage.set_threads(spec.threads)
     import torch
 
@@ -143,18 +143,19 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     )
 
     def validate(model: SentenceTransformer) -> dict[str, float]:
-        """By profiles where they are trained on; of mixed texts, by histories too, under names of their own."""
+        """Validation metrics by the texts of ``SELECTS``; those by another kind have its name as a prefix."""
         training = model.training
         model.eval()
         vectors, _ = embed_items(model, item_texts, spec.decoder.item_prefix)
         reward = Reward(model, text_alone(vectors), prefix)
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for kind, rows in val.items():
             ranks = reward.ranks(rows["text"].to_list(), rows["target"].to_list(), rows["seen"].to_list())
-            found = validation_metrics(ranks)
-            told |= {name if kind == SELECTS[spec.recipe.texts] else f"{kind}_{name}": v for name, v in found.items()}
+            values = validation_metrics(ranks)
+            prefixed = kind != SELECTS[spec.recipe.texts]
+            metrics |= {f"{kind}_{name}" if prefixed else name: value for name, value in values.items()}
         model.train(training)
-        return told
+        return metrics
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = spec.model_dump(mode="json", include={"decoder", "train_fraction", "seed", "stream"})
@@ -180,10 +181,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
 
 class _Histories(Sequence[str]):
-    """The texts of histories, each made when it is read: of all train sessions they would not fit into memory."""
+    """The texts of histories, each made when it is read: those of all train sessions would not fit into memory."""
 
     def __init__(self, histories: pl.Series, item_texts: list[str], shown: int, prefix: str):
-        """``histories``: items, oldest first; ``shown``: how many of the most recent stand in a text."""
+        """``histories``: items, oldest first; ``shown``: the number of most recent items in a text."""
         self._histories, self._item_texts, self._shown, self._prefix = histories, item_texts, shown, prefix
 
     def __len__(self) -> int:
@@ -225,7 +226,11 @@ def _kinds(spec: Spec) -> Iterator[str]:
 
 
 def _sampled(spec: Spec, split: str, sessions: pl.DataFrame) -> pl.DataFrame:
-    """The sampled sessions of a split, by session."""
+    """The sampled sessions of a split, sorted by session.
+
+    Raises:
+        UserError: there are none.
+    """
     chosen = contracts.read(spec.training_in, "evaluation").filter(pl.col("split") == split)
     rows = sessions.join(chosen, on="session", how="semi").sort("session")
     if rows.is_empty():
@@ -236,7 +241,7 @@ def _sampled(spec: Spec, split: str, sessions: pl.DataFrame) -> pl.DataFrame:
 def _train(
     spec: Spec, sessions: pl.DataFrame, item_texts: list[str], prefix: str
 ) -> dict[str, tuple[Sequence[str], np.ndarray, list[int]]]:
-    """Of each kind of text, the texts with their prefix, targets int64 ``[R]`` and sessions of its rows."""
+    """Kind of text -> its training rows: texts with their prefix, targets int64 ``[R]``, sessions."""
     out: dict[str, tuple[Sequence[str], np.ndarray, list[int]]] = {}
     for kind in _kinds(spec):
         if kind == "history" and spec.recipe.sessions != "sample":
@@ -256,27 +261,31 @@ def _train(
 
 
 def _validation(spec: Spec, sessions: pl.DataFrame, item_texts: list[str]) -> dict[str, pl.DataFrame]:
-    """Of each kind of text that is trained on, columns target, seen, text of the sampled validation sessions."""
+    """Kind of text that is trained on -> columns target, seen, text of the sampled validation sessions."""
     rows, out = _sampled(spec, "val", sessions), {}
     for kind in _kinds(spec):
         if kind == "history":
             assert spec.recipe.history_items is not None
             texts: Sequence[str] = list(_Histories(rows["history"], item_texts, spec.recipe.history_items, ""))
-            told = rows
+            table = rows
         else:
-            told = _with_profiles(spec, "val", rows)
-            texts = told["profile"].to_list()
-        out[kind] = told.select("target", "seen").with_columns(pl.Series("text", texts, dtype=pl.String))
+            table = _with_profiles(spec, "val", rows)
+            texts = table["profile"].to_list()
+        out[kind] = table.select("target", "seen").with_columns(pl.Series("text", texts, dtype=pl.String))
     return out
 
 
 def _with_profiles(spec: Spec, split: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with a column profile, each once for every profile of its session."""
+    """The rows with a column profile; a session with several profiles has a row for each.
+
+    Raises:
+        UserError: a session has no profile.
+    """
     path = spec.train_profiles_in if split == "train" else spec.val_profiles_in
     if path is None:
         raise UserError(f"train_decoder.py --spec: texts '{spec.recipe.texts}' need '{split}_profiles_in'")
-    told = contracts.read(path, "profiles").select("session", "sample", "profile")
-    out = rows.join(told, on="session", how="left", maintain_order="left").sort("session", "sample")
+    profiles = contracts.read(path, "profiles").select("session", "sample", "profile")
+    out = rows.join(profiles, on="session", how="left", maintain_order="left").sort("session", "sample")
     if missing := out["profile"].null_count():
         raise UserError(f"{path}: {missing} of {len(rows)} {split} sessions have no profile; rerun the profiles")
     return out

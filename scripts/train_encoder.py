@@ -1,4 +1,4 @@
-"""RLSO: train the encoder of one phase by the ranks that its profiles earn."""
+"""RLSO: train the encoder of one phase, with rewards from the ranks by its profiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Spec(stage.StageSpec):
     """Train sessions and a frozen decoder in, a PEFT adapter of the encoder out.
 
-    Checkpoints lie under `checkpoints` until the phase is finished: a job that is killed or stopped goes on from there.
+    Checkpoints are kept under `checkpoints` until the phase is finished: a job that is killed or stopped resumes there.
     """
 
     encoder: EncoderEntry = Field(description="the encoder's registry entry")
@@ -70,11 +70,11 @@ class Spec(stage.StageSpec):
     curve_out: str
 
     def needs_gpu(self) -> bool:
-        """Models run on one."""
+        """Always true: models run on a GPU where there is one."""
         return True
 
     def loads(self) -> tuple[str, ...]:
-        """The file of the algorithm."""
+        """The module of the algorithm."""
         return (ALGORITHMS.module(self.recipe.algorithm),)
 
 
@@ -100,7 +100,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(
         memory=6000,
         minutes=60,
@@ -114,7 +114,7 @@ def needs(project: Project, job: Job) -> Needs:
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``Spec.loads``, for the rule."""
+    """The result of ``Spec.loads``, for the rule."""
     return (ALGORITHMS.module(job.phase.recipe.algorithm),)
 
 
@@ -129,9 +129,9 @@ def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
-    """Read, train (or resume), keep the state that was best on validation."""
+    """Read the data, train (or resume), keep the state with the best validation."""
     stage.set_threads(spec.threads)
-    # PEFT uses names that transformers calls deprecated.
+    # PEFT uses names that are deprecated in transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     import torch
 
@@ -162,7 +162,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
             rows = rows.join(chosen, on="session", how="semi", maintain_order="left")
         rows = rows.filter(pl.col("session").is_in(sample.fraction(rows["session"].to_list(), share, spec.seed)))
         if split == "train" and spec.recipe.sessions == "all":
-            # The trainer goes once through what it is given; of all sessions, prompts are made for no more than that.
+            # The trainer passes once over its sessions, so prompts are made only for as many as it needs.
             needed = spec.recipe.batches * spec.recipe.sessions_per_batch
             rows = rows.filter(pl.col("session").is_in(sample.drawn(rows["session"], needed, spec.seed, spec.stream)))
         if rows.is_empty():
@@ -176,7 +176,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         targets = rows["target"].to_list()
         own = [[target] for target in targets]
         if split == "train":
-            # What a share of the train sessions leaves out is no target of a reward either.
+            # Train sessions that `train_fraction` leaves out are no targets of a reward either.
             kept = {*sample.fraction(every["session"].to_list(), share, spec.seed), *rows["session"].to_list()}
             known = every.filter(pl.col("session").is_in(kept))
             own = futures(known, rows["session"].to_list(), spec.recipe.targets)
@@ -272,7 +272,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
 
 def _reader(spec: Spec, titles: list[str], device: Any, dtype: Any) -> Any:
-    """The initial encoder as a reader of profiles, where a reward asks for one: a copy that never trains."""
+    """A frozen copy of the initial encoder as a reader of profiles; None where no reward needs one."""
     from langptune.interpretability.likelihood import Reader
     from langptune.models.load import load_encoder
 

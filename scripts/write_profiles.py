@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class Spec(stage.StageSpec):
     """Prompts from histories, profiles from prompts.
 
-    Each finished batch is kept under `journal` at once (of an endpoint, each answer under `cache`), so that a job that
-    is killed goes on where it stopped.
+    Each finished batch is written to `journal` at once (each answer of an endpoint to `cache`), so that a job that is
+    killed resumes there.
     """
 
     encoder: EncoderEntry = Field(description="the encoder's registry entry")
@@ -70,7 +70,7 @@ class Spec(stage.StageSpec):
     profiles_out: str
 
     def unreached(self) -> tuple[str, ...]:
-        """A model with files is asked through no client."""
+        """The modules of the endpoint client, where the model is local."""
         return CLIENT if self.encoder.source.endpoint is None else ()
 
     def secrets(self) -> tuple[str, ...]:
@@ -78,14 +78,14 @@ class Spec(stage.StageSpec):
         return (self.encoder.source.key,) if self.encoder.source.key else ()
 
     def needs_gpu(self) -> bool:
-        """A model with files runs on one."""
+        """True for a local model."""
         return self.encoder.source.endpoint is None
 
 
 def spec(project: Project, job: Job) -> dict[str, object]:
     """Settings of a job."""
     phase, draw, how = job.phase, job.draw, project.config.generation
-    # An endpoint's answers are paid for: they stay, whatever else is removed.
+    # Answers of an endpoint are paid: they are kept when other results are removed.
     kept = {"cache": project.answers, "max_usd": how.max_usd} if project.is_remote(job.encoder) else {}
     return {
         "encoder": job.used_encoder(),
@@ -107,12 +107,12 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 
 def unreached(project: Project, job: Job) -> tuple[str, ...]:
-    """As ``Spec.unreached``, for the rule."""
+    """The result of ``Spec.unreached``, for the rule."""
     return () if project.is_remote(job.encoder) else CLIENT
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """What a job needs."""
+    """The needs of a job."""
     return Needs(
         memory=4500,
         minutes=30,
@@ -125,14 +125,14 @@ def needs(project: Project, job: Job) -> Needs:
 
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
-    """Profile tokens, at most."""
+    """The maximum number of profile tokens."""
     sessions = sizes.sessions(spec["evaluation_in"], spec["split"])
     count = amounts.product(sessions, spec["samples"], spec["max_tokens"], 1 / spec["shards"])
     return amounts.tokens(spec["encoder"], count, amounts.product(count, amounts.BYTES_PER_TOKEN))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Encode, generate batch by batch, gather the journal; or ask the endpoint."""
+    """Encode the prompts, generate batch by batch, gather the journal; or send the prompts to the endpoint."""
     stage.set_threads(spec.threads)
     if spec.encoder.source.endpoint is not None:
         return ask(spec, record, log)
@@ -152,15 +152,15 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
     sessions, items, users = tables(spec)
     encoded = encode_sessions(writer, sessions, items, users, spec.history_items)
-    # One row per profile: a session's samples stand side by side.
+    # One row per profile; the samples of a session are adjacent.
     prompts = [prompt for prompt in encoded for _ in range(spec.samples)]
     rows = [(session, sample) for session in sessions["session"] for sample in range(spec.samples)]
 
-    # Batches are planned over all sessions, then dealt: the number of shards never changes a batch.
+    # Batches are planned over all sessions and then distributed, so the number of shards does not change a batch.
     plan = plan_batches([len(prompt.ids) for prompt in prompts], spec.batch_size)
     mine = plan[spec.shard - 1 :: spec.shards]
     journal = Path(spec.journal) if spec.journal else Path(spec.profiles_out).with_suffix(".journal")
-    # Everything that a text depends on, the code included: a journal of another making is not taken up.
+    # The identity has everything that a text depends on, the code included, so that no other journal is resumed.
     made_with = [str(device), spec.threads, provenance.versions("torch", "transformers"), record.code]
     model_hash = provenance.input_hash(Path(spec.encoder_in))
     adapter_hash = provenance.input_hash(Path(spec.adapter_in)) if spec.adapter_in is not None else None
@@ -171,7 +171,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     for batch in mine:
         key = json.dumps([identity, [[rows[i], prompts[i].ids] for i in batch]])
         path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
-        aside = path.with_suffix(".json")  # what the table has no column for
+        aside = path.with_suffix(".json")  # counts that are no columns of the table
         if path.is_file():
             parts.append(contracts.read(path, "profiles"))
             counts = read_json(aside) if aside.is_file() else {}
@@ -179,7 +179,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         else:
             source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
             seeds = [profile_seed(source, *rows[i]) for i in batch]
-            # A trained layer in float32 meets a bfloat16 model: autocast brings them together.
+            # The adapter is float32 and the model bfloat16; autocast converts between them.
             with torch.autocast(device.type, dtype, enabled=spec.adapter_in is not None and dtype != torch.float32):
                 texts = generate_batch(
                     model,
@@ -219,7 +219,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         left = f"{(total - done) / rate / 60:.1f} min left" if rate else "from the journal"
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {rate:.2f} profiles/s, {left}")
 
-    empty = pl.DataFrame(schema=contracts.PROFILES)  # more shards than batches: a shard may have nothing to do
+    empty = pl.DataFrame(schema=contracts.PROFILES)  # with more shards than batches, a shard may have no batch
     profiles = pl.concat([empty, *parts]).sort("session", "sample")
     contracts.write(profiles, spec.profiles_out, "profiles")
     record.note(
@@ -235,7 +235,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
 
 
 def _counted(thoughts: int, only: int, log: stage.Log) -> dict[str, int]:
-    """Notes about reasoning, where there was any."""
+    """Notes on removed reasoning; empty where there was none."""
     if not thoughts:
         return {}
     log(f"{thoughts} profiles had reasoning, which was taken out; {only} were only reasoning, and are empty")
@@ -243,14 +243,14 @@ def _counted(thoughts: int, only: int, log: stage.Log) -> dict[str, int]:
 
 
 def tables(spec: Spec) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """The sessions to write for, the items, the users."""
+    """The sessions of the split, the items, the users."""
     chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)
     sessions = contracts.read(spec.sessions_in, "sessions").join(chosen, on="session", how="semi").sort("session")
     return sessions, contracts.read(spec.items_in, "items"), contracts.read(spec.users_in, "users")
 
 
 def ask(spec: Spec, record: Record, log: stage.Log) -> None:
-    """The same from a server: user messages in place of token ids, lengths by characters, no log-probabilities."""
+    """Write profiles with an endpoint: messages instead of token ids, lengths by characters, no log-probabilities."""
     from langptune.endpoint.answers import Request
     from langptune.endpoint.client import Client, paced
     from langptune.endpoint.lengths import rough_tokens
@@ -264,7 +264,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     writer = MessageWriter(spec.prompt_entry, spec.prompt, limit, rough_tokens)
     sessions, items, users = tables(spec)
     prompts = encode_sessions(writer, sessions, items, users, spec.history_items)
-    # Shards are dealt by session, so that one's samples stay together.
+    # Shards are distributed by session, so that the samples of a session stay together.
     mine = list(zip(sessions["session"], prompts, strict=True))[spec.shard - 1 :: spec.shards]
     rows = [(session, sample, prompt) for session, prompt in mine for sample in range(spec.samples)]
     source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
@@ -272,8 +272,8 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
 
     def request(session: int, sample: int, text: str) -> Request:
         seed = 0
-        if spec.temperature:  # greedy answers hang on no seed, and cost the same but once
-            seed = profile_seed(source, session, sample) % 2**31  # 31 bits, which every server takes
+        if spec.temperature:  # greedy answers do not depend on the seed, so equal requests are sent and paid once
+            seed = profile_seed(source, session, sample) % 2**31  # every server accepts 31 bits
         turns = (("user", text), ("assistant", starts)) if starts else (("user", text),)
         return Request(turns, spec.max_tokens, spec.temperature, seed)
 

@@ -1,4 +1,4 @@
-"""Benchmark files: the line of JSON that Snakemake writes of each job, read into what it took."""
+"""Benchmark files: Snakemake writes a line of JSON for each job, with its time, memory and resources."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from langptune.files import read_plain
 from langptune.stage import read_spec
 
 FOLDER = "benchmarks"
-"""Below a results folder: ``benchmarks/{rule}/{job}.jsonl``."""
+"""Folder in a results folder: ``benchmarks/{rule}/{job}.jsonl``."""
 
 Outputs = tuple[str, ...]
-"""The output paths of a job, sorted, as its spec has them: what tells a job from all others."""
+"""The sorted output paths in a job's spec. They identify the job."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What Snakemake saw of one job, in its last attempt, start of the interpreter and all.
+    """Snakemake's measurements of the last attempt of one job, the start of the interpreter included.
 
     seconds: wall time. memory: highest sampled sum over the job's processes in MiB; None where it ended before the
-    first sample. threads: cores granted. requested: ``mem_mb``. gpus: granted; None where none were asked for.
+    first sample. threads: cores granted. requested: ``mem_mb``. gpus: granted; None where none were requested.
     """
 
     rule: str
@@ -47,14 +47,14 @@ def outputs(spec: Mapping[str, Any]) -> Outputs:
 
 
 def gpus(resources: Mapping[str, Any]) -> int | None:
-    """The GPUs that a job was granted, over all its nodes; None where its resources name none.
+    """The number of GPUs that a job was granted, over all its nodes; None where its resources name none.
 
-    ``gpu`` is a number for the whole job; ``gres`` (``gpu``, ``gpu:2``, ``gpu:a100:2``, several with commas) is by
-    node.
+    ``gpu`` is the number for the whole job. ``gres`` (``gpu``, ``gpu:2``, ``gpu:a100:2``, several with commas) is the
+    number per node.
     """
-    told = resources.get("gpu")
-    if told is not None:
-        return _whole(told, 0)
+    total = resources.get("gpu")
+    if total is not None:
+        return _whole(total, 0)
     count = 0
     for part in str(resources.get("gres") or "").split(","):
         words = part.partition("(")[0].strip().split(":")
@@ -71,9 +71,12 @@ def _whole(value: Any, default: int) -> int:
 
 
 def read(path: Path) -> Benchmark | None:
-    """The job in a benchmark file; None where it is no such file, or was written without ``--benchmark-extended``."""
+    """The job in a benchmark file.
+
+    None where it is no such file, or Snakemake wrote it without ``--benchmark-extended``.
+    """
     try:
-        # One line; with `repeat` several, of which the last is the one whose outputs are there.
+        # With `repeat` there are several lines; the last one is that of the outputs.
         line = json.loads(read_plain(path).decode().splitlines()[-1])
         spec = read_spec(line["params"]["spec"])
         granted = line["resources"]
@@ -95,12 +98,11 @@ def _number(value: Any) -> float | None:
 
 
 def files(folders: Iterable[Path]) -> Iterator[Path]:
-    """Every benchmark file under some results folders, those of results within results too."""
-    found = {path for folder in folders for path in folder.rglob(f"{FOLDER}/*/*.jsonl")}
-    yield from sorted(found)
+    """Every benchmark file under some results folders, at any depth."""
+    yield from sorted({path for folder in folders for path in folder.rglob(f"{FOLDER}/*/*.jsonl")})
 
 
 def gather(paths: Iterable[Path]) -> dict[Outputs, Benchmark]:
-    """Outputs -> what their job took; what is no benchmark file is passed over."""
-    found = (read(path) for path in paths)
-    return {one.outputs: one for one in found if one is not None}
+    """Outputs -> the measurements of their job; files that are no benchmark files are skipped."""
+    benchmarks = (read(path) for path in paths)
+    return {one.outputs: one for one in benchmarks if one is not None}

@@ -1,7 +1,7 @@
-"""Cost: what the jobs behind a dataset's results took, by stage and model, beside what a plan would have said.
+"""Cost: the time and memory of the jobs behind a dataset's results, by stage and model, beside a plan's prediction.
 
-The manifests say which jobs these are: from the results back over the inputs of each job. So a file that an earlier
-config left behind is not counted. What a job took is in its benchmark file.
+The jobs are found in the manifests, from the results back over the inputs of each job. So files that an earlier config
+left behind are not counted. The time and memory of a job are in its benchmark file.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ SCHEMA = {
     "measured_hours": pl.Float64,
     "ratio": pl.Float64,
 }
-"""Columns of ``cost.csv``; ``table`` says what they mean."""
+"""Columns of ``cost.csv``; ``table`` explains them."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one job took.
+    """The usage of one job.
 
     rule: the script's name where there is no benchmark file. model: a registry name; empty where none is used.
     seconds: wall time; None without a benchmark file. memory, requested: MB. cores, gpus: granted.
-    resumed: its time is that of a part. shared: its outputs belong to no dataset.
-    predicted: hours of one core or GPU (``device``) at the stated speeds; None where these do not know.
+    resumed: its time covers only a part of the work. shared: its outputs belong to no dataset.
+    predicted: hours of one core or GPU (``device``) at the stated speeds; None where no speed is stated.
     """
 
     rule: str
@@ -70,7 +70,7 @@ class Spent:
 
     @property
     def compared(self) -> bool:
-        """Whether what it took can be set beside what was predicted."""
+        """Whether its time can be compared with the prediction."""
         return self.seconds is not None and self.predicted is not None and not self.resumed
 
     @property
@@ -80,12 +80,12 @@ class Spent:
 
 
 def reached(targets: Iterable[str]) -> tuple[dict[Outputs, dict[str, Any]], int]:
-    """The jobs behind some outputs: their own, those of what was read, and so on.
+    """The jobs behind some outputs: the jobs that made them, the jobs that made the inputs of these, and so on.
 
-    Tables and figures read many files that are no declared inputs of theirs; their manifests note them.
+    Tables and figures read many files that are no inputs of their rules; their manifests list them.
 
     Returns:
-        Outputs -> manifest of a job; and how many files on the way have none, so that nothing is known before them.
+        Outputs -> manifest of a job; and the number of files without a manifest, whose jobs and inputs are unknown.
     """
     jobs: dict[Outputs, dict[str, Any]] = {}
     lost = 0
@@ -119,15 +119,15 @@ def spent(
     rates: Rates,
     names: Mapping[str, str],
 ) -> list[Spent]:
-    """What each job took and would have been predicted to take.
+    """The usage of each job, with its prediction.
 
     Args:
-        jobs: outputs -> manifest, as ``reached`` finds them.
-        folder: the dataset's results; what lies elsewhere is shared.
+        jobs: outputs -> manifest, as ``reached`` returns them.
+        folder: the dataset's results; outputs elsewhere are shared.
         names: a model's identity (``config.identity``) -> its name in the registry.
 
     Raises:
-        UserError: a stated speed in another unit than the work.
+        UserError: the unit of a stated speed is not that of the work.
     """
     out = []
     for key, manifest in sorted(jobs.items()):
@@ -135,7 +135,7 @@ def spent(
         try:
             todo = plan.work(script, manifest["spec"], sizes)
         except (KeyError, TypeError):
-            todo = plan.Work("unknown", None)  # of another version, whose specs had other keys
+            todo = plan.Work("unknown", None)  # another version wrote it, with other keys in its specs
         device = plan.device_of(manifest, todo)
         granted = seen.gpus if seen else None
         out.append(
@@ -147,7 +147,7 @@ def spent(
                 memory=plan.peak_memory(manifest, seen) if seen else None,
                 requested=seen.requested if seen else None,
                 cores=seen.threads if seen else 0,
-                # GPUs that were granted are spent, used or not. On a machine without a scheduler a job uses the first.
+                # Granted GPUs count even if they are unused. Without a scheduler, a job uses one GPU.
                 gpus=granted if granted is not None else int(device == "gpu"),
                 resumed=bool(manifest["notes"].get("resumed")),
                 shared=not all(path.startswith(f"{folder}/") for path in key),
@@ -158,10 +158,10 @@ def spent(
 
 
 def predicted(script: str, todo: plan.Work, rates: Rates, device: plan.Device) -> float | None:
-    """Hours of one core or GPU that a plan gives a job at the stated speeds; None where it gives none.
+    """Hours of one core or GPU that a plan predicts for a job at the stated speeds; None where it predicts none.
 
     Raises:
-        UserError: a stated speed in another unit than the work.
+        UserError: the unit of a stated speed is not that of the work.
     """
     if todo.amount is None:
         return None
@@ -170,14 +170,21 @@ def predicted(script: str, todo: plan.Work, rates: Rates, device: plan.Device) -
 
 
 def table(jobs: Iterable[Spent]) -> pl.DataFrame:
-    """A row per rule, model and kind of device: the dataset's rows by their time, then those that it shares.
+    """A row per rule, model and kind of device: the dataset's own rows by their time, then the shared ones.
 
-    Columns: rule; model; device; shared; jobs; missing (of these, without a benchmark file: in no other number);
-    resumed (of these, their time is that of a part); seconds of wall time, all jobs together, with median and max of
-    one job; share of the dataset's seconds (null where shared); core_hours and gpu_hours, of those granted; peak_mb,
-    the highest of one job, and requested_mb, the highest request; over_request, jobs above their own; predicted_jobs,
-    those that predicted_hours and measured_hours (of cores where device is cpu, of GPUs where it is gpu) are about,
-    and ratio, measured over predicted.
+    Columns:
+        rule, model, device, shared: the key of the row.
+        jobs: number of jobs.
+        missing: jobs without a benchmark file; no other number counts them.
+        resumed: jobs whose time covers only a part of their work.
+        seconds, seconds_median, seconds_max: wall time of all jobs together, and its median and maximum.
+        share: of the dataset's seconds; null where shared.
+        core_hours, gpu_hours: hours of the cores and GPUs that were granted.
+        peak_mb, requested_mb: the highest memory use and the highest request of one job.
+        over_request: jobs that used more memory than they requested.
+        predicted_jobs: jobs with both a prediction and a measurement.
+        predicted_hours, measured_hours: of these jobs, in hours of cores (cpu) or GPUs (gpu).
+        ratio: measured_hours / predicted_hours.
     """
     groups: dict[tuple[bool, str, str, str], list[Spent]] = {}
     for job in jobs:
@@ -221,12 +228,12 @@ def _row(shared: bool, rule: str, model: str, device: str, members: list[Spent])
 
 
 def page(costs: pl.DataFrame, title: str, machines: Iterable[str], lost: int = 0) -> str:
-    """The table for a person, as Markdown.
+    """The table as a Markdown page.
 
     Args:
-        costs: as ``table`` makes it.
+        costs: the result of ``table``.
         machines: hosts with their devices, as the manifests name them.
-        lost: files whose manifests are gone.
+        lost: number of files without a manifest.
     """
     head = ["stage", "model", "jobs", "time", "median", "longest", "share", "core-hours", "GPU-hours", "memory, GB"]
     head += ["predicted", "measured", "ratio"]
@@ -245,7 +252,7 @@ def page(costs: pl.DataFrame, title: str, machines: Iterable[str], lost: int = 0
 
 
 def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list[str]:
-    """What a reader must know of the numbers: where they come from and what is not in them."""
+    """Remarks on the numbers: their source, and what they do not include."""
     out = [
         f"Measured on {markdown('; '.join(sorted(set(machines))))}. Another machine, or other work beside it, takes "
         "another time.",
@@ -281,7 +288,7 @@ def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list
 
 def _total(name: str, own: pl.DataFrame) -> dict[str, Any]:
     sums = {key: own[key].sum() for key in ("jobs", "missing", "resumed", "seconds", "core_hours", "gpu_hours")}
-    # Hours of cores and of GPUs do not add up to anything that a ratio could be made of.
+    # Hours of cores and of GPUs cannot be added, so a ratio over both has no meaning.
     mixed = own.filter(pl.col("predicted_jobs") > 0)["device"].n_unique() != 1
     ahead, took = (None if mixed else own[key].sum() for key in ("predicted_hours", "measured_hours"))
     blank = {"seconds_median": None, "peak_mb": own["peak_mb"].max(), "requested_mb": None, "share": None}

@@ -1,4 +1,4 @@
-"""A plan: the work that jobs still have before them, and the hours it takes at measured or stated speeds.
+"""A plan: the work of the jobs that are still to run, and the hours it takes at measured or stated speeds.
 
 Work is counted in one unit per script (``langptune.workflow.amounts``).
 """
@@ -29,14 +29,14 @@ from langptune.workflow.stages import declared
 
 Device = Literal["cpu", "gpu"]
 GPU_NAMES = ("NVIDIA", "GeForce", "Tesla", "Quadro", "Instinct")
-"""Manifests name a device, not its kind: these words stand in the names of GPUs."""
+"""Manifests name a device, not its kind. The names of GPUs contain these words."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Jobs that differ in a shard's number alone: how many, and the spec of one of them.
+    """Jobs that differ only in the number of the shard: their count, and the spec of one of them.
 
-    dataset: empty where the rule is not about one. requested: memory that each asks for (``mem_mb``).
+    dataset: empty where the rule has none. requested: memory that each job requests (``mem_mb``).
     """
 
     rule: str
@@ -52,8 +52,8 @@ class Line:
     """One line of a plan: a rule on one dataset with one model.
 
     amount, hours, disk (bytes): None where unknown. hours: of cores (``cpu``) or of GPUs (``gpu``).
-    rate: units per second of a core or GPU. peak, requested: MB, the most that such a job held before, and the most
-    that one of these asks for.
+    rate: units per second of a core or GPU. peak: MB, the highest memory use of an earlier job of this kind.
+    requested: MB, the highest request of these jobs.
     """
 
     rule: str
@@ -73,8 +73,8 @@ class Line:
 
 @dataclass
 class Seen:
-    """What jobs of one script and model took: seconds of cores or GPUs, for how much work, their outputs' bytes, and
-    the highest memory of one of them (MB)."""
+    """The usage of finished jobs of one script and model: seconds of cores or GPUs, amount of work, bytes of their
+    outputs, and the highest memory use of one job (MB)."""
 
     jobs: int = 0
     seconds: float = 0.0
@@ -85,21 +85,24 @@ class Seen:
 
 
 class Sizes:
-    """How many items and sessions there are: counted where the data are prepared, else from the registry."""
+    """The numbers of items and sessions: counted where the data are prepared, else from the registry."""
 
     def __init__(self, datasets: dict[str, DatasetEntry], sample: Sample):
         self._datasets, self._sample = datasets, sample
 
     def items(self, items_file: str) -> int | None:
-        """The size of a catalogue."""
+        """The number of items of a catalogue; None where it is unknown."""
         if Path(items_file).is_file():
             return _rows(items_file)
         entry = self._entry(items_file)
-        told = entry.published.get("catalogue")
-        return told.items if told and told.items else entry.expect and entry.expect.items
+        published = entry.published.get("catalogue")
+        return published.items if published and published.items else entry.expect and entry.expect.items
 
     def sessions(self, file: str, split: str, sampled: bool = True) -> int | None:
-        """The sessions of a split (``sampled``: of its sample); where the data are not prepared, at most so many."""
+        """The number of sessions of a split, or of its sample (``sampled``).
+
+        An upper bound where the data are not prepared; None where none is known.
+        """
         if Path(file).is_file():
             return _rows(file, split)
         known = self._before(self._entry(file), split)
@@ -107,23 +110,23 @@ class Sizes:
         return min((n for n in (known, size) if n is not None), default=None)
 
     def interactions(self, items_file: str) -> int | None:
-        """The interactions in the raw files of a dataset."""
+        """The number of interactions in the raw files of a dataset; None where it is unknown."""
         entry = self._entry(items_file)
-        told = [step.interactions for step in (entry.expect, *entry.published.values()) if step is not None]
-        return max((n for n in told if n is not None), default=None)
+        counts = [step.interactions for step in (entry.expect, *entry.published.values()) if step is not None]
+        return max((n for n in counts if n is not None), default=None)
 
     def _entry(self, file: str) -> DatasetEntry:
         return self._datasets[Path(file).parent.parent.name]  # {results}/{dataset}/data/{file}
 
     def _before(self, entry: DatasetEntry, split: str) -> int | None:
-        told = entry.published.get(f"{split} sessions")
-        if told and told.users:
-            return told.users
+        published = entry.published.get(f"{split} sessions")
+        if published and published.users:
+            return published.users
         if entry.expect is None:
             return None
         users = min(entry.expect.users, entry.users or entry.expect.users)
         if split == "train" and isinstance(entry.protocol, LeaveOneOut | Temporal):
-            # A session per interaction; how many a part of the users has, only the files tell.
+            # One session per interaction. The number for a subset of the users is known only from the files.
             return entry.expect.interactions if entry.users is None else None
         return users
 
@@ -137,20 +140,20 @@ def _rows(file: str, split: str | None = None) -> int:
 
 
 def work(script: str, spec: dict[str, Any], sizes: Sizes) -> Work:
-    """What one job has to do, from its spec: what ``amount`` of its script says, or else one job."""
+    """The work of one job, from its spec: the result of ``amount`` of its script, or one job where it has none."""
     file = ROOT / "scripts" / f"{script}.py"  # gone where an earlier version wrote the manifest
     amount = getattr(declared(file), "amount", None) if file.is_file() else None
     return amount(spec, sizes) if amount else one_job()
 
 
 _MANIFEST = {"output": str, "script": str, "spec": dict, "notes": dict, "device": str, "wall_seconds": int | float}
-"""What a manifest says, as far as it is used here."""
+"""The keys of a manifest that are used here, and their types."""
 
 
 def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every output under some folders that has a manifest, with it; what is no such manifest is passed over.
+    """Every output under some folders that has a manifest, and that manifest; invalid manifests are skipped.
 
-    Reference results are left out: they travel with the repository, and were made on some other machine.
+    Reference results are skipped: they come with the repository and were made on another machine.
     """
     paths = {
         path
@@ -173,18 +176,19 @@ def manifests(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def measured(
-    told: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes, benchmarks: Mapping[Outputs, Benchmark] | None = None
+    finished: Iterable[tuple[Path, dict[str, Any]]], sizes: Sizes, benchmarks: Mapping[Outputs, Benchmark] | None = None
 ) -> dict[tuple[str, str, Device], Seen]:
-    """(script, model, device) -> what such jobs took, from the manifests beside their outputs.
+    """(script, model, device) -> the usage of such jobs, from the manifests beside their outputs.
 
-    A job that went on from where another was killed is left out: its time is that of a part.
+    A job that resumed the work of a killed one is left out: its time covers only a part of the work.
 
     Args:
-        benchmarks: what Snakemake measured; where it has a job, its time, cores and GPUs go before the manifest's.
+        finished: outputs with their manifests.
+        benchmarks: Snakemake's measurements; they take precedence over the manifests.
     """
     out: dict[tuple[str, str, Device], Seen] = {}
     done: dict[str, Seen] = {}
-    for output, manifest in told:
+    for output, manifest in finished:
         job = json.dumps([manifest["script"], manifest["spec"]], sort_keys=True)
         if job not in done:
             seen = _seen(manifest, sizes, out, (benchmarks or {}).get(outputs(manifest["spec"])))
@@ -196,22 +200,28 @@ def measured(
 
 
 def device_of(manifest: dict[str, Any], todo: Work) -> Device:
-    """What a finished job ran on, for the units that its work is counted in."""
+    """The device of a finished job: ``gpu`` where its script uses one and its manifest names one."""
     on_gpu = any(name in manifest["device"] for name in GPU_NAMES)
     return "gpu" if on_gpu and todo.accelerated else "cpu"
 
 
 def device_seconds(manifest: dict[str, Any], device: Device, benchmark: Benchmark | None) -> float:
-    """Seconds of cores (``cpu``) or GPUs that a finished job took: of those granted, where its benchmark file is there,
-    else of the threads in its spec, or of one GPU."""
+    """Seconds of cores (``cpu``) or GPUs that a finished job took.
+
+    The benchmark file gives the number of cores or GPUs that were granted. Without one, the spec gives the threads, and
+    one GPU is assumed.
+    """
     if benchmark is None:
         return manifest["wall_seconds"] * (1 if device == "gpu" else manifest["spec"].get("threads", 1))
     return benchmark.seconds * ((benchmark.gpus or 1) if device == "gpu" else benchmark.threads)
 
 
 def peak_memory(manifest: dict[str, Any], benchmark: Benchmark | None) -> float | None:
-    """The most memory that a finished job held, in MiB: Snakemake samples all its processes, and may miss a short peak;
-    the kernel told the manifest that of the largest one."""
+    """The highest memory use of a finished job, in MiB; None where it is unknown.
+
+    Snakemake samples the sum over all processes and may miss a short peak. The manifest has the exact peak of the
+    largest process.
+    """
     known = [manifest.get("peak_memory_mb"), benchmark.memory if benchmark else None]
     return max((one for one in known if one is not None), default=None)
 
@@ -228,7 +238,7 @@ def _seen(
     try:
         done = work(script, manifest["spec"], sizes)
     except (KeyError, TypeError):
-        return None  # written by another version, whose specs had other keys
+        return None  # another version wrote it, with other keys in its specs
     if not done.amount:
         return None
     device = device_of(manifest, done)
@@ -258,15 +268,15 @@ def stated(path: Path, scripts: Iterable[str]) -> Rates:
         if name not in known:
             raise UserError(f"{path}: unknown script '{name}'{nearest(name, known)}")
     if "other" not in rates.root:
-        raise UserError(f"{path}: key 'other' is missing; it stands for the scripts that are not named")
+        raise UserError(f"{path}: key 'other' is missing; it is the rate of the scripts that are not named")
     return rates
 
 
 def speed(script: str, todo: Work, rates: Rates, device: Device) -> tuple[float | None, float]:
-    """Stated: units per second of a core or GPU (None where unknown), and seconds before a job's work begins.
+    """The stated speed: units per second of a core or GPU (None where unknown), and the seconds of a job's start.
 
     Raises:
-        UserError: a stated speed in another unit than the work.
+        UserError: the unit of a stated speed is not that of the work.
     """
     entry = rates.root.get(script) or (rates.root["other"] if todo.unit == "jobs" else None)
     if entry is None:
@@ -286,20 +296,20 @@ def lines(
     device: Device,
     names: dict[str, str],
 ) -> list[Line]:
-    """The plan, a line per rule, dataset and model, in the order in which the jobs come.
+    """The plan: a line per rule, dataset and model, in the order of the jobs.
 
     Args:
-        device: what jobs with a model run on.
+        device: the device of jobs with a model.
         names: a model's identity (``identity`` of its entry) -> its name in the registry.
 
     Raises:
-        UserError: a stated speed in another unit than the work.
+        UserError: the unit of a stated speed is not that of the work.
     """
     rows: dict[tuple[str, str, str, str], list[tuple[Work, int]]] = {}
     requests: dict[tuple[str, str, str, str], list[float]] = {}
     for job in jobs:
         todo = work(job.script, job.spec, sizes)
-        # Small jobs are alike on all datasets.
+        # The time of small jobs does not depend on the dataset.
         dataset = "" if todo.unit == "jobs" else job.dataset
         row = (job.rule, dataset, job.script, todo.model)
         rows.setdefault(row, []).append((todo, job.count))
@@ -330,7 +340,7 @@ def _line(
     disk = total(*(product(todo.disk, n) for todo, n in members))
     start = 0.0
     if before is not None:
-        # Seconds of whole jobs, loading and all.
+        # Measured seconds are those of whole jobs and include loading.
         rate: float | None = before.amount / max(before.seconds, 1e-3)
         disk = before.disk / before.jobs * count
         source = f"measured: {before.jobs} job{'s' * (before.jobs > 1)} on {', '.join(sorted(before.names))}"
@@ -344,7 +354,7 @@ def _line(
 
 
 def table(plan: list[Line]) -> str:
-    """The plan for a person: aligned columns, totals, and what they leave out."""
+    """The plan as text: aligned columns, totals, and remarks on what the totals leave out."""
     head = ["rule", "dataset", "model", "jobs", "work", "per second", "hours", "disk", "memory", "rate"]
     body = []
     for line in plan:
@@ -361,7 +371,7 @@ def table(plan: list[Line]) -> str:
     total += [" + ".join(spent) or "unknown", _bytes(sum(line.disk or 0 for line in plan)), "", ""]
     rows = [[printable(cell) for cell in row] for row in [head, *body, total]]  # devices come from manifests
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
-    numbers = {3, 5, 6, 7, 8}  # to the right
+    numbers = {3, 5, 6, 7, 8}  # aligned to the right
     printed = [
         "  ".join(
             cell.rjust(width) if at in numbers else cell.ljust(width)

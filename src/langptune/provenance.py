@@ -1,4 +1,4 @@
-"""Where a number comes from: content hashes, the code a script runs, and the manifest beside each output."""
+"""Provenance of results: content hashes, the code that a script runs, and the manifest beside each output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCK = ROOT / "envs" / "lock.txt"
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents (dot files and manifests left out)."""
+    """SHA-256 of a file, or of a folder's file names and contents without dot files and manifests."""
     path = Path(path)
     digest = hashlib.sha256()
     if path.is_dir():
@@ -45,11 +45,11 @@ def file_hash(path: Path | str) -> str:
 
 
 def code_files(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> list[Path]:
-    """A script and every ``langptune`` module it imports, directly or not, at any depth of the code.
+    """A script and every ``langptune`` module that it imports, directly or indirectly, also inside functions.
 
     Args:
-        without: modules (``langptune.prompts``) that this use of the script never reaches; neither they nor what only
-            they import are listed.
+        without: modules (``langptune.prompts``) that this use of the script never runs. They, and modules that only
+            they import, are not listed.
         loads: modules that this use of the script imports by name (entries of a ``Registry``).
     """
     skipped, loaded = (
@@ -66,18 +66,18 @@ def code_files(script: Path | str, without: tuple[str, ...] = (), loads: tuple[s
     return sorted(seen)
 
 
-# Without grimp, which finds the same imports (tests/unit/test_provenance.py compares them): scripts are no packages,
-# the `__init__` of a package counts, and the syntax tree is needed for its hash anyway.
+# grimp finds the same imports (tests/unit/test_provenance.py compares them) but is not used here: scripts are no
+# packages, the `__init__` of a package counts, and the hash needs the syntax tree anyway.
 @cache
 def _module(path: Path, script: bool = False) -> tuple[tuple[Path, ...], str]:
-    """The files that a module imports, and the SHA-256 of what of it runs: its syntax tree without docstrings.
+    """The files that a module imports, and the SHA-256 of its syntax tree without docstrings.
 
-    Of a script, only what it runs as a job counts (``run_as_job``).
+    A script's tree is that of the code that it runs as a job (``run_as_job``).
     """
     package = ROOT / "src"
     source = path.read_text(encoding="utf-8")
     tree = run_as_job(source, path) if script else ast.parse(source, str(path))
-    found: list[Path] = []
+    imported: list[Path] = []
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -88,18 +88,19 @@ def _module(path: Path, script: bool = False) -> tuple[tuple[Path, ...], str]:
             if name.split(".")[0] != "langptune":
                 continue
             base = package / Path(*name.split("."))
-            found += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+            imported += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
         for block in ("body", "orelse", "finalbody"):
             if isinstance(lines := getattr(node, block, None), list):
                 setattr(node, block, [line for line in lines if not _is_text(line)])
-    return tuple(found), hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return tuple(imported), hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def run_as_job(source: str, path: Path) -> ast.Module:
-    """What counts of a script when it runs as a job.
+    """The part of a script that runs in a job.
 
-    That are its statements that act when they run, as the last one, which calls ``stage.run``, and all that these refer
-    to. What a script declares to the workflow (``spec``, ``needs``) is not among them: a job takes its spec as text.
+    It consists of the statements that act when they run (the last one calls ``stage.run``) and of all definitions that
+    these refer to. The script's declarations for the workflow (``spec``, ``needs``) are no part of it, because a job
+    gets its spec as text.
     """
     tree = ast.parse(source, str(path))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
@@ -111,7 +112,7 @@ def defining(source: str, path: Path, names: Iterable[str], steps: Collection[in
     """The part of a module that defines some names, with the definitions and imports that these refer to.
 
     Args:
-        steps: first lines of statements that stay in any case.
+        steps: first lines of statements that are always kept.
     """
     tree, lines = ast.parse(source, str(path)), {}
     for line in tree.body:
@@ -120,16 +121,16 @@ def defining(source: str, path: Path, names: Iterable[str], steps: Collection[in
     bodies: dict[str, list[str]] = {}
     for table in symtable.symtable(source, str(path), "exec").get_children():
         bodies.setdefault(table.get_name(), []).extend(_globals(table))
-    todo, found = list(names), {"annotations"}  # of `from __future__`
+    todo, used = list(names), {"annotations"}  # of `from __future__`
     while todo:
         name = todo.pop()
-        if name not in found:
-            found.add(name)
+        if name not in used:
+            used.add(name)
             todo += bodies.get(name, []) + [other for line in lines.get(name, []) for other in _named(line)]
-    kept = [line for line in tree.body if line.lineno in steps or not found.isdisjoint(_defined(line))]
+    kept = [line for line in tree.body if line.lineno in steps or not used.isdisjoint(_defined(line))]
     for line in kept:
         if isinstance(line, ast.Import | ast.ImportFrom):
-            line.names = [alias for alias in line.names if line.lineno in steps or _imported(alias) in found]
+            line.names = [alias for alias in line.names if line.lineno in steps or _imported(alias) in used]
     tree.body = kept
     return tree
 
@@ -137,8 +138,9 @@ def defining(source: str, path: Path, names: Iterable[str], steps: Collection[in
 def _acts(line: ast.stmt, used: Collection[str]) -> bool:
     """Whether a statement may do more than define names that other parts of a module use.
 
-    That are those that define none; those that change an object, as ``os.environ["X"] = "1"``; and imports, classes,
-    calls and decorated functions whose name nothing uses: they are there for what they do, as entering a registry.
+    These are statements that define no name; those that change an object, such as ``os.environ["X"] = "1"``; and
+    imports, classes, calls and decorated functions whose name nothing uses, which exist for their effect, such as
+    entering a registry.
 
     Args:
         used: all names that the module reads.
@@ -156,7 +158,7 @@ def _acts(line: ast.stmt, used: Collection[str]) -> bool:
 
 
 def _defined(line: ast.stmt) -> list[str]:
-    """The names that a statement defines as a module's own."""
+    """The names that a statement defines in its module."""
     if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [line.name]
     if isinstance(line, ast.Import | ast.ImportFrom):
@@ -173,7 +175,7 @@ def _imported(alias: ast.alias) -> str:
 
 
 def _named(line: ast.stmt) -> list[str]:
-    """The names that a statement mentions; of a function or class, those outside its body, and in annotations."""
+    """The names that a statement refers to; for a function or class, those outside its body and in annotations."""
     if not isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return _names(line)
     parts: list[ast.AST] = list(line.decorator_list)
@@ -191,7 +193,7 @@ def _names(part: ast.AST) -> list[str]:
 
 
 def _globals(table: symtable.SymbolTable) -> list[str]:
-    """The names of its module that the body of a function or class refers to, at any depth."""
+    """The names of the module that the body of a function or class refers to, nested functions included."""
     # In the body of a class, `x = x` reads the module's x.
     of_class = table.get_type() == "class"
     own = [name.get_name() for name in table.get_symbols() if name.is_referenced() and (of_class or name.is_global())]
@@ -215,10 +217,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
 
 
 def code_hash(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> str:
-    """SHA-256 over what runs of ``code_files``; a param of every rule, so that editing what it runs reruns that rule.
+    """SHA-256 over the code in ``code_files`` that runs.
 
-    Comments, docstrings and the layout of the text do not count: syntax trees are compared. Nor does what a script
-    declares to the workflow alone.
+    It is a param of every rule, so that a change of the code reruns the rule. Syntax trees are hashed: comments,
+    docstrings and layout do not count. A script's declarations for the workflow do not count either.
     """
     digest, script = hashlib.sha256(), Path(script).resolve()
     for path in code_files(script, without, loads):
@@ -229,9 +231,9 @@ def code_hash(script: Path | str, without: tuple[str, ...] = (), loads: tuple[st
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the repository; nulls outside git.
+    """Commit and dirty flag of the repository; None outside git.
 
-    Files under results/ do not make it dirty: a job that reads one has its hash in the manifest.
+    Changed files under results/ do not count as dirty: the manifest of a job that reads one has its hash.
     """
 
     def git(*args: str) -> str | None:
@@ -246,7 +248,7 @@ def git_state() -> dict[str, Any]:
 
 
 def device() -> str:
-    """The device that torch, if this process loaded it, would compute on; the CPU's name otherwise."""
+    """The name of the GPU where this process has loaded torch and sees a GPU; the CPU's name otherwise."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
@@ -256,25 +258,25 @@ def device() -> str:
 CPU_FLAGS = (
     "avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16", "i8mm",
 )  # fmt: skip
-"""Instruction sets that choose the dtype of models or the kernels of torch, as ``/proc/cpuinfo`` calls them."""
+"""Instruction sets, as named in ``/proc/cpuinfo``, on which the dtype of models or the kernels of torch depend."""
 
 
 @lru_cache(maxsize=1)
 def cpu() -> dict[str, Any]:
-    """The CPU's name, and which of ``CPU_FLAGS`` it has: a virtual machine's name alone may hide its kind.
+    """The CPU's name, and which of ``CPU_FLAGS`` it has: the name in a virtual machine may hide the kind of CPU.
 
-    ``flags`` is None where the system does not tell them (not Linux).
+    ``flags`` is None where the system does not list them (not Linux).
     """
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
-            told.setdefault(key.strip(), value.strip())
+            fields.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    flags = told.get("flags", told.get("Features"))
+    flags = fields.get("flags", fields.get("Features"))
     known = None if flags is None else [flag for flag in CPU_FLAGS if flag in flags.split()]
-    return {"name": told.get("model name") or platform.processor() or platform.machine(), "flags": known}
+    return {"name": fields.get("model name") or platform.processor() or platform.machine(), "flags": known}
 
 
 def versions(*names: str) -> dict[str, str | None]:
@@ -291,17 +293,17 @@ def versions(*names: str) -> dict[str, str | None]:
 
 
 class Record:
-    """Collects what a manifest says about one execution of a script."""
+    """Collects the content of the manifests of one execution of a script."""
 
     def __init__(self, script: Path, spec: dict[str, Any], without: tuple[str, ...] = (), loads: tuple[str, ...] = ()):
         self.script, self.spec = script, spec
         self.started = time.time()
-        # Taken now: what is edited while the job runs is not what made its output.
+        # Hashed at the start: code that is edited while the job runs did not make its output.
         self.code, self.git = code_hash(script, without, loads), git_state()
         self.notes: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
-        """Add facts that a reader of the numbers should know (drops, truncations, dtype...)."""
+        """Add facts that matter to a reader of the numbers (drops, truncations, dtype...)."""
         self.notes.update(facts)
 
     def write(self, inputs: list[Path], outputs: list[Path]) -> None:
@@ -333,7 +335,7 @@ class Record:
 
 
 def input_hash(path: Path) -> str:
-    """A materialised model's hash from its manifest (gigabytes are not read again for each job), else the file's."""
+    """The hash of an input. A materialised model's comes from its manifest, so that gigabytes are not read again."""
     manifest = path / "manifest.json"
     if path.is_dir() and manifest.is_file():
         return str(_manifest(manifest)["sha256"])
@@ -341,7 +343,7 @@ def input_hash(path: Path) -> str:
 
 
 def manifest_of(output: Path | str) -> Path:
-    """Where the manifest of an output lies."""
+    """The path of an output's manifest."""
     output = Path(output)
     return output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
 
@@ -367,7 +369,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     """The manifest in a model's folder.
 
     Raises:
-        UserError: it is none.
+        UserError: there is none, or it has no hash and notes.
     """
     try:
         content = read_json(path)
@@ -380,12 +382,12 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON atomically: the whole file or nothing."""
     with whole(path) as part:
         part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def installed(module: str) -> Path | None:
-    """Folder of an installed package, found without importing it."""
+    """The folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(module)
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None

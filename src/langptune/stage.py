@@ -1,7 +1,7 @@
-"""What every script shares: a typed spec in, files and a manifest out, one clear line on failure.
+"""The frame of every script: it validates a typed spec, writes manifests, and prints one clear line on failure.
 
-A script declares a ``StageSpec`` and a function and hands both to ``run``. Snakemake passes the spec as JSON;
-a person may pass ``--spec spec.json`` and run the script alone.
+A script declares a ``StageSpec`` and a function and passes both to ``run``. Snakemake passes the spec as JSON.
+A user may run the script alone with ``--spec spec.json``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from langptune.files import Held, fresh, hold, read_json
 from langptune.provenance import Record, write_json
 
 HOLD = 900.0
-"""Seconds that a preempted job waits to be ended; more than any grace time."""
+"""Seconds that a preempted job waits for SLURM to end it; more than any grace time."""
 
 
 class StageSpec(Strict):
-    """Base of all specs. Fields whose names end in ``_in`` are input paths, in ``_out`` output paths."""
+    """Base of all specs. Fields that end in ``_in`` are input paths; fields that end in ``_out`` are output paths."""
 
     def paths(self, suffix: str) -> list[Path]:
         """Every path in the fields with this suffix (a field may hold one path, a list, a mapping or null)."""
@@ -50,15 +50,15 @@ class StageSpec(Strict):
         return False
 
     def secrets(self) -> tuple[str, ...]:
-        """Environment variables with secrets that the job needs; it, and what it starts, sees no others."""
+        """Environment variables with secrets that the job needs; other secrets are removed from its environment."""
         return ()
 
     def unreached(self) -> tuple[str, ...]:
-        """Modules that the script imports and this spec does not reach (``without`` of ``provenance.code_files``)."""
+        """Imported modules that the script does not use with this spec (``without`` of ``provenance.code_files``)."""
         return ()
 
     def loads(self) -> tuple[str, ...]:
-        """Modules that this spec makes the script import by name (``loads`` of ``provenance.code_files``)."""
+        """Modules that the script imports by name with this spec (``loads`` of ``provenance.code_files``)."""
         return ()
 
 
@@ -66,17 +66,17 @@ S = TypeVar("S", bound=StageSpec)
 
 
 class Log:
-    """Progress for a person: each line goes to standard error and, when asked for, to a log file."""
+    """Progress messages: each line goes to standard error and, where ``path`` is given, to a log file."""
 
     def __init__(self, path: Path | None, quiet: bool = False):
         self._file, self._quiet = None, quiet
         if path is not None:
-            # A log that cannot be written (a full disk, a read-only folder) must not hide why a job failed.
+            # A log that cannot be written (full disk, read-only folder) must not hide the cause of a failure.
             with contextlib.suppress(OSError, UserError):
                 self._file = fresh(path)
 
     def __call__(self, line: str, quiet: bool = False) -> None:
-        """Write one line, or a stack trace; ``quiet`` keeps it out of standard error."""
+        """Write one line, or a stack trace; with ``quiet`` to the log file only."""
         line = printable(line, "\n\t")
         if not quiet and not self._quiet:
             print(line, file=sys.stderr, flush=True)
@@ -88,12 +88,12 @@ class Log:
 def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] | None], script: str) -> None:
     """Parse the command line, run ``work``, write manifests; exit 0.
 
-    Exit 2 after one line about what to mend, 75 to be run again after a SIGTERM.
+    Exit 2 after one line on what the user must correct. Exit 75 after a SIGTERM, so that the job is run again.
 
     Args:
         spec_type: the script's spec; its docstring and field descriptions become ``--help``.
-        work: does the job; reports facts to the record and progress to the log. What it returns, if anything, is
-            called once the manifests are written: the place to remove what a killed job would have needed.
+        work: does the job; reports facts to the record and progress to the log. It may return a function, which is
+            called after the manifests are written: there a script removes its checkpoints.
         script: the script's ``__file__``.
     """
     path = Path(script).resolve()
@@ -106,12 +106,12 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     parser.add_argument("--spec", required=True, help="the spec as JSON, or a file that holds it ('-': standard input)")
     parser.add_argument("--log", type=Path, default=None, help="also write progress and any stack trace here")
     args = parser.parse_args()
-    # Of the processes of one `accelerate launch`, the first one speaks, locks and writes manifests.
+    # Only the first process of an `accelerate launch` logs, locks and writes manifests.
     first = os.environ.get("RANK", "0") == "0"
     log = Log(args.log if first else None, quiet=not first)
     outputs: list[Path] = []
     refusal = None
-    signal.signal(signal.SIGTERM, _stop)  # training, which has more to save, takes it over
+    signal.signal(signal.SIGTERM, _stop)  # training installs its own handler, which saves a checkpoint
     try:
         spec = validate(spec_type, read_spec(args.spec), f"{path.name} --spec")
         processes.forget(spec.secrets())
@@ -125,7 +125,7 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
                 raise UserError(f"{path.name}: input {source} is neither a file nor a folder; remove it and run again")
         with _sole_writer(outputs if first else []):
             refusal.check()
-            if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher of several processes has chosen theirs
+            if spec.needs_gpu() and "RANK" not in os.environ:  # the launcher chooses the GPUs of several processes
                 gpus.claim(1, log, path.name)
             finish = work(spec, record, log)
             if first:
@@ -135,13 +135,13 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
     except UserError as error:
         if refusal is not None:
             refusal.keep(error)
-        _voice(log, first)(f"error: {error}")
+        _error_log(log, first)(f"error: {error}")
         sys.exit(2)
     except (Interrupted, _Stopped) as stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # obeyed; the first of several processes to leave ends the rest
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # when one of several processes exits, the others get SIGTERM
         log(f"{path.name}: {stop}")
         if preempted():
-            # A job that leaves by itself has failed, and used up an attempt; one that is ended goes back to the queue.
+            # A job that exits by itself counts as failed and uses up an attempt. SLURM requeues a job that it ends.
             log(f"{path.name}: preempted; waiting for SLURM to put the job back in the queue")
             time.sleep(HOLD)
         sys.exit(EXIT_AGAIN)
@@ -149,14 +149,14 @@ def run(spec_type: type[S], work: Callable[[S, Record, Log], Callable[[], None] 
         log(f"{path.name}: interrupted; finished outputs are kept, run again to go on")
         sys.exit(130)
     except Exception as error:
-        log = _voice(log, first)
+        log = _error_log(log, first)
         if line := _full_disk(error, outputs):
-            # Which line met the full disk is chance, and the workflow prints the whole log of a failed job.
+            # No stack trace: the line that met the full disk is chance, and Snakemake prints the log of a failed job.
             log(f"error: {path.name}: {line}")
             sys.exit(1)
-        filed = args.log is not None and first
-        log(f"error: {path.name}: {_cause(error)}" + (f"; details in {args.log}" if filed else ""))
-        log(traceback.format_exc(), quiet=filed)
+        has_file = args.log is not None and first
+        log(f"error: {path.name}: {_cause(error)}" + (f"; details in {args.log}" if has_file else ""))
+        log(traceback.format_exc(), quiet=has_file)
         sys.exit(1)
 
 
@@ -173,12 +173,12 @@ def _refusal_of(output: Path) -> Path:
 
 
 class _Refusal:
-    """What the user must correct, kept for the rest of the run: to try again would fail of the same.
+    """A file with an error that the user must correct, kept for the rest of the run: a retry would fail the same way.
 
-    Snakemake would try a job again whatever its exit status; its driver looks here first (workflow/rules/common.smk),
-    and where it cannot, the later attempt says the same at once. The run is known by ``LANGPTUNE_RUN``, which the
-    driver sets and jobs inherit: another run tries anew, for the input may have been corrected. Without it, as when a
-    script runs alone, nothing is kept.
+    Snakemake retries a job whatever its exit status. Its driver reads this file first (workflow/rules/common.smk).
+    Where the driver cannot, the next attempt reads it and fails at once with the same line. ``LANGPTUNE_RUN``
+    identifies the run; the driver sets it and jobs inherit it. Another run tries again, because the user may have
+    corrected the input. Without the variable, as when a script runs alone, nothing is kept.
     """
 
     def __init__(self, outputs: list[Path], record: Record):
@@ -187,48 +187,52 @@ class _Refusal:
         self._key = json.dumps([record.code, record.spec], sort_keys=True)
 
     def check(self) -> None:
-        """Look for the refusal of an earlier attempt with the same spec and code; forget any other.
+        """Fail as an earlier attempt of this run with the same spec and code did; delete any other refusal.
 
         Raises:
-            UserError: that refusal.
+            UserError: the error of that attempt.
         """
         if self._path is None:
             return
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = read_json(self._path)
-            if (told["run"], told["key"]) == (self._run, self._key):
-                raise UserError(told["line"])
+            refusal = read_json(self._path)
+            if (refusal["run"], refusal["key"]) == (self._run, self._key):
+                raise UserError(refusal["line"])
         self._path.unlink(missing_ok=True)
 
     def keep(self, error: UserError) -> None:
-        """Remember a refusal."""
+        """Write a refusal."""
         if self._path is not None:
-            with contextlib.suppress(OSError, UserError):  # a full disk: the next attempt says the same by itself
+            with contextlib.suppress(OSError, UserError):  # a full disk: the next attempt meets the error by itself
                 write_json(self._path, {"run": self._run, "key": self._key, "line": str(error)})
 
 
 def preempted() -> bool:
-    """Whether this process runs in a job that SLURM is about to take the nodes from, to requeue it."""
+    """Whether this process runs in a job that SLURM is preempting and will requeue."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
     try:
-        told = processes.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, timeout=20)
+        done = processes.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return bool(re.search(r"\bPreemptTime=\d", told.stdout)) and "Requeue=1" in told.stdout
+    return bool(re.search(r"\bPreemptTime=\d", done.stdout)) and "Requeue=1" in done.stdout
 
 
 class _Stopped(KeyboardInterrupt):
-    """SIGTERM; no `except Exception` on the way holds it up."""
+    """SIGTERM was received. It is no ``Exception``, so that no `except Exception` catches it."""
 
 
 def _stop(*_: object) -> None:
     raise _Stopped("stopped by SIGTERM; the same command goes on from what is kept")
 
 
-def _voice(log: Log, first: bool) -> Log:
-    """The log for an error. One that all processes meet is the first one's to tell, and ends the others meanwhile."""
+def _error_log(log: Log, first: bool) -> Log:
+    """The log for an error of one of several processes.
+
+    Where all processes meet the same error, only the first one reports it: the launcher ends the others while they wait
+    here.
+    """
     if first:
         return log
     time.sleep(5)
@@ -239,7 +243,7 @@ def _voice(log: Log, first: bool) -> Log:
 def _sole_writer(outputs: list[Path]) -> Iterator[None]:
     """Hold a lock on the outputs while they are made.
 
-    A driver that is killed leaves its jobs running; the next one would start the same job beside them.
+    The jobs of a killed driver go on running; without the lock, the next driver would start the same job again.
     """
     if not outputs:
         yield
@@ -257,10 +261,10 @@ def _sole_writer(outputs: list[Path]) -> Iterator[None]:
 
 
 def read_spec(text: str) -> object:
-    """What a spec says: JSON itself, a file that holds it, or ``-`` for standard input.
+    """The content of ``--spec``: JSON text, a file with JSON, or ``-`` for standard input.
 
     Raises:
-        UserError: no such file, or not JSON.
+        UserError: there is no such file, or it is not JSON.
     """
     if text == "-":
         text = sys.stdin.read()
@@ -276,12 +280,12 @@ def read_spec(text: str) -> object:
 
 
 def _full_disk(error: Exception, outputs: list[Path]) -> str | None:
-    """What to say about an error that a full disk caused; None for any other error."""
+    """The message for an error that a full disk caused; None for any other error."""
     folder = next((p for out in outputs for p in [out.parent, *out.parent.parents] if p.exists()), Path.cwd())
     free = shutil.disk_usage(folder).free // 2**20
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # polars and torch have errors of their own for it. Torch's say only that a file is short or a stream broken, and
-    # what it wrote in part may be gone by now.
+    # polars and torch have errors of their own for a full disk. Torch reports only a short file or a broken stream, and
+    # its partial file may be deleted by now, so some space may be free again.
     words = ["No space left on device", "os error 28"]
     words += ["unexpected pos", "PytorchStreamWriter failed", "iostream error"] if free < 1024 else []
     if full or any(word in str(error) for word in words) or (free == 0 and isinstance(error, OSError | RuntimeError)):
@@ -306,9 +310,9 @@ def _fields(spec_type: type[StageSpec]) -> str:
 
 
 def set_threads(threads: int) -> None:
-    """Fix the CPU threads of torch and of other numeric libraries; call before they are imported.
+    """Set the number of CPU threads of torch and other numeric libraries; call before they are imported.
 
-    The number comes from the config, not from what the scheduler happened to grant: it takes part in rounding.
+    The number comes from the config and not from the scheduler, because it affects rounding.
     """
     for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[key] = str(threads)

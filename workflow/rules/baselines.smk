@@ -1,5 +1,5 @@
-"""Baselines: what ranks without a text (langptune.baselines). A validation grid fans out into trials; the best point is
-fitted for every seed."""
+"""Baselines: methods that rank without texts (langptune.baselines). Each point of a validation grid is a trial; the best
+point is fitted for every seed."""
 
 
 localrules:
@@ -63,7 +63,7 @@ rule select_baseline:
 rule fit_baseline:
     input:
         **tables("items", "sessions"),
-        # Without a grid there is nothing to select, and fitting starts at once.
+        # Without a grid there is no selection, and fitting starts at once.
         best_in=lambda w: f"{TUNED}/best.json".format(**w) if PROJECT.methods[w.method].trials else [],
     output:
         ranks_out=f"{RUN}/ranks.parquet",

@@ -1,4 +1,4 @@
-"""The project of this run, wildcard constraints, and what rules are made of; all else is in src/langptune/workflow/."""
+"""The project of this run, wildcard constraints, and functions for rules; all else is in src/langptune/workflow/."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from snakemake.utils import update_config
 
 
 def checkout():
-    """The folder of this repository, by the place of this file: workflow.basedir is another repository's where this is
-    its module. Where Snakemake reads that module from a host of git repositories, there are no scripts on disk yet:
-    the clone that it keeps gives them.
+    """The folder of this repository, from the path of this file: workflow.basedir is that of the outer workflow where
+    this one is its module. Where Snakemake reads the module from a host of git repositories, no scripts are on disk:
+    they are checked out from the clone that Snakemake keeps.
     """
     here = workflow.current_basedir
     if not isinstance(here, HostingProviderFile):
@@ -51,16 +51,17 @@ except ImportError as error:
 except UserError as error:  # a file of a baseline is none: they are imported with the config
     raise WorkflowError(str(error)) from None
 
-# Command line and config files are those of the outer workflow where this is its module, which is given its config whole.
+# As a module, this workflow ignores the command line and config files, which are the outer workflow's. The outer
+# workflow passes the whole config.
 MAIN = workflow.modifier.is_main_snakefile()
 CONFIG_FILES = workflow.configfiles if MAIN else []
 DEPLOYED = workflow.deployment_settings.deployment_method
-# --jobs, which a profile for a cluster sets; or a job inside an allocation.
+# A profile for a cluster sets --jobs; remote_exec is true for a job inside an allocation.
 ON_CLUSTER = workflow.resource_settings.nodes is not None or workflow.remote_exec
 
 try:
     for path in CONFIG_FILES:
-        read_yaml(Path(path))  # finds keys that stand twice, which Snakemake's own reader passes over
+        read_yaml(Path(path))  # refuses duplicate keys, which Snakemake's own reader accepts
     for key, value in workflow.config_settings.config.items() if MAIN else ():
         update_config(config, {key: retype(value)})
     if not MAIN and not config:
@@ -69,7 +70,7 @@ try:
         )
     PROJECT = load.load(config, ROOT, ", ".join(map(str, CONFIG_FILES)) or "config")
     CLUSTER = load.cluster(ROOT)
-    # A local run shares out the GPUs of this machine, one to a job (langptune.gpus); on a cluster SLURM does.
+    # A local run assigns the GPUs of this machine to jobs, one each (langptune.gpus). On a cluster SLURM assigns them.
     LOCAL_GPUS = [] if ON_CLUSTER else visible()
     FIGURES = targets.drawn(PROJECT)
     ENVIRONMENT, IMAGE = driver.environments(ROOT, bool(DEPLOYED), DeploymentMethod.APPTAINER in DEPLOYED)
@@ -85,9 +86,9 @@ Job.restart_times = driver.restart_times(workflow.remote_exec, logger.info)
 
 CONFIG, RESULTS = PROJECT.config, PROJECT.results
 job, stage = BINDING.job, BINDING.stage
-# A job's own retries happen inside its allocation: there the driver retries, with more memory and time.
+# A retry by the Snakemake in a job's allocation would have no more memory or time; the driver retries with more.
 RETRIES = 0 if workflow.remote_exec else CONFIG.training.retries
-# Folders of rules' outputs, and how their logs are called.
+# Folders of rules' outputs, and patterns of the names of their logs.
 PHASE = PROJECT.paths.phase
 RUN = f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}"
 PROFILED = f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}"
@@ -97,7 +98,7 @@ BY_PROFILED = "{dataset}-{method}-{encoder}+{decoder}-seed{seed}"
 
 
 def either(names):
-    """A regular expression of exactly these names; of nothing where there are none."""
+    """A regular expression that matches exactly these names; without names it matches nothing."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
@@ -107,16 +108,17 @@ def tables(*names):
 
 
 def cheap(w):
-    """The group of a job that takes seconds and waits for the data alone: on a cluster several share an allocation
-    (`group-components` of slurm/profile.yaml). None for others: were one of a group to fail, the outputs of all would go.
+    """The group of a job that takes seconds and depends only on the data: on a cluster several share an allocation
+    (`group-components` of slurm/profile.yaml). None for other jobs: if one job of a group fails, the outputs of all are
+    deleted.
     """
     return "cheap" if ON_CLUSTER and PROJECT.methods[w.method].cheap else None
 
 
-def asked(files):
-    """The files of a target, asked for only where somebody wants them, for not every config has them."""
+def files_of(target):
+    """The files of a target that not every config has; an input function calls this only if the target is requested."""
     try:
-        return files(PROJECT)
+        return target(PROJECT)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

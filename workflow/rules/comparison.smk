@@ -174,7 +174,8 @@ rule study:
 
 rule compare_partial:
     input:
-        # No runs: it takes what there is, now, and its outputs of its own never pass for the whole.
+        # Runs are no inputs: it uses those that are finished now. Its outputs have their own folder, so that they are
+        # not taken for the whole comparison.
         **tables("sessions"),
     output:
         **{field: f"{RESULTS}/{{dataset}}/partial/{file}" for field, file in targets.TABLES.items()},

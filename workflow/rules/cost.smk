@@ -1,4 +1,4 @@
-"""Cost: what all jobs of a dataset took, from their benchmark files, beside what a plan would have said before."""
+"""Cost: time and memory of all jobs of a dataset, from their benchmark files, beside a plan's prediction."""
 
 
 localrules:
@@ -8,7 +8,7 @@ localrules:
 COST = stage("cost", by="{dataset}")
 
 
-# A fact about the machine that the run was made on: nothing depends on it, and it is never compared.
+# The cost describes the machine of the run: no rule depends on it, and it is not compared between machines.
 rule cost:
     input:
         results=lambda w: targets.results(PROJECT, w.dataset),
@@ -29,7 +29,7 @@ rule cost:
         **COST.resources,
     params:
         **COST.params,
-        # Found by the script itself: the place of the checkout does not invalidate it.
+        # The script finds this file by itself. The params have its hash, so that a moved checkout invalidates nothing.
         rates=file_hash(ROOT / "config" / "rates.yaml")[:16],
         amounts=lambda w: digest(ROOT / "scripts", "amount"),
     shell:

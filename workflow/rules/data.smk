@@ -1,4 +1,4 @@
-"""Data: raw files to items and sessions under a named protocol, and the sample that methods are compared on."""
+"""Data: raw files to items and sessions under a named protocol, and the samples for comparison and training."""
 
 
 localrules:
@@ -107,7 +107,7 @@ rule draw_sample:
         'python "$LANGPTUNE/scripts/draw_sample.py" --spec {params.spec:q} --log {log:q}'
 
 
-# A file of its own, so that more train sessions rank no test session again.
+# A separate file, so that a larger training sample does not rerun the ranks of test sessions.
 rule draw_training_sample:
     input:
         **tables("sessions"),

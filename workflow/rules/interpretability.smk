@@ -1,4 +1,4 @@
-"""Interpretability: what profiles are like, run by run, and one table, figures and examples per dataset."""
+"""Interpretability: measures of the profiles of each run, and one table, figures and examples per dataset."""
 
 
 localrules:

@@ -1,4 +1,4 @@
-"""Models: one folder each, materialised once from a package, the hub or a folder."""
+"""Models: one folder per model, materialised once from a package, the hub or a folder."""
 
 
 localrules:

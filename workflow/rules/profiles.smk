@@ -1,4 +1,4 @@
-"""Profiles: written by the encoder of a phase in shards, each resumable batch by batch, then gathered."""
+"""Profiles: the encoder of a phase writes them in shards, which resume batch by batch and are then gathered."""
 
 
 localrules:
@@ -25,7 +25,7 @@ rule write_profiles:
     wildcard_constraints:
         shard=r"\d+",
         shards=r"\d+",
-    # What training waits for comes first; see training.smk.
+    # Jobs that training waits for go first; see training.smk.
     priority: 20
     conda:
         ENVIRONMENT

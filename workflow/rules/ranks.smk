@@ -1,4 +1,4 @@
-"""Ranks: texts (profiles, histories, and what controls change of them) through the decoder."""
+"""Ranks: the decoder ranks items by texts (profiles, histories, and the changed texts of controls)."""
 
 EMBED_ITEMS = stage("embed_items", by="{dataset}-{decoder}")
 CHOOSE_POPULARITY = stage("choose_popularity", by=BY_PHASE)
@@ -26,8 +26,8 @@ rule embed_items:
         'python "$LANGPTUNE/scripts/embed_items.py" --spec {params.spec:q} --log {log:q}'
 
 
-# Right after the phase that trained a decoder (or none did), by the validation texts that its training selected by: whatever
-# ranks or rewards by that decoder takes the same weight.
+# Chosen once per phase, on the validation texts on which the decoder's training selected its best state. All ranks and
+# rewards by that decoder use the same weight.
 rule choose_popularity:
     input:
         **tables("items", "sessions", "training"),

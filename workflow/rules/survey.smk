@@ -17,7 +17,7 @@ rule make_survey:
         trained_in=lambda w: job(w).profiles,
     output:
         questionnaire_out=f"{SURVEY}/questionnaire.html",
-        # It holds the survey's secret salt, which the script reads again: Snakemake must not delete it before.
+        # It has the survey's secret salt, which the script reads again: Snakemake must not delete it before the job.
         codebook_out=update(f"{SURVEY}/codebook.json"),
         codebook_md_out=f"{SURVEY}/codebook.md",
     log:

@@ -1,7 +1,7 @@
 """Training: one rule per kind of phase. A phase starts from the one before it in its method's chain of recipes.
 
 A job that is killed or asked to stop (SIGTERM, exit 75) leaves checkpoints in the phase's folder, outside its declared
-outputs, and its retry goes on from the newest one.
+outputs. Its retry resumes from the newest one.
 """
 
 TRAIN_DECODER = stage("train_decoder", by=BY_PHASE)
@@ -9,8 +9,8 @@ EMBED_PHASE_ITEMS = stage("embed_phase_items", by=BY_PHASE, script="embed_items"
 TRAIN_ENCODER = stage("train_encoder", by=BY_PHASE)
 
 
-# Priorities: CL, then RLSO, is the longest chain of a run, so whatever stands in it goes before anything else that is
-# ready, and the short jobs that it waits for go first of all.
+# Priorities: CL, then RLSO, is the longest chain of a run. So its jobs go before all others that are ready, and the short
+# jobs that it waits for go first.
 rule train_decoder:
     input:
         **tables("items", "sessions", "training"),

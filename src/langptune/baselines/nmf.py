@@ -1,8 +1,8 @@
 """NMF (scikit-learn): the train interactions as a product of two non-negative matrices, users x factors x items.
 
-Factors are fitted on the train sessions alone. A session is then folded in: its user's factors are those that best
-explain what the session shows, the factors of items as they are. So a user need not be known from training, and no
-target of a validation or test session is ever in a matrix; the validation targets choose the number of factors.
+Factors are fitted on the train sessions only. A session is then folded in: with the item factors fixed, its user's
+factors are fitted to the items that the session shows. So a user need not be known from training. No matrix has a
+target of a validation or test session; validation targets are used only to choose the number of factors.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Keys(baseline.Keys):
 
 
 class Model(baseline.Baseline):
-    """Item factors, and what folds a session in."""
+    """Item factors, with a method that folds sessions in."""
 
     def fit(self, lesson: baseline.Lesson, epochs: int | None = None) -> baseline.Fit:
-        """Factors of the train matrix; the start (NNDSVD, by a randomised decomposition) draws from the seed.
+        """Fit the factors of the train matrix. The initial values (NNDSVD by a randomised SVD) depend on the seed.
 
         Raises:
-            UserError: more factors than the matrix has users or items; no train sessions.
+            UserError: there are more factors than users or items, or no train sessions.
         """
         from sklearn.decomposition import NMF
 
@@ -69,7 +69,7 @@ class Model(baseline.Baseline):
 
 
 def train_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
-    """1 where a user of the train sessions has interacted with an item: float64 ``[users, n_items]``."""
+    """Float64 ``[users, n_items]``: 1 where a user of the train sessions has interacted with an item."""
     import numpy as np
     from scipy.sparse import csr_matrix
 
@@ -84,7 +84,7 @@ def train_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
 
 
 def session_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
-    """1 where a session shows an item (``seen``, which holds the history): float64 ``[S, n_items]``."""
+    """Float64 ``[S, n_items]``: 1 where a session shows an item (``seen``, which includes the history)."""
     import numpy as np
     import polars as pl
     from scipy.sparse import csr_matrix

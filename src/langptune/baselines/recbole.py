@@ -1,7 +1,7 @@
 """Any ID-based or sequential RecBole model, trained on our train sessions and evaluated with our rank function.
 
-Epochs are chosen by NDCG@10 of ``full_ranks`` on our validation sessions, masked by ``seen``, and never by RecBole's
-evaluator (which leaves a sequential model's history unmasked). For RecBole's use of our data, see
+The best epoch is chosen by NDCG@10 of ``full_ranks`` on our validation sessions, masked by ``seen``. RecBole's
+evaluator is not used, because it does not mask the history of a sequential model. For RecBole's use of our data, see
 ``langptune.baselines.engine.recbole_job``.
 """
 
@@ -85,11 +85,11 @@ class Keys(baseline.Keys):
 
 
 class Model(baseline.Baseline):
-    """A RecBole model at its best validated epoch; a closed-form model is validated once."""
+    """A RecBole model, at the epoch with the best validation; a closed-form model is validated once."""
 
     @property
     def refits(self) -> bool:
-        """Whether it knows users by number, and its entry asks for a refit."""
+        """Whether it is ID-based and its entry sets ``refit``."""
         from langptune.baselines.engine.recbole_catalogue import models
 
         return self.keys.refit and models()[self.keys.model] == "general_recommender"
@@ -97,13 +97,13 @@ class Model(baseline.Baseline):
     def fit(self, lesson: baseline.Lesson, epochs: int | None = None) -> baseline.Fit:
         """Train on the train sessions and keep the epoch with the best validation NDCG@10.
 
-        With ``refit``, an ID-based model is also given what the validation sessions show (never a target), as it will
-        be given what the test sessions show; in leave-one-out that adds nothing, under user-disjoint protocols it is
-        all that the model knows of a validation user.
+        With ``refit``, an ID-based model also trains on the items that the validation sessions show (never a target),
+        as it later trains on those of the test sessions. Under leave-one-out this adds nothing. Under user-disjoint
+        protocols these are the model's only interactions of a validation user.
 
         Raises:
-            UserError: see ``recbole_catalogue.check``; no train or validation sessions; a loss or score that is not a
-                number.
+            UserError: see ``recbole_catalogue.check``; there are no train or validation sessions; a loss or score is
+                not a number.
         """
         import torch
 
@@ -121,7 +121,7 @@ class Model(baseline.Baseline):
         return self._closed_form(lesson) if self.job.closed_form else self._by_epochs(lesson)
 
     def scores(self, sessions: pl.DataFrame) -> np.ndarray:
-        """Float32 ``[S, n_items]``; equal scores for a user of whom an ID-based model has seen nothing."""
+        """Float32 ``[S, n_items]``; an ID-based model gives equal scores for a user without training interactions."""
         return self.job.scores(sessions)
 
     def _again(self, lesson: baseline.Lesson, epochs: int) -> None:

@@ -31,7 +31,7 @@ class Keys(baseline.Keys):
 
     @property
     def deterministic(self) -> bool:
-        """Only random scores need a seed."""
+        """Whether the scores do not depend on the seed: all but random ones."""
         return self.scorer != "random"
 
 
@@ -44,7 +44,7 @@ class Model(baseline.Baseline):
             self.asks = (*self.asks, "target")
 
     def fit(self, lesson: baseline.Lesson, epochs: int | None = None) -> baseline.Fit:
-        """Count, for popularity."""
+        """Count the interactions of each item, for popularity; nothing for other scorers."""
         from langptune.data.interactions import popularity
 
         self.n_items, self.seed = lesson.n_items, lesson.seed
@@ -53,7 +53,7 @@ class Model(baseline.Baseline):
         return baseline.Fit()
 
     def scores(self, sessions: pl.DataFrame) -> np.ndarray:
-        """Counts; a random number per item, from each session's own stream; or 1 for the target and 0 for all else."""
+        """Float64 ``[S, n_items]``: the counts; random numbers from each session's own stream; or 1 for the target."""
         import numpy as np
 
         from langptune.randomness import numbered

@@ -1,8 +1,8 @@
-"""Ranking metrics with one relevant item per session: functions of the rank alone. Each file is a metric, by its name.
+"""Ranking metrics with one relevant item per session: functions of the rank. The name of each file is a metric.
 
-A file has a function ``values(ranks, k)`` and three literal constants: ``TITLE``, how tables write it; ``CUTOFF``,
-whether a cut-off ``@K`` is "needed", "optional" or None; ``BETTER``, 1 where a higher value is better, -1 where a lower
-one is. It imports numpy alone. ``log_rank.py`` is ``log-rank``.
+A file has a function ``values(ranks, k)`` and three literal constants: ``TITLE``, its name in tables; ``CUTOFF``,
+"needed" or "optional" for a cut-off ``@K``, None without one; ``BETTER``, 1 where a higher value is better, -1 where a
+lower one is. It imports only numpy. The file ``log_rank.py`` is the metric ``log-rank``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from langptune.errors import UserError
 
-# Trainings and selections read these, so that they count as their code; a metric in another file counts as that of the
-# evaluation alone, which imports it by name.
+# Training and selection use these metrics, so that the hash of their code includes them. The evaluation imports other
+# metrics by name, so that only its hash includes them.
 from langptune.metrics import log_rank, mrr, ndcg, recall  # noqa: F401
 from langptune.registry import Registry
 
@@ -44,10 +44,10 @@ def parse(name: str) -> tuple[str, int | None]:
     """``"ndcg@10"`` to ``("ndcg", 10)``; ``"mrr"`` to ``("mrr", None)``, ``"ndcg"`` to ``("ndcg", None)``.
 
     Raises:
-        UserError: an unknown metric, or one that needs a cut-off and has none, or takes none and has one.
+        UserError: an unknown metric, a metric without the cut-off that it needs, or with one that it does not have.
     """
     match = _NAME.match(name)
-    # A metric that needs a cut-off is not written without one, and one that takes none not with one.
+    # The value of CUTOFF that is wrong here: "needed" without a cut-off, None with one.
     wrong = None if match and match[2] else "needed"
     if not match or match[1] not in _kinds() or wrong == _metric(match[1]).CUTOFF:
         cutoffs = {kind: _metric(kind).CUTOFF for kind in _kinds()}
@@ -58,7 +58,7 @@ def parse(name: str) -> tuple[str, int | None]:
 
 
 def module(name: str) -> str:
-    """The dotted name of the module that measures a metric.
+    """The dotted name of the module of a metric.
 
     Raises:
         UserError: see ``parse``.
@@ -72,7 +72,7 @@ def direction(name: str) -> int:
 
 
 def title(name: str) -> str:
-    """How tables and figures write a metric: ``NDCG@10``, ``Log rank (lower is better)``."""
+    """The name of a metric in tables and figures: ``NDCG@10``, ``Log rank (lower is better)``."""
     kind, k = parse(name)
     return _metric(kind).TITLE + (f"@{k}" if k else "") + (" (lower is better)" if direction(name) < 0 else "")
 
@@ -81,7 +81,7 @@ def from_ranks(name: str, ranks: np.ndarray) -> np.ndarray:
     """Per-session values of a metric.
 
     Args:
-        name: ``recall@K``, ``ndcg@K``, ``mrr@K``, ``ndcg``, ``mrr``, ``log-rank``, or that of another file.
+        name: ``recall@K``, ``ndcg@K``, ``mrr@K``, ``ndcg``, ``mrr``, ``log-rank``, or the metric of another file.
         ranks: int ``[S]``, 1-based.
 
     Returns:

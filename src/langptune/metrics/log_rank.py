@@ -1,6 +1,6 @@
 """Natural logarithm of the rank, from 0 for the first place.
 
-It tells apart ranks in the tail that the other metrics hardly see.
+It distinguishes ranks in the tail, which hardly change the other metrics.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a config to the jobs of the workflow, without Snakemake. The rules in ``workflow/rules/`` use it.
 
-``load`` reads a config into a ``Project``, which knows every run, phase and file. A ``Job`` is what the wildcards of a
-rule stand for. ``stages`` reads what a script in ``scripts/`` declares: ``spec`` and ``needs``. ``bind`` makes the
-parts of a rule from them, ``resources`` what is asked of a scheduler. ``targets`` lists final files.
+``load`` reads a config into a ``Project``, which has every run, phase and file. A ``Job`` is one job of a rule, given
+by its wildcards. ``stages`` reads the declarations of a script in ``scripts/``: ``spec`` and ``needs``. ``bind`` makes
+the parts of a rule from them, and ``resources`` its resources. ``targets`` lists final files.
 """

@@ -1,7 +1,7 @@
-"""How much work a job has, counted in one unit per script; ``amount`` of each script says it.
+"""The amount of work of a job, in one unit per script; each script's ``amount`` returns it.
 
-Work is counted at the limits of the config: every profile as long as it may be, every training to its last batch. So a
-plan tends to say too much, not too little. What cannot be known before other jobs have run is None.
+Work is counted at the limits of the config: every profile has its maximum length, every training runs to its last
+batch. So a plan tends to overestimate. An amount that is unknown before other jobs have run is None.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from langptune.config.identity import identity
 BYTES_PER_TOKEN = 5
 FLOAT32 = 4
 SMALL = 1e6
-"""Bytes that a job's outputs are counted at where they are tables, figures or ranks."""
+"""Bytes that are assumed for a job's outputs where they are tables, figures or ranks."""
 
 
 @dataclass(frozen=True)
 class Work:
     """The work of one job.
 
-    amount: in units; None where it cannot be known before other jobs have run.
-    model: what speed depends on, beside script and device; empty where nothing does.
-    weights: of that model; 0 without one.
-    disk: bytes that its outputs take, where that follows from the spec.
+    amount: in units; None where it is unknown before other jobs have run.
+    model: the model on which its speed depends; empty where there is none.
+    weights: number of weights of that model; 0 without one.
+    disk: bytes of its outputs, where they follow from the spec.
     accelerated: whether it runs on a GPU where there is one.
     """
 
@@ -54,15 +54,15 @@ def texts(decoder: Mapping[str, Any], count: float | None, disk: float | None = 
 
 
 def validations(recipe: Mapping[str, Any]) -> int:
-    """How often a phase is validated, at its start and end too."""
+    """The number of validations of a phase, those at its start and end included."""
     return 1 + math.ceil(recipe["batches"] / recipe["validate_every"])
 
 
 def product(*factors: float | None) -> float | None:
-    """The product of numbers, unknown where one of them is."""
+    """The product of numbers; None where one of them is None."""
     return None if None in factors else math.prod(factors)
 
 
 def total(*parts: float | None) -> float | None:
-    """The sum of numbers, unknown where one of them is."""
+    """The sum of numbers; None where one of them is None."""
     return None if None in parts else sum(parts)

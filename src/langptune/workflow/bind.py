@@ -1,4 +1,4 @@
-"""Parts of a rule, made of what its script declares."""
+"""The parts of a rule, made from the declarations of its script."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Binding:
     """The rules of one project, as Snakemake runs it here.
 
     Args:
-        shapes: launch file -> how many machines and processes it starts.
+        shapes: launch file -> the numbers of machines and processes that it starts.
         cluster: the site; None for a local run.
-        local_gpus: of a local run: whether this machine shares out its GPUs.
+        local_gpus: for a local run: whether GPUs of this machine are assigned to jobs.
     """
 
     def __init__(self, project: Project, shapes: Mapping[str, Shape], cluster: Cluster | None, local_gpus: bool):
@@ -31,7 +31,7 @@ class Binding:
         self._jobs: dict[tuple[str, ...], Job] = {}
 
     def job(self, wildcards: Any) -> Job:
-        """The job that the wildcards of a rule stand for; one object for all uses of them."""
+        """The job with these wildcards; the same object for equal wildcards."""
         key = (*wildcards.keys(), *wildcards)
         if key not in self._jobs:
             self._jobs[key] = Job(self.project, dict(wildcards.items()))
@@ -41,9 +41,9 @@ class Binding:
         """The parts of a rule.
 
         Args:
-            by: pattern of its wildcards, for the names of log and benchmark file.
-            script: the name of its script; null: that of the rule.
-            variant: arguments of the script's ``spec``, where several rules share it.
+            by: pattern of its wildcards, for the names of its log and benchmark files.
+            script: the name of its script; None: the name of the rule.
+            variant: arguments of the script's ``spec``, where several rules share the script.
         """
         return Stage(self, rule, by, self.project.root / "scripts" / f"{script or rule}.py", variant)
 
@@ -64,14 +64,14 @@ class Stage:
         return stages.stage(self._script)
 
     def needs(self, wildcards: Any) -> Needs:
-        """What the job of these wildcards needs."""
+        """The needs of the job with these wildcards."""
         job = self._binding.job(wildcards)
         if job not in self._needed:
             self._needed[job] = self._declared.needs(job.project, job)
         return self._needed[job]
 
     def threads(self, wildcards: Any) -> int:
-        """CPU threads of the job of these wildcards."""
+        """CPU threads of the job with these wildcards."""
         return self.needs(wildcards).threads
 
     @property
@@ -82,14 +82,15 @@ class Stage:
 
     @property
     def params(self) -> dict[str, Callable[..., Any]]:
-        """``spec``, the job's spec; ``settings`` and ``code``, which Snakemake compares with those of the last run.
+        """``spec``: the job's spec. ``settings``, ``code``: digests that Snakemake compares with those of the last run.
 
-        Snakemake does not compare a param that comes from input or output: a changed setting would rerun nothing.
+        Snakemake does not compare ``spec``, because its function takes input and output. So a changed setting reruns a
+        job only through ``settings``.
         """
         return {"spec": self._spec, "settings": self._settings, "code": self._code}
 
     def launcher(self, wildcards: Any) -> str:
-        """How the job's command begins."""
+        """The start of the job's command."""
         return launcher(self.needs(wildcards).launch)
 
     def _settings_of(self, wildcards: Any) -> dict[str, Any]:
@@ -117,9 +118,9 @@ class Stage:
 
 
 def files_of(named: Any, end: str) -> dict[str, Any]:
-    """The files of a rule whose names end in ``_in`` or ``_out``: a path, a list of paths, or None for no file."""
-    found = {name: value for name, value in named.items() if name.endswith(end)}
-    return {name: value if isinstance(value, str) else _listed(value) for name, value in found.items()}
+    """The inputs or outputs of a rule whose names end in ``end``: a path, a list of paths, or None for no file."""
+    files = {name: value for name, value in named.items() if name.endswith(end)}
+    return {name: value if isinstance(value, str) else _listed(value) for name, value in files.items()}
 
 
 def _listed(value: Iterable[Any]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What tables, figures and pages of a comparison read: entries of its runs, and curves."""
+"""The inputs of tables, figures and pages of a comparison: entries of its runs, and curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXTS = {"profiles": "profiles", "history": "histories", "mixed": "histories and
 
 
 def run_entry(project: Project, run: Run) -> dict[str, Any]:
-    """What the comparison must know of a run."""
+    """The entry of a run in the specs of the comparison."""
     method = project.methods[run.method]
     return {
         "method": run.method,
@@ -29,7 +29,7 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
 
 
 def _weight(project: Project, run: Run) -> dict[str, Any]:
-    """What a table says of the weight of popularity in a run's scores; nothing where it ranks by no text."""
+    """The weight of popularity in a run's scores, or its file; empty where the method does not rank by texts."""
     if not project.ranks_texts(run.method):
         return {}
     weight = project.paths.run_weight(run)
@@ -37,13 +37,13 @@ def _weight(project: Project, run: Run) -> dict[str, Any]:
 
 
 def trained_recipes(project: Project, dataset: str) -> list[Recipe]:
-    """The recipes that methods of a comparison train by, as they use them."""
+    """The recipes of the trained methods of a comparison, with the methods' changes."""
     runs = [run for run in project.runs(dataset) if project.has_phases(run.method)]
     return [recipe for run in runs for _, recipe in project.paths.run_phase(run).chain]
 
 
 def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
-    """The curve of every trained phase of the comparison: its key, the same for all seeds, and the figure's title."""
+    """Path of the curve of every trained phase of the comparison -> its key (equal for all seeds) and its title."""
     config = project.config
     out = {}
     for run in project.runs(dataset):
@@ -63,14 +63,14 @@ def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
             out[path] = {"key": f"{models}/{phase.id}", "title": title}
     phases = {named["key"]: named["title"] for named in out.values()}
     for named in out.values():
-        # Phases of the same recipes may differ in what their profiles are (length, history).
+        # Phases of the same recipes may differ in their profiles (length, history).
         if list(phases.values()).count(named["title"]) > 1:
             named["title"] += f", {named['key'].rpartition('/')[2]}"
     return out
 
 
 def baseline_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
-    """The learning curves of the baselines that have one: their key, the same for all seeds, and the figure's title."""
+    """Path of the learning curve of every baseline that has one -> its key (equal for all seeds) and its title."""
     return {
         f"{project.results}/{run.folder}/curve.jsonl": {"key": run.method, "title": project.methods[run.method].title}
         for run in project.runs(dataset)
@@ -79,7 +79,7 @@ def baseline_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]
 
 
 def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
-    """The curves of the phases that trained a run's encoder, and how many profiles a batch of each wrote."""
+    """The curves of the phases that trained a run's encoder, with the number of profiles per batch."""
     if not project.has_profiles(run.method):
         return []
     return [
@@ -93,9 +93,9 @@ def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
 
 
 def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dict[str, Any]:
-    """The files that a figure of the comparison reads, by what its entry calls them, with ``_in`` behind it.
+    """The input files of a figure of the comparison, by the names in its entry's ``reads``, with the suffix ``_in``.
 
-    Files that entries of its spec name have no ``_in``: their jobs are waited for.
+    Files that entries of its spec name have no ``_in``. They are inputs only so that their jobs run first.
     """
     folder = f"{project.results}/{dataset}/comparison"
     files = {
@@ -112,7 +112,7 @@ def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dic
 
 
 def profile_columns(project: Project, dataset: str) -> list[dict[str, str]]:
-    """Of every profile method's first seed: title, profiles and ranks, to be laid side by side."""
+    """Title, profiles and ranks of every profile method's first seed."""
     config, out = project.config, []
     for run in project.runs(dataset):
         method = project.methods[run.method]
@@ -129,7 +129,7 @@ def profile_columns(project: Project, dataset: str) -> list[dict[str, str]]:
 
 
 def example_columns(project: Project, dataset: str) -> list[dict[str, str]]:
-    """Of every method on the page of examples: title, ranks and measures."""
+    """Title, ranks and measures of every method on the page of examples."""
     return [
         {
             "title": project.methods[run.method].title,

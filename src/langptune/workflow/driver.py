@@ -1,4 +1,4 @@
-"""What Snakemake runs jobs with: the start of each shell line, environments, and which jobs it tries again."""
+"""How Snakemake runs jobs: the start of each shell line, environments, and retries."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from langptune.processes import places
 from langptune.stage import refused
 
 IMAGE = "LANGPTUNE_IMAGE"
-"""Variable with the container image, where it is not that of the checkout."""
+"""Environment variable with the container image, where it is not that of the checkout."""
 
 
 def prepare_environment() -> None:
     """Set the variables that all jobs of this run inherit.
 
-    Jobs, and Snakemake where it starts itself for them (on a cluster for all), find nothing in the working directory.
-    All know the run by one name, wherever they run: what the user must correct is tried once a run (stage.py).
+    ``places`` keeps jobs, and a Snakemake that runs in a job's allocation, from importing modules of the working
+    directory. ``LANGPTUNE_RUN`` identifies the run on all machines: a job that the user must correct is tried only once
+    per run (stage.py).
     """
     os.environ.update(places())
     os.environ.setdefault("LANGPTUNE_RUN", uuid.uuid4().hex)
@@ -31,11 +32,11 @@ def prepare_environment() -> None:
 def shell_prefix(root: Path, deployed: bool) -> str:
     """The start of each job's shell line, as Snakemake formats it.
 
-    Jobs find scripts and interpreter by environment, not by params: the place of the checkout does not invalidate
-    results. The library is that of this checkout, whichever one the environment was made for.
+    Jobs get the paths of scripts and interpreter from the environment and not from params, so that a moved checkout
+    does not invalidate results. The library is that of this checkout, even if the environment was made for another one.
 
     Args:
-        deployed: jobs run in containers or conda environments, which bring their own interpreter.
+        deployed: jobs run in containers or conda environments, which have their own interpreter.
     """
     parts = {
         "LANGPTUNE": shlex.quote(str(root)),
@@ -45,16 +46,16 @@ def shell_prefix(root: Path, deployed: bool) -> str:
     line = f"export {' '.join(f'{key}={value}' for key, value in parts.items())}; "
     if not deployed:  # the interpreter that runs Snakemake has the locked environment
         line += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-    # Jobs may run where there is no network: only the prefetch rules may ask the hub, and only if the user lets them.
+    # Jobs may run without network: only the prefetch rules may use the hub, and only if the user allows it.
     line += 'export LANGPTUNE_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" HF_HUB_OFFLINE=1; '
-    # Snakemake formats the prefix: braces in a path are doubled, so that they come out as they are.
+    # Snakemake formats the prefix, so braces in a path must be doubled.
     return line.replace("{", "{{").replace("}", "}}")
 
 
 def environments(root: Path, deployed: bool, in_containers: bool) -> tuple[str | None, str | None]:
-    """The conda environment and the container image of jobs; without ``--sdm`` they are not looked at.
+    """The conda environment and the container image of jobs; Snakemake ignores them without ``--sdm``.
 
-    None stands for a path with braces, which Snakemake would take for wildcards.
+    None instead of a path with braces, which Snakemake would take for wildcards.
 
     Raises:
         UserError: such a path with ``--sdm``, or containers without their image.
@@ -72,14 +73,14 @@ def environments(root: Path, deployed: bool, in_containers: bool) -> tuple[str |
 
 
 def restart_times(remote: bool, inform: Callable[[str], None]) -> property:
-    """``Job.restart_times`` of Snakemake: how often a job that failed is started again.
+    """``Job.restart_times`` of Snakemake: the number of times that a failed job is started again.
 
-    It is not at all where the user must correct something first. Snakemake asks this where a job has failed, and knows
-    no exit status.
+    It is 0 where the user must correct something first. Snakemake reads this property after a job has failed, and
+    does not use the exit status.
 
     Args:
-        remote: in a job's own allocation, which has no more memory or time than the attempt that failed: there the
-            driver retries, with more of both.
+        remote: whether this Snakemake runs in a job's own allocation. There it does not retry: the driver does, with
+            more memory and time.
         inform: takes a line for the user.
     """
 

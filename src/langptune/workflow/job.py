@@ -1,4 +1,4 @@
-"""A job: what the wildcards of a rule stand for."""
+"""A job of a rule, given by its wildcards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from langptune.workflow.project import Project
 
 
 class Job:
-    """One job of a rule. What its wildcards do not name is a ``KeyError``.
+    """One job of a rule. A property that needs a wildcard which the rule does not have raises ``KeyError``.
 
     Files are paths; None where the job has no such file.
     """
 
     def __init__(self, project: Project, wildcards: Mapping[str, str], phase: Phase | None = None):
-        """``phase``: of a job that stands for another phase than its wildcards say (``before``)."""
+        """``phase``: the job's phase, where it is not that of its wildcards (``before``)."""
         self.project, self.wildcards, self._phase = project, wildcards, phase
 
     # Entries
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def source(self) -> Any:
-        """The entry of the method whose texts this job's method is ranked by."""
+        """The entry of the method whose texts this job's method uses for ranking."""
         return self.project.source(self.method)
 
     @property
@@ -47,10 +47,10 @@ class Job:
     @cached_property
     def models(self) -> str:
         """The ``{models}`` segment of its paths."""
-        given = self.wildcards
-        if "models" in given:
-            return given["models"]
-        return f"{given['encoder']}+{given['decoder']}" if "encoder" in given else given["decoder"]
+        wildcards = self.wildcards
+        if "models" in wildcards:
+            return wildcards["models"]
+        return f"{wildcards['encoder']}+{wildcards['decoder']}" if "encoder" in wildcards else wildcards["decoder"]
 
     @property
     def encoder(self) -> str:
@@ -69,7 +69,7 @@ class Job:
 
     @cached_property
     def phase(self) -> Phase:
-        """The phase that it makes, or that its run is evaluated after."""
+        """The phase that it trains or writes profiles of, or the last phase of its run."""
         if self._phase is not None:
             return self._phase
         if "phase" in self.wildcards:
@@ -83,12 +83,12 @@ class Job:
 
     @property
     def draw(self) -> Draw:
-        """Which profiles it writes."""
+        """The draw of the profiles that it writes."""
         return self.project.draws[self.wildcards["draw"]]
 
     @property
     def weight(self) -> float | str:
-        """The weight of popularity in its scores: a number, or the file of the one that is chosen."""
+        """The weight of popularity in its scores: a number, or the file with the chosen weight."""
         if "phase" in self.wildcards:
             return self.project.paths.reward_weight(*self._place, self.phase)
         return self.project.paths.run_weight(self.run)
@@ -100,15 +100,15 @@ class Job:
     # Parts of specs
 
     def used_encoder(self) -> Any:
-        """What using its encoder depends on."""
+        """The registry entry of its encoder, without keys that do not affect results."""
         return self.project.used(self.encoder)
 
     def used_decoder(self) -> Any:
-        """What using its decoder depends on."""
+        """The registry entry of its decoder, without keys that do not affect results."""
         return self.project.used(self.decoder)
 
     def prompt(self) -> dict[str, Any]:
-        """Name and entry of the prompt that its profiles are written with."""
+        """Name and entry of the prompt of its profiles."""
         if "phase" in self.wildcards:
             name = self.phase.prompt
         else:
@@ -116,11 +116,11 @@ class Job:
         return {"prompt": name, "prompt_entry": self.project.prompts[name]}
 
     def number_of_weight(self) -> dict[str, float]:
-        """The weight of popularity where it is a number; where it is chosen, ``popularity_in`` names its file."""
+        """The weight of popularity where it is a number; empty where ``popularity_in`` has the file of a chosen one."""
         return {} if isinstance(self.weight, str) else {"weight": self.weight}
 
     def card(self, model: str) -> dict[str, str]:
-        """What a model card says of data and base model; ``model``: the latter's name."""
+        """The fields of a model card on data and base model; ``model``: the name of the base model."""
         entry, base = self.project.datasets[self.dataset], self.project.models[model]
         return {
             "base": base.source.hub or base.source.package or base.source.folder,
@@ -130,7 +130,7 @@ class Job:
         }
 
     def subjects(self) -> dict[str, Any]:
-        """What all measures of profiles share: which sessions they look at, and what they take for tastes."""
+        """The settings that all measures of profiles share: the sessions that are measured, and the field of tastes."""
         measures = self.project.config.interpretability
         return {
             "history_items": self.source.history_items,
@@ -142,11 +142,11 @@ class Job:
 
     @property
     def shuffle(self) -> int | None:
-        """The seed by which its method's profiles are dealt to other users; None where they are not."""
+        """The seed of the shuffle that gives its method's profiles to other users; None without a shuffle."""
         return self.seed if self.project.workflow.shuffled(self.method) else None
 
     def change(self) -> dict[str, Any]:
-        """What a control changes of the texts of the method that it names; nothing for other methods."""
+        """The change that a control makes to the texts of its method; empty for other methods."""
         change = self.project.methods[self.method].changes()
         if change is None:
             return {}
@@ -156,11 +156,11 @@ class Job:
 
     @property
     def sample(self) -> str:
-        """The sampled sessions that its profiles are written for."""
+        """The file of the sampled sessions of its profiles."""
         return self.project.paths.data_file(self.dataset, "evaluation" if self.draw.split == "test" else "training")
 
     def limit_folder(self, role: str) -> str | None:
-        """The model of one role whose tokenizer counts its dataset's texts; None without token limits."""
+        """The folder of the model of one role whose tokenizer counts its dataset's texts; None without token limits."""
         name = self.project.limit_models(self.dataset).get(role)
         return name and self.project.paths.model_folder(name)
 
@@ -181,12 +181,12 @@ class Job:
 
     @property
     def vectors(self) -> str:
-        """The catalogue as that decoder embeds it."""
+        """The vectors of the catalogue by that decoder."""
         return self.project.paths.vectors_of(*self._place, self.phase)
 
     @property
     def popularity(self) -> str | None:
-        """The file of the chosen weight of popularity; None where it is a number of the config."""
+        """The file of the chosen weight of popularity; None where the config has a number."""
         return self.weight if isinstance(self.weight, str) else None
 
     @property
@@ -196,12 +196,12 @@ class Job:
 
     @property
     def profiles(self) -> str:
-        """The test profiles that its run is ranked by."""
+        """The test profiles of its run."""
         return self.project.paths.run_profiles(self.run)
 
     @property
     def reference_profiles(self) -> str:
-        """The test profiles that its run's are set against."""
+        """The test profiles of the reference of its run."""
         return self.project.paths.run_profiles(self.project.paths.reference_of(self.run))
 
     def read_profiles(self, split: str) -> str | None:
@@ -211,7 +211,7 @@ class Job:
 
     @property
     def weighing_profiles(self) -> str | None:
-        """The validation profiles by which a weight of popularity is chosen; None where histories are."""
+        """The validation profiles for choosing a weight of popularity; None where histories are used."""
         if self.phase.weighed_by != "profiles":
             return None
         return self.project.paths.profiles_of(*self._place, self.phase, VALIDATION)

@@ -1,4 +1,4 @@
-"""From a config, as Snakemake hands it over, to a project; nothing but reading and checking."""
+"""Reading and checking a config, as Snakemake passes it, into a project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from langptune.launch import Shape, shape
 from langptune.workflow.project import Project
 
 CLUSTER_FILE = "LANGPTUNE_CLUSTER"
-"""Variable with the file of a site, which may lie anywhere, so that a checkout stays clean."""
+"""Environment variable with the file of a site. It may be outside the checkout, which then has no local changes."""
 
 
 def load(config: dict[str, Any], root: Path, where: str = "config") -> Project:
@@ -23,7 +23,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Project:
 
     Args:
         root: the checkout.
-        where: how messages call the config.
+        where: the name of the config in messages.
 
     Raises:
         UserError: one line with file, key, value and the nearest valid key.
@@ -42,17 +42,17 @@ def cluster(root: Path) -> Cluster:
     """The site: ``slurm/cluster.yaml`` of the checkout, or the file that ``LANGPTUNE_CLUSTER`` names.
 
     Raises:
-        UserError: it cannot be read, or a key or value of it is wrong.
+        UserError: it cannot be read, or one of its keys or values is wrong.
     """
     file = Path(os.environ.get(CLUSTER_FILE, root / "slurm" / "cluster.yaml"))
     return validate(Cluster, read_yaml(file), str(file))
 
 
 def shapes(project: Project) -> Mapping[str, Shape]:
-    """Launch file of a recipe -> how many machines and processes it starts.
+    """Launch file of a recipe -> the numbers of machines and processes that it starts.
 
     Raises:
-        UserError: no such file, or a number in it that cannot be.
+        UserError: there is no such file, or it has an impossible number.
     """
     files = [getattr(recipe, "launch", None) for recipe in project.recipes.values()]
     return {name: shape(project.root / "config" / "accelerate" / name) for name in files if name}

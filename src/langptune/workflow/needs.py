@@ -1,4 +1,4 @@
-"""What a stage needs, whatever the cluster; ``needs`` of each script says it."""
+"""The needs of a job, independent of the cluster; each script's ``needs`` returns them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the first attempt of a job needs.
+    """The needs of the first attempt of a job.
 
-    memory: MB of one process, without a model. minutes: likewise. threads: CPU threads; a number of the config, because
-    it takes part in rounding. gpus: of one process. model: the largest model that it loads. per_million, per_billion:
-    MB and minutes more for so many weights. launch: file of ``config/accelerate`` that starts it in several processes.
+    memory: MB of one process, without its model. minutes: time, without what depends on the model. threads: CPU
+    threads; the config sets them, because they affect rounding. gpus: GPUs of one process. model: the largest model
+    that it loads. per_million: further MB per million weights. per_billion: further minutes per billion weights.
+    launch: file of ``config/accelerate`` that starts it in several processes.
     """
 
     memory: float
@@ -29,5 +30,5 @@ class Needs:
 
 
 def embedding(decoder: DecoderEntry) -> Needs:
-    """What a job needs whose decoder embeds texts."""
+    """The needs of a job that embeds texts with a decoder."""
     return Needs(memory=2000, minutes=20, model=decoder, per_million=6, per_billion=100, gpus=1)

@@ -1,4 +1,4 @@
-"""A project: one config with its registries, every run and phase that it asks for, and where their files lie."""
+"""A project: one config with its registries, all of its runs and phases, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from langptune.config.workflow import Run, Workflow
 
 Entry = TypeVar("Entry")
 READ_BY_PEOPLE = {"title": "", "url": "", "prompt": "", "published": {}}
-"""Keys of registry entries that change no result, and what stands for them in specs."""
+"""Keys of registry entries that change no result -> their values in specs."""
 ONE_SHARD = "LANGPTUNE_PLAN"
-"""Variable by which ``scripts/plan.py`` has one shard listed in place of all, which differ in a number alone: a large
-grid has tens of thousands of them, and Snakemake spends milliseconds on each."""
+"""Environment variable that ``scripts/plan.py`` sets, so that one shard is listed instead of all.
+
+Shards differ only in their number. A large grid has tens of thousands of them, and each costs Snakemake milliseconds.
+"""
 
 
 class Project:
-    """A checked config, and what follows from it. Build it with ``langptune.workflow.load``.
+    """A checked config, with its runs, phases and paths. ``langptune.workflow.load`` makes one.
 
     Attributes:
         root: the checkout.
         config, datasets, models, methods, prompts, recipes, judges: as in ``Workflow``.
-        paths: names of files.
-        phases: every phase behind the runs of the comparison and the studies, by its folder's name.
-        draws: every draw of profiles that these need, by its file's name.
+        paths: paths of files.
+        phases: name of its folder -> phase, for every phase of the runs of the comparison and the studies.
+        draws: name of its file -> draw, for every draw of profiles that these need.
     """
 
     def __init__(self, workflow: Workflow, root: Path):
@@ -58,12 +60,12 @@ class Project:
 
     @property
     def benchmarks(self) -> str:
-        """The folder of benchmark files: Snakemake writes one line of JSON a job, scripts/cost.py gathers them."""
+        """The folder of benchmark files: Snakemake writes one line of JSON per job, and scripts/cost.py reads them."""
         return f"{self.results}/benchmarks"
 
     @property
     def answers(self) -> str:
-        """The folder of answers of endpoints and judges: what was paid for stays, whatever else is removed."""
+        """The folder of answers of endpoints and judges: paid answers are kept when other results are removed."""
         return f"{self.results}/answers"
 
     # Runs
@@ -81,19 +83,19 @@ class Project:
         return list(dict.fromkeys([*self.runs(), *studied]))
 
     def source(self, method: str) -> Method:
-        """The entry of the method whose texts a method is ranked by: its own, or that which a control names."""
+        """The entry of the method whose texts a method uses: a control's names another one, others use their own."""
         return self.methods[self.workflow.source_of(method)]
 
     def ranks_texts(self, method: str) -> bool:
-        """Whether a method ranks by texts, its own or those that a control takes: it has phases and a decoder."""
+        """Whether a method ranks by texts, its own or (a control) another method's: it has phases and a decoder."""
         return self.methods[method].ranked_by == "rank_texts"
 
     def has_profiles(self, method: str) -> bool:
-        """Whether these texts are profiles."""
+        """Whether the texts of a method are profiles."""
         return self.source(method).writes_profiles
 
     def has_phases(self, method: str) -> bool:
-        """Whether a method has phases of its own; a control has those of the method that it names."""
+        """Whether a method has phases of its own; a control uses those of the method that it names."""
         return self.ranks_texts(method) and not self.methods[method].changes()
 
     def ranked_by(self, rule: str) -> list[str]:
@@ -101,10 +103,10 @@ class Project:
         return [name for name, method in self.methods.items() if method.ranked_by == rule]
 
     def ranked_texts(self, profiles: bool) -> list[str]:
-        """The methods run here that rank by texts, with the controls that take their texts.
+        """The methods of this config that rank by texts, the controls included.
 
         Args:
-            profiles: those by profiles, which an encoder writes; else those by histories.
+            profiles: True: methods that rank by profiles; False: methods that rank by histories.
         """
         variants = [one.name for study in self.config.studies for one in self.workflow.variants(study)]
         named = [name for name in dict.fromkeys([*self.config.methods, *variants]) if self.ranks_texts(name)]
@@ -130,13 +132,13 @@ class Project:
     # Models
 
     def used(self, name: str) -> Any:
-        """What using a materialised model depends on, beside its folder."""
+        """A model's entry, without the keys that do not affect the use of the materialised model."""
         if name not in self._used:
             self._used[name] = _without(self.models[name], READ_BY_PEOPLE | {"sha256": {}, "licence": ""})
         return self._used[name]
 
     def fetched(self, name: str) -> Any:
-        """What materialising a model depends on: neither limits nor prefixes, which apply when it is used."""
+        """A model's entry, without the keys that do not affect materialising it: limits and prefixes apply in use."""
         limits = {"context": 1, "max_prompt_tokens": 1, "max_tokens": 1}
         neutral = {**limits, "query_prefix": "", "item_prefix": "", "padding": "right"}
         entry = self.models[name]
@@ -149,11 +151,11 @@ class Project:
     # Data
 
     def prepared(self, dataset: str) -> Any:
-        """What preparing a dataset depends on."""
+        """A dataset's entry, without the keys that do not affect preparing it."""
         return _without(self.datasets[dataset], READ_BY_PEOPLE)
 
     def downloaded(self, dataset: str) -> Any:
-        """What a download depends on: not the protocol, nor how the files are read."""
+        """A dataset's entry, without the keys that do not affect its download, as the protocol."""
         entry = self.datasets[dataset]
         return type(entry).model_validate(
             {
@@ -168,17 +170,17 @@ class Project:
 
     @property
     def downloads(self) -> dict[str, str]:
-        """Downloads by folder name, each with one dataset that needs it: several protocols may share the files."""
+        """Folder name of a download -> one dataset that needs it: several datasets may share the files."""
         sources = {name: self.datasets[name].source for name in self.config.datasets}
         return {source.slug: name for name, source in sources.items() if source.remote}
 
     def raw_folder(self, dataset: str) -> str | None:
-        """Where the downloaded files of a dataset lie; None where it needs no download."""
+        """The folder of the downloaded files of a dataset; None where it needs no download."""
         source = self.datasets[dataset].source
         return f"{self.config.raw_dir}/{source.slug}" if source.remote else None
 
     def raw_files(self, dataset: str) -> list[list[Any]]:
-        """Name, size and time of raw files in a folder of the user's, so that a change of them is seen."""
+        """Name, size and time of the raw files in a user's folder, so that a change of them reruns jobs."""
         source = self.datasets[dataset].source
         folder = self.root / str(source.folder) / source.path
         if source.folder is None or not folder.is_dir():
@@ -204,17 +206,17 @@ class Project:
 
     @property
     def listed_shards(self) -> int:
-        """How many shards of each file are jobs of this workflow."""
+        """The number of shards of each file that are jobs of this workflow."""
         return 1 if ONE_SHARD in os.environ else self.config.generation.shards
 
     # Interpretability
 
     def measured(self, run: Run, name: str) -> str:
-        """A file of measures of one run."""
+        """The path of a file of measures of one run."""
         return f"{self.results}/{run.folder}/interpretability/{name}.parquet"
 
     def judged(self, run: Run) -> dict[str, str]:
-        """The verdicts on a run by judge; none where its profiles are those of the reference itself."""
+        """Judge -> the file of its verdicts on a run; empty where its profiles are those of the reference itself."""
         reference = self.paths.run_profiles(self.paths.reference_of(run))
         if not self.workflow.shuffled(run.method) and self.paths.run_profiles(run) == reference:
             return {}
@@ -231,10 +233,10 @@ class Project:
         return sorted(runs, key=lambda run: order[run.method])
 
     def example_runs(self, dataset: str) -> list[Run]:
-        """The runs on the page of examples: of every method the first seed, with the first models."""
+        """The runs on the page of examples: each method's first seed with its first models."""
         return list({run.method: run for run in reversed(self.readable_runs(dataset))}.values())[::-1]
 
 
 def _without(entry: Entry, neutral: dict[str, Any]) -> Entry:
-    """An entry with some keys blank: correcting a title or an address does not invalidate results."""
+    """An entry with neutral values for some keys, so that a corrected title or address does not invalidate results."""
     return entry.model_copy(update={key: value for key, value in neutral.items() if hasattr(entry, key)})

@@ -1,4 +1,4 @@
-"""Resources of a job as Snakemake and its executors read them, from what its script needs."""
+"""Resources of a job for Snakemake and its executors, from the needs of its script."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from langptune.workflow.needs import Needs
 
 
 def demand(needs: Needs, shapes: Mapping[str, Shape]) -> Demand:
-    """What a whole job asks for, over all its processes.
+    """The demand of a whole job, over all its processes.
 
     Args:
-        shapes: launch file -> how many machines and processes it starts.
+        shapes: launch file -> the numbers of machines and processes that it starts.
     """
     weights = needs.model.parameters if needs.model else 0
     remote = needs.model is not None and needs.model.source.endpoint is not None
@@ -37,9 +37,9 @@ def resources(
     """The resources of a rule, each a function of its wildcards (on a cluster also of the attempt).
 
     Args:
-        needs: wildcards -> what their job needs.
+        needs: wildcards -> needs of the job.
         cluster: the site; None for a local run.
-        local_gpus: of a local run: whether this machine shares out its GPUs.
+        local_gpus: for a local run: whether GPUs of this machine are assigned to jobs.
     """
     if cluster is None:
         local: dict[str, Callable[..., Any]] = {"mem_mb": lambda w: math.ceil(demand(needs(w), shapes).memory)}
@@ -52,7 +52,7 @@ def resources(
 
 
 def launcher(launch: str | None) -> str:
-    """The start of a training command: Python, or several processes by a file of ``config/accelerate``."""
+    """The start of a training command: Python, or the launcher with a file of ``config/accelerate``."""
     if launch is None:
         return "python"
     return f'python "$LANGPTUNE/scripts/launch.py" --config-file "$LANGPTUNE"/config/accelerate/{shlex.quote(launch)}'

@@ -1,4 +1,4 @@
-"""Specs as text, and the digest of a job's settings that Snakemake compares with that of the last run."""
+"""Specs as text, and the digest of a job's settings, which Snakemake compares with that of the last run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from langptune.files import whole
 NEUTRAL_FIELDS = ("threads", "batch_size", "cache", "max_usd")
 """Fields of specs that change no result beyond rounding (docs/numerics.md)."""
 SOURCE_KEYS = ("endpoint", "model", "limit_key", "prefill")
-"""Keys of a model's source on which the texts of an encoder depend."""
+"""Keys of an endpoint's source on which its texts depend."""
 LONGEST = 60_000
-"""Characters of a spec on a command line. Linux refuses more than 128 KiB an argument."""
+"""Maximum number of characters of a spec on a command line. Linux refuses an argument of more than 128 KiB."""
 
 
 def as_text(fields: Mapping[str, Any]) -> str:
     """A spec as JSON.
 
-    Snakemake writes params into a script of its HTML report as they are: no title in them may end that script.
+    "<" is escaped, because Snakemake writes params unescaped into a script element of its HTML report.
     """
     return json.dumps(fields, default=_plain, sort_keys=True).replace("<", "\\u003c")
 
@@ -32,7 +32,7 @@ def _plain(value: Any) -> Any:
 
 
 def fitting(text: str) -> str:
-    """A spec as an argument: the text itself, or the name of a file that holds it where it is too long."""
+    """A spec as an argument: the text itself, or, where it is too long, the name of a file with it."""
     if len(text) < LONGEST:
         return text
     file = Path(".snakemake") / "specs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -43,7 +43,7 @@ def fitting(text: str) -> str:
 
 
 def digest(fields: Mapping[str, Any]) -> str:
-    """A digest of settings without what changes no result beyond rounding."""
+    """A digest of settings, without those that change no result beyond rounding."""
     kept = {key: value for key, value in json.loads(as_text(fields)).items() if key not in NEUTRAL_FIELDS}
     for entry in (kept.get("encoder"), kept.get("model")):
         if isinstance(entry, dict) and "endpoint" in entry.get("source", {}):

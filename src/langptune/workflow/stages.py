@@ -1,14 +1,14 @@
-"""What a stage's script declares to the workflow.
+"""The declarations of a stage's script for the workflow.
 
-Of ``scripts/X.py`` the workflow takes these names, and runs only the lines that they need: so a script imports at its
-top what its job needs, and parsing a workflow needs none of it.
+The workflow reads these names of ``scripts/X.py``, and runs only the lines that they need. So parsing a workflow does
+not import the libraries that a script imports at its top for its job.
 
 - ``spec(project, job)``: the settings of a job, as fields of its ``Spec``. Fields that end in ``_in`` and ``_out`` come
   from the inputs and outputs of its rule, which have the same names.
 - ``needs(project, job)``: a ``langptune.workflow.needs.Needs``.
 - ``amount(spec, sizes)`` (optional): a ``langptune.workflow.amounts.Work``, from a finished spec; without it, one job.
-- ``unreached(project, job)``, ``loads(project, job)`` (optional): modules that a job does not reach, or loads by name,
-  as its ``Spec`` says in the job itself.
+- ``unreached(project, job)``, ``loads(project, job)`` (optional): modules that a job does not use, or loads by name;
+  equal to the result of the ``Spec`` method of the same name in the job.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def declared(script: Path) -> ModuleType:
 
 
 def stage(script: Path) -> ModuleType:
-    """The declarations of a script that jobs of the workflow run.
+    """The declarations of a script of the workflow.
 
     Raises:
         UserError: one of ``REQUIRED`` is missing.
@@ -60,7 +60,7 @@ def stage(script: Path) -> ModuleType:
 
 
 def digest(folder: Path, name: str) -> str:
-    """A digest of one declaration in all scripts of a folder, for the rule of a job that reads it of all of them."""
+    """A digest of one declaration in all scripts of a folder, for a rule whose job reads it from all of them."""
     content = hashlib.sha256()
     for script in sorted(folder.glob("*.py")):
         source = read_plain(script).decode("utf-8")

@@ -1,4 +1,4 @@
-"""Final files: what the targets of the workflow (``tables``, ``figures``, ``interpretability``) ask for."""
+"""Final files: the inputs of the targets of the workflow (``tables``, ``figures``, ``interpretability``)."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def drawn(project: Project) -> Mapping[str, figures.Entry]:
     """The figures of a comparison, by name.
 
     Raises:
-        UserError: a file among the figures that is none.
+        UserError: a file in the folder of figures is no figure.
     """
-    asked = {
+    parts = {
         "published": any(project.workflow.published_of(dataset) for dataset in project.config.datasets),
         "contrasts": bool(project.config.comparison.contrasts),
     }
-    return figures.drawn(asked)
+    return figures.drawn(parts)
 
 
 def _each(project: Project, names: list[str]) -> list[str]:
@@ -78,7 +78,7 @@ def _studies(project: Project) -> list[str]:
 
 
 def partial(project: Project) -> list[str]:
-    """The tables of what exists so far."""
+    """The tables of the runs that are finished so far."""
     return _each(project, ["partial/table.md"])
 
 
@@ -115,18 +115,18 @@ def untrained(project: Project) -> list[str]:
 
 
 def results(project: Project, dataset: str) -> list[str]:
-    """Every final file of a dataset: what all of its jobs were for."""
+    """Every final file of a dataset."""
     final = [*tables(project), *final_figures(project)]
     return [file for file in final if file.startswith(f"{project.results}/{dataset}/")]
 
 
 def costs(project: Project) -> list[str]:
-    """The cost of every dataset; it comes after all other results."""
+    """The cost files of every dataset; they are made after all other results."""
     return _each(project, [f"comparison/cost.{end}" for end in ("csv", "md", "png", "pdf")])
 
 
 def model_names(project: Project, dataset: str) -> dict[str, str]:
-    """Where each model comes from -> its name: specs hold the one, tables the other."""
+    """Identity of each model -> its name: specs have the identity, tables the name."""
     names = [*project.limit_models(dataset).values(), *project.config.encoders, *project.config.decoders]
     return {identity(project.models[name].model_dump(mode="json")): name for name in names}
 
@@ -147,7 +147,7 @@ def interpretations(project: Project) -> list[str]:
     """The pages on profiles of all datasets.
 
     Raises:
-        UserError: the reference is not run; not every config has profiles.
+        UserError: the reference is not among the methods of this config; not every config has profiles.
     """
     reference, readable = project.config.interpretability.reference, project.workflow.readable
     if reference not in readable:

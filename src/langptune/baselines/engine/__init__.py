@@ -1,1 +1,1 @@
-"""Libraries behind baselines, held to what this benchmark asks of them."""
+"""Adapters of the libraries behind baselines."""

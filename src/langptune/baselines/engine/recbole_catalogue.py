@@ -1,6 +1,6 @@
-"""Which RecBole models and settings can be a baseline here, read from RecBole's files without importing it.
+"""The RecBole models and settings that can be a baseline here, read from RecBole's files without importing it.
 
-Light enough for a config to be checked before any job starts.
+So a config can be checked quickly before any job starts.
 """
 
 from __future__ import annotations
@@ -56,26 +56,30 @@ _FAMILIES = {
 
 @cache
 def models() -> dict[str, str]:
-    """RecBole's model names and the folder (family) each lies in, read without importing RecBole."""
+    """RecBole's model names -> the folder (family) of each, read without importing RecBole.
+
+    Raises:
+        UserError: RecBole is not installed.
+    """
     root = installed("recbole")
     if root is None:
         raise UserError(
             f"RecBole is not installed; run: pip install --no-deps recbole=={VERSION} (methods of kind recbole need it)"
         )
-    found = {}
+    families = {}
     for properties in sorted((root / "properties" / "model").glob("*.yaml")):
         for family in _FAMILIES:
             if (root / "model" / family / f"{properties.stem.lower()}.py").is_file():
-                found[properties.stem] = family
-    return found
+                families[properties.stem] = family
+    return families
 
 
 def check(model: str, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be trained here, before anything is loaded.
+    """Refuse a model or settings that cannot be trained here, before anything is loaded.
 
     Raises:
-        UserError: an unknown model or setting (naming the nearest valid one), a model that needs data or a
-            procedure which this benchmark does not give, a setting that belongs to the method entry, or a
+        UserError: an unknown model or setting (the line names the nearest valid one), a model that needs data or a
+            training procedure which this benchmark does not have, a setting that belongs to the method entry, or a
             number written as text.
     """
     known = models()
@@ -101,10 +105,10 @@ def check(model: str, settings: dict[str, Any]) -> None:
 
 
 def defaults(model: str) -> dict[str, Any]:
-    """Settings that a registry entry may change, with RecBole's defaults."""
+    """Settings that a registry entry may change -> RecBole's defaults."""
     folder = installed("recbole") / "properties"
     overall = yaml.safe_load((folder / "overall.yaml").read_text(encoding="utf-8"))
     own = yaml.safe_load((folder / "model" / f"{model}.yaml").read_text(encoding="utf-8")) or {}
-    # "transform" is the model's machinery; a path or a pretraining switch would make RecBole load a pickle.
+    # "transform" is an internal of the model; a path or a pretraining switch would make RecBole load a pickle.
     own = {k: v for k, v in own.items() if k != "transform" and not k.endswith("_path") and "pretrain" not in k}
     return {**{key: overall[key] for key in _TRAINING_KEYS}, **own}

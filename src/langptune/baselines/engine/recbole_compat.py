@@ -1,9 +1,9 @@
-"""All that RecBole 1.2.1 needs on numpy 2, scipy 1.17, pandas 3 and torch 2.13, in one place.
+"""All fixes that RecBole 1.2.1 needs on numpy 2, scipy 1.17, pandas 3 and torch 2.13.
 
-RecBole's last release predates these libraries. Each fix below names where RecBole breaks, what happens, and
-why this is the smallest repair. ``apply`` patches the running process, so RecBole lives in a process of its
-own (``scripts/fit_baseline.py``). ``torch.load`` is never reached: the best state is kept in memory, and
-settings that load a file are refused by ``langptune.baselines.recbole``.
+RecBole's last release predates these libraries. The comment of each fix names the place in RecBole and the failure.
+``apply`` patches the running process, so RecBole runs in a process of its own (``scripts/fit_baseline.py``).
+``torch.load`` is never called: the best state is kept in memory, and ``recbole_catalogue.check`` refuses settings that
+load a file.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def apply() -> None:
     if _applied:
         return
     try:
-        found = version("recbole")
+        installed = version("recbole")
     except PackageNotFoundError:
         raise UserError(
             f"RecBole is not installed; run: pip install --no-deps recbole=={VERSION} (methods of kind recbole need it)"
         ) from None
-    if found != VERSION:
+    if installed != VERSION:
         raise UserError(
-            f"RecBole {found} is installed, but the fixes in baselines/recbole_compat.py are for {VERSION}; "
+            f"RecBole {installed} is installed, but the fixes in baselines/recbole_compat.py are for {VERSION}; "
             f"run: pip install --no-deps recbole=={VERSION}"
         )
     _numpy_names()
-    # read-only arrays and deprecated spellings, which RecBole will not mend and no reader of a log can
+    # Warnings on read-only arrays and deprecated names in RecBole's own code, which a user cannot correct.
     warnings.filterwarnings("ignore", category=UserWarning, module="recbole")
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     warnings.filterwarnings("ignore", message="(?s).*set on a copy of a DataFrame")
@@ -59,12 +59,12 @@ def apply() -> None:
     from recbole.trainer import trainer
 
     # model/general_recommender/{lightgcn,ngcf,ncl,gcmc,spectralcf}.py fill the adjacency matrix through
-    # dok_matrix._update, which scipy dropped when dok_matrix ceased to be a dict.
+    # dok_matrix._update, which scipy removed when dok_matrix was no longer a dict.
     scipy.sparse.dok_matrix._update = lambda self, data: self._dict.update(data)
 
-    # config/configurator.py reads sys.argv: our own --spec would become RecBole settings or warnings.
+    # config/configurator.py reads sys.argv: it would take our --spec for RecBole settings.
     _replace(Config, "_load_cmd_line", lambda self: {})
-    # config/configurator.py passes every string setting to eval(); our settings come typed from YAML.
+    # config/configurator.py passes every string setting to eval(); our settings have their types from YAML.
     _replace(Config, "_convert_config_dict", lambda self, settings: settings)
     # trainer/trainer.py opens a SummaryWriter that leaves log_tensorboard/ in the working directory.
     _replace(trainer, "get_tensorboard", lambda logger: _SilentWriter())
@@ -76,12 +76,12 @@ def apply() -> None:
     # an absent id then becomes -9.2e18 and indexes out of range.
     _replace(Dataset, "_fill_nan", _fill_nan)
 
-    # data/transform.py, BERT4Rec's masking: at most int(mask_ratio * length) of the masked positions are ever
-    # predicted (the rest are masked in vain), lists shorter than 1 / mask_ratio crash, and Python loops over
-    # every item cost more than the network. Same distribution of masks, without those limits.
+    # data/transform.py, BERT4Rec's masking: at most int(mask_ratio * length) of the masked positions are predicted,
+    # lists shorter than 1 / mask_ratio crash, and Python loops over every item take more time than the network. The
+    # replacement has the same distribution of masks, without those limits.
     _replace(transform.MaskItemSequence, "__call__", _mask_item_sequence)
-    # model/layers.py spells gelu out as six elementwise passes, a sixth of a transformer's time on a CPU;
-    # torch's own is the same function in one.
+    # model/layers.py computes gelu in six elementwise passes, a sixth of a transformer's time on a CPU. torch's gelu
+    # is the same function in one pass.
     _replace(layers.FeedForward, "gelu", lambda self, x: torch.nn.functional.gelu(x))
     _applied = True
 
@@ -89,15 +89,15 @@ def apply() -> None:
 def model_class(name: str) -> type:
     """RecBole's class of a model, imported without side effects.
 
-    model/sequential_recommender/sine.py:25 switches autograd's anomaly detection on for the whole process
-    when it is imported, which any sequential model does; training is then 1.3 to 1.6 times slower.
+    The import of any sequential model imports model/sequential_recommender/sine.py, whose line 25 turns on autograd's
+    anomaly detection for the whole process. Training is then 1.3 to 1.6 times slower.
     """
     import torch
     from recbole.utils import get_model
 
-    found = get_model(name)
+    model = get_model(name)
     torch.autograd.set_detect_anomaly(False)
-    return found
+    return model
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:
@@ -120,7 +120,7 @@ def _numpy_names() -> None:
 
 
 def _import_without_tensorboard() -> None:
-    """utils/utils.py imports SummaryWriter, though tensorboard is optional for everything else."""
+    """Import RecBole with a stub of tensorboard: utils/utils.py imports SummaryWriter, although it is optional."""
     name = "torch.utils.tensorboard"
     kept = sys.modules.get(name)
     stub = types.ModuleType(name)
@@ -139,13 +139,13 @@ def _import_without_tensorboard() -> None:
 
 
 class _SilentWriter:
-    """Takes what RecBole would write for TensorBoard and drops it."""
+    """A SummaryWriter that writes nothing."""
 
     def add_scalar(self, *args: Any, **kwargs: Any) -> None:
-        """Drop a point of a curve."""
+        """Do nothing with a point of a curve."""
 
     def add_hparams(self, *args: Any, **kwargs: Any) -> None:
-        """Drop the settings."""
+        """Do nothing with the settings."""
 
 
 def _remap(self: Any, remap_list: list[tuple[Any, str, Any]]) -> None:
@@ -204,12 +204,12 @@ def _fill_nan(self: Any) -> None:
 def _mask_item_sequence(self: Any, dataset: Any, interaction: Any) -> Any:
     """``MaskItemSequence.__call__`` on whole tensors.
 
-    A batch is, with probability ``ft_ratio``, masked at the last item alone (what prediction will ask for);
-    otherwise every item is masked with probability ``mask_ratio``, at least one in a row. The loss of
-    BERT4Rec reads position 0 as "no prediction", so the first item is never masked.
+    With probability ``ft_ratio``, only the last item of each row of a batch is masked, as in prediction. Otherwise
+    every item is masked with probability ``mask_ratio``, at least one in a row. The loss of BERT4Rec takes position 0
+    for "no prediction", so the first item is never masked.
 
     Adds to the interaction: the masked list ``[B, L]`` (mask token = number of items, padding included), and
-    ``[B, K]`` positions, true items and negatives, K the largest number of masks in a row, padded with 0.
+    ``[B, K]`` positions, true items and negatives, padded with 0. K is the largest number of masks in a row.
     """
     import torch
     from recbole.data.interaction import Interaction
@@ -225,7 +225,7 @@ def _mask_item_sequence(self: Any, dataset: Any, interaction: Any) -> Any:
         masked = torch.where(drawn.any(dim=1, keepdim=True), drawn, masked)
 
     width = int(masked.sum(dim=1).max())
-    # sorting puts the masked positions of each row first, in order
+    # Sorting moves the masked positions of each row to the front, in order.
     index = torch.where(masked, positions[None, :], items.shape[1]).sort(dim=1).values[:, :width]
     real = index < items.shape[1]
     index = torch.where(real, index, 0)

@@ -1,11 +1,11 @@
 """One RecBole model with its data and trainer.
 
-RecBole is handed the training interactions and the list of users and items, nothing else. Validation and test sessions
-reach a model only as questions at prediction time, so a target cannot leak into training, sampling or id tables.
+RecBole gets only the training interactions and the lists of users and items. A model gets validation and test sessions
+only for prediction, so a target cannot leak into training, sampling or id tables.
 
-ID-based models know users by number: their training interactions are all (user, item) pairs of the train
-sessions. Sequential models see one row per train session. BERT4Rec, which predicts masked items inside a
-list, sees history and target as one list.
+ID-based models have a parameter vector per user: their training interactions are all (user, item) pairs of the train
+sessions. Sequential models have one training row per train session. BERT4Rec predicts masked items inside a list, so
+its rows have history and target in one list.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Job:
     """One RecBole model with its data and trainer.
 
-    What the lesson's sessions show joins an ID-based model's interactions where its entry says ``refit``.
+    With ``refit``, an ID-based model also trains on the lesson's ``shown`` items.
     """
 
     def __init__(self, keys: Keys, lesson: Lesson):
@@ -55,7 +55,7 @@ class Job:
             self.width = 0
             self.trained_users = set(rows["user_id"].unique().to_list())
         else:
-            # Positions that no training row reaches stay untrained, so lists are never longer than those.
+            # Positions beyond the longest training row stay untrained, so lists are never longer than it.
             self.width = int(rows["item_id_list"].list.len().max())
 
         with tempfile.TemporaryDirectory(prefix="recbole-") as folder:
@@ -72,7 +72,7 @@ class Job:
         self.build_seconds = time.perf_counter() - start
 
     def _pairs(self, lesson: Lesson, shown: bool) -> pl.DataFrame:
-        """Distinct (user, item) of the train sessions, and of what the sessions show that are ranked next."""
+        """Distinct (user, item) pairs of the train sessions and, with ``shown``, of the lesson's ``shown`` items."""
         known = [
             lesson.train.select("user_id", item="history").explode("item").drop_nulls(),
             lesson.train.select("user_id", item="target"),
@@ -81,7 +81,7 @@ class Job:
         return rows.select(self._user_numbers(rows), item_id=pl.col("item"))
 
     def _lists(self, rows: pl.DataFrame, keys: Keys) -> pl.DataFrame:
-        """One row per train session, the most recent ones of a user where the number is capped."""
+        """One row per train session; with ``train_sessions``, only the most recent ones of each user."""
         if keys.train_sessions is not None:
             order = ["user_id", "target_time", pl.col("seen").list.len(), "session"]
             rows = rows.sort(order).group_by("user_id", maintain_order=True).tail(keys.train_sessions)
@@ -94,7 +94,7 @@ class Job:
         return pl.Series("user_id", [self.users[user] for user in rows["user_id"].to_list()], dtype=pl.Int64)
 
     def _write(self, folder: Path, rows: pl.DataFrame) -> None:
-        """RecBole's files; ``.user`` and ``.item`` make every user and item known, trained on or not."""
+        """Write RecBole's files; ``.user`` and ``.item`` list all users and items, those without training rows too."""
         folder.mkdir()
         if "item_id_list" in rows.columns:
             rows = rows.with_columns(pl.col("item_id_list").cast(pl.List(pl.String)).list.join(" "))
@@ -122,7 +122,7 @@ class Job:
             "benchmark_filename": ["train"],
             "load_col": None,
             "show_progress": False,
-            # RecBole overwrites CUDA_VISIBLE_DEVICES with gpu_id, which a scheduler may have set
+            # RecBole overwrites CUDA_VISIBLE_DEVICES, which a scheduler may have set, with gpu_id.
             "gpu_id": "" if lesson.device == "cpu" else visible,
         }
         if not self.general:
@@ -178,20 +178,20 @@ class Job:
         return float(sum(loss) if isinstance(loss, tuple) else loss) / len(self.data)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What RecBole's checkpoint would hold of the model, as a copy in memory."""
+        """The model's part of a RecBole checkpoint, as a copy in memory."""
         weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
         return weights, copy.deepcopy(self.model.other_parameter())
 
     def restore(self, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        """Back to a copy that ``state`` made (caches of embeddings included)."""
+        """Restore a copy that ``state`` made (caches of embeddings included)."""
         self.model.load_state_dict(state[0])
         self.model.load_other_parameter(state[1])
 
     def scores(self, sessions: pl.DataFrame) -> np.ndarray:
         """Scores of the whole catalogue in our item order, float32 ``[S, n_items]``.
 
-        A user of whom an ID-based model has seen no interaction gets equal scores, which ``full_ranks`` puts in the
-        middle of the catalogue.
+        An ID-based model gives equal scores for a user without training interactions; ``full_ranks`` then ranks the
+        target in the middle of the catalogue.
         """
         import torch
 
@@ -203,25 +203,25 @@ class Job:
                 part = sessions.slice(start, step)
                 question = self._question(part).to(self.device)
                 try:
-                    found = self.model.full_sort_predict(question)
+                    scores = self.model.full_sort_predict(question)
                 except NotImplementedError:
-                    found = self._by_pairs(question)
-                found = found.view(len(part), -1)[:, self.item_at.to(found.device)]
-                out[start : start + len(part)] = found.float().cpu().numpy()
+                    scores = self._by_pairs(question)
+                scores = scores.view(len(part), -1)[:, self.item_at.to(scores.device)]
+                out[start : start + len(part)] = scores.float().cpu().numpy()
         if self.general:
             unknown = [self.users[user] not in self.trained_users for user in sessions["user_id"].to_list()]
             out[np.asarray(unknown, dtype=bool)] = 0.0
         return out
 
     def _question(self, sessions: pl.DataFrame) -> Any:
-        """RecBole's form of "what comes next": user and, for a sequential model, the most recent items."""
+        """The input of RecBole's prediction: users and, for a sequential model, their most recent items."""
         import torch
         from recbole.data.interaction import Interaction
 
         users = self.user_at[torch.tensor([self.users[user] for user in sessions["user_id"].to_list()])]
         if self.general:
             return Interaction({"user_id": users})
-        # BERT4Rec appends its mask token and then drops the first position, so that position holds padding.
+        # BERT4Rec appends its mask token and then removes the first position, so that position is padding.
         lead = 1 if self.masked_lists else 0
         items = torch.zeros((len(sessions), self.width), dtype=torch.long)
         lengths = torch.zeros(len(sessions), dtype=torch.long)
@@ -233,16 +233,16 @@ class Job:
         return question if self.masked_lists else self.data.transform(self.dataset, question)
 
     def _by_pairs(self, question: Any) -> torch.Tensor:
-        """Scores of models that only know ``predict`` on (user, item) pairs, ``[S, n_items + 1]``."""
+        """Scores ``[S, n_items + 1]`` of models that have only ``predict`` on (user, item) pairs."""
         import torch
         from recbole.data.interaction import Interaction
 
         every = torch.arange(self.n_items + 1, device=self.device)
         step = max(1, (1 << 18) // len(every))
-        found = []
+        scores = []
         for start in range(0, len(question), step):
             part = question[start : start + step]
             pairs = part.repeat_interleave(len(every))
             pairs.update(Interaction({"item_id": every.repeat(len(part))}))
-            found.append(self.model.predict(pairs).view(len(part), -1))
-        return torch.cat(found)
+            scores.append(self.model.predict(pairs).view(len(part), -1))
+        return torch.cat(scores)

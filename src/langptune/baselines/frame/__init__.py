@@ -1,1 +1,1 @@
-"""What all baselines share: their protocol, what they may learn from, and how they are tried, fitted and ranked."""
+"""The frame of all baselines: their protocol, their training data, and how they are tried, fitted and ranked."""

@@ -1,4 +1,4 @@
-"""The protocol of baselines: the keys of an entry, what may be learned from, and a model that scores sessions."""
+"""The protocol of baselines: the keys of an entry, the training data, and a model that scores sessions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Keys(Strict):
     """Keys of a baseline's entries, beside those that every method has. A subclass's docstring is its page in the docs.
 
-    A key ``deterministic`` (or a property) says whether one seed stands for all. A key ``tune`` maps keys to the values
-    that are tried on validation.
+    A key or property ``deterministic`` is True where the result does not depend on the seed. A key ``tune`` maps keys
+    to the values that are tried on validation.
 
-    label: names the model in tables and paths; a constant, or a property.
-    memory, minutes, gpus: what a job needs (MB).
+    label: the name of the model in tables and paths; a constant or a property.
+    memory, minutes, gpus: needs of a job (memory in MB).
     cheap: jobs take seconds, so that several share an allocation of a cluster.
-    curve: it trains by epochs, so that its learning curve is drawn.
+    curve: it is trained by epochs, so that its learning curve is drawn.
     """
 
     label: ClassVar[str]
@@ -44,7 +44,7 @@ class Keys(Strict):
         """The keys at a point of the grid.
 
         Raises:
-            UserError: values that the keys do not take.
+            UserError: a value is not valid for its key.
         """
         return validate(type(self), {**self.model_dump(), **point}, f"{self.label}: tune")
 
@@ -58,16 +58,17 @@ class Keys(Strict):
 
 @dataclass(frozen=True)
 class Lesson:
-    """All that a baseline may learn from. It holds no target of a validation or test session.
+    """The training data of a baseline. It has no target of a validation or test session.
 
     n_items: size of the catalogue; items are 0 to n_items - 1.
-    users: all users, of held-out sessions too.
+    users: all users, those of held-out sessions included.
     train: the train sessions, with their targets.
-    shown: ``user_id``, ``item``: what the sessions that are ranked next show, without what a held-out session asks for.
-    validate: measures the model on the validation sessions: ``ndcg@10`` and ``recall@10``. None where there are no such
-        sessions. Who trains by epochs calls it after them.
+    shown: columns ``user_id``, ``item``: the items that the sessions to be ranked next show, without the targets of
+        held-out sessions.
+    validate: measures a model on the validation sessions: ``ndcg@10`` and ``recall@10``. None where there are no such
+        sessions. A model that is trained by epochs calls it after each epoch.
     threads: CPU threads.
-    device: ``auto`` takes a GPU where there is one; ``cpu`` never does.
+    device: ``auto`` uses a GPU where there is one; ``cpu`` does not.
     """
 
     n_items: int
@@ -83,10 +84,10 @@ class Lesson:
 
 @dataclass
 class Fit:
-    """What fitting tells of itself.
+    """The outcome of fitting.
 
-    best_epoch: 1-based, the epoch whose state was kept; 0 without epochs.
-    val: metric -> mean over the validation sessions; empty where the model did not measure itself.
+    best_epoch: 1-based number of the epoch whose state was kept; 0 without epochs.
+    val: metric -> mean over the validation sessions; empty where the model was not validated in fitting.
     curve: a row per epoch: ``epoch``, ``loss``, ``val_ndcg@10`` (null where the epoch was not validated), ``seconds``.
     notes: further facts for the manifest.
     """
@@ -101,8 +102,8 @@ class Fit:
 class Baseline(ABC):
     """A model that is fitted once and then scores sessions.
 
-    asks: the columns of a session that scoring reads.
-    refits: it knows users by number, so that it is fitted once more, on what the test sessions show.
+    asks: the columns of sessions that scoring reads.
+    refits: it is ID-based, so that it is fitted once more with the items that the test sessions show.
     """
 
     asks: tuple[str, ...] = ("session", "user_id", "history", "seen")
@@ -113,13 +114,13 @@ class Baseline(ABC):
 
     @abstractmethod
     def fit(self, lesson: Lesson, epochs: int | None = None) -> Fit:
-        """Learn.
+        """Fit the model.
 
         Args:
-            epochs: train exactly so many, without validation: a refit. None: choose by validation.
+            epochs: the number of epochs of a refit, without validation. None: choose it by validation.
 
         Raises:
-            UserError: nothing to learn from, or keys that do not fit the data.
+            UserError: there are no training data, or the keys do not fit the data.
         """
 
     @abstractmethod

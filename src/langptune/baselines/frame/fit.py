@@ -1,4 +1,4 @@
-"""How baselines are tried on validation, fitted for the test sessions, and ranked: the same for all of them."""
+"""Trials on validation, the final fit and the ranks, for all baselines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_t
 """The columns of ``sessions`` that fitting and ranking read."""
 
 _SCORES = 1 << 24
-"""How many scores are held at once (128 MiB in double precision)."""
+"""Maximum number of scores in memory (128 MiB in double precision)."""
 
 
 def ranks(model: Baseline, sessions: pl.DataFrame, n_items: int, top: int = TOP) -> pl.DataFrame:
-    """Contract ``ranks`` of sessions, by the function that ranks every method, in blocks that bound memory."""
+    """The ranks of sessions (contract ``ranks``), in blocks that bound memory, as those of every other method."""
     step = max(1, _SCORES // n_items)
-    asked = sessions.select(model.asks)
-    blocks = (model.scores(asked.slice(start, step)) for start in range(0, len(asked), step))
+    queries = sessions.select(model.asks)
+    blocks = (model.scores(queries.slice(start, step)) for start in range(0, len(queries), step))
     return rank_sessions(sessions, blocks, top)
 
 
@@ -36,28 +36,28 @@ def lesson(
     threads: int = 1,
     device: str = "auto",
 ) -> Lesson:
-    """What a baseline may learn from before the sessions of a split are ranked.
+    """The training data of a baseline before the sessions of a split are ranked.
 
     Args:
         sessions: the contract's sessions, at least ``COLUMNS``.
-        shows: ``val`` while something is chosen, ``test`` for a refit: the split whose histories are known.
+        shows: the split whose histories are known: ``val`` for selection, ``test`` for a refit.
     """
     held_out = ["val", "test"] if shows == "val" else ["test"]
-    # A user may have several sessions in a split: what one shows may be what another asks for.
-    asked = sessions.filter(pl.col("split").is_in(held_out)).select("user_id", item="target")
+    # A user may have several sessions in a split: one may show the target of another.
+    targets = sessions.filter(pl.col("split").is_in(held_out)).select("user_id", item="target")
     part = sessions.filter(pl.col("split") == shows)
     shown = pl.concat([part.select("user_id", item=column).explode("item") for column in ("history", "seen")])
     val = sessions.filter(pl.col("split") == "val")
 
     def validate(model: Baseline) -> dict[str, float]:
-        found = ranks(model, val, n_items, top=0)["rank"].to_numpy()
-        return {key: float(metrics.from_ranks(key, found).mean()) for key in ("ndcg@10", "recall@10")}
+        values = ranks(model, val, n_items, top=0)["rank"].to_numpy()
+        return {key: float(metrics.from_ranks(key, values).mean()) for key in ("ndcg@10", "recall@10")}
 
     return Lesson(
         n_items=n_items,
         users=sessions["user_id"].unique(maintain_order=True).to_list(),
         train=sessions.filter(pl.col("split") == "train"),
-        shown=shown.drop_nulls().join(asked, on=["user_id", "item"], how="anti"),
+        shown=shown.drop_nulls().join(targets, on=["user_id", "item"], how="anti"),
         seed=seed,
         log=log,
         validate=None if val.is_empty() else validate,
@@ -70,10 +70,10 @@ def select(model: Baseline, lesson: Lesson) -> Fit:
     """Fit on the train sessions, and measure on the validation sessions.
 
     Args:
-        lesson: that of the split ``val``.
+        lesson: the lesson of the split ``val``.
 
     Raises:
-        UserError: no validation sessions; see ``Baseline.fit``.
+        UserError: there are no validation sessions; see ``Baseline.fit``.
     """
     fit = model.fit(lesson)
     if not fit.val:
@@ -87,14 +87,14 @@ def select(model: Baseline, lesson: Lesson) -> Fit:
 
 
 def final(make: Callable[[], Baseline], first: Lesson, again: Callable[[], Lesson]) -> tuple[Baseline, Fit]:
-    """The model that ranks the test sessions, and how it was fitted.
+    """The model that ranks the test sessions, and the outcome of its fit.
 
-    A model that knows users by number (``refits``) is fitted from scratch with the same seed, for as many epochs as
-    were best, on what the test sessions show too (``history`` and ``seen``): what every history-based method sees. No
-    test target is ever among it.
+    An ID-based model (``refits``) is fitted again from scratch, with the same seed and the best number of epochs. It
+    then also trains on the items that the test sessions show (``history`` and ``seen``), which every history-based
+    method reads. These never include a test target.
 
     Args:
-        make: an unfitted model.
+        make: returns an unfitted model.
         first, again: the lessons of the splits ``val`` and ``test``.
     """
     model = make()

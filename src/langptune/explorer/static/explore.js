@@ -1,10 +1,10 @@
-// The explorer's page. Texts enter the page as text nodes alone; what is shown stands in the address.
+// The explorer's page. Texts enter the page only as text nodes. The address has the whole state of the view.
 "use strict";
 
 const WAIT = 160; // milliseconds without a key before a text is ranked
 const SHOWN = 6; // history items before the fold
-const GONE = 6; // titles that left the list, named
-const CLOSE = 3; // places that rounding may move a target
+const GONE = 6; // number of named titles that left the list
+const CLOSE = 3; // number of places that rounding may move a target
 const $ = (id) => document.getElementById(id);
 const limit = Number(document.body.dataset.limit);
 const mostLines = Number(document.body.dataset.lines);
@@ -12,9 +12,9 @@ const mostLines = Number(document.body.dataset.lines);
 let view = null; // the last answer of /api/view
 let edited = null; // the last answer of /api/rank; null while the text is the profile's own
 let turn = 0; // number of the newest request for a view
-let ranking = null; // what stops the re-rank under way
-let writing = null; // what stops the profile being written
-let matched = []; // lines of own titles with the item each one means
+let ranking = null; // AbortController of the current request for ranks
+let writing = null; // AbortController of the profile that is being written
+let matched = []; // lines of own titles, each with its item
 
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -45,20 +45,20 @@ async function ask(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The explorer does not answer. Is it still running in the terminal?");
   }
-  const told = await answer.json().catch(() => ({ error: `The explorer answered with status ${answer.status}.` }));
-  if (!answer.ok) throw new Error(told.error || `The explorer answered with status ${answer.status}.`);
-  return told;
+  const content = await answer.json().catch(() => ({ error: `The explorer answered with status ${answer.status}.` }));
+  if (!answer.ok) throw new Error(content.error || `The explorer answered with status ${answer.status}.`);
+  return content;
 }
 
 // ---- state and address
 
 function address(changes = {}) {
   const state = { ...(view ? view.state : {}), ...changes };
-  const told = new URLSearchParams();
+  const query = new URLSearchParams();
   for (const key of ["dataset", "session", "own", "left", "right", "text"]) {
-    if (state[key] !== undefined && state[key] !== null && !(key === "own" && state.session !== "own")) told.set(key, state[key]);
+    if (state[key] !== undefined && state[key] !== null && !(key === "own" && state.session !== "own")) query.set(key, state[key]);
   }
-  return "?" + told;
+  return "?" + query;
 }
 
 async function go(search, push = true) {
@@ -69,10 +69,10 @@ async function go(search, push = true) {
   $("lists").classList.add("pending");
   problem("");
   try {
-    const told = await ask("/api/view" + search);
+    const answer = await ask("/api/view" + search);
     if (mine !== turn) return;
-    view = told;
-    edited = told.sides.right.edited || null;
+    view = answer;
+    edited = answer.sides.right.edited || null;
     history[push ? "pushState" : "replaceState"](null, "", address());
     draw();
   } catch (error) {
@@ -138,12 +138,12 @@ function drawChoices(side) {
   $(side).value = view.state[side];
 }
 
-// Texts with what differs marked; `said` names the marks for those who do not see them. Parts: kind, before, after.
-function marked(told, said, first = false) {
-  return told.map(([kind, before, after]) => {
+// Texts with marked differences; `labels` names the marks for screen readers. Parts: kind, before, after.
+function marked(parts, labels, first = false) {
+  return parts.map(([kind, before, after]) => {
     const text = first || kind === "-" ? before : after;
     if (kind === "=") return document.createTextNode(text);
-    return el(kind === "-" ? "del" : "ins", {}, hidden(`[${said[kind]}: `), text, hidden("] "));
+    return el(kind === "-" ? "del" : "ins", {}, hidden(`[${labels[kind]}: `), text, hidden("] "));
   });
 }
 
@@ -160,11 +160,11 @@ function drawProfiles() {
       const other = name === "left" ? "+" : "-";
       fill(text, ...marked(view.differences.filter(([kind]) => kind !== other), { "-": "only left", "+": "only right" }, name === "left"));
     } else fill(text, side.text);
-    const told = [];
-    if (side.standing) told.push("No profile is written for these titles yet; their own texts are ranked");
-    if (side.source && !side.standing) told.push(side.source);
-    if (side.cut) told.push("longer than the decoder reads, its end is not ranked");
-    box.querySelector(".facts").textContent = told.join(" · ");
+    const notes = [];
+    if (side.standing) notes.push("No profile is written for these titles yet; their own texts are ranked");
+    if (side.source && !side.standing) notes.push(side.source);
+    if (side.cut) notes.push("longer than the decoder reads, its end is not ranked");
+    box.querySelector(".facts").textContent = notes.join(" · ");
     fill(box.querySelector(".write"), side.writes ? el("button", { type: "button", class: "main", onclick: () => write(name) }, "Write the profile") : null);
   }
   const apart = view.differences !== null && !alike && !view.same_text;
@@ -223,15 +223,15 @@ function drawList(name, shown, animate) {
   }
   if (shown.rank === null || shown.rank === undefined) fill(rank, el("span", { class: "note" }, `The best of ${count(side.of)} titles you did not name`));
   else {
-    const told = [el("span", {}, "Target at "), el("span", { class: "number" }, count(shown.rank)), el("span", {}, `of ${count(side.of)}`)];
+    const parts = [el("span", {}, "Target at "), el("span", { class: "number" }, count(shown.rank)), el("span", {}, `of ${count(side.of)}`)];
     if (shown.before !== undefined) {
       const by = shown.before - shown.rank;
-      told.push(el("span", { class: by > 0 ? "better" : by < 0 ? "worse" : "" }, by ? `${by > 0 ? "▲" : "▼"} ${count(Math.abs(by))} ${by > 0 ? "better" : "worse"}, was ${count(shown.before)}` : "unmoved"));
+      parts.push(el("span", { class: by > 0 ? "better" : by < 0 ? "worse" : "" }, by ? `${by > 0 ? "▲" : "▼"} ${count(Math.abs(by))} ${by > 0 ? "better" : "worse"}, was ${count(shown.before)}` : "unmoved"));
     } else if (side.here !== undefined && side.here !== side.rank) {
       const why = Math.abs(side.here - side.rank) <= CLOSE ? "rounding differs by batch and machine" : "text or decoder have changed since";
-      told.push(el("span", { class: "note" }, `From ranks.parquet; ranked again here: ${count(side.here)} (${why})`));
+      parts.push(el("span", { class: "note" }, `From ranks.parquet; ranked again here: ${count(side.here)} (${why})`));
     }
-    fill(rank, ...told);
+    fill(rank, ...parts);
   }
   const before = new Map([...list.children].map((line) => [line.dataset.item, line.getBoundingClientRect().top]));
   fill(list, ...shown.list.map((item) => row(item, shown)));
@@ -284,9 +284,9 @@ async function rerank() {
   const list = document.querySelector(".list.right ol");
   list.classList.add("pending");
   try {
-    const told = await ask("/api/rank", { dataset: view.state.dataset, run: view.state.right, text, ...whose() }, mine.signal);
+    const answer = await ask("/api/rank", { dataset: view.state.dataset, run: view.state.right, text, ...whose() }, mine.signal);
     if (mine !== ranking) return;
-    edited = told;
+    edited = answer;
     settle();
   } catch (error) {
     if (error.name !== "AbortError") problem(error.message);
@@ -302,10 +302,10 @@ function settle() {
   tell();
   drawLists(true);
   const shown = edited || view.sides.right;
-  const told = [edited ? "Ranked." : "Back to the profile as it was written."];
-  if (shown.rank) told.push(`Target at ${shown.rank} of ${view.sides.right.of}${edited ? `, was ${edited.before}` : ""}.`);
-  if (edited) told.push(`${edited.list.filter((item) => item.was > edited.list.length).length} of ${edited.list.length} titles are new. First: ${edited.list[0].title}.`);
-  $("moved").textContent = told.join(" ");
+  const lines = [edited ? "Ranked." : "Back to the profile as it was written."];
+  if (shown.rank) lines.push(`Target at ${shown.rank} of ${view.sides.right.of}${edited ? `, was ${edited.before}` : ""}.`);
+  if (edited) lines.push(`${edited.list.filter((item) => item.was > edited.list.length).length} of ${edited.list.length} titles are new. First: ${edited.list[0].title}.`);
+  $("moved").textContent = lines.join(" ");
 }
 
 function whose() {
@@ -341,18 +341,18 @@ async function write(name) {
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
-        const told = JSON.parse(line);
-        if (told.error) throw new Error(told.error);
-        if (told.text !== undefined) {
+        const event = JSON.parse(line);
+        if (event.error) throw new Error(event.error);
+        if (event.text !== undefined) {
           writing = null;
           const text = $("text").value !== view.sides.right.text && view.state.text !== undefined ? {} : { text: undefined };
           await go(address(text), false);
           $("moved").textContent = "The profile is written.";
           return;
         }
-        bar.max = told.of;
-        bar.value = told.done;
-        state.textContent = { waiting: "Another profile is being written…", loading: "Loading the encoder…", writing: `${told.done} of at most ${told.of} tokens` }[told.stage];
+        bar.max = event.of;
+        bar.value = event.done;
+        state.textContent = { waiting: "Another profile is being written…", loading: "Loading the encoder…", writing: `${event.done} of at most ${event.of} tokens` }[event.stage];
       }
     }
     throw new Error("The explorer ended before the profile was written.");
@@ -377,13 +377,13 @@ async function find() {
     return [];
   }
   try {
-    const told = await ask(`/api/users?${new URLSearchParams({ dataset: view.state.dataset, q: query })}`);
+    const users = await ask(`/api/users?${new URLSearchParams({ dataset: view.state.dataset, q: query })}`);
     if (mine !== finding) return [];
-    fill($("found"), ...told.map((one) => el("li", {}, el("button", { type: "button", onclick: () => pick(one.session) }, `User ${one.user}`, one.why.startsWith("saw ") ? el("span", { class: "what" }, one.why) : null))));
-    if (!told.length) fill($("found"), el("li", { class: "none" }, "Nobody found"));
+    fill($("found"), ...users.map((one) => el("li", {}, el("button", { type: "button", onclick: () => pick(one.session) }, `User ${one.user}`, one.why.startsWith("saw ") ? el("span", { class: "what" }, one.why) : null))));
+    if (!users.length) fill($("found"), el("li", { class: "none" }, "Nobody found"));
     $("found").hidden = false;
-    $("found-state").textContent = told.length ? `${told.length} found` : "Nobody found";
-    return told;
+    $("found-state").textContent = users.length ? `${users.length} found` : "Nobody found";
+    return users;
   } catch (error) {
     problem(error.message);
     return [];
@@ -451,8 +451,8 @@ function openOwn(open) {
 
 $("pick").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const told = await find();
-  if (told.length) pick(told[0].session);
+  const users = await find();
+  if (users.length) pick(users[0].session);
 });
 let looking = 0;
 $("find").addEventListener("input", () => { clearTimeout(looking); looking = setTimeout(find, WAIT); });
@@ -470,8 +470,8 @@ $("dataset").addEventListener("change", () => go("?" + new URLSearchParams({ dat
 $("random").addEventListener("click", async () => {
   try {
     const seed = Math.max(0, Math.floor(Number($("seed").value)) || 0);
-    const told = await ask(`/api/random?${new URLSearchParams({ dataset: view.state.dataset, seed })}`);
-    await change({ session: String(told.session), own: undefined, text: undefined });
+    const drawn = await ask(`/api/random?${new URLSearchParams({ dataset: view.state.dataset, seed })}`);
+    await change({ session: String(drawn.session), own: undefined, text: undefined });
     $("user-facts").textContent += ` · drawn with seed ${seed}`;
     $("seed").value = seed + 1;
   } catch (error) {
@@ -497,19 +497,19 @@ for (const button of $("wish").querySelectorAll("button")) {
   });
 }
 $("link").addEventListener("click", async () => {
-  let told = "Link copied.";
+  let state = "Link copied.";
   try {
     await navigator.clipboard.writeText(location.href);
   } catch {
-    told = "The browser does not let the page copy; the link stands in its address line.";
+    state = "The browser does not let the page copy; the link is in its address bar.";
   }
-  $("link-state").textContent = told;
+  $("link-state").textContent = state;
 });
-// The token has become a cookie: it stays in no link, and in the history of no browser.
-const asked = new URLSearchParams(location.search);
-if (asked.has("token")) {
-  asked.delete("token");
-  history.replaceState(null, "", String(asked) ? "?" + asked : location.pathname);
+// The server has set a cookie with the token. So it is removed from the address, from links and the browser's history.
+const query = new URLSearchParams(location.search);
+if (query.has("token")) {
+  query.delete("token");
+  history.replaceState(null, "", String(query) ? "?" + query : location.pathname);
 }
 addEventListener("popstate", () => go(location.search, false));
 addEventListener("pagehide", stop);

@@ -1,9 +1,9 @@
-"""The algorithms of RLSO, a file each: what it makes of the rewards of a batch, and its loss.
+"""The algorithms of RLSO, one per file: the weights from the rewards of a batch, and the loss.
 
-Notation: a session has K profiles p; r(p) is the standardised reward, the KL term taken off; c(p) = log pi_theta(p) -
-log pi_t(p) summed over the tokens of p, pi_t being the policy that wrote the batch. An algorithm is two functions:
-``weigh`` turns the rewards of the whole batch into one number a profile, before any pass; ``loss`` is what a pass
-minimises, a mean over profiles or sessions, so that micro-batches and processes add up to the batch.
+Notation: a session has K profiles p. r(p) is the standardised reward minus the KL term. c(p) = log pi_theta(p) -
+log pi_t(p), summed over the tokens of p, where pi_t is the policy that wrote the batch. An algorithm has two functions:
+``weigh`` turns the rewards of the whole batch into one weight per profile, before any pass. ``loss`` is the objective
+that a pass minimises, a mean over profiles or sessions, so that micro-batches and processes add up to the batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from langptune.registry import Registry
 ALGORITHMS = Registry("langptune.training.algorithms")
 """Values of a recipe's ``algorithm``: a file has the functions ``weigh`` and ``loss``, and up to three constants.
 
-``SETTINGS``: keys that a recipe may give under ``settings``, with their defaults; a literal, for it is read without an
-import. ``RATIO`` and ``BEST``: see ``Algorithm``.
+``SETTINGS``: keys that a recipe may set under ``settings``, with their defaults; a literal, because it is read without
+an import. ``RATIO`` and ``BEST``: see ``Algorithm``.
 """
 
 
@@ -30,10 +30,10 @@ class Algorithm:
     """One algorithm, with the settings of a recipe.
 
     weigh: ``(rewards [S, K], finished bool [S, K], tokens [S, K]) -> weights [S, K]``, of all sessions of a batch.
-    loss: ``(change [B, T], mask [B, T], weights [B], samples) -> scalar``, of profiles that stand session by session,
-        ``samples`` of each; ``change`` is 0 where ``mask`` is. In its file it takes the settings, too.
-    ratio: ``change`` is log pi_theta - log pi_t of each token; else it is log pi_theta itself.
-    best: only each session's best profile by the reward is trained on, and ``samples`` is 1.
+    loss: ``(change [B, T], mask [B, T], weights [B], samples) -> scalar``, of profiles in the order of sessions,
+        ``samples`` per session; ``change`` is 0 where ``mask`` is 0. The function in the file also takes the settings.
+    ratio: True: ``change`` is log pi_theta - log pi_t of each token; False: it is log pi_theta.
+    best: only each session's profile with the highest reward is trained on, and ``samples`` is 1.
     """
 
     weigh: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -43,7 +43,7 @@ class Algorithm:
 
 
 def algorithm(name: str, settings: Mapping[str, Any]) -> Algorithm:
-    """An algorithm with settings, which go before those of its file.
+    """An algorithm with settings, which override those of its file.
 
     Raises:
         UserError: there is no such algorithm.

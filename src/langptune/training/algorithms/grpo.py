@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 SETTINGS = {"clip": 0.2}
-"""clip: of the ratio pi_theta / pi_t (PPO's; TRL's ``epsilon``)."""
+"""clip: PPO's clip range of the ratio pi_theta / pi_t (``epsilon`` in TRL)."""
 
 
 def weigh(rewards: torch.Tensor, finished: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

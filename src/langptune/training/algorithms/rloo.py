@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 
 SETTINGS = {"clip": 0.2}
-"""clip: of the ratio pi_theta / pi_t (PPO's; TRL's ``epsilon``)."""
+"""clip: PPO's clip range of the ratio pi_theta / pi_t (``epsilon`` in TRL)."""
 
 
 def weigh(rewards: torch.Tensor, finished: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """RLOO's advantage: r less the mean of the session's other profiles."""
+    """RLOO's advantage: r minus the mean of the session's other profiles."""
     samples = rewards.shape[1]
     return (rewards - rewards.mean(1, keepdim=True)) * (samples / (samples - 1))
 

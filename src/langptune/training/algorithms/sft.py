@@ -11,7 +11,7 @@ BEST = True
 
 
 def weigh(rewards: torch.Tensor, finished: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Best of n: a session's best profile, so that every token of the chosen ones weighs the same over the batch.
+    """Best of n: only a session's best profile has a weight, and every token of these profiles has the same weight.
 
     A session whose best profile did not finish is left out: its weights are all 0.
     """
