@@ -61,16 +61,16 @@ def test_time_cold_and_ties_by_hand():
     assert found["ties in time"].value == pytest.approx(0.5)
     assert found["cold items"].value == found["cold users"].value == pytest.approx(0.5)
     assert found["repeated events"].value == pytest.approx(3 / 10)
-    # Targets of training have counts 2, 1, 2, 1; of test 2 and 0: shares below (0.5 + 0.25 =) 0.75 and 0, mean 0.375.
-    assert found["drift of popularity"].value == pytest.approx(0.375 - 0.5)
+    # Without themselves, train targets have counts 1, 0, 1, 0, test targets 2 and 0. Shares below: 1 and 0.25.
+    assert found["drift of popularity"].value == pytest.approx(0.625 - 0.5)
 
 
 def test_a_clean_temporal_split_is_ok():
     rng = np.random.default_rng(0)
-    items = [int(item) for item in rng.integers(0, 20, 400)]
-    rows = [(f"u{at % 40}", "train", [items[at - 1]], items[at], at) for at in range(1, 300)]
-    rows += [(f"u{at % 40}", "val", [items[at - 1], items[at - 2]], items[at], 1000 + at) for at in range(300, 350)]
-    rows += [(f"u{at % 40}", "test", [items[at - 1]], items[at], 2000 + at) for at in range(350, 400)]
+    items = [int(item) for item in rng.integers(0, 20, 4000)]
+    rows = [(f"u{at % 40}", "train", [items[at - 1]], items[at], at) for at in range(1, 3000)]
+    rows += [(f"u{at % 40}", "val", [items[at - 1], items[at - 2]], items[at], 10_000 + at) for at in range(3000, 3200)]
+    rows += [(f"u{at % 40}", "test", [items[at - 1]], items[at], 20_000 + at) for at in range(3200, 4000)]
     found = checks(rows)
     assert {found[name].level for name in found if name != "order"} == {"OK"}
     assert found["order"].level == "attention", "items at random have no order"

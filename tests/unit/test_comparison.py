@@ -731,7 +731,7 @@ def test_published_numbers_are_matched_by_dataset_method_models_and_metric():
 
 GOOD = "d,,,ease,,,ndcg@20,0.5,paper,"
 BAD = {
-    "no number": (f"{HEAD}\nd,,,ease,,,ndcg@20,many,paper,", r"p\.csv: line 2: column 'value': 'many' is no number"),
+    "no number": (f"{HEAD}\nd,,,ease,,,ndcg@20,many,paper,", r"p\.csv: line 2: column 'value': 'many' is not a number"),
     "above one": (f"{HEAD}\n{GOOD}\nd,,,pop,,,ndcg@20,5.2,paper,", r"line 3: key 'value': .*\(found 5\.2\)"),
     "not finite": (f"{HEAD}\nd,,,ease,,,ndcg@20,nan,paper,", r"line 2: key 'value': .*\(found nan\)"),
     "unknown method": (

@@ -280,7 +280,7 @@ def test_shipped_judges_are_whole():
             {"model": "smolm2-135m"},
             "model: 'smolm2-135m' is not an encoder of models.yaml; did you mean 'smollm2-135m'?",
         ),
-        ({"model": "minilm-l6"}, "is no encoder"),
+        ({"model": "minilm-l6"}, "is not an encoder"),
         ({"instruction": {"user": "{{ history }} {{ first }}"}}, "must show second"),
         ({"instruction": {"user": BLOCKS + "{{ profile }}"}}, "unknown name 'profile'"),
         ({"instruction": {"user": BLOCKS + "{% if %}"}}, "template error"),

@@ -329,4 +329,4 @@ def test_stand_ins_are_written_by_one_command(tmp_path, capsys):
         "registries": registries,
     }
     assert load({**config, "methods": ["langptune-0"]}, ROOT).models[tm.DECODER].dimensions == tm.HIDDEN
-    assert tm.main([str(folder)]) == 2 and "is there already" in capsys.readouterr().err
+    assert tm.main([str(folder)]) == 2 and "already exists" in capsys.readouterr().err

@@ -20,7 +20,7 @@ HOME = ROOT / "src" / "langptune" / "randomness.py"
 MAKERS = {"default_rng", "Generator", "SeedSequence", "RandomState", "PCG64", "Philox", "MT19937", "SFC64", "Random"}
 MAKERS |= {"SystemRandom", "manual_seed", "manual_seed_all", "set_seed", "seed_everything"}
 GLOBAL = re.compile(r"((np|numpy)\.)?random\.\w+|torch\.(rand|randn|randint|randperm|normal|bernoulli)(_like)?")
-RECBOLE = {"src/langptune/baselines/recbole_compat.py": {"torch.rand", "torch.randint"}}
+RECBOLE = {"src/langptune/baselines/engine/recbole_compat.py": {"torch.rand", "torch.randint"}}
 """Parts of RecBole's own models, which draw from torch's generator as RecBole seeds it."""
 
 

@@ -49,7 +49,7 @@ EXCEPTIONS = {
     "src/langptune/models/materialise.py:_mirror": "in the new folder of materialise",
     "src/langptune/data/readers/amazon.py:_read_metadata": "in the scratch folder of its own of prepare_data.py",
     "src/langptune/data/readers/amazon.py:_read_reviews": "in the scratch folder of its own of prepare_data.py",
-    "src/langptune/baselines/recbole.py:_write": "in a temporary folder",
+    "src/langptune/baselines/engine/recbole_job.py:_write": "in a temporary folder",
     "src/langptune/training/policy.py:save_adapter": "below the checkpoints, a folder of its own",
     "src/langptune/training/contrastive.py:_save_best": "below the checkpoints, a folder of its own",
     "src/langptune/training/loop.py:save": "below the checkpoints, a folder of its own",

@@ -13,6 +13,8 @@ SELECT_BASELINE = stage("select_baseline", by="{dataset}-{method}-{models}")
 FIT_BASELINE = stage("fit_baseline", by=BY_RUN, mode="final")
 
 
+# In no group: selection comes between trials and fits, and jobs of one group must not depend on each other through a job
+# outside it.
 rule try_baseline:
     input:
         **tables("items", "sessions"),
@@ -25,8 +27,6 @@ rule try_baseline:
         TRY_BASELINE.benchmark
     wildcard_constraints:
         method=BASELINES,
-    group:
-        cheap
     conda:
         ENVIRONMENT
     resources:
