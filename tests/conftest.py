@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cluster, then units, then whole workflows, and what is slow last: the time may run out on it.
 
     The cluster comes first because its tests run one after another and mostly wait for a queue: beside them, the other
-    worker has the machine to itself.
+    workers have the machine to themselves.
     """
     places = {}
     for item in items:
