@@ -129,10 +129,9 @@ plan: env
 doctor: env
 	@$(RUN) scripts/doctor.py --config $(call quoted,CONFIG)
 
-# tests/conftest.py decides which tests stay in one process, and their order. One process more than the two cores of a small
-# machine, because the tests of the cluster mostly wait for its queue.
+# tests/conftest.py decides which tests stay in one of the two processes, and their order.
 test: env-dev check
-	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slurm: env-dev
 	@$(BIN)/python -m pytest -m slurm tests/slurm

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The cluster, then units, then whole workflows, and what is slow last: the time may run out on it.
 
     The cluster comes first because its tests run one after another and mostly wait for a queue: beside them, the other
-    workers have the machine to themselves.
+    worker has the machine to itself.
     """
     places = {}
     for item in items:
