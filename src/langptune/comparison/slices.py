@@ -97,7 +97,9 @@ def table(
     train = sessions.filter(pl.col("split") == "train")
     counts = popularity(sessions, n_items)
     ran = [row for row in grid.rows if not row.missing]
-    references = {row.models: row for row in ran if row.method == reference}
+    references = {row.models: row.key for row in ran if row.method == reference}
+    # Without a reference no row has a difference: each is its own.
+    bases = {row.key: references[own_reference(row.models, list(references))] if references else row.key for row in ran}
     out = []
     for name, make in SLICINGS.items():
         slicing = make(test, train, counts)
@@ -107,9 +109,9 @@ def table(
             values = {row.key: row.values[chosen] for row in ran}
             draws = bootstrap.replicates(values, resamples, seed)
             for row in ran:
-                base = references[own_reference(row.models, list(references))] if references else row
+                means = values[row.key].mean(axis=(0, 1))
                 low, high = bootstrap.interval(draws[row.key], confidence)
-                against = _against(values, draws, row.key, base.key, confidence)
+                against = _against(values, draws, row.key, bases[row.key], confidence)
                 for metric, title in enumerate(grid.metrics):
                     out.append(
                         {
@@ -120,7 +122,7 @@ def table(
                             "method": row.method,
                             "models": row.models,
                             "metric": title,
-                            "mean": float(values[row.key].mean(axis=(0, 1))[metric]),
+                            "mean": float(means[metric]),
                             "low": float(low[metric]),
                             "high": float(high[metric]),
                             **{key: column[metric] for key, column in against.items()},
