@@ -18,7 +18,7 @@ from langptune.interpretability.faithfulness import Catalogue, Verifier, by_infe
 from langptune.interpretability.inputs import ProfileSpec
 from langptune.provenance import Record
 from langptune.randomness import numbered
-from langptune.workflow.needs import Needs
+from langptune.workflow.needs import Needs, scoring
 
 if TYPE_CHECKING:
     from langptune.workflow.job import Job
@@ -65,15 +65,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
-    return Needs(
-        memory=3000,
-        minutes=30,
-        threads=project.config.generation.threads,
-        gpus=1,
-        model=project.models[job.encoder],
-        per_million=3,
-        per_billion=60,
-    )
+    return scoring(project.models[job.encoder], project.config.generation.threads)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -29,6 +29,11 @@ class Needs:
     launch: str | None = None
 
 
+def scoring(model: ModelEntry, threads: int) -> Needs:
+    """The needs of a job that scores short texts with a model, without generating any."""
+    return Needs(memory=3000, minutes=30, threads=threads, gpus=1, model=model, per_million=3, per_billion=60)
+
+
 def embedding(decoder: DecoderEntry) -> Needs:
     """The needs of a job that embeds texts with a decoder."""
     return Needs(memory=2000, minutes=20, model=decoder, per_million=6, per_billion=100, gpus=1)
