@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from langptune.config.datasets import DatasetEntry
+from langptune.data.contracts import SESSIONS
 from tests import preload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +98,27 @@ def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow; both output streams are returned as text."""
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", *args]
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def sessions_table(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataFrame:
+    """Contract ``sessions`` from user, split, history (all that is seen), target and its time."""
+    return pl.DataFrame(
+        [
+            {
+                "session": number,
+                "user_id": user,
+                "split": split,
+                "history": history,
+                "seen": history,
+                "target": target,
+                "target_time": time,
+                "ratings": [1.0] * len(history),
+                "reviews": None,
+            }
+            for number, (user, split, history, target, time) in enumerate(rows)
+        ],
+        schema=SESSIONS,
+    )
 
 
 AFTER_METRICS = {"compare": 1, "slice_metrics": 1, "plot": 5, "cost": 1, "all": 1}

@@ -7,35 +7,14 @@ import polars as pl
 import pytest
 
 from langptune.data.audit import Check, _drift, _rank, audit
-from langptune.data.contracts import SESSIONS
 from langptune.data.interactions import train_pairs
+from tests.conftest import sessions_table
 
 ITEMS = pl.DataFrame({"item": range(50)})
 
 
-def sessions(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataFrame:
-    """User, split, history, target and its time."""
-    return pl.DataFrame(
-        [
-            {
-                "session": number,
-                "user_id": user,
-                "split": split,
-                "history": history,
-                "seen": history,
-                "target": target,
-                "target_time": time,
-                "ratings": [1.0] * len(history),
-                "reviews": None,
-            }
-            for number, (user, split, history, target, time) in enumerate(rows)
-        ],
-        schema=SESSIONS,
-    )
-
-
 def checks(rows, dropped=None) -> dict[str, Check]:
-    return {check.name: check for check in audit(ITEMS, sessions(rows), dropped or {})}
+    return {check.name: check for check in audit(ITEMS, sessions_table(rows), dropped or {})}
 
 
 def test_time_cold_and_ties_by_hand():
@@ -99,7 +78,7 @@ def test_known_items_are_those_of_the_train_pairs():
     rows = [
         ("u", "train", [int(x) for x in rng.choice(30, 4, replace=False)], int(rng.integers(30)), t) for t in range(9)
     ]
-    known = set(train_pairs(sessions(rows))["item"])
+    known = set(train_pairs(sessions_table(rows))["item"])
     for target in range(30):
         cold = checks([*rows, ("u", "test", [], target, 100)])["cold items"].value
         assert cold == float(target not in known)
@@ -113,7 +92,7 @@ def test_no_drift_where_all_items_are_alike():
         for user in range(1000)
         for time, split in enumerate(("train", "test"))
     ]
-    frame = sessions(rows)
+    frame = sessions_table(rows)
     train, test = (frame.filter(pl.col("split") == split) for split in ("train", "test"))
     check = _drift(train, test, 500)
     assert check.level == "OK" and abs(check.value) < 0.03

@@ -9,9 +9,9 @@ from scipy import stats
 
 from langptune.comparison import grid, slices
 from langptune.comparison.significance import detectable
-from langptune.data.contracts import SESSIONS
 from langptune.figures.comparison.slices import Point
 from langptune.figures.comparison.slices import slices as draw
+from tests.conftest import sessions_table
 
 METRICS = ("ndcg@10", "log-rank")
 ITEMS = 30
@@ -28,23 +28,7 @@ def sessions() -> pl.DataFrame:
                 # Item 0 is by far the most popular one.
                 rows.append((f"u{user}", "train", [], int(rng.choice([0, 0, 0, *range(15)]))))
         rows.append((f"u{user}", "test", list(range(15, 15 + user % 7)), int(rng.integers(ITEMS))))
-    return pl.DataFrame(
-        [
-            {
-                "session": at,
-                "user_id": user,
-                "split": split,
-                "history": seen,
-                "seen": seen,
-                "target": target,
-                "target_time": at,
-                "ratings": [],
-                "reviews": None,
-            }
-            for at, (user, split, seen, target) in enumerate(rows)
-        ],
-        schema=SESSIONS,
-    )
+    return sessions_table([(*row, at) for at, row in enumerate(rows)])
 
 
 def row(method: str, models: str, sessions: int, seeds: int, seed: int) -> grid.Row:
