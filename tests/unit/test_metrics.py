@@ -238,15 +238,15 @@ loads = [metrics.module("first")] if new else []
 print([*hashes, new, provenance.code_hash(scripts / "evaluate.py", (), loads)])
 """
 
-    def told():
+    def measured():
         environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "PYTHONSAFEPATH": "1"}
         done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return ast.literal_eval(done.stdout)
 
-    *before, none, evaluated = told()
+    *before, none, evaluated = measured()
     (tmp_path / "src/langptune/metrics/first.py").write_text(code)
-    *after, new, again = told()
+    *after, new, again = measured()
     assert before == after and none == 0 and new == ["First", [1.0, 0.0]] and again != evaluated
 
 

@@ -161,8 +161,8 @@ def test_declarations_import_no_more_than_they_need():
     )
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", code, *map(str, STAGES)]
-    told = subprocess.run(command, env=env, text=True, capture_output=True, check=True).stdout.split()
-    assert "pydantic" in told and not {"polars", "matplotlib", "scipy", "sklearn", "recbole"} & set(told)
+    loaded = subprocess.run(command, env=env, text=True, capture_output=True, check=True).stdout.split()
+    assert "pydantic" in loaded and not {"polars", "matplotlib", "scipy", "sklearn", "recbole"} & set(loaded)
 
 
 def test_targets_are_files_of_every_dataset(project):

@@ -76,11 +76,11 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     workflow = workflow._workflow
     jobs = {job.rule.name: [job.resources.get("gpu"), job.params.get("spec")] for job in workflow.dag.jobs}
     ranked = {job.wildcards.method: json.loads(job.params.spec) for job in workflow.dag.jobs if job.rule.name in TEXTS}
-    told = {"gpus": workflow.global_resources["gpu"].value, "jobs": jobs, "run": os.environ["LANGPTUNE_RUN"]}
-    told["ranked"] = ranked
+    facts = {"gpus": workflow.global_resources["gpu"].value, "jobs": jobs, "run": os.environ["LANGPTUNE_RUN"]}
+    facts["ranked"] = ranked
     fits = [job for job in workflow.dag.jobs if job.rule.name == "fit_baseline"]
-    told["baselines"] = {job.wildcards.method: job.resources.get("gpu") for job in fits}
-    Path(sys.argv[2]).write_text(json.dumps(told))
+    facts["baselines"] = {job.wildcards.method: job.resources.get("gpu") for job in fits}
+    Path(sys.argv[2]).write_text(json.dumps(facts))
 """
 
 
@@ -100,10 +100,10 @@ def asked(tmp_path_factory) -> dict:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     env = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "LANGPTUNE_RUN")}
-    command = [sys.executable, "-c", ASKED, str(folder / "config.yaml"), str(folder / "told.json")]
+    command = [sys.executable, "-c", ASKED, str(folder / "config.yaml"), str(folder / "facts.json")]
     done = subprocess.run(command, cwd=ROOT, env=env | {gpus.COUNT: "2"}, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return json.loads((folder / "told.json").read_text())
+    return json.loads((folder / "facts.json").read_text())
 
 
 def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(asked):
