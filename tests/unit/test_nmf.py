@@ -53,14 +53,6 @@ def test_planted_blocks_are_found_for_users_who_were_not_trained_on():
     assert (ranks["rank"] <= PER_BLOCK - 6).all(), "behind unseen items of its own block at most"
 
 
-def test_train_matrix_holds_each_pair_of_train_once():
-    table = sessions(
-        [("a", "train", [0, 0], 1), ("a", "train", [0, 1], 2), ("b", "train", [1], 2), ("c", "val", [3], 4)]
-    )
-    assert nmf.train_matrix(table, 5).toarray().tolist() == [[1, 1, 1, 0, 0], [0, 1, 1, 0, 0]]
-    assert nmf.session_matrix(table, 5).toarray()[[0, 3]].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 1, 0]]
-
-
 def test_validation_tells_how_many_components_are_right():
     lines = []
     lesson = fit.lesson(planted(), N, "val", 0, lines.append)
@@ -68,20 +60,6 @@ def test_validation_tells_how_many_components_are_right():
     assert trials[BLOCKS].val["ndcg@10"] > trials[1].val["ndcg@10"] and len(lines) == 2
     with pytest.raises(UserError, match="no validation split"):
         fit.select(nmf.Model(nmf.Keys()), fit.lesson(planted().filter(pl.col("split") != "val"), N, "val", 0, print))
-
-
-def test_held_out_targets_reach_no_score():
-    table = planted()
-    held_out = pl.col("split") != "train"
-    other = (pl.col("target") + 1) % N
-    moved = pl.when(held_out & ~pl.col("seen").list.contains(other)).then(other).otherwise(pl.col("target"))
-    changed = table.with_columns(moved.cast(pl.Int32).alias("target"))
-    assert not changed.equals(table)
-    tests = [t.filter(pl.col("split") == "test") for t in (table, changed)]
-    assert (scores(fitted(table), tests[0]) == scores(fitted(changed), tests[1])).all()
-    # Nor do histories of held-out users: what is learned comes from train alone.
-    only = table.filter(pl.col("split") == "train")
-    assert (fitted(only).nmf.components_ == fitted(table).nmf.components_).all()
 
 
 def test_the_same_seed_gives_the_same_scores_whatever_else_is_scored():
@@ -96,8 +74,6 @@ def test_mistakes_are_one_line():
     table = planted()
     with pytest.raises(UserError, match=r"kind nmf: components 99: the train sessions have 40 users .*at most 40"):
         fitted(table, components=99)
-    with pytest.raises(UserError, match="no train split"):
-        nmf.train_matrix(table.filter(pl.col("split") == "val"), N)
 
 
 def run(folder, components=BLOCKS):

@@ -50,7 +50,9 @@ class Model(baseline.Baseline):
         """
         from sklearn.decomposition import NMF
 
-        train, components = train_matrix(lesson.train, lesson.n_items), self.keys.components
+        from langptune.baselines.frame.matrices import train_matrix
+
+        train, components = train_matrix(lesson, "NMF"), self.keys.components
         if components > min(train.shape):
             raise UserError(
                 f"methods.yaml: kind nmf: components {components}: the train sessions have {train.shape[0]} users and "
@@ -64,34 +66,10 @@ class Model(baseline.Baseline):
 
     def scores(self, sessions: pl.DataFrame) -> np.ndarray:
         """Float64 ``[S, n_items]``."""
+        from langptune.baselines.frame.matrices import session_matrix
+
         factors = self.nmf.components_
         return _quietly(self.nmf.transform, session_matrix(sessions, factors.shape[1])) @ factors
-
-
-def train_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
-    """Float64 ``[users, n_items]``: 1 where a user of the train sessions has interacted with an item."""
-    import numpy as np
-    from scipy.sparse import csr_matrix
-
-    from langptune.data.interactions import train_pairs
-
-    pairs = train_pairs(sessions)
-    if pairs.is_empty():
-        raise UserError("NMF: there is nothing to train on; the sessions have no train split")
-    users = pairs["user_id"].rank("dense").to_numpy() - 1
-    shape = (int(users.max()) + 1, n_items)
-    return csr_matrix((np.ones(len(pairs)), (users, pairs["item"].to_numpy())), shape=shape)
-
-
-def session_matrix(sessions: pl.DataFrame, n_items: int) -> csr_matrix:
-    """Float64 ``[S, n_items]``: 1 where a session shows an item (``seen``, which includes the history)."""
-    import numpy as np
-    import polars as pl
-    from scipy.sparse import csr_matrix
-
-    shown = sessions.select(pl.int_range(pl.len()).alias("row"), pl.col("seen").list.unique()).explode("seen")
-    at = (shown["row"].to_numpy(), shown["seen"].to_numpy())
-    return csr_matrix((np.ones(len(shown)), at), shape=(len(sessions), n_items))
 
 
 def _quietly(work: Callable[[csr_matrix], np.ndarray], matrix: csr_matrix) -> np.ndarray:
