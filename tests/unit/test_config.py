@@ -721,6 +721,13 @@ def test_what_no_seed_changes_lies_under_one_seed_whichever_are_listed():
     assert "/seed1/" in layout.profiles_of("ml-100k", MODELS, 1, phase.parent, sampled)
 
 
+def test_all_tuned_baselines_have_the_same_budget():
+    names = [name for name, entry in read_yaml(ROOT / "config/methods.yaml").items() if "tune" in entry]
+    config = base() | {"methods": names, "comparison": {"reference": "ease"}}
+    trials = {name: method.trials for name, method in load(config, ROOT).methods.items() if name in names}
+    assert len(trials) >= 13 and set(trials.values()) == {8}, trials
+
+
 def test_nmf_has_a_grid_of_components():
     config = base() | {"methods": ["nmf"], "comparison": {"reference": "nmf"}}
     assert [run.folder for run in load(config, ROOT).runs()] == [f"ml-100k/nmf/NMF/seed{s}" for s in (0, 1)]
