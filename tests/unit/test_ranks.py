@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langptune.errors import UserError
+from langptune.ranking import ranks
 from langptune.ranking.ranks import full_ranks
 
 
@@ -120,3 +121,23 @@ def test_an_empty_batch():
 def test_broken_input_is_refused(scores, targets, masks, message):
     with pytest.raises(UserError, match=message):
         full_ranks(np.array(scores), targets, masks)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 12, 1 << 19])
+@pytest.mark.parametrize("distinct", [3, 40, 10**6])
+def test_large_catalogues_agree_too_in_blocks_of_any_size(block, distinct, monkeypatch):
+    """Beyond 256 items the best ones are bounded by the maxima of columns; few distinct values give many ties."""
+    monkeypatch.setattr(ranks, "_BLOCK", block)
+    rng = np.random.default_rng(distinct)
+    scores = rng.integers(0, distinct, (6, 777)).astype(np.float32)
+    scores[2] = -np.inf
+    scores[3, 40:] = -np.inf
+    targets = rng.integers(0, 777, 6)
+    masks = [[item for item in rng.integers(0, 777, size).tolist() if item != target]
+             for size, target in zip([0, 30, 30, 765, 3000, 30], targets, strict=True)]  # fmt: skip
+    ranked = full_ranks(scores, targets, masks, 50)
+    for row in range(6):
+        rank, order = slow(scores[row].tolist(), targets[row], masks[row])
+        best = order[:50]
+        assert ranked.rank[row] == rank
+        assert ranked.top[row].tolist() == best + [-1] * (50 - len(best))
