@@ -10,7 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pydantic import Field
 
-from langptune import benchmarks, cost, plan
+from langptune import benchmarks, cost, inference, plan
 from langptune.config.datasets import DatasetEntry
 from langptune.config.sample import Sample
 from langptune.figures import style
@@ -39,7 +39,9 @@ class CostSpec(StageSpec):
     benchmarks: list[str] = Field(description="folders of benchmark files, one below it for each rule")
     models: dict[str, str] = Field({}, description="a model's source as JSON (config.identity) -> its name")
     rates: str | None = Field(None, description="YAML of stated speeds; null: config/rates.yaml of the repository")
+    runs: list[inference.RankedRun] = Field([], description="the runs of the comparison, for time and energy per user")
     table_out: str = Field(description="CSV, one line per rule, model and kind of device")
+    inference_out: str = Field(description="CSV, one line per method and models: time and energy per user")
     page_out: str = Field(description="the same for people (Markdown)")
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
 
@@ -56,6 +58,15 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "folder": f"{project.results}/{job.dataset}",
         "benchmarks": [project.benchmarks],
         "models": targets.model_names(project, job.dataset),
+        "runs": [
+            {
+                "method": run.method,
+                "title": project.methods[run.method].title,
+                "models": run.models,
+                "ranks_path": project.paths.ranks_of(run),
+            }
+            for run in project.runs(job.dataset)
+        ],
     }
 
 
@@ -81,8 +92,12 @@ def gather(spec: CostSpec, record: Record, log: Log) -> None:
     machines = {f"{manifest['host']} ({manifest['device']})" for manifest in jobs.values()}
     with whole(spec.table_out) as part:
         costs.write_csv(part)
+    users = inference.table(spec.runs)
+    with whole(spec.inference_out) as part:
+        users.write_csv(part)
     with whole(spec.page_out) as part:
-        part.write_text(cost.page(costs, spec.dataset.title, machines, lost), encoding="utf-8")
+        page = [cost.page(costs, spec.dataset.title, machines, lost), inference.section(users)]
+        part.write_text("\n".join(page if len(users) else page[:1]), encoding="utf-8")
     figure = draw(costs)
     for path in spec.figure_out:
         style.save(figure, path)

@@ -10,6 +10,7 @@ from pydantic import Field
 from langptune.config.base import validate
 from langptune.errors import UserError
 from langptune.files import read_json, write_lines
+from langptune.meter import Meter
 from langptune.provenance import Record, write_json
 from langptune.registry import Registry
 from langptune.stage import Log, StageSpec, run, set_threads
@@ -122,8 +123,11 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     else:
         model, found = frame.final(lambda: entry.Model(keys), lesson("val"), lambda: lesson("test"))
         test = sessions.filter(pl.col("split") == "test")
-        contracts.write(frame.ranks(model, test, n_items), spec.ranks_out, "ranks")
-        record.note(sessions=len(test))
+        meter = Meter()
+        with meter.running():
+            ranks = frame.ranks(model, test, n_items)
+        contracts.write(ranks, spec.ranks_out, "ranks")
+        record.note(sessions=len(test), **meter.note(len(test)))
         log(f"{keys.label}: ranked {len(test)} sessions")
     if spec.curve_out is not None:
         write_lines(spec.curve_out, found.curve)

@@ -13,6 +13,7 @@ from langptune import stage
 from langptune.config.models import DecoderEntry
 from langptune.data import contracts
 from langptune.errors import UserError
+from langptune.meter import Meter
 from langptune.provenance import Record
 from langptune.workflow import amounts
 from langptune.workflow.needs import Needs, embedding
@@ -92,11 +93,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     weight = read_weight(spec.weight, spec.popularity_in)
     scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
+    meter = Meter()
     if spec.profiles_in is not None:
         profiles = contracts.read(spec.profiles_in, "profiles")
         samples = profiles["sample"].max() + 1
         if samples > 1:
-            profiles, kept = _best(spec, profiles, chosen, model, scoring)
+            with meter.running():
+                profiles, kept = _best(spec, profiles, chosen, model, scoring)
             record.note(best_of=samples, kept_sample_mean=kept)
         if spec.change == "shuffled":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
@@ -109,12 +112,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     else:
         item_texts = items["text"].to_list()
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
-    queries = embed(model, texts, spec.decoder.query_prefix)
-    used = mean_vector(queries.vectors) if spec.change == "mean-vector" else queries.vectors
-    ranks = rank_sessions(chosen, scoring.blocks(used))
+    with meter.running():
+        queries = embed(model, texts, spec.decoder.query_prefix)
+        used = mean_vector(queries.vectors) if spec.change == "mean-vector" else queries.vectors
+        ranks = rank_sessions(chosen, scoring.blocks(used))
     contracts.write(ranks, spec.ranks_out, "ranks")
     empty = sum(not t for t in texts)
     record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=empty)
+    record.note(**meter.note(len(ranks)))
     what = f"{spec.source}, {spec.change}" if spec.change else spec.source
     log(
         f"{what}: ranked {len(ranks)} sessions, popularity weight {weight:g}, {queries.cut} texts cut at "

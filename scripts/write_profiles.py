@@ -19,6 +19,7 @@ from langptune.data import contracts
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError
 from langptune.files import read_json
+from langptune.meter import Meter
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
 from langptune.thinking import refuse_only_thoughts
@@ -167,7 +168,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     drawn = [spec.max_tokens, spec.temperature, spec.seed, spec.number]
     identity = [*drawn, writer.starts, str(dtype), model_hash, adapter_hash, made_with]
     total, done, kept, written, start = sum(map(len, mine)), 0, 0, 0, time.monotonic()
-    parts, thoughts, only = [], 0, 0
+    parts, thoughts, only, meter = [], 0, 0, Meter()
     for batch in mine:
         key = json.dumps([identity, [[rows[i], prompts[i].ids] for i in batch]])
         path = journal / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
@@ -180,7 +181,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             source = f"{spec.seed}/{spec.number}" if spec.number else spec.seed
             seeds = [profile_seed(source, *rows[i]) for i in batch]
             # The adapter is float32 and the model bfloat16; autocast converts between them.
-            with torch.autocast(device.type, dtype, enabled=spec.adapter_in is not None and dtype != torch.float32):
+            mixed = torch.autocast(device.type, dtype, enabled=spec.adapter_in is not None and dtype != torch.float32)
+            with meter.running(), mixed:
                 texts = generate_batch(
                     model,
                     tokenizer,
@@ -230,6 +232,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         dtype=str(dtype).removeprefix("torch."),
         prompts_that_lost_items=sum(p.dropped_items > 0 for p in prompts),
         fields_cut=sum(p.cut_fields for p in prompts),
+        **meter.note(written / spec.samples),
         **_counted(thoughts, only, log),
     )
 
@@ -284,7 +287,9 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
     def progress(done: int, total: int, seconds: float) -> None:
         log(f"profiles {done}/{total} (shard {spec.shard} of {spec.shards}): {done / seconds:.2f} profiles/s")
 
-    answers = client.ask(requests, paced(progress))
+    meter = Meter()
+    with meter.running():
+        answers = client.ask(requests, paced(progress))
     if empty := client.few_faults(answers):
         kinds = sorted({answer.fault for answer in empty})
         log(
@@ -319,6 +324,7 @@ def ask(spec: Spec, record: Record, log: stage.Log) -> None:
         answered_by=sorted({answer.model for answer in answers}),
         asked=client.spent.requests,
         usd=round(client.spent.usd, 6),
+        **meter.note(client.spent.requests / spec.samples, remote=True),
     )
     log(f"{spec.encoder.source.model}: {client.spent.line}")
 

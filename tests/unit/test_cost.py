@@ -246,13 +246,17 @@ def test_script_writes_table_page_and_figure(toy):
         **{"targets": [toy.path("toy/m/metrics.parquet")], "benchmarks": [toy.path("benchmarks")]},
         **{f"{key}_out": toy.path(f"cost.{end}") for key, end in (("table", "csv"), ("page", "md"))},
         "figure_out": [toy.path("cost.png"), toy.path("cost.pdf")],
+        "inference_out": toy.path("inference.csv"),
+        "runs": [{"method": "m", "title": "M", "models": "small", "ranks_path": toy.path("toy/m/none.parquet")}],
     }
     command = [sys.executable, str(ROOT / "scripts/cost.py"), "--spec", json.dumps(spec)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "toy: 1 of 1 jobs, 10 s in all" in done.stderr, done.stderr
     (row,) = pl.read_csv(toy.path("cost.csv")).iter_rows(named=True)
     assert (row["rule"], row["seconds"], row["ratio"]) == ("evaluate", 10.0, pytest.approx(2.0))
-    assert "here (AMD EPYC)" in Path(toy.path("cost.md")).read_text()
+    page = Path(toy.path("cost.md")).read_text()
+    assert "here (AMD EPYC)" in page and "- Blank: made by a version that did not measure it (M)." in page
+    assert pl.read_csv(toy.path("inference.csv"))["method"].to_list() == ["m"]
     assert json.loads(Path(toy.path("cost.csv.manifest.json")).read_text())["notes"]["jobs"] == 1
 
 

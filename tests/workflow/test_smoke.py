@@ -159,6 +159,16 @@ def test_cost_is_that_of_the_benchmark_files(repo):
     assert "`write_profiles`" in page and "**total**" in page
 
 
+def test_time_and_energy_per_user_are_known_for_every_method(repo):
+    users = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/inference.csv")
+    table = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/table.csv")
+    assert users["method"].sort().to_list() == table["method"].unique().sort().to_list()
+    assert set(users["why_not"]) == {""} and (users["ms"] > 0).all() and (users["joules"] > 0).all()
+    writes = set(users.filter(pl.col("write_ms").is_not_null())["method"])
+    assert writes == {"langptune-0", "langptune-cl", "langptune", "shuffled-profiles"}
+    assert (users.filter(pl.col("write_ms").is_not_null())["write_ms"] > users["rank_ms"].min()).all()
+
+
 def test_second_run_has_nothing_to_do(repo):
     assert planned(repo) == {}
 

@@ -19,6 +19,7 @@ rule cost:
             f"{COMPARISON}/cost.pdf",
         ],
         page_out=f"{COMPARISON}/cost.md",
+        inference_out=f"{COMPARISON}/inference.csv",
     log:
         COST.log,
     benchmark:

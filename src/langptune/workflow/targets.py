@@ -122,7 +122,8 @@ def results(project: Project, dataset: str) -> list[str]:
 
 def costs(project: Project) -> list[str]:
     """The cost files of every dataset; they are made after all other results."""
-    return _each(project, [f"comparison/cost.{end}" for end in ("csv", "md", "png", "pdf")])
+    names = ("cost.csv", "cost.md", "cost.png", "cost.pdf", "inference.csv")
+    return _each(project, [f"comparison/{name}" for name in names])
 
 
 def model_names(project: Project, dataset: str) -> dict[str, str]:
