@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import polars as pl
 from pydantic import Field
 
 from langptune import metrics
@@ -145,8 +146,15 @@ def compare(spec: CompareSpec, record: Record, log: Log) -> None:
     )
     facts = spec.facts
     if spec.sessions_in is not None:
-        split = contracts.read(spec.sessions_in, "sessions", ["split"])["split"]
-        facts = [*facts, f"Compared on {len(collected.sessions)} of {(split == 'test').sum()} test sessions."]
+        sessions = contracts.read(spec.sessions_in, "sessions", ["session", "split", "user_id"])
+        there = (sessions["split"] == "test").sum()
+        facts = [*facts, f"Compared on {len(collected.sessions)} of {there} test sessions."]
+        chosen = sessions.filter(pl.col("session").is_in(pl.Series(collected.sessions).implode()))
+        if (users := chosen["user_id"].n_unique()) < len(chosen):
+            facts.append(
+                f"The {len(chosen)} sessions are those of {users} users. Intervals and tests treat them as "
+                "independent, so they are too narrow."
+            )
     page = pages.to_markdown(comparison, spec.title, facts)
     for path, text in (
         (spec.table_csv_out, tables.wide_csv(comparison)),

@@ -82,6 +82,29 @@ def test_temporal_uses_nothing_later_than_its_cut(tmp_path):
         assert row["target_time"] >= cuts[row["split"]]
 
 
+@pytest.mark.parametrize("choice", ["first", "last", "random", "successive"])
+def test_temporal_targets_are_those_that_are_chosen(tmp_path, choice):
+    rows = [(f"u{u}", i, 4, 10 * i + u) for u in range(6) for i in range(1, 9)]
+    protocol = {"name": "temporal", "validation_from": 0.4, "test_from": 0.7, "history_length": None, "target": choice}
+    sessions = prepare(write_raw(tmp_path, rows, ITEMS), protocol=protocol).sessions
+    first = prepare(tmp_path, protocol=protocol | {"target": "first"}).sessions
+    train = [table.filter(pl.col("split") == "train").drop("session") for table in (sessions, first)]
+    assert train[0].equals(train[1])
+    starts = {(row["user_id"], row["split"]): row["target"] for row in first.to_dicts() if row["split"] != "train"}
+    for (user, split), part in sessions.filter(pl.col("split") != "train").group_by("user_id", "split"):
+        # Every user sees items 0 to 7 in this order, and the items of validation end where those of test begin.
+        start, end = starts[user, split], 8 if split == "test" else starts[user, "test"]
+        targets = part["target"].sort().to_list()
+        wanted = {"first": [start], "last": [end - 1], "successive": list(range(start, end))}
+        assert targets == wanted[choice] if choice in wanted else len(targets) == 1 and start <= targets[0] < end
+        assert end - start > 1, "there is a choice"
+        for row in part.to_dicts():
+            assert row["seen"] == row["history"] == list(range(row["target"]))
+    if choice == "random":
+        again = prepare(write_raw(tmp_path / "again", rows[::-1], ITEMS), protocol=protocol).sessions
+        assert again.equals(sessions) and not again.equals(first)
+
+
 def test_temporal_without_spread_is_refused(tmp_path):
     rows = [("u1", i, 4, 100) for i in range(1, 9)]
     raw = load(write_raw(tmp_path, rows, ITEMS))

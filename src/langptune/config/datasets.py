@@ -95,8 +95,9 @@ class Temporal(Strict):
     """One global cut-off in time per split: predictions use no data later than the cut-off.
 
     ``validation_from`` and ``test_from`` are quantiles of all interaction times. The target of a train session is
-    before the validation cut-off. The target of a validation (test) session is a user's first unseen item at or after
-    the validation (test) cut-off; its history is all interactions of this user before the cut-off. With ``core``, the
+    before the validation cut-off. The target of a validation (test) session is one of a user's unseen items at or after
+    the validation (test) cut-off, by default the first; its history is this user's interactions before the target. Only
+    the user's own history may reach beyond the cut-off, and only where a later target is chosen. With ``core``, the
     catalogue and the users are those of the k-core of the interactions before the validation cut-off; a test user needs
     at least k interactions before the test cut-off.
     """
@@ -112,6 +113,11 @@ class Temporal(Strict):
         0.9, description="quantile of the interaction times at which test begins; above `validation_from`"
     )
     core: Core = CORE
+    target: Literal["first", "last", "random", "successive"] = Field(
+        "first",
+        description="which of a user's items from a cut-off on is the target: the first, the last (before the next "
+        "cut-off), one drawn by a fixed hash of the user, or each of them in a session of its own",
+    )
     windows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="maximum number of train sessions per user, the most recent ones; null: all"
     )

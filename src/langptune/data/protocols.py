@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,7 +214,7 @@ def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Train targets are before the validation cut; a user's first item at or after a cut is a val or test target."""
+    """Train targets are before the validation cut; val and test targets are chosen among the items from a cut on."""
     protocol = job.entry.protocol
     assert isinstance(protocol, Temporal)
     times = job.table["timestamp"].to_numpy()
@@ -251,10 +251,17 @@ def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
             if start - first < needed:
                 no_history += 1
                 continue
-            rows.add(user, split, first, start, start)
+            for target in _targets(protocol.target, f"{split}/{user}", start, end):
+                rows.add(user, split, first, target, target)
     few = "an" if needed == 1 else f"{needed}"
     job.drops[f"val or test users without {few} earlier interaction{'s' * (needed > 1)}"] = no_history
     return items, rows.table(ordered, job.raw)
+
+
+def _targets(choice: str, name: str, start: int, end: int) -> Iterable[int]:
+    """The rows among ``start..end-1`` that are targets (``Temporal.target``); a drawn one depends only on the name."""
+    drawn = int.from_bytes(stable_hash("target", name)) % (end - start)
+    return {"first": [start], "last": [end - 1], "random": [start + drawn]}.get(choice, range(start, end))
 
 
 def paper(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
