@@ -117,8 +117,8 @@ def _published_facts(project: Project, dataset: str) -> list[str]:
         return []
     if not numbers:
         return [f"{file} has no number for this dataset and these methods, models and metrics."]
-    sources = "; ".join(sorted({number.source for number in numbers}))
-    return [f"Published: {sources}, on {next(iter(numbers)).dataset} as it was prepared and drawn there."]
+    sources = "; ".join(sorted({f"{number.source} ({number.protocol})" for number in numbers}))
+    return [f"Published: {sources}. On {next(iter(numbers)).dataset} as it was prepared and drawn there."]
 
 
 def needs(project: Project, job: Job) -> Needs:

@@ -699,20 +699,34 @@ def published_config(path, **more):
 
 def test_the_shipped_file_is_the_papers_table():
     known = load(published_config(SHIPPED), ROOT)
-    rows = known.published
+    rows = [row for row in known.published if row.dataset == "movies-tv"]
     main = {(p.method, p.encoder, p.metric): p.value for p in rows if not p.key}
     assert len(main) == 17 * 3 and len(rows) == 17 * 3 + 4 + 3 * 4
     assert main["langptune-paper", "llama-3-8b-instruct", "ndcg@20"] == 0.0494
     assert main["langptune-cl-paper", "gemma-2b-it", "recall@20"] == 0.0863
     assert main["history-cl-paper", "", "mrr@20"] == 0.0408
     assert {p.key: p.value_of_key for p in rows if p.value == 0.0319 and p.key} == {"max_tokens": "64"}
-    assert all(p.dataset == "movies-tv" and p.source for p in rows)
+    assert {p.protocol for p in rows} == {"user-disjoint; the item after a user's first ten; full ranking"}
     # A study's last point is the main table's number.
     assert {(p.method, p.value) for p in rows if p.value_of_key in ("1", "512")} <= {
         (p.method, p.value) for p in rows if not p.key and p.metric == "ndcg@20"
     }
     # No note may go on saying that there is no entry once there is one.
     assert not {p.method for p in rows if p.note.startswith(NO_ENTRY)} & set(known.methods)
+
+
+def test_of_two_sources_the_first_is_shown_and_numbers_are_those_of_the_same_protocol():
+    config = {
+        "datasets": ["ml-1m-core5", "ml-1m-temporal-last"],
+        "methods": ["sasrec", "bert4rec", "gru4rec", "pop"],
+        "comparison": {"published": str(SHIPPED), "metrics": ["recall@10", "ndcg@10"]},
+    }
+    known = load(config, ROOT)
+    protocols = [known.datasets[name].protocol for name in config["datasets"]]
+    assert (protocols[0].core, protocols[1].target) == (5, "last")
+    found = [{cell[0]: one.value for cell, one in known.published_of(name).items()} for name in config["datasets"]]
+    assert found[0] == {"sasrec": 0.1821, "bert4rec": 0.1537, "gru4rec": 0.1679}
+    assert found[1] == {"sasrec": 0.0948, "bert4rec": 0.0867, "gru4rec": 0.083}
 
 
 def test_published_numbers_are_matched_by_dataset_method_models_and_metric():
@@ -729,25 +743,32 @@ def test_published_numbers_are_matched_by_dataset_method_models_and_metric():
     assert load(published_config(SHIPPED), ROOT).published_of("ml-100k") == {}, "of another dataset"
 
 
-GOOD = "d,,,ease,,,ndcg@20,0.5,paper,"
+GOOD = "d,,,ease,,,ndcg@20,0.5,paper,all,"
 BAD = {
-    "no number": (f"{HEAD}\nd,,,ease,,,ndcg@20,many,paper,", r"p\.csv: line 2: column 'value': 'many' is not a number"),
-    "above one": (f"{HEAD}\n{GOOD}\nd,,,pop,,,ndcg@20,5.2,paper,", r"line 3: key 'value': .*\(found 5\.2\)"),
-    "not finite": (f"{HEAD}\nd,,,ease,,,ndcg@20,nan,paper,", r"line 2: key 'value': .*\(found nan\)"),
+    "no number": (
+        f"{HEAD}\nd,,,ease,,,ndcg@20,many,paper,all,",
+        r"p\.csv: line 2: column 'value': 'many' is not a number",
+    ),
+    "above one": (f"{HEAD}\n{GOOD}\nd,,,pop,,,ndcg@20,5.2,paper,all,", r"line 3: key 'value': .*\(found 5\.2\)"),
+    "not finite": (f"{HEAD}\nd,,,ease,,,ndcg@20,nan,paper,all,", r"line 2: key 'value': .*\(found nan\)"),
     "unknown method": (
-        f"{HEAD}\nd,,,lightgnc,,,ndcg@20,0.5,paper,",
+        f"{HEAD}\nd,,,lightgnc,,,ndcg@20,0.5,paper,all,",
         r"unknown method 'lightgnc'; did you mean 'lightgcn'",
     ),
     "unknown encoder": (
-        f"{HEAD}\nd,,,ease,gemma-2b,,ndcg@20,0.5,paper,",
+        f"{HEAD}\nd,,,ease,gemma-2b,,ndcg@20,0.5,paper,all,",
         r"encoder 'gemma-2b'; did you mean 'gemma-2b-it'",
     ),
-    "decoder as encoder": (f"{HEAD}\nd,,,ease,minilm-l6,,ndcg@20,0.5,paper,", r"line 2: unknown encoder 'minilm-l6'"),
-    "unknown metric": (f"{HEAD}\nd,,,ease,,,ngdc,0.5,paper,", r"line 2: column 'metric': unknown metric 'ngdc'"),
-    "no source": (f"{HEAD}\nd,,,ease,,,ndcg@20,0.5,,", r"line 2: key 'source'"),
+    "decoder as encoder": (
+        f"{HEAD}\nd,,,ease,minilm-l6,,ndcg@20,0.5,paper,all,",
+        r"line 2: unknown encoder 'minilm-l6'",
+    ),
+    "unknown metric": (f"{HEAD}\nd,,,ease,,,ngdc,0.5,paper,all,", r"line 2: column 'metric': unknown metric 'ngdc'"),
+    "no source": (f"{HEAD}\nd,,,ease,,,ndcg@20,0.5,,all,", r"line 2: key 'source'"),
+    "no protocol": (f"{HEAD}\nd,,,ease,,,ndcg@20,0.5,paper,,", r"line 2: key 'protocol'"),
     "twice": (f"{HEAD}\n{GOOD}\n{GOOD}", r"line 3: the same number is in line 2; keep one"),
-    "short row": (f"{HEAD}\nd,,,ease", r"line 2: not 10 cells"),
-    "long row": (f"{HEAD}\n{GOOD},more", r"line 2: not 10 cells; quote a cell that holds a comma"),
+    "short row": (f"{HEAD}\nd,,,ease", r"line 2: not 11 cells"),
+    "long row": (f"{HEAD}\n{GOOD},more", r"line 2: not 11 cells; quote a cell that holds a comma"),
     "column missing": (HEAD.replace(",source", ""), r"column 'source' is missing"),
     "column unknown": (HEAD.replace("encoder", "encodr"), r"unknown column 'encodr'; did you mean 'encoder'\?"),
     "empty": ("", r"column 'dataset' is missing; found none"),
@@ -764,7 +785,7 @@ def test_bad_files_of_published_numbers_are_named(tmp_path, name):
 
 
 def test_a_published_method_without_an_entry_says_so_in_its_note(tmp_path):
-    (tmp_path / "p.csv").write_text(f"{HEAD}\nd,,,mcl,,,ndcg@20,0.5,paper,{NO_ENTRY}: MCL\n", encoding="utf-8")
+    (tmp_path / "p.csv").write_text(f"{HEAD}\nd,,,mcl,,,ndcg@20,0.5,paper,all,{NO_ENTRY}: MCL\n", encoding="utf-8")
     assert [row.method for row in read_published(tmp_path / "p.csv", ["ease"], [], [])] == ["mcl"]
 
 

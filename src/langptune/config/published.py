@@ -29,6 +29,7 @@ class Published(Strict):
     metric: str
     value: Annotated[float, Field(ge=0, le=1)]
     source: Annotated[str, Field(min_length=1)]
+    protocol: Annotated[str, Field(min_length=1, description="split, targets and candidates that the number is for")]
     note: str
 
     @property
@@ -48,7 +49,7 @@ def read_published(
 
     Raises:
         UserError: one line with file, line, column and value: a missing or unknown column, a value that is not a number
-            in 0..1, an unknown metric, method or model, a repeated number.
+            in 0..1, an unknown metric, method or model, two numbers of one source for the same cell.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -77,7 +78,7 @@ def read_published(
             raise UserError(f"{where}: column 'value': '{cells['value']}' is not a number; write one in 0..1") from None
         row = validate(Published, {**cells, "value": number}, where)
         _check_names(row, where, methods, encoders, decoders)
-        same = (row.dataset, row.key, row.value_of_key, row.method, row.models, row.metric)
+        same = (row.dataset, row.key, row.value_of_key, row.method, row.models, row.metric, row.source)
         if same in lines:
             raise UserError(f"{where}: the same number is in line {lines[same]}; keep one")
         lines[same] = line

@@ -159,11 +159,15 @@ class Workflow:
     def published_of(self, dataset: str) -> dict[tuple[str, str, str], Published]:
         """Published numbers for the comparison's rows on a dataset: (method, models, metric) -> number.
 
-        A published number without models is shown for all models of its method.
+        A published number without models is shown for all models of its method. Of several sources for a cell, the
+        first in the file counts.
         """
         comparison = self.config.comparison
         name = comparison.published_as.get(dataset, dataset)
-        numbers = {(p.method, p.models, p.metric): p for p in self.published if p.dataset == name and not p.key}
+        numbers: dict[tuple[str, str, str], Published] = {}
+        for one in self.published:
+            if one.dataset == name and not one.key:
+                numbers.setdefault((one.method, one.models, one.metric), one)
         cells = [(run.method, run.models, metric) for run in self.runs(dataset) for metric in comparison.metrics]
         found = {cell: numbers.get(cell) or numbers.get((cell[0], "", cell[2])) for cell in cells}
         return {cell: number for cell, number in found.items() if number is not None}
