@@ -32,12 +32,13 @@ SNAKEMAKE := $(ALONE) $(RUN) -m snakemake --nolock --configfile $(call quoted,CO
 BUSY = rc=$$?; if [ $$rc = 75 ]; then echo "error: another run is at work in this folder; wait for it, or stop it (pgrep -af snakemake)" >&2; fi; exit $$rc
 SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 
-.PHONY: help env env-dev demo interpret survey analyse explore test test-slurm check tables partial report keep prefetch plan
+.PHONY: help env env-dev demo interpret probe survey analyse explore test test-slurm check tables partial report keep prefetch plan
 .PHONY: doctor format docs crate lock
 
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
 	@echo "make interpret measures CONFIG's profiles: faithful, readable, steerable; judges; added to the report"
+	@echo "make probe     what CONFIG's untrained encoders know of its datasets by heart"
 	@echo "make explore   a page to read and edit the profiles of CONFIG's results, and see the ranking change"
 	@echo "make survey    questionnaires on CONFIG's profiles for people; make analyse SURVEY=folder RESPONSES=folder"
 	@echo "make test      all tests; those on a SLURM cluster of this machine where slurm is installed"
@@ -84,6 +85,10 @@ interpret: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- interpretability || { $(BUSY); }
 	$(ALONE) $(SHOW) report || { $(BUSY); }
 	$(SHOW) interpretability
+
+probe: env
+	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- memorisation || { $(BUSY); }
+	$(SHOW) memorisation
 
 survey: env
 	@$(SNAKEMAKE) --cores $(CORES) --resources mem_mb=$(MEM_MB) --quiet rules -- survey || { $(BUSY); }

@@ -16,7 +16,12 @@ from langptune.files import read_plain, whole_file
 from langptune.provenance import ROOT
 from langptune.survey.runs import surveyed
 
-TABLES = {"tables": "comparison", "interpretability": "interpretability", "partial": "partial"}
+TABLES = {
+    "tables": "comparison",
+    "interpretability": "interpretability",
+    "memorisation": "memorisation",
+    "partial": "partial",
+}
 """Value of the argument -> the folder of a dataset with its table.md."""
 
 
@@ -82,7 +87,7 @@ def main() -> int:
         print("\n".join(f"{results}/{run.folder}/survey/questionnaire.html" for run in surveyed(workflow)))
         return 0
     print("\n".join(tables(workflow, TABLES[args.what])), end="")
-    if args.what != "partial":
+    if args.what in ("tables", "interpretability"):
         more = ", figures and examples" if args.what == "interpretability" else " and figures"
         folder = f"{results}/*/{TABLES[args.what]}/"
         print(f"\ntables{more}: {folder}   report: {results}/report.html")

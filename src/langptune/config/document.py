@@ -50,6 +50,7 @@ SECTIONS = [
     ("`comparison`", settings.Comparison),
     ("`contrasts` of a comparison: one entry", settings.Contrast),
     ("`interpretability`", settings.Interpretability),
+    ("`memorisation`", settings.Memorisation),
     ("`datasets.yaml`: one entry", datasets.DatasetEntry),
     ("`source` of a dataset", datasets.DataSource),
     ("`expect` of a dataset", datasets.Counts),

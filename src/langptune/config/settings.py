@@ -232,6 +232,19 @@ def shown(value: Any) -> str:
     return "null" if value is None else f"{value:g}" if type(value) in (int, float) else str(value)
 
 
+class Memorisation(Strict):
+    """What `make probe` asks the encoders for (docs/interpretability.md, Memorisation)."""
+
+    items: Annotated[int, Field(ge=2)] = Field(200, description="number of items that are asked for, drawn at random")
+    sessions: Annotated[int, Field(ge=2)] = Field(
+        200, description="number of test sessions whose next item is asked for, drawn at random"
+    )
+    shown: Annotated[int, Field(ge=1)] = Field(
+        10, description="a user's last interactions that the question on the next item shows"
+    )
+    seed: int = Field(0, description="seed of the draws")
+
+
 class Config(Strict):
     """One run of the workflow. Keys that are left out have the defaults below."""
 
@@ -267,6 +280,7 @@ class Config(Strict):
     training: Training = Field(Training(), description="how phases are trained")
     comparison: Comparison = Field(Comparison(), description="what the tables report")
     interpretability: Interpretability = Field(Interpretability(), description="what `make interpret` measures")
+    memorisation: Memorisation = Field(Memorisation(), description="what `make probe` asks the encoders for")
 
     @field_validator("results", "models_dir", "raw_dir")
     @classmethod

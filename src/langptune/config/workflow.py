@@ -120,10 +120,15 @@ class Workflow:
         return self.config.interpretability.verifier or next(iter(self.config.decoders), None)
 
     @property
+    def local_encoders(self) -> list[str]:
+        """The run's encoders whose weights are local, so that probabilities are known."""
+        return [name for name in self.config.encoders if self.models[name].source.endpoint is None]
+
+    @property
     def reader(self) -> str | None:
         """The model that identifies the next item from a profile; None if the run has no encoder and names none."""
-        local = [name for name in self.config.encoders if self.models[name].source.endpoint is None]
-        return self.config.interpretability.reader or next(iter(local or self.config.encoders), None)
+        named = self.config.interpretability.reader
+        return named or next(iter(self.local_encoders or self.config.encoders), None)
 
     @property
     def interpreters(self) -> list[str]:

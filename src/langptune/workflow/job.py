@@ -50,7 +50,10 @@ class Job:
         wildcards = self.wildcards
         if "models" in wildcards:
             return wildcards["models"]
-        return f"{wildcards['encoder']}+{wildcards['decoder']}" if "encoder" in wildcards else wildcards["decoder"]
+        named = [wildcards[role] for role in ("encoder", "decoder") if role in wildcards]
+        if not named:
+            raise KeyError("models")
+        return "+".join(named)
 
     @property
     def encoder(self) -> str:

@@ -155,3 +155,14 @@ def interpretations(project: Project) -> list[str]:
         names = ", ".join(readable) or "(this run has no profiles)"
         raise UserError(f"interpretability.reference: '{reference}' is not run here; name one of {names}")
     return _each(project, [f"interpretability/{name}" for name in INTERPRETED])
+
+
+def memorisation(project: Project) -> list[str]:
+    """What the encoders know of each dataset by heart.
+
+    Raises:
+        UserError: the config has no encoder with local weights.
+    """
+    if not project.workflow.local_encoders:
+        raise UserError("memorisation: this run has no encoder with local weights; an endpoint tells no probabilities")
+    return _each(project, [f"memorisation/{name}" for name in ("known.csv", "gains.csv", "table.md")])
