@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from langptune import cost, files, plan, processes, provenance, stage
+from langptune import cost, files, plan, processes, provenance, reading, stage
 from langptune.config.models import ModelSource
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client
@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 DEEP = "[" * 100_000
 SOURCES = [file for folder in ("src", "scripts", "workflow") for file in (ROOT / folder).rglob("*.py")]
 READS = {"read_text", "read_bytes"}
-HERE = {"files.py", "provenance.py", "doctor.py", "recbole_catalogue.py", "serve.py", "stage.py", "tiny.py", "cells.py"}
+HERE = {"provenance.py", "doctor.py", "recbole_catalogue.py", "serve.py", "stage.py", "tiny.py", "cells.py"}
 """They read parts of this program and of Python, what they wrote, the spec that a person names, and tables, whose
 reader looks what they are."""
 
@@ -37,7 +37,7 @@ def planted(path: Path, kind: str) -> None:
         path.mkdir()
     elif kind == "large":
         with path.open("wb") as file:
-            file.truncate(files.LARGEST + 1)
+            file.truncate(reading.LARGEST + 1)
     else:
         path.write_text(kind)
 
@@ -46,22 +46,22 @@ def planted(path: Path, kind: str) -> None:
 def test_only_a_plain_file_of_a_bounded_size_is_read(tmp_path, kind):
     planted(tmp_path / "x", kind)
     with pytest.raises(OSError):
-        files.read_plain(tmp_path / "x")
+        reading.read_plain(tmp_path / "x")
 
 
 def test_the_content_of_a_plain_file_is_read(tmp_path):
     files.write_lines(tmp_path / "x", [{"a": 1}])
     (tmp_path / "link").symlink_to("x")
-    assert files.read_plain(tmp_path / "link") == b'{"a": 1}\n' and files.read_json(tmp_path / "x") == {"a": 1}
+    assert reading.read_plain(tmp_path / "link") == b'{"a": 1}\n' and reading.read_json(tmp_path / "x") == {"a": 1}
     with pytest.raises(OSError, match="more than 3 bytes"):
-        files.read_plain(tmp_path / "x", 3)
+        reading.read_plain(tmp_path / "x", 3)
 
 
 @pytest.mark.parametrize("text", [DEEP, "", "nul", "\udc00"])
 def test_no_json_is_a_value_error(tmp_path, text):
     (tmp_path / "x").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ValueError):
-        files.read_json(tmp_path / "x")
+        reading.read_json(tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["json", "unusable.jsonl"])

@@ -36,7 +36,8 @@ from langptune.config.models import OMISSIBLE, ModelSource
 from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer, Request
 from langptune.errors import UserError
-from langptune.files import private, read_plain, whole
+from langptune.files import private, whole
+from langptune.reading import read_plain
 
 if TYPE_CHECKING:
     from openai import OpenAI

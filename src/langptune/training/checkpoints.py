@@ -30,9 +30,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from langptune.config.recipes import Recipe
 from langptune.errors import Interrupted, UserError
-from langptune.files import own_folder, read_json, write_lines
+from langptune.files import own_folder, write_lines
 from langptune.provenance import file_hash, write_json
 from langptune.randomness import stream, stream_seed
+from langptune.reading import read_json
 from langptune.training.guard import gains
 
 T = TypeVar("T")

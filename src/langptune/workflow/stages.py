@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 
 from langptune.errors import UserError
-from langptune.files import read_plain
 from langptune.provenance import defining
+from langptune.reading import read_plain
 
 REQUIRED = ("spec", "needs")
 OPTIONAL = ("unreached", "loads", "amount")
