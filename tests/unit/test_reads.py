@@ -70,10 +70,10 @@ def test_a_cache_that_others_can_write_holds_no_job_up(tmp_path, name, kind):
     """Requests follow from public data and config: a neighbour knows the names of the answers to come."""
     client = Client(ModelSource(endpoint="http://127.0.0.1:9/v1", model="m", input_price=0, output_price=0), tmp_path)
     asked = Request((("user", "x"),), 4)
-    key = client.key_of(asked)
+    key = client.cache.key_of(asked)
     planted(tmp_path / key[:2] / f"{key}.{name}", kind)
-    assert client.known(asked) is None and client.estimate([asked]).requests == 1
-    client._lines(client._account(key))
+    assert client.cache.known(asked) is None and client.estimate([asked]).requests == 1
+    assert client.cache.charges(key) in ([], [(0, 0)])
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", DEEP, "3", '{"run": []}'])
