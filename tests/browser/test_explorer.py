@@ -114,7 +114,7 @@ def finished(smoke_run) -> Finished:
 def explorer(finished):
     """The code behind the pages, without a server."""
     from langptune.explorer.live import Live
-    from langptune.explorer.server import Explorer
+    from langptune.explorer.views import Explorer
 
     return Explorer(finished, Live(finished, 2**31))
 
@@ -124,7 +124,8 @@ def hostile(smoke_run, tmp_path_factory):
     """A server on results whose titles and profiles are attacks."""
     from langptune.explorer.access import new_token, server
     from langptune.explorer.live import Live
-    from langptune.explorer.server import HOST, Explorer, app
+    from langptune.explorer.server import HOST, app
+    from langptune.explorer.views import Explorer
 
     there = copy_of(smoke_run, tmp_path_factory.mktemp("hostile"))
     path = there.path(there.layout.data_file(DATASET, "items"))
@@ -350,7 +351,7 @@ def test_profiles_are_written_by_few_threads(explorer, finished):
 
 @real
 def test_missing_runs_are_left_out_and_named(smoke_run, tmp_path, explorer):
-    from langptune.explorer.server import Explorer
+    from langptune.explorer.views import Explorer
 
     there = copy_of(smoke_run, tmp_path)
     by_key = {choice.key: choice for choice in there.choices(DATASET)[0]}
