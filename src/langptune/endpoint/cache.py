@@ -2,7 +2,7 @@
 
 The cache key is the SHA-256 of the request: endpoint, model, messages, longest answer, temperature and seed. It is the
 file name of the answer, so that a job that was killed, or runs again, asks only for what is missing. Unusable answers
-are not kept. Their cost is, in a file beside.
+are not kept, but their cost is, in a file beside.
 """
 
 from __future__ import annotations
