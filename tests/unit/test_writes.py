@@ -54,7 +54,7 @@ EXCEPTIONS = {
     "src/langptune/baselines/engine/recbole_job.py:_write": "in a temporary folder",
     "src/langptune/training/policy.py:save_adapter": "below the checkpoints, a folder of its own",
     "src/langptune/training/contrastive.py:_save_best": "below the checkpoints, a folder of its own",
-    "src/langptune/training/loop.py:save": "below the checkpoints, a folder of its own",
+    "src/langptune/training/batch.py:save": "below the checkpoints, a folder of its own",
 }
 
 
