@@ -39,7 +39,8 @@ from langptune.data import contracts
 from langptune.explorer.access import server
 from langptune.explorer.finished import Finished
 from langptune.explorer.live import Decoder, Live
-from langptune.explorer.server import HOST, Explorer, app
+from langptune.explorer.server import HOST, app
+from langptune.explorer.views import Explorer
 from langptune.provenance import ROOT, device, versions, write_json
 from langptune.ranking.decoder import ItemVectors
 from langptune.ranking.ranks import full_ranks

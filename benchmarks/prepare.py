@@ -177,7 +177,7 @@ def rows(folder: str, out: str) -> None:
     """The published steps as one would first write them, a row at a time; its own reading, no table library of ours."""
     import pandas as pd
 
-    from langptune.data.protocols import stable_hash
+    from langptune.data.sessions import stable_hash
 
     def objects(kind: str, name: str):
         path = next((Path(folder) / kind).glob(f"{name}.jsonl*"))

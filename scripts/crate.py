@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from langptune.cli import finish
 from langptune.errors import UserError
-from langptune.files import read_json
 from langptune.provenance import file_hash, manifest_of, output_of, write_json
+from langptune.reading import read_json
 
 if TYPE_CHECKING:
     from rocrate.model.entity import Entity

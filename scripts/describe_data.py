@@ -16,8 +16,9 @@ from langptune.data.card import card, statistics
 from langptune.errors import UserError
 from langptune.figures import style
 from langptune.figures.funnel import funnel as draw
-from langptune.files import read_json, whole
+from langptune.files import whole
 from langptune.provenance import Record
+from langptune.reading import read_json
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:

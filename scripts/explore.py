@@ -87,7 +87,8 @@ def main() -> int:
 
     from langptune.explorer.access import new_token, server
     from langptune.explorer.live import Live
-    from langptune.explorer.server import HOST, Explorer, app
+    from langptune.explorer.server import HOST, app
+    from langptune.explorer.views import Explorer
 
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(message)s"))

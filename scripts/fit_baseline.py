@@ -9,9 +9,10 @@ from pydantic import Field
 
 from langptune.config.base import validate
 from langptune.errors import UserError
-from langptune.files import read_json, write_lines
+from langptune.files import write_lines
 from langptune.meter import Meter
 from langptune.provenance import Record, write_json
+from langptune.reading import read_json
 from langptune.registry import Registry
 from langptune.stage import Log, StageSpec, run, set_threads
 from langptune.workflow import amounts

@@ -27,8 +27,9 @@ from langptune.config.load import load
 from langptune.config.workflow import Workflow
 from langptune.errors import UserError
 from langptune.figures.comparison import REGISTRY
-from langptune.files import read_inside, read_json, whole, whole_file
+from langptune.files import whole, whole_file
 from langptune.provenance import ROOT, write_json
+from langptune.reading import read_inside, read_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")

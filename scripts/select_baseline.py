@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from langptune.errors import UserError
-from langptune.files import read_json
 from langptune.provenance import Record, write_json
+from langptune.reading import read_json
 from langptune.stage import Log, StageSpec, run
 from langptune.workflow.needs import Needs
 

@@ -12,8 +12,9 @@ from langptune.config.base import read_yaml
 from langptune.config.load import load
 from langptune.config.workflow import Workflow
 from langptune.errors import UserError, printable
-from langptune.files import read_plain, whole_file
+from langptune.files import whole_file
 from langptune.provenance import ROOT
+from langptune.reading import read_plain
 from langptune.survey.runs import surveyed
 
 TABLES = {

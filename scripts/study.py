@@ -17,8 +17,9 @@ from langptune.comparison.grid import RunEntry
 from langptune.config.base import Strict
 from langptune.figures import style
 from langptune.figures.study import draw
-from langptune.files import read_lines, whole
+from langptune.files import whole
 from langptune.provenance import Record, file_hash
+from langptune.reading import read_lines
 from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run
 from langptune.workflow.needs import Needs

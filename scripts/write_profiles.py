@@ -18,10 +18,10 @@ from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.endpoint import CLIENT
 from langptune.errors import UserError
-from langptune.files import read_json
 from langptune.meter import Meter
 from langptune.provenance import Record
 from langptune.randomness import profile_seed
+from langptune.reading import read_json
 from langptune.thinking import refuse_only_thoughts
 from langptune.workflow import amounts
 from langptune.workflow.needs import Needs

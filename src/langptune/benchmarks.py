@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from langptune.errors import UserError
-from langptune.files import read_plain
+from langptune.reading import read_plain
 from langptune.stage import read_spec
 
 FOLDER = "benchmarks"

@@ -17,9 +17,9 @@ import polars as pl
 from langptune import plan
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.rates import Rates
-from langptune.files import read_json
 from langptune.markup import duration, markdown
 from langptune.provenance import manifest_of
+from langptune.reading import read_json
 
 SCHEMA = {
     "rule": pl.String,

@@ -15,10 +15,10 @@ import polars as pl
 from pydantic import Field
 
 from langptune.config.base import Strict
-from langptune.files import read_json
 from langptune.markup import markdown
 from langptune.meter import NOTE
 from langptune.provenance import manifest_of
+from langptune.reading import read_json
 
 WATTS_PER_CORE = 5.0
 """Power of one busy core in watts, stated and not measured: thermal design power over cores is 3.8 W for an EPYC 9654

@@ -22,8 +22,8 @@ from langptune.config.rates import Rates
 from langptune.config.sample import Sample
 from langptune.data import contracts
 from langptune.errors import UserError, printable
-from langptune.files import read_json
 from langptune.provenance import ROOT, output_of
+from langptune.reading import read_json
 from langptune.workflow.amounts import Work, one_job, product, total
 from langptune.workflow.stages import declared
 

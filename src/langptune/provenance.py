@@ -21,7 +21,8 @@ from typing import Any
 
 from langptune import processes
 from langptune.errors import UserError
-from langptune.files import read_json, whole
+from langptune.files import whole
+from langptune.reading import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository (the package is installed in place)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from langptune.alike import nearest
 from langptune.errors import UserError
-from langptune.files import read_plain
+from langptune.reading import read_plain
 
 SOURCES = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from langptune.files import read_plain
+from langptune.reading import read_plain
 
 FIGURE, TABLE = "means.png", "table.html"
 STYLE = """

@@ -25,8 +25,9 @@ from typing import TypeVar
 from langptune import gpus, processes
 from langptune.config.base import Strict, validate
 from langptune.errors import EXIT_AGAIN, Interrupted, UserError, printable
-from langptune.files import Held, fresh, hold, read_json
+from langptune.files import Held, fresh, hold
 from langptune.provenance import Record, write_json
+from langptune.reading import read_json
 
 HOLD = 900.0
 """Seconds that a preempted job waits for SLURM to end it; more than any grace time."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.browser.explored import ask, ended, printed, script
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -48,3 +50,15 @@ def page(browser) -> Iterator:
 def foreign(url: str) -> bool:
     """Whether a request leaves this machine."""
     return not url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:"))
+
+
+@pytest.fixture(scope="module")
+def address(smoke_run):
+    """The script itself, serving the finished run."""
+    server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0")
+    out = printed(server)
+    assert out.token
+    # The first answer waits for torch and two decoders: no browser's time limit is about that.
+    assert ask(out, "GET", "/api/view")[0] == 200
+    yield out
+    ended(server)

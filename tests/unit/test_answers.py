@@ -93,7 +93,7 @@ def test_an_unusable_answer_is_paid_and_not_kept(response, fault, times, asked, 
     assert client.spent.requests == client.spent.unusable == times and client.spent.usd == pytest.approx(10 * times)
     assert not kept(tmp_path)
     # The next attempt has paid for them already, and asks again.
-    again = Client(client.source, client.cache, max_usd=10 * times + 60)
+    again = Client(client.source, client.cache.folder, max_usd=10 * times + 60)
     with pytest.raises(UserError, match=rf"max_usd allows 60\.0000 after {10 * times}\.0000 .*; nothing was sent"):
         again.ask([ASK, Request(ASK.messages, 60)])
     good, answer = asked(body())
@@ -134,7 +134,7 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
 def test_an_answer_is_read_once_and_kept(response, text, finished, asked, tmp_path):
     client, answer = asked(response)
     assert (answer.text, answer.finished, answer.fault) == (text, finished, "")
-    assert client.spent.requests == 1 and client.known(ASK) == answer and len(kept(tmp_path)) == 1
+    assert client.spent.requests == 1 and client.cache.known(ASK) == answer and len(kept(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_an_answer_is_read_once_and_kept(response, text, finished, asked, tmp_pa
 def test_usage_counts_as_far_as_it_makes_sense(usage, tokens, counted, asked):
     client, answer = asked(body(usage=usage))
     assert (answer.prompt_tokens, answer.tokens, answer.counted) == (*tokens, counted)
-    assert client.spent.usd == pytest.approx(sum(tokens)) and client.known(ASK) == answer
+    assert client.spent.usd == pytest.approx(sum(tokens)) and client.cache.known(ASK) == answer
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_settings_that_a_server_refuses_are_left_out(asked, server, tmp_path):
     assert set(server.asked[0]) == {"model", "messages", "max_tokens"} and answer.text == "A" and answer.finished
     whole, _ = asked(body(), request=request)
     assert {"seed", "temperature", "stop"} <= set(server.asked[0])
-    assert whole.key_of(request) != client.key_of(request) and len(kept(tmp_path)) == 2
+    assert whole.cache.key_of(request) != client.cache.key_of(request) and len(kept(tmp_path)) == 2
     # Without omitted settings, keys and specs stay as before; with them, they differ.
     assert "omit" not in whole.source.model_dump() and client.source.terms_left_out.omit == client.source.omit
     entry = {"endpoint": "http://h/v1", "model": "m", "input_price": 0, "output_price": 0}
@@ -258,7 +258,9 @@ def test_a_given_beginning_is_the_last_message_and_its_settings_go_with_it(asked
     asked(body(), request=ASK, prefill=prefill)
     assert "continue_final_message" not in server.asked[0], "other requests stay what they were"
     other = asked(body(), request=request, prefill={})[0]
-    assert other.key_of(request) != client.key_of(request) and other.key_of(ASK) == client.key_of(ASK)
+    assert other.cache.key_of(request) != client.cache.key_of(request) and other.cache.key_of(
+        ASK
+    ) == client.cache.key_of(ASK)
     assert client.source.terms_left_out.prefill == prefill and "prefill" not in asked(body())[0].source.model_dump()
     with pytest.raises(UserError, match="'prefill' goes with 'endpoint'"):
         validate(ModelSource, {"folder": "f", "prefill": {}}, "models.yaml: m: source")
@@ -302,18 +304,18 @@ GOOD = {"prompt_tokens": 7, "tokens": 3, "counted": True, "model": "m", "text": 
 )
 def test_a_kept_answer_that_no_longer_reads_is_asked_again(change, asked, server, tmp_path):
     client = Client(source(server.url), tmp_path / "answers")
-    path = client._file(ASK)
+    path = client.cache.path(ASK)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"answer": {**GOOD, "reason": "stop", **change}}))
-    assert client.known(ASK) is None and client.estimate([ASK]).requests == 1
+    assert client.cache.known(ASK) is None and client.estimate([ASK]).requests == 1
     _, answer = asked(body("Space."))
-    assert answer.text == "Space." and len(server.asked) == 1 and client.known(ASK) == answer
+    assert answer.text == "Space." and len(server.asked) == 1 and client.cache.known(ASK) == answer
 
 
 @pytest.mark.parametrize("reason", ["eos", "None", "stop"])
 def test_a_kept_answer_is_held_to_the_rules_of_today(reason, asked, server, tmp_path):
     """Files of earlier versions mark whole answers as cut, and contain the reasoning."""
-    path = Client(source(server.url), tmp_path / "answers")._file(ASK)
+    path = Client(source(server.url), tmp_path / "answers").cache.path(ASK)
     path.parent.mkdir(parents=True)
     old = {**GOOD, "text": "<think>Hm.</think>Westerns.", "finished": reason == "stop", "reason": reason}
     path.write_text(json.dumps({"answer": old}))

@@ -509,4 +509,4 @@ def test_kept_answers_that_someone_changed_are_asked_for_again(endpoint, tmp_pat
         assert len(endpoint.server.asked) == asked
     with kept.open("ab") as file:
         file.truncate(1 << 30)  # a gigabyte of nothing after it
-    assert endpoint(say(body())).known(ASK) is None
+    assert endpoint(say(body())).cache.known(ASK) is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from langptune.config.datasets import Temporal
 from langptune.config.sample import Sample
 from langptune.data import contracts, protocols, readers, sample
+from langptune.data.sessions import stable_hash
 from langptune.errors import UserError
 from langptune.provenance import file_hash
 from tests.conftest import ROOT, entry, write_raw
@@ -124,9 +125,7 @@ def test_leave_one_out_properties(tmp_path_factory, triples):
         for u, i, t in triples:
             if u == user:
                 first[i] = min(t, first.get(i, t))
-        order = sorted(
-            first, key=lambda i: (first[i], int.from_bytes(protocols.stable_hash("tie", f"u{user}", str(i))))
-        )
+        order = sorted(first, key=lambda i: (first[i], int.from_bytes(stable_hash("tie", f"u{user}", str(i)))))
         if len(order) >= 3:
             for k in range(1, len(order)):
                 split = {len(order) - 1: "test", len(order) - 2: "val"}.get(k, "train")

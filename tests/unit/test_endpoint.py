@@ -19,7 +19,7 @@ from langptune.config.base import read_yaml, validate
 from langptune.config.load import load
 from langptune.config.models import EncoderEntry, ModelSource
 from langptune.data import contracts
-from langptune.endpoint import client as client_module
+from langptune.endpoint import rate_limit
 from langptune.endpoint.answers import Request
 from langptune.endpoint.client import Client
 from langptune.endpoint.lengths import rough_tokens
@@ -86,12 +86,12 @@ def test_all_that_changes_an_answer_changes_its_key():
         Request(YES.messages, 2, 0.0, 1),
         Request(YES.messages, 2, stop="\n"),
     ]
-    keys = {one.key_of(request) for request in [YES, *others]}
+    keys = {one.cache.key_of(request) for request in [YES, *others]}
     for change in ({"endpoint": "http://other/v1"}, {"model": "other"}, {"limit_key": "max_completion_tokens"}):
-        keys.add(Client(source("http://h/v1", **change), "unused").key_of(YES))
+        keys.add(Client(source("http://h/v1", **change), "unused").cache.key_of(YES))
     assert len(keys) == 10
     terms = {"key": None, "input_price": 9.0, "requests_per_minute": 1, "parallel": 1, "timeout": 1.0}
-    assert Client(source("http://h/v1/", **terms), "elsewhere").key_of(YES) == one.key_of(YES)
+    assert Client(source("http://h/v1/", **terms), "elsewhere").cache.key_of(YES) == one.cache.key_of(YES)
 
 
 @pytest.mark.models
@@ -171,7 +171,7 @@ def test_a_busy_server_is_retried_after_its_pause(keeper, tmp_path):
 
 @pytest.mark.models
 def test_jobs_share_the_limit_of_requests(keeper, tmp_path, monkeypatch):
-    monkeypatch.setattr(client_module, "_WINDOW", 3.0)
+    monkeypatch.setattr(rate_limit, "WINDOW", 3.0)
     start = time.monotonic()
     for word in ("yes", "no"):
         Client(source(keeper.url, requests_per_minute=1), tmp_path).ask([Request((("user", f"Say {word}."),), 1)])
@@ -192,7 +192,7 @@ def test_jobs_share_the_limit_of_requests(keeper, tmp_path, monkeypatch):
     ],
 )
 def test_how_long_to_wait(sent, tokens, requests, budget, wait):
-    assert client_module._wait(sent, 100, tokens, requests, budget) == wait
+    assert rate_limit.seconds_until(sent, 100, tokens, requests, budget) == wait
 
 
 @pytest.mark.models

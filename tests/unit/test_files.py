@@ -60,14 +60,17 @@ WRITERS: dict[str, tuple[Callable[[Path], str], Callable[[Path], object]]] = {
     "a log": (lambda _: "job.log", lambda folder: Log(folder / "job.log", quiet=True)("line")),
     "a lock": (lambda _: ".out.lock", lambda folder: files.hold(folder / ".out.lock").close()),
     "an answer": (
-        lambda folder: str(_answered(folder)._file(REQUEST).relative_to(folder)),
-        lambda folder: _answered(folder)._keep(REQUEST, GOOD),
+        lambda folder: str(_answered(folder).cache.path(REQUEST).relative_to(folder)),
+        lambda folder: _answered(folder).cache.keep(REQUEST, GOOD),
     ),
     "an account": (
-        lambda folder: str(_answered(folder)._account(_answered(folder).key_of(REQUEST)).relative_to(folder)),
-        lambda folder: _answered(folder)._charge(REQUEST, FAULTY),
+        lambda folder: str(_charges_path(folder).relative_to(folder)),
+        lambda folder: _answered(folder).cache.charge(REQUEST, FAULTY),
     ),
-    "a pace": (lambda folder: _pace_file(folder), lambda folder: _answered(folder)._pace(10)),
+    "a pace": (
+        lambda folder: _pace_file(folder),
+        lambda folder: _answered(folder).rate_limit.wait(10, threading.Event()),
+    ),
     "a folder": (lambda _: "model", lambda folder: _write_folder(folder / "model")),
     "checkpoints": (lambda _: "run", lambda folder: (files.own_folder(folder / "run") / "seal.json").write_text("{}")),
 }
@@ -83,9 +86,14 @@ def _write_folder(path: Path) -> None:
         (part / "config.json").write_text("{}")
 
 
+def _charges_path(folder: Path) -> Path:
+    cache = _answered(folder).cache
+    return cache.charges_path(cache.key_of(REQUEST))
+
+
 def _pace_file(folder: Path) -> str:
     beside = folder.with_name("elsewhere")
-    _answered(beside)._pace(10)
+    _answered(beside).rate_limit.wait(10, threading.Event())
     return next(beside.glob("pace-*")).name
 
 
@@ -320,9 +328,9 @@ def test_answers_are_for_ones_own_eyes(tmp_path):
     before = os.umask(0o022)
     try:
         client = _answered(tmp_path)
-        client._keep(REQUEST, GOOD)
-        client._charge(REQUEST, FAULTY)
-        client._pace(10)
+        client.cache.keep(REQUEST, GOOD)
+        client.cache.charge(REQUEST, FAULTY)
+        client.rate_limit.wait(10, threading.Event())
         made = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(made) == 3 and {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
         _write(tmp_path / "out.txt")

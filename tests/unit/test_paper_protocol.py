@@ -21,7 +21,7 @@ import pytest
 from langptune.config.datasets import DatasetEntry
 from langptune.data import contracts, protocols, readers
 from langptune.data.limits import TokenLimits
-from langptune.data.protocols import stable_hash
+from langptune.data.sessions import stable_hash
 from langptune.errors import UserError
 from langptune.files import write_lines
 from tests.amazon import ODD, write_amazon

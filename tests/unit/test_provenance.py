@@ -102,6 +102,9 @@ def test_what_reruns_local_jobs(edited):
     unused = edited(
         ("src/langptune/slurm.py", "SLURM does not answer; nothing", "The queue is silent; nothing"),
         ("src/langptune/endpoint/client.py", "TRIES = 3", "TRIES = 4"),
+        ("src/langptune/endpoint/cache.py", "_LARGEST = 1", "_LARGEST = 2"),
+        ("src/langptune/endpoint/errors.py", "status == 402", "status == 403"),
+        ("src/langptune/endpoint/rate_limit.py", "WINDOW = 60.0", "WINDOW = 61.0"),
         ("src/langptune/endpoint/answers.py", "_MESSAGE_TOKENS = 4", "_MESSAGE_TOKENS = 5"),
         ("src/langptune/judge/ask.py", "from langptune", "import os\nfrom langptune"),
         (file, "from __future__", "# A comment.\n\nfrom __future__"),

@@ -261,7 +261,7 @@ EXCEPT = {
     "config/models.py:_check_endpoint": "the owner's own config; one anchored pass",
     "config/settings.py:changes": "the owner's own config",
     "data/fetch.py:fetch": "a file name in the hub's cache",
-    "endpoint/client.py:_advice": "a literal word between two boundaries: no repetition in it",
+    "endpoint/errors.py:_advice": "a literal word between two boundaries: no repetition in it",
     "allowed.py:_HOST": "the user's own list; one anchored pass",
     "allowed.py:_NAME": "the user's own list; one anchored pass",
     "endpoint/serve.py:NEEDED": "names of the owner's environment variables",

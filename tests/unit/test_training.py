@@ -15,7 +15,7 @@ from langptune.models.logprobs import token_logprobs
 from langptune.profiles.best_of import best_rows, history_score
 from langptune.training import algorithms, contrastive, loop
 from langptune.training.algorithms import rebel, sft
-from langptune.training.loop import Batch
+from langptune.training.batch import Batch
 from langptune.training.policy import FrozenTrunk, Row, adapter_config, row_logprobs, rows_of
 from langptune.training.reward import Reward
 from tests import planted as p

@@ -40,6 +40,8 @@ MODULES = {"os", "shutil", "json", "yaml", "pickle", "torch", "np", "numpy"}
 
 EXCEPTIONS = {
     "src/langptune/files.py": "the helper itself",
+    "src/langptune/reading.py:read_plain": "opens for reading",
+    "src/langptune/reading.py:read_inside": "opens for reading",
     "src/langptune/models/tiny.py": "makes models of random weights for tests, in a folder that its caller has made",
     "src/langptune/data/fetch.py:_from_hub": "below the folder of its own that fetch makes",
     "src/langptune/data/fetch.py:_receive": "below the folder of its own that fetch makes",
@@ -52,7 +54,7 @@ EXCEPTIONS = {
     "src/langptune/baselines/engine/recbole_job.py:_write": "in a temporary folder",
     "src/langptune/training/policy.py:save_adapter": "below the checkpoints, a folder of its own",
     "src/langptune/training/contrastive.py:_save_best": "below the checkpoints, a folder of its own",
-    "src/langptune/training/loop.py:save": "below the checkpoints, a folder of its own",
+    "src/langptune/training/batch.py:save": "below the checkpoints, a folder of its own",
 }
 
 

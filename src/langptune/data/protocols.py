@@ -1,13 +1,11 @@
 """Protocols turn interactions into sessions: a user's history and the next item (docs/protocol.md).
 
-All protocols order a user's interactions by (timestamp, tie hash). The tie hash is a fixed hash of user and item
-ids, so that the order of equal timestamps depends neither on the order of rows in the file nor on item ids
-(which correlate with popularity and age in MovieLens).
+A protocol chooses users, items, and the rows that are histories and targets. ``langptune.data.sessions`` orders the
+interactions and makes the table.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,10 +15,10 @@ import numpy as np
 import polars as pl
 
 from langptune.config.datasets import DatasetEntry, LeaveOneOut, Paper, Temporal
-from langptune.data.contracts import SESSIONS
 from langptune.data.kcore import k_core
 from langptune.data.limits import TokenLimits
 from langptune.data.reader_output import Raw
+from langptune.data.sessions import SessionRows, ordered_interactions, stable_hash, users_of
 from langptune.data.templates import compile_template, render
 from langptune.errors import UserError
 
@@ -168,29 +166,6 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
     return Prepared(items, sessions, users, facts)
 
 
-def stable_hash(*parts: str) -> bytes:
-    """Eight bytes that depend only on the parts, on every machine and version."""
-    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
-
-
-def ordered_interactions(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Columns row, user_id, item int32, rating, timestamp; by user (short ids first), time, tie hash, row.
-
-    Interactions with items outside ``items`` are left out.
-    """
-    table = interactions.join(items.select("item", "item_id"), on="item_id", maintain_order="left")
-    # Only ties need a hash, and most times of a user are distinct.
-    tied = table.select(pl.struct("user_id", "timestamp").is_duplicated()).to_series().to_numpy()
-    keys = np.zeros(len(table), dtype=np.uint64)
-    users, ids = table["user_id"].filter(pl.Series(tied)), table["item_id"].filter(pl.Series(tied))
-    keys[tied] = [int.from_bytes(stable_hash("tie", u, i)) for u, i in zip(users, ids, strict=True)]
-    return (
-        table.with_columns(pl.Series("tie", keys), pl.col("user_id").str.len_bytes().alias("length"))
-        .sort("length", "user_id", "timestamp", "tie", "row")
-        .select("row", "user_id", "item", "rating", "timestamp")
-    )
-
-
 def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The last item is the test target, the one before it validation, earlier items except the first are train."""
     protocol = job.entry.protocol
@@ -199,9 +174,9 @@ def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
         job.table = job.step("core", k_core(job.table, protocol.core)[0])
     items = job.items(None if protocol.core is None else job.table["item_id"].unique())
     ordered = ordered_interactions(job.table, items)
-    rows = _Rows(protocol.history_length)
+    rows = SessionRows(protocol.history_length)
     short = 0
-    for user, first, last in _users(ordered):
+    for user, first, last in users_of(ordered):
         if last - first < protocol.min_interactions:
             short += 1
             continue
@@ -237,9 +212,9 @@ def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
     items = job.items(known, average)
     ordered = ordered_interactions(job.table, items)
     times = ordered["timestamp"].to_numpy()
-    rows = _Rows(protocol.history_length)
+    rows = SessionRows(protocol.history_length)
     no_history = 0
-    for user, first, last in _users(ordered):
+    for user, first, last in users_of(ordered):
         cut = [first + int(np.searchsorted(times[first:last], at, side="left")) for at in cuts]
         if protocol.core is None or user in trained:
             start = first + 1 if protocol.windows is None else max(first + 1, cut[0] - protocol.windows)
@@ -285,10 +260,10 @@ def paper(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
 
     items = job.items(known)
     ordered = ordered_interactions(job.table, items)
-    rows = _Rows(None)
+    rows = SessionRows(None)
     item, size, missing = ordered["item"].to_numpy(), protocol.history_length, 0
     held_out, belongs = [], set(trained)
-    for user, first, last in _users(ordered):
+    for user, first, last in users_of(ordered):
         history = set(item[first : first + size].tolist())
         target = next((row for row in range(first + size, last) if item[row] not in history), None)
         if target is None:
@@ -346,7 +321,7 @@ def _within_limits(job: _Job, protocol: Paper) -> pl.DataFrame:
     long = items.filter(pl.Series(job.limits.long_items(items["text"].to_list())))
     job.drops["items over the limit of tokens"] = len(long)
     ordered = ordered_interactions(job.table, items)
-    runs = _users(ordered)
+    runs = users_of(ordered)
     shown = ordered.with_columns(pl.int_range(pl.len()).over("user_id").alias("place")).filter(
         pl.col("place") < protocol.history_length
     )
@@ -378,76 +353,3 @@ def _note_lookalikes(job: _Job) -> None:
     users = job.table["user_id"].unique()
     if pairs := len(users) - users.str.to_lowercase().n_unique():
         job.drops["(kept) user ids that differ from another only in case"] = pairs
-
-
-def _users(ordered: pl.DataFrame) -> list[tuple[str, int, int]]:
-    """(user_id, first row, one past the last row) for each user, in order."""
-    runs = ordered["user_id"].rle().struct.unnest()
-    ends = runs["len"].cum_sum().to_list()
-    return list(zip(runs["value"], [0, *ends[:-1]], ends, strict=True))
-
-
-class _Rows:
-    """Sessions as row ranges of the ordered interactions, converted to list columns without Python lists."""
-
-    def __init__(self, history_length: int | None):
-        self.limit = history_length
-        self.users: list[str] = []
-        self.splits: list[str] = []
-        self.first: list[int] = []
-        self.end: list[int] = []
-        self.target: list[int] = []
-
-    def add(self, user: str, split: str, first: int, end: int, target: int) -> None:
-        """Add a session: rows ``first..end-1`` were seen before row ``target``."""
-        self.users.append(user)
-        self.splits.append(split)
-        self.first.append(first)
-        self.end.append(end)
-        self.target.append(target)
-
-    def table(self, ordered: pl.DataFrame, raw: Raw) -> pl.DataFrame:
-        """Contract ``sessions``; with reviews if the data has them."""
-        item, rating = ordered["item"].to_numpy(), ordered["rating"].to_numpy()
-        first, end, target = (np.array(column, dtype=np.int64) for column in (self.first, self.end, self.target))
-        start = first if self.limit is None else np.maximum(first, end - self.limit)
-        n = len(target)
-        reviews = pl.Series([None] * n, dtype=pl.List(pl.String))
-        if raw.reviews is not None and n:
-            rows = ordered["row"].to_numpy()
-            found = raw.reviews_of(pl.Series(np.unique(_flat(rows, start, end)), dtype=pl.Int64))
-            joined = ordered.select("row").join(found, on="row", how="left", maintain_order="left")
-            text = joined["review"].fill_null("")
-            reviews = _nested(text[_flat(np.arange(len(ordered)), start, end)], end - start)
-        return pl.DataFrame(
-            {
-                "session": pl.Series(np.arange(n), dtype=pl.Int32),
-                "user_id": pl.Series(self.users, dtype=pl.String),
-                "split": pl.Series(self.splits, dtype=pl.String),
-                "history": _lists(item, start, end),
-                "ratings": _lists(rating, start, end),
-                "reviews": reviews,
-                "seen": _lists(item, first, end),
-                "target": pl.Series(item[target] if n else [], dtype=pl.Int32),
-                "target_time": pl.Series(ordered["timestamp"].to_numpy()[target] if n else [], dtype=pl.Int64),
-            },
-            schema=SESSIONS,
-        )
-
-
-def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """The concatenated values of all ranges."""
-    lengths = end - start
-    before = np.cumsum(lengths) - lengths
-    # Row r of the flat values is start + (position within its list).
-    return values[np.repeat(start - before, lengths) + np.arange(lengths.sum())]
-
-
-def _lists(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> pl.Series:
-    return _nested(pl.Series(_flat(values, start, end)), end - start)
-
-
-def _nested(flat: pl.Series, lengths: np.ndarray) -> pl.Series:
-    """Lists of these lengths (at least one each), filled in order."""
-    frame = pl.DataFrame({"list": np.repeat(np.arange(len(lengths)), lengths), "value": flat})
-    return frame.group_by("list", maintain_order=True).agg("value")["value"]

@@ -1,4 +1,7 @@
-"""A chat client with a cache on disk, rate limits, a cost cap and repeatable answers: no answer is paid for twice.
+"""A chat client with a cost cap and repeatable answers.
+
+It sends the requests that are not in the cache (``langptune.endpoint.cache``) in parallel, within the rate limits of
+the server (``langptune.endpoint.rate_limit``), and explains its errors (``langptune.endpoint.errors``).
 
 Sources: OpenAI's chat completions API (``POST {endpoint}/chat/completions``), which vLLM, ``transformers serve`` and
 others speak, through the package ``openai``. The package retries after 408, 409, 429 and 5xx: it waits as long as the
@@ -6,37 +9,30 @@ server's ``Retry-After`` header says, otherwise with growing pauses.
 
 ``answers`` checks each answer before it is counted or kept. An unusable answer (empty, filtered, broken off) is counted
 and never kept. Its cost is written beside the cache, so that the cap includes all attempts. The request is sent again:
-up to ``TRIES`` times in one run, and in the next run.
-
-The cache key is the SHA-256 of the request: endpoint, model, messages, longest answer, temperature and seed. It is the
-file name of the answer, so that a job that was killed, or runs again, asks only for what is missing. The API key is
-not part of a request, and is written nowhere.
+up to ``TRIES`` times in one run, and in the next run. The API key is not part of a request, and is written nowhere.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
 import queue
-import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from langptune import allowed
-from langptune.config.models import OMISSIBLE, ModelSource
+from langptune.config.models import ModelSource
 from langptune.endpoint import answers
 from langptune.endpoint.answers import Answer, Request
+from langptune.endpoint.cache import AnswerCache
+from langptune.endpoint.errors import explained, without_key
+from langptune.endpoint.rate_limit import RateLimit
 from langptune.errors import UserError
-from langptune.files import private, read_plain, whole
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -47,9 +43,6 @@ EMPTY_SHARE = 0.05
 """The largest share of unusable answers in a job where each answer makes a result; more would measure empty texts."""
 _HOPELESS = 20
 """A run ends once this many answers, and more than half of all so far, are unusable."""
-_WINDOW = 60.0
-_KEPT = 1 << 25
-"""The most bytes of a cached answer with its request; a larger file is ignored."""
 
 
 def paced(report: Callable[[int, int, float], None], pause: float = 10.0) -> Callable[[int, int], None]:
@@ -139,9 +132,12 @@ class Client:
             identity: identifies the server in cache keys if its address cannot (an ephemeral port).
             socket: Unix socket that the server listens on, instead of the port of ``source.endpoint``.
         """
-        self.source, self.cache, self.max_usd = source, Path(cache), max_usd
-        self.identity = identity or str(source.endpoint).rstrip("/")
+        self.source, self.max_usd = source, max_usd
         self.url, self.socket = str(source.endpoint).rstrip("/"), socket
+        self.cache = AnswerCache(Path(cache), source, identity or self.url)
+        self.rate_limit = RateLimit(
+            Path(cache), f"{identity or self.url} {source.model}", source.requests_per_minute, source.tokens_per_minute
+        )
         self.spent = Spent()
         self._before = 0.0
         self._charged: set[str] = set()
@@ -149,31 +145,10 @@ class Client:
         self._stop = threading.Event()
         self._asking = threading.local()
 
-    def key_of(self, request: Request) -> str:
-        """SHA-256 of everything that changes an answer."""
-        fields = {
-            "server": self.identity,
-            "model": self.source.model,
-            "limit": self.source.limit_key,
-            **asdict(request),
-        }
-        if self.source.omit:  # omitted settings change the answer; keys without any stay as in older caches
-            fields["omit"] = sorted(self.source.omit)
-        if request.begun:
-            fields["prefill"] = self.source.prefill
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-    def known(self, request: Request) -> Answer | None:
-        """The answer in the cache; None if there is none that can be used."""
-        try:
-            return answers.kept(read_plain(self._file(request), _KEPT), request)
-        except OSError:
-            return None
-
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """The cost of what is not in the cache: tokens (prompts by characters, answers at their limit) and dollars."""
-        unique = {self.key_of(request): request for request in requests}
-        missing = [request for request in unique.values() if self.known(request) is None]
+        unique = {self.cache.key_of(request): request for request in requests}
+        missing = [request for request in unique.values() if self.cache.known(request) is None]
         prompt, longest = sum(r.tokens for r in missing), sum(r.max_tokens for r in missing)
         return Estimate(len(missing), len(unique) - len(missing), prompt, longest, self._price(prompt, longest))
 
@@ -189,20 +164,20 @@ class Client:
             UserError: the estimate exceeds ``max_usd`` (before anything is sent); the real cost does (later; answers
                 are kept); no key; an error of the server; or most answers are unusable.
         """
-        unique = {self.key_of(request): request for request in requests}
-        found = {key: answer for key, request in unique.items() if (answer := self.known(request)) is not None}
+        unique = {self.cache.key_of(request): request for request in requests}
+        found = {key: answer for key, request in unique.items() if (answer := self.cache.known(request)) is not None}
         missing = {key: request for key, request in unique.items() if key not in found}
         self.spent.cached += len(found)
         # A job that runs again has one cap for all its attempts.
         fresh = [found[key] for key in found.keys() - self._charged]
         self._before += sum(self._price(answer.prompt_tokens, answer.tokens) for answer in fresh)
         for key in unique.keys() - self._charged:
-            self._before += sum(self._price(*answers.paid(line)) for line in self._lines(self._account(key)))
+            self._before += sum(self._price(*tokens) for tokens in self.cache.charges(key))
         self._charged |= unique.keys()
         if missing:
             self._check_cap(list(missing.values()))
             found |= self._all(missing, progress)
-        return [found[self.key_of(request)] for request in requests]
+        return [found[self.cache.key_of(request)] for request in requests]
 
     def _check_cap(self, missing: list[Request]) -> None:
         total = self.estimate(missing)
@@ -264,21 +239,21 @@ class Client:
     def _one(self, client: OpenAI, request: Request) -> Answer:
         """Send one request until its answer is usable, at most ``TRIES`` times."""
         for left in reversed(range(TRIES)):
-            self._pace(request.tokens + request.max_tokens)
+            self.rate_limit.wait(request.tokens + request.max_tokens, self._stop)
             with self._lock:
                 spent = self._before + self.spent.usd
             if self.max_usd is not None and spent > self.max_usd:
                 raise UserError(
                     f"{self.source.model} at {self.url}: {spent:.4f} USD spent, more than max_usd {self.max_usd:.4f}; "
-                    f"the answers so far are kept in {self.cache}: raise max_usd and run again"
+                    f"the answers so far are kept in {self.cache.folder}: raise max_usd and run again"
                 )
             if self._stop.is_set():
                 raise UserError("stopped")
             answer = self._once(client, request)
-            answer = replace(answer, why=self._hidden(answer.why))
+            answer = replace(answer, why=without_key(answer.why, self.source))
             self._charge(request, answer)
             if not answer.fault:
-                self._keep(request, answer)
+                self.cache.keep(request, answer)
                 return answer
             if not answer.again or not left:
                 break
@@ -321,9 +296,9 @@ class Client:
         except openai.APIStatusError as error:
             if (filtered := answers.refused_prompt(error.response.content, request)) is not None:
                 return filtered
-            raise self._explained(error, settings) from None
+            raise explained(error, self.source, settings) from None
         except Exception as error:
-            raise self._explained(error, settings) from None  # a traceback could hold the key
+            raise explained(error, self.source, settings) from None  # a traceback could hold the key
 
     def _unmask(self, response: Any) -> None:
         """Give an error that came with HTTP 200 its proper status, so that it is retried and explained as an error."""
@@ -338,7 +313,7 @@ class Client:
             response.status_code = status
 
     def _charge(self, request: Request, answer: Answer) -> None:
-        """Count the cost of an answer; the cost of an unusable one is also logged beside the cache."""
+        """Count the cost of an answer; the cost of an unusable one is also written beside the cache."""
         with self._lock:
             self.spent.requests += 1
             self.spent.unusable += bool(answer.fault)
@@ -346,20 +321,7 @@ class Client:
             self.spent.tokens += answer.tokens
             self.spent.usd += self._price(answer.prompt_tokens, answer.tokens)
         if answer.fault:
-            row = {key: getattr(answer, key) for key in ("fault", "why", "reason", "prompt_tokens", "tokens", "model")}
-            with private(self._account(self.key_of(request))) as file:
-                file.write(json.dumps(row) + "\n")
-
-    def _account(self, key: str) -> Path:
-        """The log of one request's unusable answers and their cost, one line each."""
-        return self.cache / key[:2] / f"{key}.unusable.jsonl"
-
-    @staticmethod
-    def _lines(path: Path) -> list[bytes]:
-        try:
-            return read_plain(path, _KEPT).splitlines()
-        except OSError:
-            return []
+            self.cache.charge(request, answer)
 
     def few_faults(self, all_answers: Sequence[Answer]) -> list[Answer]:
         """The unusable answers of a job: at most one or a share of ``EMPTY_SHARE``, and fewer than half.
@@ -388,49 +350,12 @@ class Client:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         return (
             f"{self.source.model} at {self.url}: {len(faults)} of {asked} answers cannot be used ({counts}; first: "
-            f"{faults[0].why}); {'; '.join(advice)}. All other answers are kept in {self.cache} and cost "
+            f"{faults[0].why}); {'; '.join(advice)}. All other answers are kept in {self.cache.folder} and cost "
             "nothing in the next run"
         )
 
     def _price(self, prompt: int, tokens: int) -> float:
         return (prompt * (self.source.input_price or 0) + tokens * (self.source.output_price or 0)) / 1e6
-
-    def _file(self, request: Request) -> Path:
-        key = self.key_of(request)
-        return self.cache / key[:2] / f"{key}.json"
-
-    def _keep(self, request: Request, answer: Answer) -> None:
-        """Write an answer atomically, readable by this user only: a prompt holds what somebody read or bought."""
-        content = {
-            "request": {"server": self.identity, "model": self.source.model, **asdict(request)},
-            "answer": asdict(answer),
-        }
-        with whole(self._file(request), 0o600) as part:
-            part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-    def _pace(self, tokens: int) -> None:
-        """Wait until one more request of so many tokens respects the rate limits of all jobs that share the cache."""
-        requests, budget = self.source.requests_per_minute, self.source.tokens_per_minute
-        if requests is None and budget is None:
-            return
-        name = hashlib.sha256(f"{self.identity} {self.source.model}".encode()).hexdigest()[:16]
-        path = self.cache / f"pace-{name}.json"
-        while not self._stop.is_set():
-            with private(path) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                file.seek(0)
-                now = time.time()
-                try:
-                    sent = [(at, n) for at, n in json.loads(file.read() or "[]") if now - _WINDOW < at <= now]
-                except (ValueError, TypeError):
-                    sent = []
-                wait = _wait(sent, now, tokens, requests, budget)
-                if wait <= 0:
-                    file.seek(0)
-                    file.truncate()
-                    file.write(json.dumps([*sent, (now, tokens)]))
-                    return
-            self._stop.wait(min(wait, 5.0))
 
     def _openai(self) -> OpenAI:
         import httpx2
@@ -469,101 +394,6 @@ class Client:
             raise UserError(f"environment variable {self.source.key}: holds characters that no key has; set it again")
         return secret
 
-    def _explained(self, error: Exception, sent: Mapping[str, Any]) -> UserError:
-        """An error as one line that says what to do; it never contains the key.
-
-        Args:
-            sent: the settings of the request.
-        """
-        import openai
-
-        where = f"{self.source.model} at {self.url}"
-        if isinstance(error, openai.APITimeoutError):
-            return UserError(f"{where}: no answer within {self.source.timeout:g} s; raise 'timeout' in models.yaml")
-        if isinstance(error, openai.APIConnectionError):
-            cause = type(error.__cause__ or error).__name__
-            return UserError(
-                f"{where}: cannot be reached ({cause}); is the server running, and may this machine reach it? Start "
-                "it, fix 'endpoint' in models.yaml, or run where there is a network"
-            )
-        if not isinstance(error, openai.APIStatusError):
-            return UserError(f"{where}: not the answer of a chat API ({type(error).__name__}); check 'endpoint'")
-        status, detail = error.status_code, self._detail(error)
-        if 300 <= status < 400:
-            try:
-                other = urlsplit(error.response.headers.get("location", "")).hostname or "another path"
-            except ValueError:
-                other = "an invalid address"
-            return UserError(
-                f"{where}: sends requests on to {other[:100]!a} ({status}), which is not followed; write the server's "
-                "own address as 'endpoint' in models.yaml"
-            )
-        if status in (401, 403):
-            if self.source.key is None:
-                what = "no key was sent; name its variable as 'key' in models.yaml"
-            elif status == 401:
-                what = f"the key in {self.source.key} is not accepted there; set it anew"
-            else:
-                what = f"the key in {self.source.key} has no access there; look at the account, or set another 'model'"
-            # The server's message for a 401 is about the key, and may hold parts of it.
-            return UserError(f"{where}: refused ({status}{detail if status == 403 else ''}): {what}")
-        if status == 404:
-            return UserError(
-                f"{where}: not found (404{detail}); check 'model' and 'endpoint' in models.yaml (a base URL mostly "
-                "ends in /v1)"
-            )
-        if status == 429:
-            return UserError(
-                f"{where}: too many requests, or no credit (429{detail}), after {self.source.retries} retries; lower "
-                "requests_per_minute, tokens_per_minute or parallel in models.yaml, or look at the account; run again "
-                "to go on"
-            )
-        if status >= 500 or status in (408, 409, 425):
-            return UserError(
-                f"{where}: failed ({status}{detail}) after {self.source.retries} retries; answers so far are kept, run "
-                "again to go on"
-            )
-        return UserError(f"{where}: refused the request ({status}{detail}); {self._advice(status, error, sent)}")
-
-    def _advice(self, status: int, error: Any, sent: Mapping[str, Any]) -> str:
-        """What to change after a 4xx error that the same request would get again."""
-        if status == 402:
-            return "the account has no credit: add some, or take another 'endpoint' in models.yaml"
-        body = self._body(error)
-        named, body = body.get("param"), _message(body).lower()
-        limit = self.source.limit_key
-        other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[limit]
-        if named == limit or (named is None and re.search(rf"\b{other}\b", body)):
-            return f"set `limit_key: {other}` in the model's source in models.yaml, or a smaller max_tokens"
-        for key in OMISSIBLE:
-            if key in sent and (named == key or (named is None and re.search(rf"\b{key}\b", body))):
-                return (
-                    f"it does not take {key!r} as sent: set `omit: [{', '.join([*self.source.omit, key])}]` in the "
-                    + ("model's source in models.yaml, and it is no longer sent")
-                )
-        if status == 413 or "context" in body or "too long" in body:
-            return "set a smaller max_prompt_tokens in models.yaml, a smaller max_tokens, or fewer history_items"
-        return "check 'model' and the other keys of its source in models.yaml; the same request would be refused again"
-
-    @staticmethod
-    def _body(error: Any) -> dict[str, Any]:
-        """The error object in the server's response; empty if there is none."""
-        try:
-            body = json.loads(error.response.text)
-        except (ValueError, RecursionError):
-            return {}
-        inner = body.get("error", body) if isinstance(body, dict) else body
-        return inner if isinstance(inner, dict) else {"message": inner}
-
-    def _detail(self, error: Any) -> str:
-        """The server's message, shortened and without the key."""
-        text = self._hidden(" ".join(answers.unicode(_message(self._body(error))).split()))
-        return f": {text[:200]}" if text else ""
-
-    def _hidden(self, text: str) -> str:
-        secret = os.environ.get(self.source.key or "", "").strip()
-        return text.replace(secret, "***") if secret else text
-
 
 @contextmanager
 def _hidden_variables(prefix: str) -> Iterator[None]:
@@ -573,30 +403,3 @@ def _hidden_variables(prefix: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def _message(body: Mapping[str, Any]) -> str:
-    """The message of an error object, or the validation errors of a server that checks each field."""
-    message = body.get("message") or body.get("detail") or body or ""
-    if isinstance(message, list):  # FastAPI's entries also hold the input, which is not part of the message
-        parts = [part for part in message if isinstance(part, dict)]
-        message = "; ".join(f"{'.'.join(map(str, part.get('loc') or []))}: {part.get('msg')}" for part in parts)
-    metadata = body.get("metadata")
-    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # the message of the provider behind a broker
-    return f"{message}: {raw}" if raw else str(message)
-
-
-def _wait(sent: list[tuple[float, int]], now: float, tokens: int, requests: int | None, budget: int | None) -> float:
-    """Seconds until a request of ``tokens`` may follow those ``sent`` (time, tokens) in the last minute."""
-    sent = sorted(sent)
-    wait = 0.0
-    if requests is not None and len(sent) >= requests:
-        wait = sent[len(sent) - requests][0] + _WINDOW - now
-    if budget is not None:
-        used = sum(n for _, n in sent)
-        for at, n in sent:
-            if used + tokens <= budget:
-                break
-            wait = max(wait, at + _WINDOW - now)
-            used -= n
-    return wait

@@ -13,7 +13,7 @@ from typing import Any
 
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry, VerifierEntry
 from langptune.errors import UserError
-from langptune.files import read_json
+from langptune.reading import read_json
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "Dropout", "LayerNorm", "Normalize")
 """Modules of sentence-transformers that a decoder may have."""

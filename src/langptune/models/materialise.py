@@ -14,9 +14,10 @@ from pathlib import Path
 
 from langptune.config.models import ModelEntry, ModelSource
 from langptune.errors import UserError
-from langptune.files import new_folder, read_inside
+from langptune.files import new_folder
 from langptune.models.check import check_files, check_reach
 from langptune.provenance import ROOT, file_hash, installed, write_json
+from langptune.reading import read_inside
 
 # The files of a hub snapshot that are downloaded: weights as safetensors only, never pickles, never remote code.
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*", "2_Normalize/*"]

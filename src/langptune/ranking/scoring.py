@@ -17,9 +17,9 @@ import polars as pl
 
 from langptune.data.interactions import popularity
 from langptune.errors import UserError
-from langptune.files import read_json
 from langptune.metrics import from_ranks
 from langptune.ranking.decoder import BLOCK, ItemVectors, rank_sessions
+from langptune.reading import read_json
 
 TEMPERATURE = 0.05
 """The divisor of cosine similarities: the temperature of CL's loss in our recipes, so that a weight of popularity means

@@ -9,7 +9,7 @@ from typing import Any
 
 from langptune.config.base import validate
 from langptune.errors import UserError, printable
-from langptune.files import read_plain
+from langptune.reading import read_plain
 from langptune.survey.assignment import assign
 from langptune.survey.schema import Codebook, Response, digest
 

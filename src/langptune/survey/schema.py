@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from langptune.config.base import Strict, validate
 from langptune.errors import UserError
-from langptune.files import read_json
+from langptune.reading import read_json
 
 CODEBOOK_SCHEMA = "langptune-survey-codebook/1"
 RESPONSE_SCHEMA = "langptune-survey-response/1"

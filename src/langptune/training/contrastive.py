@@ -33,7 +33,9 @@ from langptune.gpus import refuse_several
 from langptune.launch import join
 from langptune.randomness import stream
 from langptune.ranking.decoder import unit_vectors
-from langptune.training.checkpoints import Checkpoints, Resumable, Watch, row_order, training_arguments
+from langptune.training.checkpoints import Checkpoints
+from langptune.training.trainer import Resumable, row_order, training_arguments
+from langptune.training.watch import Watch
 
 GROUP = 64
 """Number of texts per forward pass."""

@@ -15,7 +15,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from peft import get_peft_model
-from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -35,99 +33,27 @@ from langptune.launch import join
 from langptune.profiles.generate import Profile, Reader, generate_batch, plan_batches
 from langptune.randomness import seed_torch, stream_seed
 from langptune.training.algorithms import algorithm, standardised
-from langptune.training.checkpoints import (
-    Checkpoints,
-    Resumable,
-    Watch,
-    halved,
-    is_out_of_memory,
-    row_order,
-    training_arguments,
-)
+from langptune.training.batch import Batch
+from langptune.training.checkpoints import Checkpoints
 from langptune.training.guard import Guard, examined
+from langptune.training.memory import halved, is_out_of_memory
 from langptune.training.policy import (
     FrozenTrunk,
-    Row,
     adapter_config,
     first_trained_layer,
     row_logprobs,
-    rows_of,
     save_adapter,
     start_from,
 )
 from langptune.training.reward import Reward, Sessions
+from langptune.training.trainer import Resumable, row_order, training_arguments
+from langptune.training.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROLLOUTS = "rollouts-{process}-of-{processes}.safetensors"
 """The profiles of an unfinished batch in a checkpoint, one file per process."""
-
-
-@dataclass
-class Batch:
-    """The profiles of this process in one batch, those of a session adjacent.
-
-    prompts: token ids ``[S][*]``.
-    profiles: token ids ``[S * k][*]``, k of each session.
-    weights: float32 ``[S * k]``, the algorithm's weights from the rewards.
-    old: profile -> log pi_t of each of its tokens, float32 ``[T]``, if known.
-    states: row -> hidden state that enters the first trained layer, ``[width, H]``, if known.
-    """
-
-    prompts: list[list[int]]
-    profiles: list[list[int]]
-    weights: torch.Tensor
-    old: dict[int, torch.Tensor] = field(default_factory=dict)
-    states: dict[int, torch.Tensor] = field(default_factory=dict)
-    rows: list[list[Row]] = field(default_factory=list)
-    """Rows of each session; set by ``arrange``."""
-
-    @property
-    def samples(self) -> int:
-        """Profiles per session."""
-        return len(self.profiles) // len(self.prompts)
-
-    def arrange(self, model: PreTrainedModel) -> Batch:
-        """Arrange the profiles in rows; deterministic for given profiles and model."""
-        k = self.samples
-        for session, prompt in enumerate(self.prompts):
-            profiles = self.profiles[session * k : (session + 1) * k]
-            self.rows.append(rows_of(model, prompt, profiles, session * k))
-        return self
-
-    def best(self) -> Batch:
-        """The profile with the largest weight of each session."""
-        chosen = self.weights.view(len(self.prompts), -1).argmax(1) + torch.arange(len(self.prompts)) * self.samples
-        return Batch(self.prompts, [self.profiles[at] for at in chosen.tolist()], self.weights[chosen])
-
-    def save(self, path: Path) -> None:
-        """Write everything but the rows into one file."""
-        tensors = {"weights": self.weights}
-        for name, parts in (("prompts", self.prompts), ("profiles", self.profiles)):
-            tensors[name] = torch.tensor([token for part in parts for token in part])
-            tensors[f"{name}_lengths"] = torch.tensor([len(part) for part in parts])
-        for name, known in (("old", self.old), ("states", self.states)):
-            if known:
-                tensors[name] = torch.cat(list(known.values()))
-                tensors[f"{name}_lengths"] = torch.tensor([len(part) for part in known.values()])
-                tensors[f"{name}_numbers"] = torch.tensor(list(known))
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, path)
-
-    @classmethod
-    def load(cls, path: Path, device: torch.device) -> Batch:
-        """Load a batch that ``save`` wrote."""
-        tensors = load_file(path)
-
-        def parts(name: str) -> list[torch.Tensor]:
-            return list(tensors[name].split(tensors[f"{name}_lengths"].tolist()))
-
-        batch = cls(*([part.tolist() for part in parts(name)] for name in ("prompts", "profiles")), tensors["weights"])
-        for name in ("old", "states"):
-            if name in tensors:
-                numbers = tensors[f"{name}_numbers"].tolist()
-                setattr(batch, name, dict(zip(numbers, (part.to(device) for part in parts(name)), strict=True)))
-        return batch
 
 
 class PolicyTrainer(Resumable, Trainer):

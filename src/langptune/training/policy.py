@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from langptune.config.recipes import Trained
 from langptune.errors import UserError
-from langptune.files import read_json
 from langptune.models.logprobs import chosen_logprobs
 from langptune.models.packed import NOBODY, as_mask, only_at, packs, visible
 from langptune.provenance import write_json
+from langptune.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

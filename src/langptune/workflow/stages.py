@@ -20,10 +20,14 @@ from pathlib import Path
 from types import ModuleType
 
 from langptune.errors import UserError
-from langptune.files import read_plain
 from langptune.provenance import defining
+from langptune.reading import read_plain
 
 REQUIRED = ("spec", "needs")
+# `unreached` and `loads` are in a script twice, because rule and job know different things. The rule needs them before
+# it knows any file, and does not import the script's `Spec`. The job has its spec, but no project: the name of a figure
+# is a wildcard of the rule, and only part of a file name in the spec. tests/workflow/test_specs.py compares the two for
+# every job of the shipped configs.
 OPTIONAL = ("unreached", "loads", "amount")
 
 

@@ -16,7 +16,7 @@ from langptune.data.readers import cells, checks
 from langptune.data.readers.times import times
 from langptune.data.readers.titles import articles_first
 from langptune.errors import UserError
-from langptune.files import read_plain
+from langptune.reading import read_plain
 
 FILE = "movielens.pkl.compress"
 COLUMNS = {

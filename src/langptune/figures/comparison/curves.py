@@ -13,7 +13,7 @@ from langptune import metrics
 from langptune.errors import UserError
 from langptune.figures.inputs import Comparison, CurveEntry
 from langptune.figures.style import COLOURS, DASHES, empty, new_figure, of_texts, styled
-from langptune.files import from_json, read_plain
+from langptune.reading import from_json, read_plain
 
 CAPTION = """
 How the trained baselines learned on {dataset}: NDCG@10 on validation by epoch, one panel per method, one line per seed.

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from langptune.figures.inputs import Comparison
 from langptune.figures.style import COLOURS, empty, new_figure, of_texts, styled
-from langptune.files import read_json, read_lines
 from langptune.provenance import manifest_of
+from langptune.reading import read_json, read_lines
 
 CAPTION = """
 How training went on {dataset}, a block per phase, by batch. Look first at validation NDCG on the left. It is without
