@@ -77,7 +77,9 @@ def work(spec: Spec, record: Record, log: Log) -> None:
     Raises:
         UserError: a run is missing, or has no list for a compared session.
     """
-    items, sessions = contracts.read(spec.items_in, "items"), contracts.read(spec.sessions_in, "sessions")
+    items = contracts.read(spec.items_in, "items")
+    columns = ["session", "user_id", "split", "history", "seen", "target"]
+    sessions = contracts.read(spec.sessions_in, "sessions", columns)
     wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test").select("session")
     compared = sessions.join(wanted, on="session", how="semi").sort("session")
     if len(compared) != len(wanted) or compared.is_empty():

@@ -290,6 +290,7 @@ def test_sessions_without_a_value_are_left_out_for_all_runs(runs, facts, compare
     [
         (pl.col("top").list.head(0), "40 of 40 compared sessions .* have no list"),
         (pl.col("top") + ITEMS, r"an item lies outside 0\.\.79"),
+        (pl.col("top").list.concat([pl.lit(None, pl.Int32)]).list.reverse(), r"an item lies outside 0\.\.79"),
         (pl.lit(1, dtype=pl.Int32).alias("session"), "ranked twice"),
     ],
 )

@@ -50,8 +50,8 @@ def facts_of(items: pl.DataFrame, sessions: pl.DataFrame, compared: pl.DataFrame
 
     Args:
         items: contract ``items``.
-        sessions: contract ``sessions``, with those of training.
-        compared: the compared sessions, column ``seen``.
+        sessions: contract ``sessions``, of which columns user_id, split, history and target are read.
+        compared: the compared sessions, of which column seen is read.
         genre_field: the item field that lists genres; None where the dataset has none.
     """
     genres = None
@@ -105,13 +105,13 @@ def read(path: str, sessions: np.ndarray, k: int, n_items: int) -> Lists:
             f"{path}: column 'top': {len(lacking)} of {len(sessions)} compared sessions (first: session "
             f"{sessions[lacking[0]]}) have no list; rerun the rule that makes it"
         )
-    flat = tops.explode().to_numpy()
-    if len(flat) and (flat.min() < 0 or flat.max() >= n_items):
+    flat = tops.explode()
+    if not flat.is_between(0, n_items - 1).fill_null(False).all():
         raise UserError(
             f"{path}: column 'top': an item lies outside 0..{n_items - 1}; the lists are of another catalogue"
         )
     items = np.full((len(sessions), k), -1, dtype=np.int64)
-    items[np.arange(k) < lengths[:, None]] = flat
+    items[np.arange(k) < lengths[:, None]] = flat.to_numpy()
     return Lists(items, n_items)
 
 
@@ -122,7 +122,8 @@ def collect(runs: Sequence[RankedRun], sessions: np.ndarray, facts: Facts, k: in
         UserError: see ``read``; or a run is listed twice.
     """
     cells: dict[tuple[str, str], dict[int, dict[str, np.ndarray | float]]] = {}
-    names = [name for name in list_metrics.names() if name not in list_metrics.left_out(facts)]
+    left_out = list_metrics.left_out(facts)
+    names = [name for name in list_metrics.names() if name not in left_out]
     for run in runs:
         seeds = cells.setdefault((run.method, run.models), {})
         if run.seed in seeds:
