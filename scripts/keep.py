@@ -33,7 +33,10 @@ from langptune.reading import read_inside, read_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
-BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv", "slices.csv", "slices.csv.manifest.json")
+BESIDE_TABLES = (
+    *("profiles.html", "cost.md", "cost.csv"),
+    *("slices.csv", "slices.csv.manifest.json", "lists.csv", "lists.csv.manifest.json"),
+)
 LARGEST = 100_000_000
 """Maximum size in bytes of a file to keep."""
 

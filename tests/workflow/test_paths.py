@@ -31,7 +31,7 @@ def test_a_checkout_may_lie_anywhere(tmp_path):
     done = subprocess.run([*command, "-n"], cwd=repo, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout[-3000:]
     jobs = jobs_of(done.stdout)
-    assert (jobs["evaluate"], jobs["compare"], jobs["plot"]) == (2, 1, 6) and "embed_items" not in jobs
+    assert (jobs["evaluate"], jobs["compare"], jobs["plot"]) == (2, 1, 7) and "embed_items" not in jobs
     wanted = "results/alone/ml-100k-small/data/items.parquet"
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # the job finds its own checkout
     done = subprocess.run([*command, "--", wanted], cwd=repo, env=env, text=True, capture_output=True)

@@ -94,7 +94,8 @@ def test_a_rule_by_name(repo):
         "evaluate": 7,
         "compare": 1,
         "slice_metrics": 1,
-        "plot": 6,  # all but the training, which reads nothing of them
+        "list_metrics": 1,
+        "plot": 7,  # all but the training, which reads nothing of them
         "cost": 1,
         "all": 1,
     }
@@ -140,7 +141,8 @@ def test_one_seed_deleted(repo, without):
         "evaluate": 6,
         "compare": 1,
         "slice_metrics": 1,
-        "plot": 7,
+        "list_metrics": 1,
+        "plot": 8,
         "cost": 1,
         "all": 1,
     }
@@ -160,7 +162,8 @@ def test_one_key_of_a_recipe(repo):
         "show_profiles": 1,
         "compare": 1,
         "slice_metrics": 1,
-        "plot": 6,
+        "list_metrics": 1,
+        "plot": 7,
         "cost": 1,
         "all": 1,
     }

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import yaml
 
+from langptune import list_metrics
 from langptune.metrics import from_ranks
 from tests.conftest import AFTER_METRICS, copy_of_run, jobs_of, snakemake
 
@@ -31,6 +32,7 @@ FINAL = [
     "table.tex",
     "comparisons.csv",
     "contrasts.csv",
+    "lists.csv",
     "means.png",
     "ranks.pdf",
     "contrasts.pdf",
@@ -138,6 +140,24 @@ def test_metrics_agree_with_ranx_on_the_workflows_own_ranks(repo):
     assert int(done.stdout) >= 12 * 10
 
 
+def test_metrics_of_lists_are_those_of_the_kept_lists(repo):
+    """All runs but the oracle's, over the compared sessions and all seeds."""
+    folder = repo / RESULTS / "ml-100k-small"
+    table = pl.read_csv(folder / "comparison/lists.csv")
+    methods = set(pl.read_csv(folder / "comparison/table_long.csv")["method"])
+    assert set(table["metric"]) == set(list_metrics.names()) and table["left_out"].null_count() == len(table)
+    assert set(table["method"]) == methods - {"oracle"} and set(table["sessions"]) == {12}
+    n_items = len(pl.read_parquet(folder / "data/items.parquet"))
+    compared = pl.read_parquet(folder / "data/evaluation.parquet").filter(pl.col("split") == "test")
+    for method, models in (("ease", "EASE"), ("random", "random")):
+        shares = []
+        for path in sorted((folder / method / models).glob("seed*/ranks.parquet")):
+            tops = pl.read_parquet(path).join(compared, on="session", how="semi")["top"].list.head(10)
+            shares.append(len(set(tops.explode())) / n_items)
+        shown = table.filter((pl.col("method") == method) & (pl.col("metric") == "coverage"))["mean"].item()
+        assert shown == pytest.approx(sum(shares) / len(shares), abs=1e-12)
+
+
 def test_cost_is_that_of_the_benchmark_files(repo):
     """Every job but the one that adds up, in the table, to the last digit; models are shared and stand apart."""
     costs = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/cost.csv")
@@ -184,10 +204,11 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("scripts/plot.py", {"plot": 7}),
-        ("src/langptune/figures/style.py", {"plot": 7, "study": 2, "describe_data": 1}),
+        ("scripts/plot.py", {"plot": 8}),
+        ("src/langptune/figures/style.py", {"plot": 8, "study": 2, "describe_data": 1}),
         ("src/langptune/figures/comparison/means.py", {"plot": 1}),
         ("src/langptune/comparison/slices.py", {"slice_metrics": 1, "plot": 1}),
+        ("src/langptune/list_metrics/gini.py", {"list_metrics": 1}),
         ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
         ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
@@ -217,7 +238,10 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         found = planned(repo)
     finally:
         (repo / file).write_text(before)
-    downstream = {"evaluate", "compare", "slice_metrics", "plot", "all", "show_profiles", "study", "cost"}
+    downstream = {
+        *("evaluate", "compare", "slice_metrics", "list_metrics", "plot"),
+        *("show_profiles", "study", "cost", "all"),
+    }
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
     assert not expected or {"all", "cost"} <= set(found), "any new job updates the cost"
 
@@ -242,7 +266,7 @@ def test_one_changed_key_reruns_one_branch(repo):
             {"fit_baseline"},
             {"try_baseline", "write_profiles", "rank_profiles"},
         ),
-        ({"comparison": {"bootstrap": 300}}, {"compare", "study"}, {"evaluate", "describe_data"}),
+        ({"comparison": {"bootstrap": 300}}, {"compare", "list_metrics", "study"}, {"evaluate", "describe_data"}),
         ({"recipe_overrides": {"cl": {"temperature": 0.2}}}, {"train_decoder", "train_encoder"}, {"embed_items"}),
     ],
 )

@@ -4,6 +4,7 @@
 localrules:
     compare,
     slice_metrics,
+    list_metrics,
     plot,
     show_profiles,
     study,
@@ -15,6 +16,7 @@ EVALUATE = stage("evaluate", by=BY_RUN)
 COMPARE = stage("compare", by="{dataset}")
 COMPARE_PARTIAL = stage("compare_partial", by="{dataset}", script="compare", allow_missing=True)
 SLICE_METRICS = stage("slice_metrics", by="{dataset}")
+LIST_METRICS = stage("list_metrics", by="{dataset}")
 PLOT = stage("plot", by="{dataset}-{figure}")
 SHOW_PROFILES = stage("show_profiles", by="{dataset}")
 STUDY = stage("study", by="{dataset}-{study}")
@@ -91,6 +93,26 @@ rule slice_metrics:
         **SLICE_METRICS.params,
     shell:
         'python "$LANGPTUNE/scripts/slice_metrics.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule list_metrics:
+    input:
+        **tables("items", "sessions", "evaluation"),
+        ranks=lambda w: [PROJECT.paths.ranks_of(run) for run in PROJECT.runs(w.dataset)],
+    output:
+        lists_out=report(f"{COMPARISON}/lists.csv", caption="../report/lists.rst", category="{dataset}"),
+    log:
+        LIST_METRICS.log,
+    benchmark:
+        LIST_METRICS.benchmark
+    conda:
+        ENVIRONMENT
+    resources:
+        **LIST_METRICS.resources,
+    params:
+        **LIST_METRICS.params,
+    shell:
+        'python "$LANGPTUNE/scripts/list_metrics.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule plot:

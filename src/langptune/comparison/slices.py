@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from langptune.comparison import bootstrap
-from langptune.comparison.grid import Grid, own_reference
-from langptune.comparison.significance import detectable
+from langptune.comparison import bootstrap, differences
+from langptune.comparison.grid import Grid
 from langptune.data.interactions import popularity
 
 FEWEST = 30
@@ -97,9 +96,7 @@ def table(
     train = sessions.filter(pl.col("split") == "train")
     counts = popularity(sessions, n_items)
     ran = [row for row in grid.rows if not row.missing]
-    references = {row.models: row.key for row in ran if row.method == reference}
-    # Without a reference no row has a difference: each is its own.
-    bases = {row.key: references[own_reference(row.models, list(references))] if references else row.key for row in ran}
+    bases = differences.bases(ran, reference)
     out = []
     for name, make in SLICINGS.items():
         slicing = make(test, train, counts)
@@ -111,7 +108,7 @@ def table(
             for row in ran:
                 means = values[row.key].mean(axis=(0, 1))
                 low, high = bootstrap.interval(draws[row.key], confidence)
-                against = _against(values, draws, row.key, bases[row.key], confidence)
+                against = differences.against(values, draws, row.key, bases[row.key], confidence)
                 for metric, title in enumerate(grid.metrics):
                     out.append(
                         {
@@ -136,18 +133,5 @@ SCHEMA = {
     "sessions": pl.Int64,
     **dict.fromkeys(("method", "models", "metric"), pl.String),
     **dict.fromkeys(("mean", "low", "high"), pl.Float64),
-    **dict.fromkeys(("difference", "difference_low", "difference_high", "detectable"), pl.Float64),
+    **dict.fromkeys(differences.COLUMNS, pl.Float64),
 }
-
-
-def _against(
-    values: dict[str, np.ndarray], draws: dict[str, np.ndarray], key: str, base: str, confidence: float
-) -> dict[str, list[float | None]]:
-    """The columns on the difference to the reference, by metric."""
-    names = ("difference", "difference_low", "difference_high", "detectable")
-    if key == base:
-        return {name: [None] * values[key].shape[2] for name in names}
-    differences = values[key].mean(axis=1) - values[base].mean(axis=1)
-    low, high = bootstrap.interval(draws[key] - draws[base], confidence)
-    smallest = [detectable(column) for column in differences.T]
-    return dict(zip(names, (differences.mean(axis=0).tolist(), low.tolist(), high.tolist(), smallest), strict=True))

@@ -30,6 +30,7 @@ class Comparison(StageSpec):
     gains_in: str | None = Field(None, description="gains.parquet of the comparison")
     contrasts_in: str | None = Field(None, description="contrasts.csv of the comparison")
     slices_in: str | None = Field(None, description="slices.csv of the comparison")
+    lists_in: str | None = Field(None, description="lists.csv of the comparison")
     items_in: str | None = Field(None, description="items.parquet: the size of the catalogue")
     n_items: int | None = Field(None, description="the size of the catalogue, where there is no items_in")
     runs: Annotated[list[RunEntry], Field(min_length=1)] = Field(
@@ -102,6 +103,16 @@ class Comparison(StageSpec):
         """
         frame = contracts.read_csv(self._given("slices_in"), infer_schema_length=None)
         return self._of_the_runs(frame, "slices_in")
+
+    @cached_property
+    def lists(self) -> pl.DataFrame:
+        """The metrics of recommended lists, a row per metric, method and models; without those that are left out.
+
+        Raises:
+            UserError: they are not among the inputs, or a row is not among the runs.
+        """
+        frame = contracts.read_csv(self._given("lists_in"), infer_schema_length=None)
+        return self._of_the_runs(frame.filter(pl.col("method").is_not_null()), "lists_in")
 
     @cached_property
     def catalogue(self) -> int:

@@ -103,6 +103,7 @@ def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dic
         "gains_in": f"{folder}/gains.parquet",
         "contrasts_in": f"{folder}/contrasts.csv",
         "slices_in": f"{folder}/slices.csv",
+        "lists_in": f"{folder}/lists.csv",
         "items_in": project.paths.data_file(dataset, "items"),
         "metrics": [project.paths.metrics_of(run) for run in project.runs(dataset)],
         "curves": list(baseline_curves(project, dataset)) if "curves" in reads else [],

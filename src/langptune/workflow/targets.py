@@ -55,7 +55,7 @@ def _each(project: Project, names: list[str]) -> list[str]:
 
 def tables(project: Project) -> list[str]:
     """The tables of all datasets."""
-    return _each(project, [f"comparison/{name}" for name in (*TABLES.values(), "slices.csv")])
+    return _each(project, [f"comparison/{name}" for name in (*TABLES.values(), "slices.csv", "lists.csv")])
 
 
 def final_figures(project: Project) -> list[str]:

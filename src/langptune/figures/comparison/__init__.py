@@ -19,7 +19,7 @@ from langptune.errors import UserError
 from langptune.registry import Registry
 
 REGISTRY = Registry("langptune.figures.comparison")
-READABLE = ("table", "gains", "contrasts", "slices", "items", "metrics", "curves", "phases")
+READABLE = ("table", "gains", "contrasts", "slices", "lists", "items", "metrics", "curves", "phases")
 """Possible inputs of a figure; the attributes of ``Comparison`` describe them."""
 OPTIONAL = ("contrasts", "published")
 """Parts of a comparison that a config may leave out."""
