@@ -22,7 +22,7 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
         "title": method.title,
         "group": method.group,
         "note": method.note,
-        "trials": method.trials,
+        "trials": len(project.workflow.points(run.method)),
         **_weight(project, run),
         "metrics_path": project.paths.metrics_of(run),
     }
