@@ -32,7 +32,15 @@ from langptune.provenance import ROOT, write_json
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
-BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv", "slices.csv", "slices.csv.manifest.json")
+BESIDE_TABLES = (
+    "profiles.html",
+    "cost.md",
+    "cost.csv",
+    "slices.csv",
+    "slices.csv.manifest.json",
+    "tuning.csv",
+    "checklist.md",
+)
 LARGEST = 100_000_000
 """Maximum size in bytes of a file to keep."""
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from langptune.metrics import from_ranks
-from tests.conftest import AFTER_METRICS, copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_ALL, AFTER_RANKS, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -180,7 +180,10 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
         ("src/langptune/comparison/slices.py", {"slice_metrics": 1, "plot": 1}),
         ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
-        ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
+        (
+            "src/langptune/comparison/pages.py",
+            {"compare": 1, "report_tuning": 1, "plot": 3},
+        ),  # means, gains, contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_baseline": 2, "select_baseline": 1, "fit_baseline": 3}),
         (
@@ -207,9 +210,9 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
         found = planned(repo)
     finally:
         (repo / file).write_text(before)
-    downstream = {"evaluate", "compare", "slice_metrics", "plot", "all", "show_profiles", "study", "cost"}
+    downstream = {"evaluate", "compare", "slice_metrics", "report_tuning", "plot", "show_profiles", "study", *AFTER_ALL}
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
-    assert not expected or {"all", "cost"} <= set(found), "any new job updates the cost"
+    assert not expected or set(AFTER_ALL) <= set(found), "any new job updates cost and checklist"
 
 
 def test_one_changed_key_reruns_one_branch(repo):
@@ -266,7 +269,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_METRICS}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_RANKS}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
     shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)

@@ -55,7 +55,9 @@ def _each(project: Project, names: list[str]) -> list[str]:
 
 def tables(project: Project) -> list[str]:
     """The tables of all datasets."""
-    return _each(project, [f"comparison/{name}" for name in (*TABLES.values(), "slices.csv")])
+    return _each(
+        project, [f"comparison/{name}" for name in (*TABLES.values(), "slices.csv", "tuning.csv", "tuning.html")]
+    )
 
 
 def final_figures(project: Project) -> list[str]:
@@ -123,6 +125,11 @@ def results(project: Project, dataset: str) -> list[str]:
 def costs(project: Project) -> list[str]:
     """The cost files of every dataset; they are made after all other results."""
     return _each(project, [f"comparison/cost.{end}" for end in ("csv", "md", "png", "pdf")])
+
+
+def checklists(project: Project) -> list[str]:
+    """The checklist of every dataset; made after all other results."""
+    return _each(project, [f"comparison/checklist.{end}" for end in ("md", "html")])
 
 
 def model_names(project: Project, dataset: str) -> dict[str, str]:
