@@ -136,9 +136,17 @@ Row = tuple[str, str, str]
 
 def _row(name: str, found: list[tuple[Any, str]], form: Callable[[Any], str] = shown) -> Row:
     """A row of the distinct values of a variable."""
-    texts = list(dict.fromkeys(text for value, _ in found if (text := form(value))))
+    texts = list(dict.fromkeys(text for value, _ in found if (text := _formed(form, value))))
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return name, "; ".join(texts), f"{found[0][1]}{more}" if found else ""
+
+
+def _formed(form: Callable[[Any], str], value: Any) -> str:
+    """A value as text; empty where another version recorded a value of another form."""
+    try:
+        return form(value)
+    except (AttributeError, KeyError, TypeError):
+        return ""
 
 
 def _dataset(manifests: Manifests) -> list[Row]:
@@ -151,7 +159,6 @@ def _dataset(manifests: Manifests) -> list[Row]:
     package = manifests.values("prepare_data", "spec", "dataset", "source", "package")
     version = manifests.values("prepare_data", "versions", str(package[0][0])) if package else []
     revision = manifests.values("prepare_data", "spec", "dataset", "source", "revision") or version
-    steps = at(noted("funnel"), 0, 0) or []
     return [
         _row("name", described("name")),
         _row("title", described("dataset", "title")),
@@ -161,7 +168,7 @@ def _dataset(manifests: Manifests) -> list[Row]:
         _row("SHA-256 of the raw files", noted("raw")),
         _row("licence", noted("licence")),
         _row("users, items and interactions before filters", noted("funnel", 0), _without_step),
-        _row("users, items and interactions after filters", noted("funnel", len(steps) - 1), _without_step),
+        _row("users, items and interactions after filters", noted("funnel", -1), _without_step),
         _row("filters, and what each left out", noted("drops")),
         _row("steps of the preparation, with counts", noted("funnel")),
         _row("text of an item", manifests.values("prepare_data", "spec", "dataset", "item_text")),
