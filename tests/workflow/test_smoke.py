@@ -96,6 +96,48 @@ def test_table_is_the_mean_of_the_ranks(repo):
             assert shown == pytest.approx(from_ranks(metric, ranks).mean(), abs=1e-9)
 
 
+def test_the_report_of_tuning_has_the_choices_of_the_run(repo):
+    folder = repo / RESULTS / "ml-100k-small"
+    found = pl.read_csv(folder / "comparison/tuning.csv", infer_schema_length=None)
+    best = json.loads((folder / "ease/EASE/tune/best.json").read_text())
+    ease = found.row(by_predicate=(pl.col("methods") == "ease") & (pl.col("trials") > 0), named=True)
+    assert ease["how"] == "grid" and ease["trials"] == 2 and ease["seconds"] > 0
+    assert ease["score"] == best["val"]["ndcg@10"]
+    assert ease["chosen"] == f"reg_weight {best['settings']['reg_weight']:g}"
+    weights = found.filter((pl.col("choice") == "weight of popularity") & (pl.col("how") == "grid"))
+    for row in weights.iter_rows(named=True):
+        assert row["chosen"] == f"{json.loads((repo / row['source']).read_text())['weight']:g}"
+    kept = found.filter(pl.col("choice").str.starts_with("state: "))
+    assert len(weights) and len(kept) == 6, "three phases, two seeds"
+    assert found["source"].null_count() == 0 and all((repo / source).is_file() for source in found["source"])
+
+
+def test_every_value_of_the_checklist_is_where_it_says(repo):
+    """In the file and under the keys that the line names."""
+    lines = (repo / RESULTS / "ml-100k-small/comparison/checklist.md").read_text().splitlines()
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("| ")]
+    rows = [[cell.strip().replace("\\", "") for cell in row] for row in cells if "variable" not in row[0]]
+    assert len(rows) > 80
+    checked = 0
+    for variable, value, source in rows:
+        assert value, variable
+        named = re.fullmatch(r"(\S+manifest\.json)(?: and \d+ more)?: (.*?)(?: and \d+ more)?", source)
+        if named is None:
+            continue
+        manifest = json.loads((repo / named[1]).read_text())
+        held = []
+        for keys in named[2].split(", "):
+            at = manifest
+            for key in keys.split("."):
+                at = at[int(key)] if isinstance(at, list) else (at or {}).get(key)
+            held.append(at)
+        assert any(one is not None for one in held), (variable, source)
+        checked += 1
+    assert checked > 50
+    known = {name for name, value, _ in rows if value != "not recorded"}
+    assert {"SHA-256 of the raw files", "ties in time", "tuning: number of trials", "commit of the code"} <= known
+
+
 RANX = """
 import sys
 from pathlib import Path

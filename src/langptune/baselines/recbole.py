@@ -93,7 +93,7 @@ class Keys(baseline.Keys):
         if installed("recbole"):
             check(self.model, self.settings)
             for key, values in self.tune.items():
-                for value in (values.low, values.high) if isinstance(values, baseline.Range) else values:
+                for value in values if isinstance(values, list) else values.bounds:
                     check(self.model, {key: value})
 
 

@@ -163,9 +163,9 @@ def _plain(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(values: list[Any] | Range) -> str:
-    if isinstance(values, Range):
-        return f"{values.low:g} to {values.high:g}" + (" (log)" if values.scale == "log" else "")
-    return shown(values)
+    if isinstance(values, list):
+        return shown(values)
+    return f"{values.low:g} to {values.high:g}" + (" (log)" if values.scale == "log" else "")
 
 
 def _budgets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import Field, create_model, model_validator
 
-from langptune.baselines.frame.baseline import Range
 from langptune.config.base import Strict, nearest
 from langptune.config.phases import Draw, Phase
 from langptune.config.recipes import Recipe
@@ -370,11 +369,11 @@ class BaselineMethod(Method):
             at = f"method '{name}': tune: '{key}'"
             if not values:
                 yield f"{at} lists no values; list at least one or leave it out"
-            if not isinstance(values, Range):
+            if isinstance(values, list):
                 continue
             if workflow.config.trials is None:
                 yield f"{at} is a range, which has no grid; set `trials`, the number of random trials, or list values"
-            for value in (values.low, values.high):
+            for value in values.bounds:
                 try:
                     self.at(self.point({**self.own(), key: value}))
                 except UserError as error:

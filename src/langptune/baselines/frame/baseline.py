@@ -42,6 +42,11 @@ class Range(Strict):
             raise ValueError("a range with scale 'log' begins above 0")
         return self
 
+    @property
+    def bounds(self) -> list[int | float]:
+        """Smallest and largest value."""
+        return [self.low, self.high]
+
     def draw(self, rng: np.random.Generator) -> int | float:
         """One value."""
         whole = isinstance(self.low, int) and isinstance(self.high, int)
@@ -128,7 +133,7 @@ class Keys(Strict):
 
 
 def _drawn(values: list[Any] | Range, rng: np.random.Generator) -> Any:
-    return values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
+    return values[int(rng.integers(len(values)))] if isinstance(values, list) else values.draw(rng)
 
 
 @dataclass(frozen=True)
