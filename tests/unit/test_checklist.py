@@ -49,7 +49,8 @@ def value(found: list[Line], variable: str) -> str:
 
 def test_what_nothing_records_is_listed_as_not_recorded():
     found = filled()
-    assert {line.group for line in found} == set(checklist.GROUPS)
+    groups = {line.group for line in found}
+    assert {"Dataset", "Models", "Baselines", "Statistics", "Cost"} < groups and len(groups) == 11
     assert all(line.value for line in found)
     assert value(found, "protocol and its parameters") == value(found, "commit of the code") == "not recorded"
     assert value(found, "prompts").startswith("none: no method of the comparison writes profiles")

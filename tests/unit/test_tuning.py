@@ -9,6 +9,7 @@ import pytest
 from langptune.baselines import nmf, recbole, simple
 from langptune.comparison import tuning
 from langptune.comparison.tuning import BaselineChoices, PhaseChoices, TextChoices
+from langptune.errors import UserError
 from langptune.files import read_json, write_lines
 from langptune.provenance import Record, manifest_of, write_json
 from tests.conftest import ROOT
@@ -170,6 +171,15 @@ def test_a_phase_that_keeps_its_last_state_is_not_searched(texts, tmp_path):
     made("train_decoder.py", folder, {"recipe": recipe}, best_batch=6, best_ndcg=0.3)
     state = row(tuning.table([], texts, None, 0), "a", "state: CL")
     assert (state["how"], state["trials"], state["searched"], state["chosen"]) == ("not searched", 0, None, "batch 6")
+
+
+@pytest.mark.parametrize("broken", ["[]", "{}", '{"trials": [{"settings": {}}]}', "no JSON"])
+def test_a_broken_choice_is_one_line(tmp_path, broken):
+    keys = nmf.Keys.model_validate({"tune": {"components": [8, 16]}})
+    best = tried(tmp_path / "tune", keys.points(), [0.1, 0.2])
+    Path(best).write_text(broken)
+    with pytest.raises(UserError, match=r"best\.json: no choice of select_baseline\.py"):
+        tuning.table([baseline(tmp_path, "nmf", keys, best_path=best)], [], None, 0)
 
 
 def test_a_missing_manifest_leaves_cells_empty(tmp_path):

@@ -1,8 +1,8 @@
 """The checklist of a comparison: what a reader of a paper needs to know about its evaluation, from the manifests.
 
 An audit of papers on language models in recommendation (Shehzad and Jannach, UMAP 2026) counts which of about 55
-variables a paper reports. Its list is not reproduced here: these variables follow its subject and are grouped by
-``GROUPS``. Every variable has a line. What no file records has the value "not recorded".
+variables a paper reports. Its list is not reproduced here: these variables follow its subject. Every variable has a
+line. What no file records has the value "not recorded".
 """
 
 from __future__ import annotations
@@ -24,19 +24,6 @@ from langptune.provenance import manifest_of
 from langptune.spreadsheet import plain
 
 UNKNOWN = "not recorded"
-GROUPS = (
-    "Dataset",
-    "Protocol",
-    "Order and leakage",
-    "Models",
-    "Prompts and decoding",
-    "Training",
-    "Baselines",
-    "Metrics",
-    "Statistics",
-    "Cost",
-    "Code and environment",
-)
 TESTS = {
     "p_permutation": "sign-flip permutation of the mean difference, paired by session",
     "p_ttest": "paired t-test",
@@ -125,8 +112,8 @@ def lines(manifests: Manifests, tables: Tables) -> list[Line]:
     }
     return [
         Line(group, name, value or UNKNOWN, source if value else "")
-        for group in GROUPS
-        for name, value, source in parts[group]
+        for group, rows in parts.items()
+        for name, value, source in rows
     ]
 
 
@@ -510,7 +497,7 @@ def page(found: Iterable[Line], title: str, lost: int = 0) -> str:
             "",
             f"{lost} files have no manifest. The jobs that made them, and those before, are not described here.",
         ]
-    for group in GROUPS:
+    for group in dict.fromkeys(line.group for line in found):
         out += ["", f"## {group}", "", "| variable | value | read from |", "|---|---|---|"]
         out += [
             f"| {markdown(line.variable)} | {markdown(line.value)} | {markdown(line.source)} |"

@@ -16,6 +16,7 @@ from pydantic import Field
 from langptune.baselines.frame.baseline import Keys, Range
 from langptune.comparison.recorded import at, content, manifest, number, shown
 from langptune.config.base import Strict
+from langptune.errors import UserError
 from langptune.files import read_lines
 from langptune.markup import duration, markdown
 from langptune.provenance import manifest_of
@@ -132,9 +133,12 @@ def _hyperparameters(entry: BaselineChoices, keys: Keys, trials: int | None, see
             "remark": entry.note if some else NOTHING,
             "source": str(manifest_of(fit)),
         }
-    best = content(entry.best_path)
-    tried = [(keys.tuned(trial["settings"]), trial["val"]["ndcg@10"]) for trial in best["trials"]]
-    default = keys.tuned(keys.own())
+    best, default = content(entry.best_path), keys.tuned(keys.own())
+    try:
+        tried = [(keys.tuned(trial["settings"]), trial["val"]["ndcg@10"]) for trial in best["trials"]]
+        chosen, score = keys.tuned(best["settings"]), best["val"]["ndcg@10"]
+    except (KeyError, TypeError):
+        raise UserError(f"{entry.best_path}: no choice of select_baseline.py; delete it and rerun its rule") from None
     files = at(manifest(entry.best_path), "spec", "trials_in") or []
     seconds = [number(manifest(path), "wall_seconds") for path in files]
     return {
@@ -144,11 +148,11 @@ def _hyperparameters(entry: BaselineChoices, keys: Keys, trials: int | None, see
         "searched": "; ".join(f"{key}: {_values(entry.tune[key])}" for key in sorted(entry.tune)),
         "trials": len(tried),
         "draw_seed": None if trials is None else seed,
-        "chosen": shown(keys.tuned(best["settings"])),
-        "score": best["val"]["ndcg@10"],
+        "chosen": shown(chosen),
+        "score": score,
         "default": shown(default),
         "default_score": next((score for values, score in tried if values == default), None),
-        "seconds": sum(one for one in seconds if one is not None) if seconds and None not in seconds else None,
+        "seconds": sum(seconds) if seconds and None not in seconds else None,
         "remark": "",
         "source": entry.best_path,
     }
@@ -269,16 +273,16 @@ def _weights(texts: list[TextChoices]) -> list[dict[str, Any]]:
             continue
         found = content(weight) or {}
         grid = at(found, "grid") or []
-        scores = {one["weight"]: one["ndcg"] for one in grid}
+        scores = {number(one, "weight"): number(one, "ndcg") for one in grid}
         out.append(
             {
                 **row,
                 "how": GRID,
-                "searched": shown([one["weight"] for one in grid]),
+                "searched": shown(list(scores)),
                 "trials": len(grid),
                 "metric": "NDCG",
                 "chosen": shown(at(found, "weight")),
-                "score": scores.get(at(found, "weight")),
+                "score": scores.get(number(found, "weight")),
                 "default": "0 (text alone)",
                 "default_score": scores.get(0.0),
                 "seconds": number(manifest(weight), "wall_seconds"),
