@@ -113,7 +113,7 @@ def main() -> int:
     workflow = load(read_yaml(args.config), ROOT, str(args.config))
     print("\n".join(machine()))
     config = workflow.config
-    trials = sum(workflow.methods[m].trials for m in config.methods)
+    trials = sum(len(workflow.points(method)) for method in config.methods)
     print(
         f"config    {args.config}: {len(workflow.runs())} runs on {len(config.datasets)} dataset(s), "
         f"{trials} validation trials"

@@ -62,7 +62,8 @@ def spec(project: Project, job: Job, mode: str) -> dict[str, object]:
     method = project.methods[job.method]
     fields = {"mode": mode, "baseline": method.kind, "keys": method.keys()}
     if mode == "trial":
-        return {**fields, "point": method.grid()[int(job.wildcards["trial"])], "seed": project.config.seeds[0]}
+        point = project.workflow.points(job.method)[int(job.wildcards["trial"])]
+        return {**fields, "point": point, "seed": project.config.seeds[0]}
     return {**fields, "seed": job.seed}
 
 

@@ -36,6 +36,7 @@ BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", 
 BESIDE_TABLES = (
     *("profiles.html", "cost.md", "cost.csv"),
     *("slices.csv", "slices.csv.manifest.json", "lists.csv", "lists.csv.manifest.json"),
+    *("tuning.csv", "checklist.md"),
 )
 LARGEST = 100_000_000
 """Maximum size in bytes of a file to keep."""

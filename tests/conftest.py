@@ -121,8 +121,10 @@ def sessions_table(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataF
     )
 
 
-AFTER_METRICS = {"compare": 1, "slice_metrics": 1, "list_metrics": 1, "plot": 6, "cost": 1, "all": 1}
-"""What the smoke grid makes anew when a run's ranks change: all figures but those of curves and training."""
+AFTER_ALL = {"cost": 1, "fill_checklist": 1, "all": 1}
+"""What the smoke grid makes anew when any result changes."""
+AFTER_RANKS = {"compare": 1, "slice_metrics": 1, "list_metrics": 1, "report_tuning": 1, "plot": 6, **AFTER_ALL}
+"""What it makes anew when a run's ranks and metrics change: all figures but those of curves and training."""
 
 
 def jobs_of(dry_run: str) -> dict[str, int]:

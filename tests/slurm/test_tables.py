@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import copy_of_repo, copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_ALL, copy_of_repo, copy_of_run, jobs_of, snakemake
 from tests.slurm.conftest import start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
@@ -27,7 +27,7 @@ ON_GPU = {
 BASELINES = {"try_baseline", "fit_baseline"}
 """On a GPU where the model behind is one of RecBole's."""
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts")
-LOCAL = {"compare", "slice_metrics", "list_metrics", "plot", "study", "show_profiles"}
+LOCAL = {"compare", "slice_metrics", "list_metrics", "report_tuning", "plot", "study", "show_profiles"}
 METHODS = "langptune-0,langptune,shuffled-profiles,history,pop,ease,sasrec,random,oracle"
 RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]")
 
@@ -110,7 +110,7 @@ def local(smoke_run, tmp_path_factory) -> Path:
     """The results of the same on this machine: those of ``smoke_run``, compared without its second seed."""
     repo = copy_of_run(smoke_run, tmp_path_factory.mktemp("local") / "repo")
     planned = jobs_of(snakemake(*RUN, "-n", cwd=repo).stdout)
-    assert set(planned) <= {*LOCAL, "cost", "all"}, planned
+    assert set(planned) <= {*LOCAL, *AFTER_ALL}, planned
     done = snakemake(*RUN, cwd=repo)
     assert done.returncode == 0, done.stdout[-5000:]
     return repo / "results" / "smoke"

@@ -227,8 +227,8 @@ def test_overrides_merge_settings_and_change_nothing_else():
 
 def test_an_override_can_empty_a_grid():
     config = base() | {"overrides": {"ease": {"tune": {}}}}
-    assert len(load(base(), ROOT).methods["ease"].grid()) > 1
-    assert len(load(config, ROOT).methods["ease"].grid()) == 1
+    assert len(load(base(), ROOT).points("ease")) > 1
+    assert load(config, ROOT).points("ease") == []
 
 
 def test_command_line_values_get_their_types():
@@ -731,9 +731,9 @@ def test_all_tuned_baselines_have_the_same_budget():
 def test_nmf_has_a_grid_of_components():
     config = base() | {"methods": ["nmf"], "comparison": {"reference": "nmf"}}
     assert [run.folder for run in load(config, ROOT).runs()] == [f"ml-100k/nmf/NMF/seed{s}" for s in (0, 1)]
-    assert len(load(config, ROOT).methods["nmf"].grid()) > 1
+    assert len(load(config, ROOT).points("nmf")) > 1
     untuned = load(config | {"tune": False, "overrides": {"nmf": {"components": 7}}}, ROOT)
-    assert untuned.methods["nmf"].trials == 0 and untuned.methods["nmf"].keys()["components"] == 7
+    assert untuned.points("nmf") == [] and untuned.methods["nmf"].keys()["components"] == 7
     with pytest.raises(UserError, match="'components' lists no values"):
         load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)
 

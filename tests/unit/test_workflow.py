@@ -167,12 +167,14 @@ def test_declarations_import_no_more_than_they_need():
 
 def test_targets_are_files_of_every_dataset(project):
     tables, figures = targets.tables(project), targets.final_figures(project)
-    assert len(tables) == len(targets.TABLES) + 2 and not set(tables) & set(figures)
+    assert len(tables) == len(targets.TABLES) + 4 and not set(tables) & set(figures)
     folder = "results/smoke/ml-100k-small"
     assert {f"{folder}/comparison/profiles.html", f"{folder}/studies/models.pdf", f"{folder}/data/card.md"} <= {
         *figures
     }
     assert targets.results(project, "ml-100k-small") == [*tables, *figures]
+    last = {*targets.costs(project), *targets.checklists(project)}
+    assert f"{folder}/comparison/checklist.md" in last and not last & {*tables, *figures}
     assert set(targets.untrained(project)) < set(targets.ranks(project))
     assert len(targets.curves(project)) == len(comparison.phase_curves(project, "ml-100k-small"))
 

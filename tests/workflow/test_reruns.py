@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import AFTER_METRICS, copy_of_repo, copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_ALL, AFTER_RANKS, copy_of_repo, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 DATA = Path("results/smoke/ml-100k-small")
@@ -95,9 +95,9 @@ def test_a_rule_by_name(repo):
         "compare": 1,
         "slice_metrics": 1,
         "list_metrics": 1,
+        "report_tuning": 1,
         "plot": 7,  # all but the training, which reads nothing of them
-        "cost": 1,
-        "all": 1,
+        **AFTER_ALL,
     }
 
 
@@ -142,9 +142,9 @@ def test_one_seed_deleted(repo, without):
         "compare": 1,
         "slice_metrics": 1,
         "list_metrics": 1,
+        "report_tuning": 1,
         "plot": 8,
-        "cost": 1,
-        "all": 1,
+        **AFTER_ALL,
     }
 
 
@@ -163,9 +163,9 @@ def test_one_key_of_a_recipe(repo):
         "compare": 1,
         "slice_metrics": 1,
         "list_metrics": 1,
+        "report_tuning": 1,
         "plot": 7,
-        "cost": 1,
-        "all": 1,
+        **AFTER_ALL,
     }
 
 
@@ -188,7 +188,7 @@ def test_what_a_kill_left_half_done(repo):
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     # The process of the job is in the driver's group, and so gone too.
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_METRICS}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_RANKS}
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert planned(repo) == {}

@@ -20,7 +20,7 @@ import yaml
 
 from langptune import list_metrics
 from langptune.metrics import from_ranks
-from tests.conftest import AFTER_METRICS, copy_of_run, jobs_of, snakemake
+from tests.conftest import AFTER_ALL, AFTER_RANKS, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models]
 RESULTS = Path("results/smoke")
@@ -98,6 +98,48 @@ def test_table_is_the_mean_of_the_ranks(repo):
             assert shown == pytest.approx(from_ranks(metric, ranks).mean(), abs=1e-9)
 
 
+def test_the_report_of_tuning_has_the_choices_of_the_run(repo):
+    folder = repo / RESULTS / "ml-100k-small"
+    found = pl.read_csv(folder / "comparison/tuning.csv", infer_schema_length=None)
+    best = json.loads((folder / "ease/EASE/tune/best.json").read_text())
+    ease = found.row(by_predicate=(pl.col("methods") == "ease") & (pl.col("trials") > 0), named=True)
+    assert ease["how"] == "grid" and ease["trials"] == 2 and ease["seconds"] > 0
+    assert ease["score"] == best["val"]["ndcg@10"]
+    assert ease["chosen"] == f"reg_weight {best['settings']['reg_weight']:g}"
+    weights = found.filter((pl.col("choice") == "weight of popularity") & (pl.col("how") == "grid"))
+    for row in weights.iter_rows(named=True):
+        assert row["chosen"] == f"{json.loads((repo / row['source']).read_text())['weight']:g}"
+    kept = found.filter(pl.col("choice").str.starts_with("state: "))
+    assert len(weights) and len(kept) == 6, "three phases, two seeds"
+    assert found["source"].null_count() == 0 and all((repo / source).is_file() for source in found["source"])
+
+
+def test_every_value_of_the_checklist_is_where_it_says(repo):
+    """In the file and under the keys that the line names."""
+    lines = (repo / RESULTS / "ml-100k-small/comparison/checklist.md").read_text().splitlines()
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("| ")]
+    rows = [[cell.strip().replace("\\", "") for cell in row] for row in cells if "variable" not in row[0]]
+    assert len(rows) > 80
+    checked = 0
+    for variable, value, source in rows:
+        assert value, variable
+        named = re.fullmatch(r"(\S+manifest\.json)(?: and \d+ more)?: (.*?)(?: and \d+ more)?", source)
+        if named is None:
+            continue
+        manifest = json.loads((repo / named[1]).read_text())
+        held = []
+        for keys in named[2].split(", "):
+            at = manifest
+            for key in keys.split("."):
+                at = at[int(key)] if isinstance(at, list) else (at or {}).get(key)
+            held.append(at)
+        assert any(one is not None for one in held), (variable, source)
+        checked += 1
+    assert checked > 50
+    known = {name for name, value, _ in rows if value != "not recorded"}
+    assert {"SHA-256 of the raw files", "ties in time", "tuning: number of trials", "commit of the code"} <= known
+
+
 RANX = """
 import sys
 from pathlib import Path
@@ -159,10 +201,10 @@ def test_metrics_of_lists_are_those_of_the_kept_lists(repo):
 
 
 def test_cost_is_that_of_the_benchmark_files(repo):
-    """Every job but the one that adds up, in the table, to the last digit; models are shared and stand apart."""
+    """Every job but those after all results, in the table, to the last digit; models are shared and stand apart."""
     costs = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/cost.csv")
     benchmarks = {path: json.loads(path.read_text()) for path in (repo / RESULTS / "benchmarks").glob("*/*.jsonl")}
-    apart = {"cost", "prefetch_model", "compare_partial"}
+    apart = {"cost", "fill_checklist", "prefetch_model", "compare_partial"}
     jobs = {path: job for path, job in benchmarks.items() if job["rule_name"] not in apart}
     own = costs.filter(~pl.col("shared"))
     assert own["jobs"].sum() == len(jobs) and own["missing"].sum() == own["resumed"].sum() == 0
@@ -211,7 +253,10 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
         ("src/langptune/list_metrics/gini.py", {"list_metrics": 1}),
         ("src/langptune/figures/study.py", {"study": 2}),
         ("src/langptune/data/card.py", {"describe_data": 1}),
-        ("src/langptune/comparison/pages.py", {"compare": 1, "plot": 3}),  # means, gains, contrasts read its files
+        (
+            "src/langptune/comparison/pages.py",
+            {"compare": 1, "report_tuning": 1, "plot": 3},
+        ),  # means, gains, contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_baseline": 2, "select_baseline": 1, "fit_baseline": 3}),
         (
@@ -239,11 +284,11 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
     finally:
         (repo / file).write_text(before)
     downstream = {
-        *("evaluate", "compare", "slice_metrics", "list_metrics", "plot"),
-        *("show_profiles", "study", "cost", "all"),
+        *("evaluate", "compare", "slice_metrics", "list_metrics", "report_tuning", "plot"),
+        *("show_profiles", "study", *AFTER_ALL),
     }
     assert {rule: n for rule, n in found.items() if rule not in downstream - set(expected)} == expected
-    assert not expected or {"all", "cost"} <= set(found), "any new job updates the cost"
+    assert not expected or set(AFTER_ALL) <= set(found), "any new job updates cost and checklist"
 
 
 def test_one_changed_key_reruns_one_branch(repo):
@@ -290,7 +335,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
     try:
         (repo / "config/models.yaml").write_text(before[0].replace("title: all-MiniLM-L6-v2", "title: MiniLM"))
         (repo / "config/datasets.yaml").write_text(before[1].replace("url: https://grouplens", "url: http://grouplens"))
-        assert planned(repo) == {"describe_data": 1, "cost": 1, "all": 1}  # the card has the address
+        assert planned(repo) == {"describe_data": 1, **AFTER_ALL}  # the card has the address
     finally:
         (repo / "config/models.yaml").write_text(before[0])
         (repo / "config/datasets.yaml").write_text(before[1])
@@ -300,7 +345,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
 def test_deleting_a_method_reruns_it_and_the_tables(repo):
     before = finals(repo)
     shutil.rmtree(repo / RESULTS / "ml-100k-small" / "last-item")
-    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_METRICS}
+    assert planned(repo) == {"rank_history_text": 1, "evaluate": 1, **AFTER_RANKS}
     encoders = repo / RESULTS / "ml-100k-small" / "phases" / "smollm2-135m+minilm-l6"
     shutil.rmtree(next(encoders.glob("seed1/cl+rlso-*")))
     found = planned(repo)

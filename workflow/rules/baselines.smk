@@ -40,7 +40,7 @@ rule try_baseline:
 rule select_baseline:
     input:
         trials_in=lambda w: expand(
-            f"{TUNED}/trial{{trial}}.json", trial=range(len(PROJECT.methods[w.method].grid())), **w
+            f"{TUNED}/trial{{trial}}.json", trial=range(len(PROJECT.workflow.points(w.method))), **w
         ),
     output:
         best_out=f"{TUNED}/best.json",
@@ -64,7 +64,7 @@ rule fit_baseline:
     input:
         **tables("items", "sessions"),
         # Without a grid there is no selection, and fitting starts at once.
-        best_in=lambda w: f"{TUNED}/best.json".format(**w) if PROJECT.methods[w.method].trials else [],
+        best_in=lambda w: f"{TUNED}/best.json".format(**w) if PROJECT.workflow.points(w.method) else [],
     output:
         ranks_out=f"{RUN}/ranks.parquet",
         curve_out=f"{RUN}/curve.jsonl",

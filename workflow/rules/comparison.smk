@@ -5,6 +5,7 @@ localrules:
     compare,
     slice_metrics,
     list_metrics,
+    report_tuning,
     plot,
     show_profiles,
     study,
@@ -17,6 +18,7 @@ COMPARE = stage("compare", by="{dataset}")
 COMPARE_PARTIAL = stage("compare_partial", by="{dataset}", script="compare", allow_missing=True)
 SLICE_METRICS = stage("slice_metrics", by="{dataset}")
 LIST_METRICS = stage("list_metrics", by="{dataset}")
+REPORT_TUNING = stage("report_tuning", by="{dataset}")
 PLOT = stage("plot", by="{dataset}-{figure}")
 SHOW_PROFILES = stage("show_profiles", by="{dataset}")
 STUDY = stage("study", by="{dataset}-{study}")
@@ -113,6 +115,27 @@ rule list_metrics:
         **LIST_METRICS.params,
     shell:
         'python "$LANGPTUNE/scripts/list_metrics.py" --spec {params.spec:q} --log {log:q}'
+
+
+# Its seconds are those of the machine of the run: no other table depends on it.
+rule report_tuning:
+    input:
+        lambda w: comparison.chosen_files(PROJECT, w.dataset),
+    output:
+        tuning_out=f"{COMPARISON}/tuning.csv",
+        page_out=report(f"{COMPARISON}/tuning.html", caption="../report/tuning.rst", category="{dataset}"),
+    log:
+        REPORT_TUNING.log,
+    benchmark:
+        REPORT_TUNING.benchmark
+    conda:
+        ENVIRONMENT
+    resources:
+        **REPORT_TUNING.resources,
+    params:
+        **REPORT_TUNING.params,
+    shell:
+        'python "$LANGPTUNE/scripts/report_tuning.py" --spec {params.spec:q} --log {log:q}'
 
 
 rule plot:

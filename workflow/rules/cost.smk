@@ -1,14 +1,16 @@
-"""Cost: time and memory of all jobs of a dataset, from their benchmark files, beside a plan's prediction."""
+"""Cost and checklist, from what all jobs of a dataset recorded: time and memory beside a plan's prediction; variables that
+a paper should report. Both describe the machine of the run, so that no rule of a table or figure depends on them."""
 
 
 localrules:
     cost,
+    fill_checklist,
 
 
 COST = stage("cost", by="{dataset}")
+FILL_CHECKLIST = stage("fill_checklist", by="{dataset}")
 
 
-# The cost describes the machine of the run: no rule depends on it, and it is not compared between machines.
 rule cost:
     input:
         results=lambda w: targets.results(PROJECT, w.dataset),
@@ -35,3 +37,26 @@ rule cost:
         amounts=lambda w: digest(ROOT / "scripts", "amount"),
     shell:
         'python "$LANGPTUNE/scripts/cost.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule fill_checklist:
+    input:
+        results=lambda w: targets.results(PROJECT, w.dataset),
+        tuning_in=f"{COMPARISON}/tuning.csv",
+        costs_in=f"{COMPARISON}/cost.csv",
+        tests_in=f"{COMPARISON}/comparisons.csv",
+    output:
+        checklist_out=f"{COMPARISON}/checklist.md",
+        page_out=report(f"{COMPARISON}/checklist.html", caption="../report/checklist.rst", category="{dataset}"),
+    log:
+        FILL_CHECKLIST.log,
+    benchmark:
+        FILL_CHECKLIST.benchmark
+    conda:
+        ENVIRONMENT
+    resources:
+        **FILL_CHECKLIST.resources,
+    params:
+        **FILL_CHECKLIST.params,
+    shell:
+        'python "$LANGPTUNE/scripts/fill_checklist.py" --spec {params.spec:q} --log {log:q}'

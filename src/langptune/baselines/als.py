@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+Number = Annotated[int | float, Field(ge=0)]
+
+
 class Keys(baseline.Keys):
     """Alternating least squares on confidence-weighted pairs (package implicit). Sessions are folded in."""
 
@@ -28,8 +31,12 @@ class Keys(baseline.Keys):
     )
     iterations: Annotated[int, Field(ge=1)] = Field(15, description="number of alternations")
     tune: dict[
-        Literal["factors", "regularization", "confidence", "iterations"], list[Annotated[int | float, Field(ge=0)]]
-    ] = Field({}, description="key -> values; the point with the best validation NDCG@10 with the first seed is used")
+        Literal["factors", "regularization", "confidence", "iterations"],
+        list[Number] | baseline.Range,
+    ] = Field(
+        {},
+        description="key -> values, or a range; the best point on validation (NDCG@10, first seed) is used",
+    )
     deterministic: bool = Field(False, description="one seed is enough")
 
     label: ClassVar[str] = "ALS"

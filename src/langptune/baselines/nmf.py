@@ -29,8 +29,10 @@ class Keys(baseline.Keys):
     """
 
     components: Annotated[int, Field(ge=1)] = Field(32, description="number of factors, if it is not tuned")
-    tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]]] = Field(
-        {}, description="`components` -> values; the value with the best validation NDCG@10 with the first seed is used"
+    tune: dict[Literal["components"], list[Annotated[int, Field(ge=1)]] | baseline.Range] = Field(
+        {},
+        description="`components` -> values, or a range; the value with the best validation NDCG@10 with the first "
+        "seed is used",
     )
     max_iterations: Annotated[int, Field(ge=1)] = Field(200, description="maximum number of iterations of the solver")
     deterministic: bool = Field(False, description="one seed is enough")

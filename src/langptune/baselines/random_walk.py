@@ -22,6 +22,9 @@ _WALKS = 1 << 23
 """Maximum number of walks from item to item in memory at once (64 MiB)."""
 
 
+Number = Annotated[int | float, Field(ge=0)]
+
+
 class Keys(baseline.Keys):
     """Random walks of three steps in the graph of train users and items: P3alpha; with `beta` above 0, RP3beta."""
 
@@ -34,8 +37,9 @@ class Keys(baseline.Keys):
     neighbours: Annotated[int, Field(ge=1)] = Field(
         200, description="number of items that are kept for each item, those with the largest scores"
     )
-    tune: dict[Literal["alpha", "beta", "neighbours"], list[Annotated[int | float, Field(ge=0)]]] = Field(
-        {}, description="key -> values; the point with the best validation NDCG@10 with the first seed is used"
+    tune: dict[Literal["alpha", "beta", "neighbours"], list[Number] | baseline.Range] = Field(
+        {},
+        description="key -> values, or a range; the best point on validation (NDCG@10, first seed) is used",
     )
 
     cheap: ClassVar[bool] = True
@@ -44,7 +48,8 @@ class Keys(baseline.Keys):
     @property
     def label(self) -> str:
         """P3alpha, or RP3beta where popularity is discounted."""
-        return "RP3beta" if self.beta or any(self.tune.get("beta", [])) else "P3alpha"
+        betas = self.tune.get("beta", [])
+        return "RP3beta" if self.beta or any(getattr(betas, "bounds", betas)) else "P3alpha"
 
 
 class Model(baseline.Baseline):

@@ -28,10 +28,10 @@ class Keys(baseline.Keys):
 
     model: str = Field(description="RecBole's name of the model, e.g. SASRec")
     settings: dict[str, Setting] = Field({}, description="RecBole settings, passed unchanged")
-    tune: dict[str, list[Setting]] = Field(
+    tune: dict[str, list[Setting] | baseline.Range] = Field(
         {},
-        description="setting -> values; each point of the grid is tried on validation with the first seed, in its own "
-        "job",
+        description="setting -> values, or a range; each point of the grid, or each of `trials` random points, is "
+        "tried on validation with the first seed, in its own job",
     )
     epochs: Annotated[int, Field(ge=1)] = Field(
         100, description="maximum number of epochs; ignored by closed-form models"
@@ -63,9 +63,19 @@ class Keys(baseline.Keys):
         """RecBole's name of the model."""
         return self.model
 
-    def grid(self) -> list[dict[str, Any]]:
-        """The points of the validation grid, each merged over ``settings``."""
-        return [{**self.settings, **point} for point in super().grid()]
+    def own(self) -> dict[str, Any]:
+        """The entry's settings."""
+        return {**self.settings}
+
+    def point(self, values: dict[str, Any]) -> dict[str, Any]:
+        """All settings: the entry's, with some changed."""
+        return {**self.settings, **values}
+
+    def tuned(self, point: dict[str, Any]) -> dict[str, Any]:
+        """The tuned settings at a point; RecBole's defaults where it has none."""
+        from langptune.baselines.engine.recbole_catalogue import defaults
+
+        return {key: point[key] if key in point else defaults(self.model).get(key) for key in sorted(self.tune)}
 
     def at(self, point: dict[str, Any]) -> Self:
         """The keys with other settings."""
@@ -80,8 +90,11 @@ class Keys(baseline.Keys):
         from langptune.baselines.engine.recbole_catalogue import check
         from langptune.provenance import installed
 
-        for point in self.grid() if installed("recbole") else ():
-            check(self.model, point)
+        if installed("recbole"):
+            check(self.model, self.settings)
+            for key, values in self.tune.items():
+                for value in values if isinstance(values, list) else values.bounds:
+                    check(self.model, {key: value})
 
 
 class Model(baseline.Baseline):

@@ -81,8 +81,12 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
     return "\n".join(out) + "\n"
 
 
-def to_html(markdown_text: str, title: str) -> str:
-    """The output of ``to_markdown`` as a self-contained page, readable on a phone, without external requests."""
+def to_html(markdown_text: str, title: str, wrap: bool = False) -> str:
+    """A Markdown page as a self-contained HTML page, readable on a phone, without external requests.
+
+    Args:
+        wrap: break the lines of cells, for tables of texts.
+    """
     body = MarkdownIt("commonmark").enable("table").render(markdown_text)
     style = (
         "body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem;color:#222}"
@@ -90,6 +94,8 @@ def to_html(markdown_text: str, title: str) -> str:
         "div{overflow-x:auto}td,th{padding:.3rem .6rem;border-bottom:1px solid #ddd}"
         "td:first-child,th:first-child{position:sticky;left:0;background:#fff}"
     )
+    if wrap:
+        style += "td{white-space:normal;overflow-wrap:anywhere;min-width:4rem;max-width:36rem;vertical-align:top}"
     body = body.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from langptune.baselines.frame.baseline import Range
 from langptune.config import cluster, datasets, judges, methods, models, prompts, rates, recipes, sample, settings
 
 HEAD = """# Configuration
@@ -20,6 +21,7 @@ nearest valid key.
 |---|---|
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | the full version of the default run: all users, all methods, five seeds, tuned |
+| `baselines.yaml` | every baseline, tuned with one budget: eight random trials each |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
@@ -68,6 +70,7 @@ SECTIONS = [
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     *((f"`methods.yaml`: `kind: {kind}`", method) for kind, method in methods.BASELINE_METHODS.items()),
+    ("`tune` of a baseline: a range", Range),
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
     ("`train` of a reinforcement recipe", recipes.Trained),

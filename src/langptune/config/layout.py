@@ -41,6 +41,10 @@ class Layout:
         """The ranks of one run."""
         return f"{self._config.results}/{run.folder}/ranks.parquet"
 
+    def tuned(self, run: Run) -> str:
+        """The choice among a baseline's validation trials, the same for all seeds."""
+        return f"{self._config.results}/{run.dataset}/{run.method}/{run.models}/tune/best.json"
+
     def metrics_of(self, run: Run) -> str:
         """The per-session metrics of one run."""
         return f"{self._config.results}/{run.folder}/metrics.parquet"

@@ -70,14 +70,9 @@ class Method(Strict):
         """The ``{models}`` path segments of its runs."""
         raise NotImplementedError
 
-    def grid(self) -> list[Any]:
-        """The points of its validation grid."""
+    def points(self, trials: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+        """The points that are tried on validation; empty if nothing is tuned. ``Workflow.points`` has the arguments."""
         return []
-
-    @property
-    def trials(self) -> int:
-        """Number of points that are tried on validation; 0 if nothing is tuned."""
-        return len(self.grid()) if getattr(self, "tune", None) else 0
 
     def untuned(self) -> Self:
         """The method without its validation grid."""
@@ -369,9 +364,20 @@ class BaselineMethod(Method):
         return self.model_dump(mode="json", exclude=own)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Keys of the grid without values."""
-        if empty := [key for key, values in getattr(self, "tune", {}).items() if not values]:
-            yield f"method '{name}': tune: '{empty[0]}' lists no values; list at least one or leave it out"
+        """Keys of ``tune`` without values; ranges without a number of trials, or with values that their key forbids."""
+        for key, values in getattr(self, "tune", {}).items():
+            at = f"method '{name}': tune: '{key}'"
+            if not values:
+                yield f"{at} lists no values; list at least one or leave it out"
+            if isinstance(values, list):
+                continue
+            if workflow.config.trials is None:
+                yield f"{at} is a range, which has no grid; set `trials`, the number of random trials, or list values"
+            for value in values.bounds:
+                try:
+                    self.at(self.point({**self.own(), key: value}))
+                except UserError as error:
+                    yield f"{at}: {error}"
 
 
 def _baseline(kind: str) -> type[BaselineMethod]:

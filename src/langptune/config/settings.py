@@ -265,6 +265,12 @@ class Config(Strict):
     )
     sample: Sample = Field(Sample(), description="sizes of the samples of sessions")
     tune: bool = Field(True, description="try each method's validation grid; false: use its `settings` only")
+    trials: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="number of validation trials of each method with `tune`: its own settings, then points drawn at "
+        "random, with the first seed, from its lists and ranges (fewer where its lists have no more points); null: "
+        "every point of the grid of its lists",
+    )
     overrides: dict[str, dict[str, Any]] = Field(
         {},
         description="method -> changed keys of its entry in methods.yaml; `settings` merges by key",
@@ -294,6 +300,12 @@ class Config(Strict):
                 "name a folder without braces, which Snakemake takes for wildcards, and without line breaks"
             )
         return value
+
+    @model_validator(mode="after")
+    def _tuned(self) -> Config:
+        if self.trials is not None and not self.tune:
+            raise ValueError(f"trials: {self.trials}, but `tune: false` tries nothing; leave one of them out")
+        return self
 
     @field_validator("datasets", "encoders", "decoders", "methods", "seeds")
     @classmethod

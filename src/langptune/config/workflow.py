@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
@@ -76,6 +76,13 @@ class Workflow:
                 seeds = self.config.seeds[:1] if self.deterministic(name) else all_seeds
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
+
+    def points(self, name: str) -> list[dict[str, Any]]:
+        """The points of a method that are tried on validation; empty if nothing is tuned.
+
+        They are those of its grid, or ``trials`` of the config drawn with the seed that fits them, the first one.
+        """
+        return self.methods[name].points(self.config.trials, self.config.seeds[0])
 
     def source_of(self, name: str) -> str:
         """The method whose texts, phases and models a method uses: itself, or the one that a control names."""

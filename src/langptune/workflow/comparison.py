@@ -22,7 +22,7 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
         "title": method.title,
         "group": method.group,
         "note": method.note,
-        "trials": method.trials,
+        "trials": len(project.workflow.points(run.method)),
         **_weight(project, run),
         "metrics_path": project.paths.metrics_of(run),
     }
@@ -90,6 +90,62 @@ def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
         for phase in project.paths.run_phase(run).all()[1:]
         if phase.recipe.trains == "encoder"
     ]
+
+
+def baseline_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
+    """The baselines of a comparison with the files of what was chosen for them, one entry for all seeds."""
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in project.runs(dataset):
+        method = project.methods[run.method]
+        if method.ranked_by != "fit_baseline":
+            continue
+        one = out.setdefault(
+            (run.method, run.models),
+            {
+                "method": run.method,
+                "models": run.models,
+                "note": method.note,
+                "kind": method.kind,
+                "keys": method.keys(),
+                "tune": method.model_dump(mode="json").get("tune", {}),
+                "best_path": project.paths.tuned(run) if project.workflow.points(run.method) else None,
+                "fits": {},
+            },
+        )
+        one["fits"][str(run.seed)] = project.paths.ranks_of(run)
+    return list(out.values())
+
+
+def text_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
+    """The methods that rank by their own texts with the files of what was chosen for them, one entry for all seeds."""
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    titles = phase_curves(project, dataset)
+    for run in project.runs(dataset):
+        if not project.has_phases(run.method):
+            continue
+        one = out.setdefault(
+            (run.method, run.models),
+            {"method": run.method, "models": run.models, "ranks": {}, "weights": {}, "phases": []},
+        )
+        one["ranks"][str(run.seed)] = project.paths.ranks_of(run)
+        one["weights"][str(run.seed)] = project.paths.run_weight(run)
+        for at, phase in enumerate(project.paths.run_phase(run).all()[1:]):
+            folder = project.paths.phase_folder(dataset, run.models, run.seed, phase)
+            if len(one["phases"]) == at:
+                one["phases"].append({"title": titles[f"{folder}/curve.jsonl"]["title"], "folders": {}})
+            one["phases"][at]["folders"][str(run.seed)] = f"{folder}/{phase.recipe.trains}"
+    return list(out.values())
+
+
+def chosen_files(project: Project, dataset: str) -> list[str]:
+    """The files that ``baseline_choices`` and ``text_choices`` name."""
+    out: list[str] = []
+    for entry in baseline_choices(project, dataset):
+        out += [*entry["fits"].values(), *([entry["best_path"]] if entry["best_path"] else [])]
+    for entry in text_choices(project, dataset):
+        out += [*entry["ranks"].values(), *(file for file in entry["weights"].values() if isinstance(file, str))]
+        out += [folder for phase in entry["phases"] for folder in phase["folders"].values()]
+    return list(dict.fromkeys(out))
 
 
 def figure_inputs(project: Project, dataset: str, reads: tuple[str, ...]) -> dict[str, Any]:

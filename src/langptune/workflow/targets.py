@@ -55,7 +55,8 @@ def _each(project: Project, names: list[str]) -> list[str]:
 
 def tables(project: Project) -> list[str]:
     """The tables of all datasets."""
-    return _each(project, [f"comparison/{name}" for name in (*TABLES.values(), "slices.csv", "lists.csv")])
+    names = (*TABLES.values(), "slices.csv", "lists.csv", "tuning.csv", "tuning.html")
+    return _each(project, [f"comparison/{name}" for name in names])
 
 
 def final_figures(project: Project) -> list[str]:
@@ -124,6 +125,11 @@ def costs(project: Project) -> list[str]:
     """The cost files of every dataset; they are made after all other results."""
     names = ("cost.csv", "cost.md", "cost.png", "cost.pdf", "inference.csv")
     return _each(project, [f"comparison/{name}" for name in names])
+
+
+def checklists(project: Project) -> list[str]:
+    """The checklist of every dataset; made after all other results."""
+    return _each(project, [f"comparison/checklist.{end}" for end in ("md", "html")])
 
 
 def model_names(project: Project, dataset: str) -> dict[str, str]:

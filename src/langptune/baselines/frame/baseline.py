@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from langptune.config.base import Strict, validate
 
@@ -15,11 +18,50 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+_TRIALS = 5
+"""Number of the random stream that draws trials."""
+
+
+class Range(Strict):
+    """Values of a key between two bounds, from which trials are drawn at random (`trials` of the config).
+
+    Two whole numbers as bounds give whole numbers; other values are rounded to three significant digits.
+    """
+
+    low: int | float = Field(description="smallest value")
+    high: int | float = Field(description="largest value")
+    scale: Literal["linear", "log"] = Field(
+        "linear", description="linear: all values are equally probable; log: all orders of magnitude are"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError("low must be less than high, and both must be numbers")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError("a range with scale 'log' begins above 0")
+        return self
+
+    @property
+    def bounds(self) -> list[int | float]:
+        """Smallest and largest value."""
+        return [self.low, self.high]
+
+    def draw(self, rng: np.random.Generator) -> int | float:
+        """One value."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        low, high = self.low, self.high + whole  # a whole number stands for all values up to the next one
+        log = self.scale == "log"
+        value = math.exp(rng.uniform(math.log(low), math.log(high))) if log else rng.uniform(low, high)
+        value = math.floor(value) if whole else float(f"{value:.3g}")
+        return min(max(value, self.low), self.high)
+
+
 class Keys(Strict):
     """Keys of a baseline's entries, beside those that every method has. A subclass's docstring is its page in the docs.
 
     A key or property ``deterministic`` is True where the result does not depend on the seed. A key ``tune`` maps keys
-    to the values that are tried on validation.
+    to the values that are tried on validation: a list, or a ``Range``, which needs a number of random trials.
 
     label: the name of the model in tables and paths; a constant or a property.
     memory, minutes, gpus: needs of a job (memory in MB).
@@ -34,11 +76,45 @@ class Keys(Strict):
     cheap: ClassVar[bool] = False
     curve: ClassVar[bool] = False
 
-    def grid(self) -> list[dict[str, Any]]:
-        """The points of the validation grid: a value for each key of ``tune``; one empty point without ``tune``."""
+    def points(self, trials: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+        """The points that are tried on validation: a value for each key of ``tune``. Empty without ``tune``.
+
+        Args:
+            trials: number of points: first the entry's own values, then points drawn at random from the lists and
+                ranges. All points differ, so that there are fewer where ``tune`` has no more. None: every point of the
+                grid of the lists.
+            seed: of the draw. More trials begin with the same points.
+        """
         tune = getattr(self, "tune", {})
         keys = sorted(tune)
-        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(tune[key] for key in keys))]
+        if not tune:
+            return []
+        if trials is None:
+            grid = itertools.product(*(tune[key] for key in keys))
+            return [self.point(dict(zip(keys, values, strict=True))) for values in grid]
+        from langptune.randomness import numbered
+
+        rng = numbered(seed, _TRIALS)
+        out = [self.own()]
+        for _ in range(100 * trials):
+            if len(out) == trials:
+                break
+            drawn = self.point({key: _drawn(tune[key], rng) for key in keys})
+            if drawn not in out:
+                out.append(drawn)
+        return out
+
+    def own(self) -> dict[str, Any]:
+        """The point of the entry's own values of the keys of ``tune``."""
+        return {key: getattr(self, key) for key in sorted(getattr(self, "tune", {}))}
+
+    def point(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The point with some values of the keys of ``tune``, as ``at`` takes it."""
+        return values
+
+    def tuned(self, point: dict[str, Any]) -> dict[str, Any]:
+        """The values of the keys of ``tune`` at a point, those included that a library sets by default."""
+        return {key: point[key] for key in sorted(getattr(self, "tune", {}))}
 
     def at(self, point: dict[str, Any]) -> Self:
         """The keys at a point of the grid.
@@ -54,6 +130,10 @@ class Keys(Strict):
         Raises:
             UserError: an unknown name.
         """
+
+
+def _drawn(values: list[Any] | Range, rng: np.random.Generator) -> Any:
+    return values[int(rng.integers(len(values)))] if isinstance(values, list) else values.draw(rng)
 
 
 @dataclass(frozen=True)
