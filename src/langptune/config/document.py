@@ -66,6 +66,7 @@ SECTIONS = [
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
+    ("`methods.yaml`: `kind: fusion`", methods.FusionMethod),
     *((f"`methods.yaml`: `kind: {kind}`", method) for kind, method in methods.BASELINE_METHODS.items()),
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
