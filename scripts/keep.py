@@ -30,10 +30,7 @@ from langptune.figures.comparison import REGISTRY
 from langptune.files import read_inside, read_json, whole, whole_file
 from langptune.provenance import ROOT, write_json
 
-BESIDE_RUNS = (
-    *("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl"),
-    *("choice.json", "choice.json.manifest.json"),
-)
+BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
 BESIDE_TABLES = ("profiles.html", "cost.md", "cost.csv", "slices.csv", "slices.csv.manifest.json")
 LARGEST = 100_000_000
