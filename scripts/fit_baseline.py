@@ -85,7 +85,10 @@ def loads(project: Project, job: Job) -> tuple[str, ...]:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """Train sessions times epochs; one job without epochs."""
     keys = spec["keys"]
-    disk = amounts.ranks(spec, sizes)
+    disk: float | None = amounts.SMALL
+    if spec.get("scores_out"):
+        sessions = sizes.sessions(spec["evaluation_in"], "test"), sizes.sessions(spec["training_in"], "val")
+        disk = amounts.scores(amounts.total(*sessions), sizes.items(spec["items_in"]))
     if "epochs" not in keys:
         return amounts.Work("jobs", 1, disk=disk)
     epochs = amounts.product(sizes.sessions(spec["sessions_in"], "train", sampled=False), keys["epochs"])

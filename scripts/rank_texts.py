@@ -81,9 +81,10 @@ def needs(project: Project, job: Job) -> Needs:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """One text per session."""
     texts = sizes.sessions(spec["evaluation_in"], "test")
-    if spec.get("val_scores_out"):
-        texts = amounts.total(texts, sizes.sessions(spec["training_in"], "val"))
-    return amounts.texts(spec["decoder"], texts, amounts.ranks(spec, sizes))
+    if not spec.get("scores_out"):
+        return amounts.texts(spec["decoder"], texts)
+    texts = amounts.total(texts, sizes.sessions(spec["training_in"], "val"))
+    return amounts.texts(spec["decoder"], texts, amounts.scores(texts, sizes.items(spec["items_in"])))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

@@ -21,7 +21,7 @@ from langptune import markup, metrics
 from langptune.comparison import bootstrap, grid, pages, significance, statistics, tables
 from langptune.comparison.grid import PublishedValue, RunEntry
 from langptune.config.load import load
-from langptune.config.methods import BaselineMethod
+from langptune.config.methods import BaselineMethod, FusionMethod
 from langptune.config.published import NO_ENTRY, Published, read_published
 from langptune.errors import UserError, printable
 from langptune.files import write_lines
@@ -223,7 +223,8 @@ def made(entries, allow_missing=False, published=()):
 
 
 def test_groups_are_those_of_the_registry():
-    assert get_args(BaselineMethod.model_fields["group"].annotation) == grid.GROUPS
+    *most, bounds = get_args(BaselineMethod.model_fields["group"].annotation)
+    assert (*most, *get_args(FusionMethod.model_fields["group"].annotation)) == grid.GROUPS and bounds == "bounds"
 
 
 def test_lines_are_ordered_and_numbers_are_those_of_the_files(runs):

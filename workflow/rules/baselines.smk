@@ -6,17 +6,11 @@ localrules:
     select_baseline,
 
 
-TUNED = f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune"
 BASELINES = either(PROJECT.ranked_by("fit_baseline"))
 TRY_BASELINE = stage("try_baseline", by="{dataset}-{method}-{models}-trial{trial}", script="fit_baseline", mode="trial")
 SELECT_BASELINE = stage("select_baseline", by="{dataset}-{method}-{models}")
 FIT_BASELINE = stage("fit_baseline", by=BY_RUN, mode="final")
 FIT_FUSED_BASELINE = stage("fit_fused_baseline", by=BY_RUN, script="fit_baseline", mode="final")
-
-
-def best_point(w):
-    """The best point of a method's grid. Without a grid there is no selection, and fitting starts at once."""
-    return f"{TUNED}/best.json".format(**w) if PROJECT.methods[w.method].trials else []
 
 
 # In no group: selection comes between trials and fits, and jobs of one group must not depend on each other through a job

@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langptune.config.identity import identity
-
-if TYPE_CHECKING:
-    from langptune.plan import Sizes
 
 BYTES_PER_TOKEN = 5
 FLOAT32 = 4
@@ -46,12 +43,9 @@ def one_job() -> Work:
     return Work("jobs", 1, disk=SMALL)
 
 
-def ranks(spec: Mapping[str, Any], sizes: Sizes) -> float | None:
-    """Bytes of the outputs of a ranking job: those of its scores, where it keeps them for a fusion."""
-    if not spec.get("scores_out"):
-        return SMALL
-    sessions = total(sizes.sessions(spec["evaluation_in"], "test"), sizes.sessions(spec["training_in"], "val"))
-    return product(sessions, sizes.items(spec["items_in"]), FLOAT32)
+def scores(sessions: float | None, items: float | None) -> float | None:
+    """Bytes of the scores that a ranking job keeps for a fusion."""
+    return product(sessions, items, FLOAT32)
 
 
 def tokens(encoder: Mapping[str, Any], count: float | None, disk: float | None) -> Work:
