@@ -97,7 +97,8 @@ def missing(workflow: Workflow) -> list[str]:
     memory = psutil.virtual_memory().total / 2**30
     for name in workflow.config.encoders:
         need = 2.0 * workflow.models[name].parameters / 2**30
-        sources = [workflow.methods[workflow.source_of(m)] for m in workflow.config.methods]
+        named = [part for m in workflow.config.methods for part in workflow.methods[m].parts() or [m]]
+        sources = [workflow.methods[workflow.source_of(m)] for m in named]
         if any(method.writes_profiles for method in sources) and need > memory:
             out.append(
                 f"encoder '{name}' needs about {need:.0f} GiB for its weights alone, this machine has {memory:.0f}"

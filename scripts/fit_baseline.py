@@ -19,6 +19,7 @@ from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.baselines.frame.baseline import Baseline
     from langptune.plan import Sizes
     from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
@@ -43,7 +44,13 @@ class FitBaselineSpec(StageSpec):
     threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads")
     device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where the baseline uses one")
     trial_out: str | None = Field(None, description="JSON: settings, best epoch, validation metrics (trial)")
+    evaluation_in: str | None = Field(None, description="evaluation.parquet: the sessions of scores_out")
+    training_in: str | None = Field(None, description="training.parquet: the sessions of val_scores_out")
     ranks_out: str | None = Field(None, description="ranks.parquet of the test sessions (final)")
+    scores_out: str | None = Field(None, description="scores of the compared test sessions, for a fusion (final)")
+    val_scores_out: str | None = Field(
+        None, description="scores of the sampled validation sessions, by the model before a refit (final)"
+    )
     curve_out: str | None = Field(
         None, description="curve.jsonl: epoch, loss, val_ndcg@10, seconds; empty for a baseline without epochs"
     )
@@ -81,15 +88,21 @@ def loads(project: Project, job: Job) -> tuple[str, ...]:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """Train sessions times epochs; one job without epochs."""
     keys = spec["keys"]
+    disk: float | None = amounts.SMALL
+    if spec.get("scores_out"):
+        sessions = sizes.sessions(spec["evaluation_in"], "test"), sizes.sessions(spec["training_in"], "val")
+        disk = amounts.scores(amounts.total(*sessions), sizes.items(spec["items_in"]))
     if "epochs" not in keys:
-        return amounts.one_job()
+        return amounts.Work("jobs", 1, disk=disk)
     epochs = amounts.product(sizes.sessions(spec["sessions_in"], "train", sampled=False), keys["epochs"])
-    return amounts.Work("session epochs", epochs, keys["model"], disk=amounts.SMALL, accelerated=True)
+    return amounts.Work("session epochs", epochs, keys["model"], disk=disk, accelerated=True)
 
 
 def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     """Fit, and write the outputs of the mode."""
     wanted = {"trial": ["trial_out"], "final": ["ranks_out", "curve_out"]}[spec.mode]
+    wanted += ["evaluation_in"] if spec.scores_out else []
+    wanted += ["training_in"] if spec.val_scores_out else []
     for name in wanted:
         if getattr(spec, name) is None:
             raise UserError(f"fit_baseline.py --spec: mode {spec.mode} needs '{name}'")
@@ -99,6 +112,8 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
 
     from langptune.baselines.frame import fit as frame
     from langptune.data import contracts
+    from langptune.data.sample import sampled
+    from langptune.ranking import kept
 
     entry = BASELINES.load(spec.baseline)
     keys = validate(entry.Keys, spec.keys, "fit_baseline.py --spec: keys")
@@ -123,11 +138,18 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
         }
         write_json(spec.trial_out, trial)
     else:
-        model, found = frame.final(lambda: entry.Model(keys), lesson("val"), lambda: lesson("test"))
+
+        def selected(model: Baseline) -> None:
+            if spec.val_scores_out is not None:
+                val = sessions.join(sampled(spec.training_in, "val"), on="session", how="semi").sort("session")
+                kept.write(spec.val_scores_out, val, frame.blocks(model, val, n_items))
+
+        model, found = frame.final(lambda: entry.Model(keys), lesson("val"), lambda: lesson("test"), selected)
         test = sessions.filter(pl.col("split") == "test")
+        compared = None if spec.scores_out is None else sampled(spec.evaluation_in, "test")["session"]
         meter = Meter()
-        with meter.running():
-            ranks = frame.ranks(model, test, n_items)
+        with kept.keeping(spec.scores_out, compared) as keep, meter.running():
+            ranks = frame.ranks(model, test, n_items, keep=keep)
         contracts.write(ranks, spec.ranks_out, "ranks")
         record.note(sessions=len(test), **meter.note(len(test)))
         log(f"{keys.label}: ranked {len(test)} sessions")

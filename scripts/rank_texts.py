@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from langptune.workflow import amounts
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
+    import numpy as np
     from sentence_transformers import SentenceTransformer
 
     from langptune.plan import Sizes
@@ -50,7 +52,11 @@ class Spec(stage.StageSpec):
     sessions_in: str
     evaluation_in: str
     profiles_in: str | None = Field(None, description="profiles.parquet, for the source profiles")
+    training_in: str | None = Field(None, description="training.parquet: the sessions of val_scores_out")
+    val_profiles_in: str | None = Field(None, description="profiles of these sessions, for the source profiles")
     ranks_out: str
+    scores_out: str | None = Field(None, description="the scores of the ranks, for a fusion")
+    val_scores_out: str | None = Field(None, description="scores of the sampled validation sessions, for a fusion")
 
     def needs_gpu(self) -> bool:
         """Always true: models run on a GPU where there is one."""
@@ -75,56 +81,104 @@ def needs(project: Project, job: Job) -> Needs:
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """One text per session."""
-    return amounts.texts(spec["decoder"], sizes.sessions(spec["evaluation_in"], "test"))
+    texts = sizes.sessions(spec["evaluation_in"], "test")
+    if not spec.get("scores_out"):
+        return amounts.texts(spec["decoder"], texts)
+    texts = amounts.total(texts, sizes.sessions(spec["training_in"], "val"))
+    return amounts.texts(spec["decoder"], texts, amounts.scores(texts, sizes.items(spec["items_in"])))
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
-    """Read the texts, embed them, rank by them, write the ranks."""
+    """Read the texts, embed them, rank by them, write the ranks; where a fusion reads them, the scores too."""
+    from langptune.data.sample import sampled
     from langptune.models.load import load_decoder, pick_device
-    from langptune.profiles import text
-    from langptune.profiles.shuffle import deal
-    from langptune.ranking.decoder import ItemVectors, embed, mean_vector, rank_sessions
+    from langptune.ranking import kept
+    from langptune.ranking.decoder import ItemVectors, rank_sessions
     from langptune.ranking.scoring import read_weight, scoring_of
 
-    items = contracts.read(spec.items_in, "items")
+    item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
     sessions = contracts.read(spec.sessions_in, "sessions")
-    chosen = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == "test")
-    chosen = chosen.select("session").join(sessions, on="session", how="left", maintain_order="left")
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     weight = read_weight(spec.weight, spec.popularity_in)
     scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
+
+    def asked(path: str, split: str, profiles_in: str | None) -> tuple[pl.DataFrame, _Queries]:
+        rows = sampled(path, split).select("session").join(sessions, on="session", how="left", maintain_order="left")
+        return rows, _queries(spec, rows, profiles_in, item_texts, model, scoring)
+
     meter = Meter()
-    if spec.profiles_in is not None:
-        profiles = contracts.read(spec.profiles_in, "profiles")
-        samples = profiles["sample"].max() + 1
-        if samples > 1:
-            with meter.running():
-                profiles, kept = _best(spec, profiles, chosen, model, scoring)
-            record.note(best_of=samples, kept_sample_mean=kept)
-        if spec.change == "shuffled":
-            profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
-        joined = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
-        if missing := joined["profile"].null_count():
-            raise UserError(
-                f"{spec.profiles_in}: {missing} of {len(chosen)} sessions have no profile; rerun the profiles"
-            )
-        texts = joined["profile"].to_list()
-    else:
-        item_texts = items["text"].to_list()
-        texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
     with meter.running():
-        queries = embed(model, texts, spec.decoder.query_prefix)
-        used = mean_vector(queries.vectors) if spec.change == "mean-vector" else queries.vectors
-        ranks = rank_sessions(chosen, scoring.blocks(used))
+        chosen, queries = asked(spec.evaluation_in, "test", spec.profiles_in)
+    with kept.keeping(spec.scores_out) as keep, meter.running():
+        ranks = rank_sessions(chosen, keep(chosen, scoring.blocks(queries.vectors)))
     contracts.write(ranks, spec.ranks_out, "ranks")
-    empty = sum(not t for t in texts)
-    record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=empty)
-    record.note(**meter.note(len(ranks)))
+    if spec.val_scores_out is not None:
+        if spec.training_in is None:
+            raise UserError("rank_texts.py --spec: val_scores_out needs 'training_in'")
+        val, texts = asked(spec.training_in, "val", spec.val_profiles_in)
+        kept.write(spec.val_scores_out, val, scoring.blocks(texts.vectors))
+    record.note(**queries.notes, **meter.note(len(ranks)))
+    record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=queries.empty)
     what = f"{spec.source}, {spec.change}" if spec.change else spec.source
     log(
         f"{what}: ranked {len(ranks)} sessions, popularity weight {weight:g}, {queries.cut} texts cut at "
         f"{spec.decoder.max_tokens} tokens"
     )
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Vectors float32 ``[S, D]`` of the texts of S sessions, and counts of these texts.
+
+    notes: facts on best of n, for the manifest.
+    """
+
+    vectors: np.ndarray
+    cut: int
+    empty: int
+    notes: dict[str, Any]
+
+
+def _queries(
+    spec: Spec,
+    chosen: pl.DataFrame,
+    profiles_in: str | None,
+    item_texts: list[str],
+    model: SentenceTransformer,
+    scoring: Scoring,
+) -> _Queries:
+    """The vectors by which sessions are ranked.
+
+    Args:
+        chosen: sessions.
+        profiles_in: the file of their profiles, for the source ``profiles``.
+        item_texts: of the whole catalogue.
+
+    Raises:
+        UserError: a session has no profile.
+    """
+    from langptune.profiles import text
+    from langptune.profiles.shuffle import deal
+    from langptune.ranking.decoder import embed, mean_vector
+
+    notes: dict[str, Any] = {}
+    if profiles_in is not None:
+        profiles = contracts.read(profiles_in, "profiles")
+        samples = profiles["sample"].max() + 1
+        if samples > 1:
+            profiles, mean = _best(spec, profiles, chosen, model, scoring)
+            notes = {"best_of": samples, "kept_sample_mean": mean}
+        if spec.change == "shuffled":
+            profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
+        joined = chosen.select("session").join(profiles, on="session", how="left", maintain_order="left")
+        if missing := joined["profile"].null_count():
+            raise UserError(f"{profiles_in}: {missing} of {len(chosen)} sessions have no profile; rerun the profiles")
+        texts = joined["profile"].to_list()
+    else:
+        texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
+    embedded = embed(model, texts, spec.decoder.query_prefix)
+    used = mean_vector(embedded.vectors) if spec.change == "mean-vector" else embedded.vectors
+    return _Queries(used, embedded.cut, sum(not one for one in texts), notes)
 
 
 def _best(

@@ -50,8 +50,14 @@ class RankedRun(Strict):
     ranks_path: str = Field(description="ranks.parquet of the run")
 
 
-def steps(ranks: str) -> dict[str, list[Mapping[str, Any]]]:
-    """The manifests of the jobs behind some ranks, by step (``write``, ``rank``), training left out.
+Step = tuple[str, str]
+"""What a job does (``write``, ``rank``), and whose: the file that a fusion reads, or nothing for a method's own."""
+
+
+def steps(ranks: str) -> dict[Step, list[Mapping[str, Any]]]:
+    """The manifests of the jobs behind some ranks, training left out.
+
+    A fusion has the steps of the methods that it combines, and its own.
 
     Args:
         ranks: path of ``ranks.parquet``.
@@ -59,16 +65,20 @@ def steps(ranks: str) -> dict[str, list[Mapping[str, Any]]]:
     Raises:
         OSError, ValueError, KeyError: a manifest is missing or cannot be read.
     """
-    last = read_json(manifest_of(ranks))
-    todo = [last["spec"]["profiles_in"]] if last["spec"].get("profiles_in") else []
-    found: dict[str, list[Mapping[str, Any]]] = {"write": [], "rank": [last]}
+    found: dict[Step, list[Mapping[str, Any]]] = {}
+    todo = [(ranks, "")]
     while todo:
-        manifest = read_json(manifest_of(todo.pop()))
-        script = Path(manifest["script"]).stem
+        path, part = todo.pop()
+        manifest = read_json(manifest_of(path))
+        script, spec = Path(manifest["script"]).stem, manifest["spec"]
         if script == "gather_profiles":
-            todo += manifest["spec"]["shards_in"]
+            todo += [(shard, part) for shard in spec["shards_in"]]
         elif script == "write_profiles":
-            found["write"].append(manifest)
+            found.setdefault(("write", part), []).append(manifest)
+        else:
+            found.setdefault(("rank", part), []).append(manifest)
+            todo += [(spec["profiles_in"], part)] if spec.get("profiles_in") else []
+            todo += [(other, other) for other in spec.get("scores_in") or spec.get("parts_in") or []]
     return found
 
 
@@ -94,38 +104,39 @@ def table(runs: Iterable[RankedRun]) -> pl.DataFrame:
 def _row(method: str, title: str, models: str, runs: list[RankedRun]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
     row |= {"method": method, "title": title, "models": models, "runs": 0, "users": 0, "energy_from": "", "why_not": ""}
-    parts: dict[str, list[tuple[float, ...]]] = {"write": [], "rank": []}
-    devices, joules, counters = set(), {"write": 0.0, "rank": 0.0}, set()
+    parts: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    devices = set()
     for run in runs:
         try:
             found = steps(run.ranks_path)
-            notes = {step: [manifest["notes"][NOTE] for manifest in jobs] for step, jobs in found.items()}
+            notes = [(step, [manifest["notes"][NOTE] for manifest in jobs]) for (step, _), jobs in found.items()]
         except (OSError, ValueError, KeyError, TypeError):
             row["why_not"] = "made by a version that did not measure it"
             continue
         row["runs"] += 1
         devices |= {manifest["device"] for jobs in found.values() for manifest in jobs}
-        for step, measured in notes.items():
-            for note in measured:
-                parts[step].append((note["sessions"], note["seconds"]))
-                gpu = note["gpu_joules"]
-                joules[step] += note["cpu_seconds"] * WATTS_PER_CORE + (gpu or 0.0)
-                counters.add("remote" if note.get("remote") else "CPU time" if gpu is None else "NVML")
+        # The steps of every seed are in the same order.
+        for place, (step, measured) in enumerate(notes):
+            parts.setdefault((step, place), []).extend(measured)
     row["device"] = ", ".join(sorted(devices))
-    users = {step: sum(part[0] for part in measured) for step, measured in parts.items()}
-    row["users"] = int(users["rank"])
-    used = [step for step, measured in parts.items() if measured]
-    if row["runs"] and any(users[step] == 0 for step in used):
-        row["why_not"] = "finished earlier batches were reused, so nothing was measured"
-    elif row["runs"]:
-        each = {step: 1000 * sum(part[1] for part in parts[step]) / users[step] for step in used}
-        row |= {f"{step}_ms": value for step, value in each.items()}
-        row["ms"] = sum(each.values())
-        if "remote" in counters:
-            row["why_not"] = "the energy of a remote model is not known"
-        else:
-            row["joules"] = sum(joules[step] / users[step] for step in used)
-            row["energy_from"] = " and ".join(sorted(counters))
+    if not row["runs"]:
+        return row
+    users = {key: sum(note["sessions"] for note in measured) for key, measured in parts.items()}
+    row["users"] = int(users["rank", 0])
+    if not all(users.values()):
+        return row | {"why_not": "finished earlier batches were reused, so nothing was measured"}
+    for (step, place), measured in parts.items():
+        each = 1000 * sum(note["seconds"] for note in measured) / users[step, place]
+        row[f"{step}_ms"] = (row[f"{step}_ms"] or 0.0) + each
+    row["ms"] = sum(row[name] or 0.0 for name in ("write_ms", "rank_ms"))
+    every = [note for measured in parts.values() for note in measured]
+    if any(note.get("remote") for note in every):
+        return row | {"why_not": "the energy of a remote model is not known"}
+    row["joules"] = sum(
+        sum(note["cpu_seconds"] * WATTS_PER_CORE + (note["gpu_joules"] or 0.0) for note in measured) / users[key]
+        for key, measured in parts.items()
+    )
+    row["energy_from"] = " and ".join(sorted({"CPU time" if note["gpu_joules"] is None else "NVML" for note in every}))
     return row
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from langptune import markup
 from langptune.comparison import grid, pages, statistics, tables
-from langptune.config.methods import BaselineMethod
+from langptune.config.methods import BaselineMethod, FusionMethod
 from langptune.errors import UserError, printable
 from langptune.files import write_lines
 from langptune.provenance import ROOT
@@ -29,7 +29,8 @@ def runs(tmp_path):
 
 
 def test_groups_are_those_of_the_registry():
-    assert get_args(BaselineMethod.model_fields["group"].annotation) == grid.GROUPS
+    *most, bounds = get_args(BaselineMethod.model_fields["group"].annotation)
+    assert (*most, *get_args(FusionMethod.model_fields["group"].annotation)) == grid.GROUPS and bounds == "bounds"
 
 
 def test_lines_are_ordered_and_numbers_are_those_of_the_files(runs):

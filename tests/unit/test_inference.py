@@ -51,6 +51,16 @@ def test_a_method_without_profiles_only_ranks(tmp_path):
     assert row["write_ms"] is None and row["ms"] == row["rank_ms"] == pytest.approx(50)
 
 
+def test_a_fusion_takes_what_its_methods_take_and_its_own_time(tmp_path):
+    text = run(tmp_path / "text", [took(10, 2.0, 1.0)], took(10, 0.1, 0.1)).ranks_path
+    other = made(tmp_path / "other.parquet", "fit_baseline", took(40, 0.4, 0.4))
+    ranks = made(tmp_path / "fused.parquet", "fuse", took(10, 0.05, 0.05), scores_in=[other, text])
+    (row,) = inference.table([RankedRun(method="f", title="F", models="a+b", ranks_path=ranks)]).to_dicts()
+    assert row["users"] == 10 and row["write_ms"] == pytest.approx(200)
+    assert row["rank_ms"] == pytest.approx(10 + 10 + 5) and row["ms"] == pytest.approx(225)
+    assert row["joules"] == pytest.approx(WATTS_PER_CORE * (0.1 + 0.01 + 0.01 + 0.005))
+
+
 def test_the_counter_of_a_gpu_comes_on_top_of_cpu_time(tmp_path):
     (row,) = inference.table([run(tmp_path, [took(10, 1.0, 1.0, gpu=300.0)], took(10, 0.1, 0.2))]).to_dicts()
     assert row["joules"] == pytest.approx((300 + WATTS_PER_CORE * 1.2) / 10)

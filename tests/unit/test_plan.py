@@ -20,6 +20,7 @@ from langptune.config.datasets import Counts
 from langptune.config.identity import identity
 from langptune.config.sample import Sample
 from langptune.errors import UserError
+from langptune.workflow import amounts
 from tests.conftest import ROOT, entry, snakemake
 
 ENCODER = {"source": {"package": "e"}, "parameters": 135_000_000}
@@ -81,6 +82,16 @@ def test_work_by_hand(script):
     spec, unit, amount = WORK[script]
     found = plan.work(script, spec, sizes())
     assert (found.unit, found.amount) == (unit, pytest.approx(amount))
+
+
+def test_scores_that_a_fusion_needs_count_as_texts_and_disk():
+    """20 test and 8 validation sessions, 50 items of four bytes."""
+    files = {f"{name}_in": f"r/toy/data/{name}.parquet" for name in ("items", "sessions", "evaluation", "training")}
+    kept = {**files, "scores_out": "s", "val_scores_out": "v"}
+    for script, own, amount in (("rank_texts", {"decoder": DECODER}, 28), ("fit_baseline", {"keys": {}}, 1)):
+        found = plan.work(script, {**own, **kept}, sizes())
+        assert (found.amount, found.disk) == (amount, 28 * 50 * 4)
+        assert plan.work(script, {**own, **files}, sizes()).disk == amounts.SMALL
 
 
 def test_work_follows_the_data_once_they_are_there(tmp_path):

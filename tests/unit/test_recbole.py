@@ -15,12 +15,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from langptune import metrics
 from langptune.baselines import recbole
 from langptune.baselines.engine import recbole_catalogue, recbole_compat
 from langptune.baselines.engine.recbole_job import Job
 from langptune.baselines.frame import fit
 from langptune.baselines.frame.baseline import Lesson
 from langptune.errors import UserError
+from langptune.ranking import kept
+from langptune.ranking.decoder import rank_sessions
 
 ROOT = Path(__file__).parents[2]
 N_ITEMS = 12
@@ -361,11 +364,17 @@ def test_trial_then_selection_then_final_run(tmp_path):
     assert set(trial) == {"model", "settings", "seed", "best_epoch", "epochs_run", "val"}
     done = _script("select_baseline.py", {"trials_in": ["trial.json"], "best_out": "best.json"}, tmp_path)
     assert done.returncode == 0, done.stderr
+    for name, split, count in (("training", "val", 99), ("evaluation", "test", 4)):
+        chosen = sessions.filter(pl.col("split") == split).select("session", "split").head(count)
+        chosen.write_parquet(tmp_path / f"{name}.parquet")
+        spec[f"{name}_in"] = f"{name}.parquet"
     spec |= {
         "mode": "final",
         "best_in": "best.json",
         "ranks_out": "out/ranks.parquet",
         "curve_out": "out/curve.jsonl",
+        "scores_out": "out/scores.parquet",
+        "val_scores_out": "out/val_scores.parquet",
     }
     done = _script("fit_baseline.py", spec, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -374,8 +383,17 @@ def test_trial_then_selection_then_final_run(tmp_path):
     told = json.loads((tmp_path / "out/ranks.parquet.manifest.json").read_text())
     assert told["notes"]["settings"] == {"reg_weight": 7.0}
     assert json.loads((tmp_path / "out/curve.jsonl").read_text())["epoch"] == 0
-    done = _script("fit_baseline.py", {**spec, "ranks_out": None}, tmp_path)
-    assert done.returncode == 2 and "needs 'ranks_out'" in done.stderr
+    # Kept for a fusion: test scores are those of the ranks; validation scores are by the model of the trial, before it
+    # is fitted again with the items of the test sessions, which are the validation targets.
+    compared, val = sessions.filter(pl.col("split") == "test")[:4], sessions.filter(pl.col("split") == "val")
+    (scores,) = kept.read(tmp_path / "out/scores.parquet", compared, N_ITEMS)
+    assert rank_sessions(compared, iter([scores])).equals(ranks[:4])
+    (scores,) = kept.read(tmp_path / "out/val_scores.parquet", val, N_ITEMS)
+    found = metrics.from_ranks("ndcg@10", rank_sessions(val, iter([scores]))["rank"].to_numpy()).mean()
+    assert found == trial["val"]["ndcg@10"]
+    for lacking in ("ranks_out", "evaluation_in"):
+        done = _script("fit_baseline.py", {**spec, lacking: None}, tmp_path)
+        assert done.returncode == 2 and f"needs '{lacking}'" in done.stderr
 
 
 def test_selection_takes_the_first_of_equals(tmp_path):

@@ -15,7 +15,8 @@ from langptune.data import contracts, sample
 from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.provenance import Record
-from langptune.ranking.decoder import ItemVectors
+from langptune.ranking import kept
+from langptune.ranking.decoder import ItemVectors, rank_sessions
 from langptune.ranking.ranks import full_ranks
 from langptune.ranking.scoring import Scoring, choose, log_popularity, read_weight, score, scoring_of, text_alone
 from langptune.training import reward
@@ -185,6 +186,46 @@ def test_test_targets_reach_no_weight(tmp_path, data):
         outcomes[name] = (counts.tolist(), (tmp_path / name / "popularity.json").read_text())
     assert outcomes["plain"] == outcomes["test"]
     assert outcomes["plain"][0] == outcomes["val"][0] and outcomes["plain"][1] != outcomes["val"][1]
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [("history", None), ("history", "mean-vector"), *(("profiles", c) for c in (None, "shuffled", "text-alone"))],
+)
+def test_scores_are_kept_for_a_fusion(tmp_path, data, source, change):
+    """The kept scores are those of the ranks, and validation sessions are scored as test sessions are."""
+    planted = contracts.read(data / "sessions.parquet", "sessions")
+    held_out = planted.filter(pl.col("split") == "val")["session"].to_list()
+    texts = {session: [f"likes n{session % 16}"] for session in held_out}
+    base = {key: choosing(data, tmp_path)[key] for key in ("decoder", "decoder_in", "vectors_in", "items_in")}
+    setting = {"source": source, "change": change, "weight": 0.0 if change == "text-alone" else 2.0, "seed": 1}
+
+    def rank(name: str, test: list[int], val: list[int]) -> Path:
+        folder = tmp_path / name
+        of = pl.col("session").is_in
+        split = pl.when(of(test)).then(pl.lit("test")).when(of(val)).then(pl.lit("val")).otherwise(pl.lit("train"))
+        table = planted.with_columns(split=split)
+        contracts.write(table, folder / "sessions.parquet", "sessions")
+        spec = {**base, **setting, "history_items": 3, "sessions_in": str(folder / "sessions.parquet")}
+        for key, kind, part in (("evaluation", "test", test), ("training", "val", val)):
+            chosen = table.filter(pl.col("split") == kind).select("session", "split")
+            contracts.write(chosen, folder / f"{key}.parquet", "evaluation")
+            spec[f"{key}_in"] = str(folder / f"{key}.parquet")
+            if source == "profiles":
+                field = "val_profiles_in" if kind == "val" else "profiles_in"
+                spec[field] = profiles(part, texts, folder / f"{kind}-profiles.parquet")
+        out = {f"{name}_out": str(folder / f"{name}.parquet") for name in ("ranks", "scores", "val_scores")}
+        work("rank_texts", {**spec, **out})
+        return folder
+
+    one, other = rank("one", held_out[:6], held_out[6:]), rank("other", held_out[6:], held_out[:6])
+    for folder, crossed, mine in ((one, other, held_out[:6]), (other, one, held_out[6:])):
+        table = planted.filter(pl.col("session").is_in(mine))
+        (scores,) = kept.read(folder / "scores.parquet", table, 160)
+        assert scores.dtype == np.float32
+        assert rank_sessions(table, iter([scores])).equals(contracts.read(folder / "ranks.parquet", "ranks"))
+        (again,) = kept.read(crossed / "val_scores.parquet", table, 160)
+        assert np.array_equal(again, scores)
 
 
 def test_ranks_and_rewards_take_the_weight(tmp_path, data):

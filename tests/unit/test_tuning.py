@@ -10,8 +10,9 @@ from langptune.baselines import nmf, recbole, simple
 from langptune.comparison import tuning
 from langptune.comparison.tuning import BaselineChoices, PhaseChoices, TextChoices
 from langptune.errors import UserError
-from langptune.files import read_json, write_lines
+from langptune.files import write_lines
 from langptune.provenance import Record, manifest_of, write_json
+from langptune.reading import read_json
 from tests.conftest import ROOT
 
 RANGE = {"low": 2, "high": 64}

@@ -93,6 +93,8 @@ def _written(call: ast.Call) -> ast.expr | bool:
         if isinstance(modes[0], ast.Constant) and not set("wax+") & set(str(modes[0].value)):
             return False
         return args[0] if own else receiver or True
+    if name == "ParquetWriter":
+        return args[0]
     if name == "ZipFile":
         return args[0] if len(args) > 1 and ast.literal_eval(args[1]) != "r" else False
     if name in RECEIVER and receiver is not None and not library:
@@ -187,6 +189,7 @@ def test_every_exception_is_needed():
         "path.write_text('')",
         "(folder / 'a').write_bytes(b'')",
         "frame.write_parquet(path)",
+        "ParquetWriter(path, schema)",
         "figure.savefig(path)",
         "model.save_pretrained(str(folder))",
         "save_file(tensors, path)",
@@ -211,6 +214,7 @@ def test_the_search_finds(line):
         "part.write_text('')",
         "(part / 'a').open('w')",
         "frame.write_csv(part)",
+        "ParquetWriter(part, schema)",
         "model.save_pretrained(str(part))",
         "shutil.copy(path, part / 'a')",
         "path.open()",

@@ -91,10 +91,14 @@ def asked(tmp_path_factory) -> dict:
         "datasets": ["ml-100k-small"],
         "encoders": ["smollm2-135m"],
         "decoders": ["minilm-l6"],
-        "methods": ["pop", "sasrec", "langptune-0", "shuffled-profiles", "history", "mean-langptune"],
+        "methods": [
+            *("pop", "sasrec", "langptune-0", "shuffled-profiles", "history", "mean-langptune"),
+            "ease-plus-langptune",
+        ],
         "overrides": {
             "langptune-0": {"history_items": 7},
             "mean-langptune": {"of": "history"},
+            "ease-plus-langptune": {"of": ["nmf", "best-of-8"]},
         },
         "results": "results/none",
     }
@@ -124,6 +128,21 @@ def test_a_control_is_ranked_as_its_method_with_one_thing_changed(asked):
     history, mean = (asked["ranked"][name] for name in ("history", "mean-langptune"))
     assert mean.pop("change") == "mean-vector" and "seed" not in mean
     assert {**history, "ranks_out": ""} == {**mean, "ranks_out": ""}
+
+
+def test_a_fusion_reads_the_scores_of_its_methods(asked):
+    """Of both splits; the profiles of validation sessions are drawn as those of test sessions are."""
+    rules = {"fit_fused_baseline": "fit_baseline", "rank_fused_texts": "rank_texts", "fuse": "fuse"}
+    first, second, fused = (
+        spec_of(script).model_validate_json(asked["jobs"][rule][1]) for rule, script in rules.items()
+    )
+    for split in ("scores", "val_scores"):
+        outputs = [getattr(part, f"{split}_out") for part in (first, second)]
+        assert getattr(fused, f"{split}_in") == outputs
+        assert outputs[0].endswith(f"/nmf/NMF/seed0/{split}.parquet")
+    assert second.profiles_in.replace("/test-t1", "/val-t1") == second.val_profiles_in
+    assert first.training_in == second.training_in == fused.training_in and fused.parts_in is None
+    assert asked["jobs"]["fuse"][0] == 0 and asked["jobs"]["rank_fused_texts"][0] == 1, "GPUs"
 
 
 def test_jobs_know_their_run(asked):

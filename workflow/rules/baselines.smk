@@ -6,11 +6,11 @@ localrules:
     select_baseline,
 
 
-TUNED = f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune"
 BASELINES = either(PROJECT.ranked_by("fit_baseline"))
 TRY_BASELINE = stage("try_baseline", by="{dataset}-{method}-{models}-trial{trial}", script="fit_baseline", mode="trial")
 SELECT_BASELINE = stage("select_baseline", by="{dataset}-{method}-{models}")
 FIT_BASELINE = stage("fit_baseline", by=BY_RUN, mode="final")
+FIT_FUSED_BASELINE = stage("fit_fused_baseline", by=BY_RUN, script="fit_baseline", mode="final")
 
 
 # In no group: selection comes between trials and fits, and jobs of one group must not depend on each other through a job
@@ -63,8 +63,7 @@ rule select_baseline:
 rule fit_baseline:
     input:
         **tables("items", "sessions"),
-        # Without a grid there is no selection, and fitting starts at once.
-        best_in=lambda w: f"{TUNED}/best.json".format(**w) if PROJECT.workflow.points(w.method) else [],
+        best_in=best_point,
     output:
         ranks_out=f"{RUN}/ranks.parquet",
         curve_out=f"{RUN}/curve.jsonl",
@@ -73,7 +72,7 @@ rule fit_baseline:
     benchmark:
         FIT_BASELINE.benchmark
     wildcard_constraints:
-        method=BASELINES,
+        method=either(PROJECT.ranked_by("fit_baseline", fused=False)),
     group:
         cheap
     conda:
@@ -82,5 +81,31 @@ rule fit_baseline:
         **FIT_BASELINE.resources,
     params:
         **FIT_BASELINE.params,
+    shell:
+        'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'
+
+
+# Of the methods that a fusion adds: their scores are kept beside their ranks. In no group, as the fusion is not.
+rule fit_fused_baseline:
+    input:
+        **tables("items", "sessions", "evaluation", "training"),
+        best_in=best_point,
+    output:
+        ranks_out=f"{RUN}/ranks.parquet",
+        curve_out=f"{RUN}/curve.jsonl",
+        scores_out=f"{RUN}/scores.parquet",
+        val_scores_out=f"{RUN}/val_scores.parquet",
+    log:
+        FIT_FUSED_BASELINE.log,
+    benchmark:
+        FIT_FUSED_BASELINE.benchmark
+    wildcard_constraints:
+        method=either(PROJECT.ranked_by("fit_baseline", fused=True)),
+    conda:
+        ENVIRONMENT
+    resources:
+        **FIT_FUSED_BASELINE.resources,
+    params:
+        **FIT_FUSED_BASELINE.params,
     shell:
         'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'

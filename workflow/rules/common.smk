@@ -91,6 +91,7 @@ RETRIES = 0 if workflow.remote_exec else CONFIG.training.retries
 # Folders of rules' outputs, and patterns of the names of their logs.
 PHASE = PROJECT.paths.phase
 RUN = f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/seed{{seed}}"
+TUNED = f"{RESULTS}/{{dataset}}/{{method}}/{{models}}/tune"
 PROFILED = f"{RESULTS}/{{dataset}}/{{method}}/{{encoder}}+{{decoder}}/seed{{seed}}"
 BY_PHASE = "{dataset}-{models}-seed{seed}-{phase}"
 BY_RUN = "{dataset}-{method}-{models}-seed{seed}"
@@ -105,6 +106,11 @@ def either(names):
 def tables(*names):
     """Prepared files of the rule's dataset, as inputs `<name>_in`."""
     return {f"{name}_in": f"{RESULTS}/{{dataset}}/data/{name}.parquet" for name in names}
+
+
+def best_point(w):
+    """The best point of a baseline's grid. Without a grid there is no selection, and fitting starts at once."""
+    return f"{TUNED}/best.json".format(**w) if PROJECT.workflow.points(w.method) else []
 
 
 def cheap(w):

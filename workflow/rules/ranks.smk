@@ -1,9 +1,11 @@
-"""Ranks: the decoder ranks items by texts (profiles, histories, and the changed texts of controls)."""
+"""Ranks: the decoder ranks items by texts (profiles, histories, and the changed texts of controls); fusions."""
 
 EMBED_ITEMS = stage("embed_items", by="{dataset}-{decoder}")
 CHOOSE_POPULARITY = stage("choose_popularity", by=BY_PHASE)
 RANK_PROFILES = stage("rank_profiles", by=BY_PROFILED, script="rank_texts")
 RANK_HISTORY_TEXT = stage("rank_history_text", by="{dataset}-{method}-{decoder}-seed{seed}", script="rank_texts")
+RANK_FUSED_TEXTS = stage("rank_fused_texts", by=BY_RUN, script="rank_texts")
+FUSE = stage("fuse", by=BY_RUN)
 
 
 rule embed_items:
@@ -98,3 +100,57 @@ rule rank_history_text:
         **RANK_HISTORY_TEXT.params,
     shell:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
+
+
+# Profiles and histories alike, of the methods that a fusion adds: their scores are kept beside their ranks.
+rule rank_fused_texts:
+    input:
+        **tables("items", "sessions", "evaluation", "training"),
+        decoder_in=lambda w: job(w).decoder_folder,
+        vectors_in=lambda w: job(w).vectors,
+        popularity_in=lambda w: job(w).popularity or [],
+        profiles_in=lambda w: job(w).profiles if PROJECT.has_profiles(w.method) else [],
+        val_profiles_in=lambda w: job(w).val_profiles or [],
+    output:
+        ranks_out=f"{RUN}/ranks.parquet",
+        scores_out=f"{RUN}/scores.parquet",
+        val_scores_out=f"{RUN}/val_scores.parquet",
+    log:
+        RANK_FUSED_TEXTS.log,
+    benchmark:
+        RANK_FUSED_TEXTS.benchmark
+    wildcard_constraints:
+        method=either(PROJECT.ranked_by("rank_texts", fused=True)),
+    conda:
+        ENVIRONMENT
+    resources:
+        **RANK_FUSED_TEXTS.resources,
+    params:
+        **RANK_FUSED_TEXTS.params,
+    shell:
+        'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
+
+
+rule fuse:
+    input:
+        **tables("items", "sessions", "evaluation", "training"),
+        scores_in=lambda w: job(w).part_scores("test"),
+        val_scores_in=lambda w: job(w).part_scores("val"),
+        parts_in=lambda w: job(w).part_ranks,
+    output:
+        ranks_out=f"{RUN}/ranks.parquet",
+        choice_out=f"{RUN}/choice.json",
+    log:
+        FUSE.log,
+    benchmark:
+        FUSE.benchmark
+    wildcard_constraints:
+        method=either(PROJECT.ranked_by("fuse")),
+    conda:
+        ENVIRONMENT
+    resources:
+        **FUSE.resources,
+    params:
+        **FUSE.params,
+    shell:
+        'python "$LANGPTUNE/scripts/fuse.py" --spec {params.spec:q} --log {log:q}'

@@ -16,7 +16,7 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.ranking.scoring import read_weight
 
-GROUPS = ("profiles", "text controls", "baselines", "bounds")
+GROUPS = ("profiles", "text controls", "baselines", "fusions", "bounds")
 """Blocks of a table from top to bottom (the groups of ``config/methods.yaml``)."""
 
 
@@ -31,7 +31,9 @@ class RunEntry(Strict):
     note: str = ""
     trials: Annotated[int, Field(ge=0)] = Field(0, description="validation trials spent on tuning")
     weight: float | None = Field(
-        None, description="of popularity in its scores; null: it ranks by no text", strict=False
+        None,
+        description="of popularity in its scores, or of the second method in a fusion; null: it has none",
+        strict=False,
     )
     weight_path: str | None = Field(None, description="the file of the weight that was chosen on validation")
     metrics_path: str = Field(description="metrics.parquet; may be absent only where missing runs are allowed")
@@ -63,7 +65,7 @@ class Row:
     seeds: seeds that have run; expected: seeds that should have run.
     values: float64 ``[S, R, M]``, sessions x seeds that have run x metrics.
     ranks: int ``[S, R]``, 1-based.
-    weights: weight of popularity of each seed that has run; empty for methods without texts.
+    weights: weight of each seed that has run: of popularity, or of the second method in a fusion; empty for others.
     """
 
     method: str

@@ -263,11 +263,14 @@ def explanations(results: Results) -> list[str]:
         )
     out += _lower_is_better(results)
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
-    if weighted(results):
+    weighing = {line.row.group in ("fusions", "bounds") for line in results.lines if line.row.weights}
+    if False in weighing:
         out.append(
             f"w: weight of log(1 + train count) in the score, beside the text's similarity / {TEMPERATURE:g}; chosen "
             "on validation where the method does not set it; of each seed where they differ. 0 is the text alone."
         )
+    if True in weighing:
+        out.append("w of a fusion: weight of the second method, from 0 (the first alone) to 1; chosen on validation.")
     if results.published:
         out.append("Published: one number, as it was reported, without seeds, interval or test.")
     if len({len(line.row.expected) for line in results.lines}) > 1:

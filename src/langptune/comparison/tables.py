@@ -22,9 +22,9 @@ def wide_csv(results: Results) -> str:
     """One line per row of the table; missing numbers are empty cells.
 
     Columns: group, method, title, models, status (complete, partial or missing), seeds, seeds_expected,
-    sessions, trials; weight (of popularity in the score) where some row has one; ``METRIC``, ``METRIC_low``,
-    ``METRIC_high`` for each metric, ``METRIC_published`` where such a number is known for some row; and for
-    the main metric difference (to the reference), difference_low, difference_high, p, p_holm.
+    sessions, trials; weight (of popularity in the score, or of a fusion's second method) where some row has one;
+    ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric, ``METRIC_published`` where such a number is known for
+    some row; and for the main metric difference (to the reference), difference_low, difference_high, p, p_holm.
     """
     metrics = results.grid.metrics
     head = _identity_heads(results)
@@ -165,12 +165,12 @@ def _identity_heads(results: Results) -> list[str]:
 
 
 def weighted(results: Results) -> bool:
-    """Whether any row ranks by texts, so that popularity may have a weight."""
+    """Whether any row has a weight: of popularity beside a text, or of the second method in a fusion."""
     return any(line.row.weights for line in results.lines)
 
 
 def weight_cells(results: Results, line: Line) -> list[str]:
-    """The cell of the weight of popularity, if the table has this column: one number, or those of all seeds."""
+    """The cell of the weight, if the table has this column: one number, or those of all seeds."""
     weights = [f"{weight:g}" for weight in line.row.weights]
     return [", ".join(weights if len(set(weights)) > 1 else weights[:1])] if weighted(results) else []
 

@@ -70,6 +70,7 @@ SECTIONS = [
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
+    ("`methods.yaml`: `kind: fusion`", methods.FusionMethod),
     *((f"`methods.yaml`: `kind: {kind}`", method) for kind, method in methods.BASELINE_METHODS.items()),
     ("`tune` of a baseline: a range", Range),
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),

@@ -45,6 +45,17 @@ class Layout:
         """The choice among a baseline's validation trials, the same for all seeds."""
         return f"{self._config.results}/{run.dataset}/{run.method}/{run.models}/tune/best.json"
 
+    def scores_of(self, run: Run, split: str) -> str:
+        """The scores of one run on the compared test sessions, or on the sampled validation sessions (``val``).
+
+        They exist only for methods that a fusion adds.
+        """
+        return f"{self._config.results}/{run.folder}/{'val_' * (split == 'val')}scores.parquet"
+
+    def choice_of(self, run: Run) -> str:
+        """The file with the weight of a fusion, or with how often its bound takes which rank."""
+        return f"{self._config.results}/{run.folder}/choice.json"
+
     def metrics_of(self, run: Run) -> str:
         """The per-session metrics of one run."""
         return f"{self._config.results}/{run.folder}/metrics.parquet"
@@ -110,10 +121,10 @@ class Layout:
         """The phase that a run's profiles, decoder and vectors belong to."""
         return self._workflow.phase_of(run.dataset, self.source_of(run.method), run.models)
 
-    def run_profiles(self, run: Run) -> str:
-        """The test profiles that a run of a profile method, or of its control, ranks."""
+    def run_profiles(self, run: Run, split: str = "test") -> str:
+        """The profiles of a split that a run of a profile method, or of its control, ranks."""
         entry = self._workflow.methods[self.source_of(run.method)]
-        return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), entry.draw())
+        return self.profiles_of(run.dataset, run.models, run.seed, self.run_phase(run), entry.draw(split))
 
     def run_decoder(self, run: Run) -> str:
         """The folder of the decoder that ranks in a run."""

@@ -66,9 +66,17 @@ class Method(Strict):
         """The weight of popularity in its scores; None if it ranks without a text."""
         return None
 
-    def models(self, config: Config) -> list[str]:
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """The ``{models}`` path segments of its runs."""
         raise NotImplementedError
+
+    def parts(self) -> list[str]:
+        """The methods whose scores or ranks it combines; empty if it ranks by its own."""
+        return []
+
+    def adds_scores(self) -> bool:
+        """Whether it reads the scores of its parts, which are kept only for such a method."""
+        return False
 
     def points(self, trials: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
         """The points that are tried on validation; empty if nothing is tuned. ``Workflow.points`` has the arguments."""
@@ -207,13 +215,13 @@ class ProfileMethod(_TrainedMethod):
         """With best of n, each session has several profiles."""
         return self.best_of == 1
 
-    def models(self, config: Config) -> list[str]:
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """Every encoder with every decoder."""
         return [f"{encoder}+{decoder}" for encoder in config.encoders for decoder in config.decoders]
 
-    def draw(self) -> Draw:
-        """The test profiles that it ranks."""
-        return Draw("test", self.temperature, self.best_of)
+    def draw(self, split: str = "test") -> Draw:
+        """The profiles of a split that it ranks."""
+        return Draw(split, self.temperature, self.best_of)
 
     def _written(self, prompt: str | None) -> tuple[str | None, int]:
         return self.prompt or prompt, self.max_tokens
@@ -221,7 +229,7 @@ class ProfileMethod(_TrainedMethod):
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """Missing models, unsuitable recipes, an unknown or unsuitable prompt, profiles that are too long."""
         config = workflow.config
-        if not self.models(config):
+        if not self.models(config, workflow.methods):
             yield f"method '{name}' needs encoders and decoders, but the config lists none"
         yield from self._phase_problems(name, workflow)
         for dataset in config.datasets:
@@ -283,6 +291,10 @@ class ControlMethod(Method):
         """Its change of its source."""
         return self.change
 
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
+        """Those of its method."""
+        return methods[self.of].models(config, methods)
+
     def one_seed(self, methods: Mapping[str, Method]) -> bool:
         """If shuffled, the seed assigns profiles to other users; otherwise as its method."""
         return self.change != "shuffled" and methods[self.of].one_seed(methods)
@@ -330,17 +342,91 @@ class TextMethod(_TrainedMethod):
         """The text of a session consists of its history's items, or is that of its last item."""
         return self.view
 
-    def models(self, config: Config) -> list[str]:
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """Every decoder."""
         return list(config.decoders)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """Missing decoders and unsuitable recipes."""
-        if not self.models(workflow.config):
+        if not self.models(workflow.config, workflow.methods):
             yield f"method '{name}' needs decoders, but the config lists none"
         yield from self._phase_problems(name, workflow)
         if self.phases and self.view != "history":
             yield f"method '{name}': phases need view 'history', found '{self.view}'"
+
+
+WEIGHTS = tuple(step / 20 for step in range(21))
+"""Candidate weights of the second method in a fusion."""
+
+
+class FusionMethod(Method):
+    """Two other methods combined: the difference to one of them is what the other adds.
+
+    It fits nothing and writes no texts. The methods that it names need not be methods of the run. A method without
+    random numbers has one seed, which is combined with every seed of the other; otherwise seeds are paired.
+    """
+
+    kind: Literal["fusion"] = Field(description="two other methods combined")
+    of: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        description="the two methods, each of another kind than fusion"
+    )
+    combine: Literal["scores", "better-rank"] = Field(
+        "scores",
+        description="scores: (1 - w) x scores of the first + w x scores of the second, each standardised per session "
+        "over the items that may be recommended; w of 0, 0.05, ..., 1 is chosen by NDCG without cut-off on validation, "
+        "once per seed; better-rank: of each session the better of both ranks, a bound that reads the target",
+    )
+    group: Literal["fusions", "bounds"] = Field("fusions", description="its block in the table")
+
+    ranked_by = "fuse"
+
+    def parts(self) -> list[str]:
+        """The two methods."""
+        return self.of
+
+    def adds_scores(self) -> bool:
+        """True unless it combines ranks."""
+        return self.combine == "scores"
+
+    def one_seed(self, methods: Mapping[str, Method]) -> bool:
+        """Whether both methods use no random numbers."""
+        return all(methods[part].one_seed(methods) for part in self.of)
+
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
+        """Those of the method that has more models; the labels of both where neither ranks by texts."""
+        found = [methods[part].models(config, methods) for part in self.of]
+        texts = [models for part, models in zip(self.of, found, strict=True) if methods[part].ranked_by == "rank_texts"]
+        if not texts:
+            return ["-".join(models for (models,) in found)]
+        return max(texts, key=lambda models: max((name.count("+") for name in models), default=-1))
+
+    def points(self, trials: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+        """The candidate weights: all of them, whatever the number of trials, because they cost next to nothing."""
+        return [{"weight": weight} for weight in WEIGHTS] if self.adds_scores() else []
+
+    def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
+        """An unknown method, a fusion or a bound among its methods; then the problems of its methods."""
+        methods = workflow.methods
+        for part in self.of:
+            at = f"method '{name}': of:"
+            if part not in methods:
+                yield f"{at} unknown method '{part}'{nearest(part, list(methods))}"
+                return
+            if methods[part].parts():
+                yield f"{at} '{part}' is itself a fusion; name a method that ranks by scores of its own"
+                return
+            if methods[part].group == "bounds" != self.group:
+                yield f"{at} '{part}' is a bound, so that a fusion of it is one too; set its group to bounds"
+        for part in self.of:
+            yield from methods[part].problems(part, workflow)
+
+    @model_validator(mode="after")
+    def _two_methods(self) -> FusionMethod:
+        if self.of[0] == self.of[1]:
+            raise ValueError(f"of: '{self.of[0]}' is named twice; name two different methods")
+        if self.combine == "better-rank" and self.group != "bounds":
+            raise ValueError("combine 'better-rank' reads the target; set group to bounds")
+        return self
 
 
 class BaselineMethod(Method):
@@ -350,7 +436,7 @@ class BaselineMethod(Method):
 
     ranked_by = "fit_baseline"
 
-    def models(self, config: Config) -> list[str]:
+    def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """Its label, in place of models."""
         return [self.label]
 
@@ -396,6 +482,6 @@ def _baseline(kind: str) -> type[BaselineMethod]:
 BASELINE_METHODS = {kind: _baseline(kind) for kind in BASELINES.names()}
 
 MethodEntry = Annotated[
-    Union[ProfileMethod, ControlMethod, TextMethod, *BASELINE_METHODS.values()],
+    Union[ProfileMethod, ControlMethod, TextMethod, FusionMethod, *BASELINE_METHODS.values()],
     Field(discriminator="kind"),
 ]

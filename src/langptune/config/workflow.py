@@ -102,7 +102,20 @@ class Workflow:
 
     def models_of(self, name: str) -> list[str]:
         """The ``{models}`` path segments of a method's runs."""
-        return self.methods[self.source_of(name)].models(self.config)
+        return self.methods[name].models(self.config, self.methods)
+
+    def parts_of(self, run: Run) -> list[Run]:
+        """The runs that a run of a fusion combines, with its models and seed where they have these; else empty.
+
+        A text method has only the decoder of the fusion's models, a baseline has its own label.
+        """
+        out = []
+        for part in self.methods[run.method].parts():
+            there = self.models_of(part)
+            models = next((name for name in (run.models, run.models.split("+")[-1]) if name in there), there[0])
+            seed = self.config.seeds[0] if self.deterministic(part) else run.seed
+            out.append(Run(run.dataset, part, models, seed))
+        return out
 
     @property
     def readable(self) -> list[str]:

@@ -107,6 +107,12 @@ def scan_parquet(path: Path | str | list[Path]) -> pl.LazyFrame:
         return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
+def collected(table: pl.LazyFrame, path: Path | str) -> pl.DataFrame:
+    """Compute a lazy table of one file; raises as ``read_parquet``."""
+    with _named(path, REMADE):
+        return table.collect()
+
+
 def parquet_schema(path: Path | str) -> dict[str, pl.DataType]:
     """Name -> type of each column of an external Parquet file.
 

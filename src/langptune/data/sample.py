@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from langptune.config.sample import Sample
+from langptune.data import contracts
 from langptune.data.contracts import EVALUATION
+from langptune.errors import UserError
 from langptune.randomness import numbered, stream
 
 
@@ -21,6 +24,18 @@ def draw(sessions: pl.DataFrame, sample: Sample, splits: tuple[str, ...] = ("tes
             ids = pick(ids, size, sample.seed)
         parts.append(pl.DataFrame({"session": ids, "split": [split] * len(ids)}, schema=EVALUATION))
     return pl.concat(parts)
+
+
+def sampled(path: Path | str, split: str) -> pl.DataFrame:
+    """The sampled sessions of a split in a file that ``draw`` made: contract ``evaluation``, ascending.
+
+    Raises:
+        UserError: the file cannot be read, or has no session of the split.
+    """
+    chosen = contracts.read(path, "evaluation").filter(pl.col("split") == split).sort("session")
+    if chosen.is_empty():
+        raise UserError(f"{path}: no {split} session in it; raise sample.{split}, or use a protocol that has some")
+    return chosen
 
 
 def pick(ids: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from langptune.errors import UserError, printable
 from langptune.files import whole
 
 P = ParamSpec("P")
-COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#767676"), strict=True))
+COLOURS = dict(zip(GROUPS, ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"), strict=True))
 OTHER = "#CC79A7"
 DPI = 150
 STYLE = {

@@ -43,6 +43,11 @@ def one_job() -> Work:
     return Work("jobs", 1, disk=SMALL)
 
 
+def scores(sessions: float | None, items: float | None) -> float | None:
+    """Bytes of the scores that a ranking job keeps for a fusion."""
+    return product(sessions, items, FLOAT32)
+
+
 def tokens(encoder: Mapping[str, Any], count: float | None, disk: float | None) -> Work:
     """Profile tokens that an encoder (its entry in a spec) writes or trains on."""
     return Work("profile tokens", count, identity(encoder), encoder["parameters"], disk, accelerated=True)

@@ -29,7 +29,12 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
 
 
 def _weight(project: Project, run: Run) -> dict[str, Any]:
-    """The weight of popularity in a run's scores, or its file; empty where the method does not rank by texts."""
+    """The weight of popularity in a run's scores, or its file; in a fusion the file of the second method's weight.
+
+    Empty where a method has neither.
+    """
+    if project.methods[run.method].adds_scores():
+        return {"weight_path": project.paths.choice_of(run)}
     if not project.ranks_texts(run.method):
         return {}
     weight = project.paths.run_weight(run)

@@ -203,6 +203,24 @@ class Job:
         return self.project.paths.run_profiles(self.run)
 
     @property
+    def val_profiles(self) -> str | None:
+        """The validation profiles of its run; None where it ranks by histories."""
+        return self.project.paths.run_profiles(self.run, "val") if self.project.has_profiles(self.method) else None
+
+    def part_scores(self, split: str) -> list[str]:
+        """The scores of the two runs whose scores a fusion adds; empty where it combines their ranks."""
+        parts = self.project.workflow.parts_of(self.run)
+        adds = self.project.methods[self.method].adds_scores()
+        return [self.project.paths.scores_of(part, split) for part in parts if adds]
+
+    @property
+    def part_ranks(self) -> list[str]:
+        """The ranks of the two runs that a fusion combines by their ranks; empty where it adds their scores."""
+        parts = self.project.workflow.parts_of(self.run)
+        adds = self.project.methods[self.method].adds_scores()
+        return [self.project.paths.ranks_of(part) for part in parts if not adds]
+
+    @property
     def reference_profiles(self) -> str:
         """The test profiles of the reference of its run."""
         return self.project.paths.run_profiles(self.project.paths.reference_of(self.run))

@@ -31,6 +31,7 @@ class Project:
         paths: paths of files.
         phases: name of its folder -> phase, for every phase of the runs of the comparison and the studies.
         draws: name of its file -> draw, for every draw of profiles that these need.
+        fused: the methods whose scores are kept, because a fusion of the runs adds them.
     """
 
     def __init__(self, workflow: Workflow, root: Path):
@@ -43,7 +44,12 @@ class Project:
         self._used: dict[str, Any] = {}
         self.phases: dict[str, Phase] = {}
         self.draws: dict[str, Draw] = {}
+        self.fused: set[str] = set()
         for run in self.all_runs():
+            for part in self.workflow.parts_of(run):
+                self._add_phases(part)
+            if self.methods[run.method].adds_scores():
+                self._add_fused(run)
             self._add_phases(run)
 
     # Folders
@@ -98,19 +104,22 @@ class Project:
         """Whether a method has phases of its own; a control uses those of the method that it names."""
         return self.ranks_texts(method) and not self.methods[method].changes()
 
-    def ranked_by(self, rule: str) -> list[str]:
-        """The methods that a rule ranks."""
-        return [name for name, method in self.methods.items() if method.ranked_by == rule]
+    def ranked_by(self, rule: str, fused: bool | None = None) -> list[str]:
+        """The methods that a rule ranks; ``fused``: only those whose scores are kept (True), or only others (False)."""
+        named = [name for name, method in self.methods.items() if method.ranked_by == rule]
+        return [name for name in named if fused is None or (name in self.fused) == fused]
 
     def ranked_texts(self, profiles: bool) -> list[str]:
-        """The methods of this config that rank by texts, the controls included.
+        """The methods of this config that rank by texts, the controls included, without those whose scores are kept.
 
         Args:
             profiles: True: methods that rank by profiles; False: methods that rank by histories.
         """
         variants = [one.name for study in self.config.studies for one in self.workflow.variants(study)]
-        named = [name for name in dict.fromkeys([*self.config.methods, *variants]) if self.ranks_texts(name)]
-        return [name for name in named if self.has_profiles(name) == profiles]
+        named = list(dict.fromkeys([*self.config.methods, *variants]))
+        named += [part for name in named for part in self.methods[name].parts() if part not in named]
+        texts = [name for name in named if self.ranks_texts(name) and name not in self.fused]
+        return [name for name in texts if self.has_profiles(name) == profiles]
 
     # Phases
 
@@ -124,6 +133,13 @@ class Project:
         if self.has_profiles(run.method):
             draw = self.source(run.method).draw()
             self.draws[draw.name] = draw
+
+    def _add_fused(self, run: Run) -> None:
+        for part in self.methods[run.method].parts():
+            self.fused.add(part)
+            if self.has_profiles(part):
+                draw = self.source(part).draw("val")
+                self.draws[draw.name] = draw
 
     def trained(self, role: str) -> list[str]:
         """The phases, by their folders' names, that train a model of one role: decoder or encoder."""

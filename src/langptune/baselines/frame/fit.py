@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import polars as pl
 
 from langptune import metrics
 from langptune.baselines.frame.baseline import Baseline, Fit, Lesson
 from langptune.errors import UserError
 from langptune.ranking.decoder import rank_sessions
+from langptune.ranking.kept import Keep
 from langptune.ranking.ranks import TOP
 
 COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_time"]
@@ -19,12 +21,22 @@ _SCORES = 1 << 24
 """Maximum number of scores in memory (128 MiB in double precision)."""
 
 
-def ranks(model: Baseline, sessions: pl.DataFrame, n_items: int, top: int = TOP) -> pl.DataFrame:
-    """The ranks of sessions (contract ``ranks``), in blocks that bound memory, as those of every other method."""
+def blocks(model: Baseline, sessions: pl.DataFrame, n_items: int) -> Iterator[np.ndarray]:
+    """Scores float ``[b, n_items]`` of consecutive sessions, in blocks that bound memory."""
     step = max(1, _SCORES // n_items)
     queries = sessions.select(model.asks)
-    blocks = (model.scores(queries.slice(start, step)) for start in range(0, len(queries), step))
-    return rank_sessions(sessions, blocks, top)
+    return (model.scores(queries.slice(start, step)) for start in range(0, len(queries), step))
+
+
+def ranks(
+    model: Baseline, sessions: pl.DataFrame, n_items: int, top: int = TOP, keep: Keep = lambda _, scores: scores
+) -> pl.DataFrame:
+    """The ranks of sessions (contract ``ranks``), as those of every other method.
+
+    Args:
+        keep: passes the score blocks on (``langptune.ranking.kept``).
+    """
+    return rank_sessions(sessions, keep(sessions, blocks(model, sessions, n_items)), top)
 
 
 def lesson(
@@ -86,7 +98,12 @@ def select(model: Baseline, lesson: Lesson) -> Fit:
     return fit
 
 
-def final(make: Callable[[], Baseline], first: Lesson, again: Callable[[], Lesson]) -> tuple[Baseline, Fit]:
+def final(
+    make: Callable[[], Baseline],
+    first: Lesson,
+    again: Callable[[], Lesson],
+    selected: Callable[[Baseline], None] = lambda model: None,
+) -> tuple[Baseline, Fit]:
     """The model that ranks the test sessions, and the outcome of its fit.
 
     An ID-based model (``refits``) is fitted again from scratch, with the same seed and the best number of epochs. It
@@ -96,9 +113,12 @@ def final(make: Callable[[], Baseline], first: Lesson, again: Callable[[], Lesso
     Args:
         make: returns an unfitted model.
         first, again: the lessons of the splits ``val`` and ``test``.
+        selected: is called with the model of the first fit, which alone may score validation sessions: under
+            leave-one-out the test sessions show their targets.
     """
     model = make()
     fit = model.fit(first)
+    selected(model)
     if model.refits:
         model = make()
         model.fit(again(), fit.best_epoch)
