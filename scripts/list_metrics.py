@@ -13,6 +13,7 @@ from langptune.comparison.lists import RankedRun
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
+from langptune.interpretability.tastes import tastes_of
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run
@@ -87,7 +88,10 @@ def work(spec: Spec, record: Record, log: Log) -> None:
             f"{spec.evaluation_in}: {len(wanted)} test sessions, of which {spec.sessions_in} has {len(compared)}; "
             "rerun the rule that makes it"
         )
-    facts = lists.facts_of(items, sessions, compared, spec.genre_field)
+    # Without such a field the reader of tastes takes words of the texts, which are no genres.
+    has_genres = spec.genre_field is not None and spec.genre_field in items.columns
+    genres = tastes_of(items, spec.genre_field).has if has_genres else None
+    facts = lists.facts_of(items, sessions, compared, genres)
     left_out = list_metrics.left_out(facts)
     rows = lists.collect(spec.runs, compared["session"].to_numpy(), facts, spec.k)
     table = lists.table(

@@ -19,12 +19,15 @@ from scipy.spatial import distance
 
 from langptune import list_metrics, provenance
 from langptune.comparison import lists
+from langptune.config import settings
 from langptune.data import contracts
 from langptune.data.interactions import train_pairs
 from langptune.errors import UserError
 from langptune.figures.inputs import Comparison
+from langptune.interpretability.tastes import tastes_of
 from langptune.list_metrics import Facts, Lists
 from langptune.provenance import ROOT
+from langptune.ranking.ranks import TOP
 from tests.conftest import sessions_table
 
 ITEMS, USERS, K = 80, 40, 8
@@ -71,7 +74,7 @@ def compared(sessions) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def facts(catalogue, sessions, compared) -> Facts:
-    return lists.facts_of(catalogue, sessions, compared, "genres")
+    return lists.facts_of(catalogue, sessions, compared, tastes_of(catalogue, "genres").has)
 
 
 @pytest.fixture(scope="module")
@@ -382,6 +385,13 @@ def test_a_file_that_is_no_metric_is_one_line(monkeypatch):
         patch.setattr(coverage, "PER_SESSION", True)
         with pytest.raises(UserError, match=r"coverage\.py: values: shape \(\), expected \(2,\)"):
             list_metrics.values("coverage", *by_hand())
+
+
+@pytest.mark.parametrize(("length", "message"), [(1, "greater than or equal to 2"), (TOP + 1, f"equal to {TOP}")])
+def test_only_kept_items_are_asked_for(length, message):
+    with pytest.raises(ValueError, match=message):
+        settings.Comparison(list_length=length)
+    assert settings.Comparison(list_length=TOP).list_length == TOP
 
 
 def test_the_driver_reads_the_metrics_without_importing_them():

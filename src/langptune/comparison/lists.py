@@ -15,7 +15,6 @@ from langptune.config.base import Strict
 from langptune.data import contracts
 from langptune.data.interactions import popularity
 from langptune.errors import UserError
-from langptune.interpretability.tastes import tastes_of
 from langptune.list_metrics import Facts, Lists
 
 
@@ -45,18 +44,15 @@ class Row:
         return f"{self.method}/{self.models}"
 
 
-def facts_of(items: pl.DataFrame, sessions: pl.DataFrame, compared: pl.DataFrame, genre_field: str | None) -> Facts:
+def facts_of(items: pl.DataFrame, sessions: pl.DataFrame, compared: pl.DataFrame, genres: np.ndarray | None) -> Facts:
     """The facts that metrics read.
 
     Args:
         items: contract ``items``.
         sessions: contract ``sessions``, of which columns user_id, split, history and target are read.
         compared: the compared sessions, of which column seen is read.
-        genre_field: the item field that lists genres; None where the dataset has none.
+        genres: bool ``[N, G]``, whether an item has a genre; None where the dataset has none.
     """
-    genres = None
-    if genre_field is not None and genre_field in items.columns:
-        genres = tastes_of(items, genre_field).has
     return Facts(
         popularity(sessions, len(items)),
         sessions.filter(pl.col("split") == "train")["user_id"].n_unique(),

@@ -12,7 +12,6 @@ from langptune import metrics
 from langptune.config.base import Strict
 from langptune.config.sample import Sample
 from langptune.errors import UserError
-from langptune.ranking.ranks import TOP
 
 
 class Generation(Strict):
@@ -86,7 +85,7 @@ class Comparison(Strict):
 
     metrics: list[str] = Field(list(metrics.DEFAULT), description="metrics in the tables")
     main_metric: str = Field("ndcg@10", description="metric that sorts the tables, and that plots show")
-    list_length: Annotated[int, Field(ge=2, le=TOP)] = Field(
+    list_length: Annotated[int, Field(ge=2, le=50)] = Field(  # ranks.parquet keeps 50 (langptune.ranking.ranks.TOP)
         10, description="number of recommended items that the metrics of lists look at (coverage, diversity, ...)"
     )
     reference: str | None = Field(
