@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from langptune.baselines import nmf, recbole
-from langptune.baselines.frame.baseline import Range
 from langptune.config.base import read_yaml
 from langptune.config.load import load
+from langptune.config.ranges import Range
 from langptune.errors import UserError
 from langptune.randomness import numbered
 from tests.conftest import ROOT

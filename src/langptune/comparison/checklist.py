@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import polars as pl
 
-from langptune.benchmarks import Outputs
 from langptune.comparison.recorded import at, number, shown
 from langptune.comparison.tuning import NOTHING
 from langptune.config.datasets import Protocol
@@ -45,7 +44,7 @@ class Line:
 class Manifests:
     """The manifests of the jobs behind a comparison, by script; ``jobs`` as ``cost.reached`` returns them."""
 
-    def __init__(self, jobs: Mapping[Outputs, dict[str, Any]]):
+    def __init__(self, jobs: Mapping[tuple[str, ...], dict[str, Any]]):
         self._of: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for outputs, manifest in sorted(jobs.items()):
             path = str(manifest_of(_described(outputs, manifest)))
@@ -73,7 +72,7 @@ class Manifests:
         return sum(value for value, _ in known), _several([path for _, path in known], ".".join(map(str, keys)))
 
 
-def _described(outputs: Outputs, manifest: Mapping[str, Any]) -> str:
+def _described(outputs: tuple[str, ...], manifest: Mapping[str, Any]) -> str:
     """The output that a manifest lies beside: a job writes one beside each of its outputs."""
     return next((path for path in outputs if Path(path).name == manifest.get("output")), outputs[0])
 

@@ -13,9 +13,9 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from langptune.baselines.frame.baseline import Keys, Range
 from langptune.comparison.recorded import at, content, manifest, number, shown
 from langptune.config.base import Strict
+from langptune.config.ranges import Range
 from langptune.errors import UserError
 from langptune.markup import duration, markdown
 from langptune.provenance import manifest_of
@@ -77,7 +77,7 @@ class TextChoices(Strict):
 
 
 def table(
-    baselines: Iterable[tuple[BaselineChoices, Keys]],
+    baselines: Iterable[tuple[BaselineChoices, Any]],
     texts: Iterable[TextChoices],
     trials: int | None,
     seed: int,
@@ -85,7 +85,7 @@ def table(
     """A row per choice. Seeds, phases and weights that several methods share are listed once.
 
     Args:
-        baselines: each with its checked keys, ``tune`` included.
+        baselines: each with its checked ``Keys`` (``langptune.baselines``), ``tune`` included.
         trials: number of random trials; None: grids.
         seed: of the draw of random trials.
 
@@ -116,7 +116,7 @@ def table(
     return pl.DataFrame(filled, schema=SCHEMA)
 
 
-def _hyperparameters(entry: BaselineChoices, keys: Keys, trials: int | None, seed: int) -> dict[str, Any]:
+def _hyperparameters(entry: BaselineChoices, keys: Any, trials: int | None, seed: int) -> dict[str, Any]:
     """The row of the values that trials chose, or of those that the config fixes."""
     row = {"methods": entry.method, "models": entry.models, "choice": "hyperparameters", "metric": "NDCG@10"}
     if entry.best_path is None:

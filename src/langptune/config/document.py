@@ -8,8 +8,19 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from langptune.baselines.frame.baseline import Range
-from langptune.config import cluster, datasets, judges, methods, models, prompts, rates, recipes, sample, settings
+from langptune.config import (
+    cluster,
+    datasets,
+    judges,
+    methods,
+    models,
+    prompts,
+    ranges,
+    rates,
+    recipes,
+    sample,
+    settings,
+)
 
 HEAD = """# Configuration
 
@@ -72,7 +83,7 @@ SECTIONS = [
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: fusion`", methods.FusionMethod),
     *((f"`methods.yaml`: `kind: {kind}`", method) for kind, method in methods.BASELINE_METHODS.items()),
-    ("`tune` of a baseline: a range", Range),
+    ("`tune` of a baseline: a range", ranges.Range),
     ("`recipes.yaml`: `kind: contrastive`", recipes.ContrastiveRecipe),
     ("`recipes.yaml`: `kind: reinforcement`", recipes.ReinforcementRecipe),
     ("`train` of a reinforcement recipe", recipes.Trained),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langptune.config.base import Strict, validate
+from langptune.config.ranges import Range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,41 +18,6 @@ if TYPE_CHECKING:
 
 _TRIALS = 5
 """Number of the random stream that draws trials."""
-
-
-class Range(Strict):
-    """Values of a key between two bounds, from which trials are drawn at random (`trials` of the config).
-
-    Two whole numbers as bounds give whole numbers; other values are rounded to three significant digits.
-    """
-
-    low: int | float = Field(description="smallest value")
-    high: int | float = Field(description="largest value")
-    scale: Literal["linear", "log"] = Field(
-        "linear", description="linear: all values are equally probable; log: all orders of magnitude are"
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError("low must be less than high, and both must be numbers")
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError("a range with scale 'log' begins above 0")
-        return self
-
-    @property
-    def bounds(self) -> list[int | float]:
-        """Smallest and largest value."""
-        return [self.low, self.high]
-
-    def draw(self, rng: np.random.Generator) -> int | float:
-        """One value."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        low, high = self.low, self.high + whole  # a whole number stands for all values up to the next one
-        log = self.scale == "log"
-        value = math.exp(rng.uniform(math.log(low), math.log(high))) if log else rng.uniform(low, high)
-        value = math.floor(value) if whole else float(f"{value:.3g}")
-        return min(max(value, self.low), self.high)
 
 
 class Keys(Strict):
