@@ -328,7 +328,7 @@ def test_the_weight_of_popularity_is_in_every_table(runs, tmp_path):
     for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "weight" not in text
     (tmp_path / "popularity.json").write_text("{}")
-    with pytest.raises(UserError, match=r"popularity\.json: no weight of popularity in it"):
+    with pytest.raises(UserError, match=r"popularity\.json: no weight in it"):
         made(entries)
 
 

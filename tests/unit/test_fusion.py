@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 
 import numpy as np
 import polars as pl
@@ -283,6 +284,16 @@ def test_a_fusion_has_the_models_and_seeds_of_its_methods():
     assert (ease.models, ease.seed, langptune.models, langptune.seed) == ("EASE", 3, MODELS, 4), "EASE has one seed"
     sasrec = workflow.parts_of(Run("ml-100k", names[1], MODELS, 4))[0]
     assert (sasrec.models, sasrec.seed) == ("SASRec", 4)
+
+
+def test_the_entry_of_the_docs_is_a_method(tmp_path):
+    page = (ROOT / "docs" / "extend.md").read_text()
+    entry = re.search(r"\*\*Two methods together\*\*.*?```yaml\n(.*?)```", page, re.S)[1]
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    with (tmp_path / "config" / "methods.yaml").open("a") as registry:
+        registry.write(f"\n{entry}")
+    workflow = load(config(methods=("bpr-plus-langptune",)), tmp_path)
+    assert [run.models for run in workflow.parts_of(workflow.runs()[0])] == ["BPR", MODELS]
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_weight_is_a_number_or_a_file(tmp_path):
     assert read_weight(0.5, None) == 0.5 and read_weight(0.5, path) == 1.0
     for text in ("", "[]", '{"weight": null}', '{"wait": 1}'):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"popularity\.json: no weight of popularity in it") as caught:
+        with pytest.raises(UserError, match=r"popularity\.json: no weight in it") as caught:
             read_weight(0.5, path)
         assert "\n" not in str(caught.value)
 

@@ -97,8 +97,7 @@ def read_weight(weight: float, path: str | Path | None) -> float:
         return float(read_json(path)["weight"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: no weight of popularity in it ({type(error).__name__}: {error}); delete it and rerun "
-            "choose_popularity"
+            f"{path}: no weight in it ({type(error).__name__}: {error}); delete it and rerun the rule that makes it"
         ) from None
 
 
