@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from langptune import cost
+from langptune import cost, inference
 from langptune.comparison import checklist, tuning
 from langptune.comparison.checklist import Manifests, Tables
 from langptune.comparison.pages import to_html
@@ -30,6 +30,7 @@ class Spec(StageSpec):
     )
     tuning_in: str = Field(description="tuning.csv of the comparison")
     costs_in: str = Field(description="cost.csv of the comparison")
+    users_in: str = Field(description="inference.csv of the comparison")
     tests_in: str = Field(description="comparisons.csv of the comparison; only its columns are used")
     checklist_out: str = Field(description="Markdown: group, variable, value, source")
     page_out: str = Field(description="the same as a page")
@@ -57,6 +58,8 @@ def work(spec: Spec, record: Record, log: Log) -> None:
         costs_path=spec.costs_in,
         tests=contracts.read_csv(spec.tests_in, infer_schema=False),
         tests_path=spec.tests_in,
+        users=contracts.read_csv(spec.users_in, schema_overrides=inference.SCHEMA),
+        users_path=spec.users_in,
     )
     found = checklist.lines(Manifests(jobs), tables)
     text = checklist.page(found, spec.title, lost)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from langptune import cost
+from langptune import cost, inference
 from langptune.comparison import checklist, tuning
 from langptune.comparison.checklist import Line, Manifests, Tables
 from langptune.config.datasets import LeaveOneOut
@@ -28,7 +28,9 @@ def job(script: str, *outputs: Path | str, spec: dict | None = None, **more) -> 
     return names, manifest
 
 
-def filled(*jobs, chosen: list[dict] | None = None, spent: list[dict] | None = None) -> list[Line]:
+def filled(
+    *jobs, chosen: list[dict] | None = None, spent: list[dict] | None = None, users: list[dict] | None = None
+) -> list[Line]:
     return checklist.lines(
         Manifests(dict(jobs)),
         Tables(
@@ -38,6 +40,8 @@ def filled(*jobs, chosen: list[dict] | None = None, spent: list[dict] | None = N
             costs_path="cost.csv",
             tests=pl.DataFrame(schema=dict.fromkeys(TESTS, pl.String)),
             tests_path="comparisons.csv",
+            users=pl.DataFrame(users or [], schema=inference.SCHEMA),
+            users_path="inference.csv",
         ),
     )
 
@@ -153,3 +157,15 @@ def test_tests_and_their_correction_are_those_of_the_table():
 def test_manifests_of_another_version_leave_values_out(notes):
     found = filled(job("prepare_data", "d/items.parquet", notes=notes), job("describe_data", "d/card.md", notes=notes))
     assert all(line.value for line in found)
+
+
+def test_time_and_energy_are_those_of_the_methods_that_were_measured():
+    measured = [
+        {"method": "a", "title": "A", "models": "m", "ms": 12.34, "joules": 0.5},
+        {"method": "b", "title": "B", "models": "m", "ms": 7.0, "joules": None},
+        {"method": "c", "title": "C", "models": "m", "ms": None, "joules": None},
+    ]
+    found = filled(users=measured)
+    assert value(found, "time of inference per user, ms") == "A 12.3; B 7"
+    assert value(found, "energy of inference per user, J") == "A 0.5"
+    assert value(found, "energy of training") == value(filled(), "time of inference per user, ms") == "not recorded"

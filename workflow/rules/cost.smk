@@ -44,6 +44,7 @@ rule fill_checklist:
         results=lambda w: targets.results(PROJECT, w.dataset),
         tuning_in=f"{COMPARISON}/tuning.csv",
         costs_in=f"{COMPARISON}/cost.csv",
+        users_in=f"{COMPARISON}/inference.csv",
         tests_in=f"{COMPARISON}/comparisons.csv",
     output:
         checklist_out=f"{COMPARISON}/checklist.md",

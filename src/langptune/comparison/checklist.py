@@ -92,6 +92,8 @@ class Tables:
     costs_path: str
     tests: pl.DataFrame
     tests_path: str
+    users: pl.DataFrame
+    users_path: str
 
 
 def lines(manifests: Manifests, tables: Tables) -> list[Line]:
@@ -429,9 +431,16 @@ def _cost(manifests: Manifests, tables: Tables) -> list[Row]:
         ("tokens of written test profiles", written, source),
         ("tokens of prompts", "", ""),
         ("US dollars paid for an API", price, paid or "write_profiles: no endpoint"),
-        ("energy", "", ""),
-        ("latency of one recommendation", "", ""),
+        ("time of inference per user, ms", _by_method(tables.users, "ms"), f"{tables.users_path}: ms"),
+        ("energy of inference per user, J", _by_method(tables.users, "joules"), f"{tables.users_path}: joules"),
+        ("energy of training", "", ""),
     ]
+
+
+def _by_method(users: pl.DataFrame, column: str) -> str:
+    """The value of every method that has one."""
+    rows = users.drop_nulls(column)
+    return "; ".join(f"{title} {value:.3g}" for title, value in rows.select("title", column).iter_rows())
 
 
 def _written(manifests: Manifests) -> tuple[str, str]:
