@@ -64,6 +64,7 @@ SECTIONS = [
     ("`models.yaml`: `role: verifier`", models.VerifierEntry),
     ("`source` of a model", models.ModelSource),
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
+    ("`encoder_from` of a profile method", methods.EncoderFrom),
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     *((f"`methods.yaml`: `kind: {kind}`", method) for kind, method in methods.BASELINE_METHODS.items()),
