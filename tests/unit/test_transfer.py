@@ -19,6 +19,7 @@ from langptune.config.settings import Contrast
 from langptune.config.workflow import Run, Workflow
 from langptune.cost import SCHEMA, remarks
 from langptune.errors import UserError
+from langptune.explorer.finished import Choice, Finished
 from langptune.survey.runs import surveyed
 from langptune.workflow import comparison, stages, targets
 from langptune.workflow.job import Job
@@ -52,13 +53,13 @@ def plain() -> Workflow:
     return load(config(), ROOT)
 
 
-def changed(workflow: Workflow, methods: dict[str, dict], **keys) -> Workflow:
+def changed(workflow: Workflow, entries: dict[str, dict], **keys) -> Workflow:
     """The same workflow with changed keys of entries of methods, and of the config; checked."""
-    entries = {
+    methods = {
         name: type(workflow.methods[name]).model_validate({**workflow.methods[name].model_dump(), **change})
-        for name, change in methods.items()
+        for name, change in entries.items()
     }
-    out = replace(workflow, methods=workflow.methods | entries, config=workflow.config.model_copy(update=keys))
+    out = replace(workflow, methods=workflow.methods | methods, config=workflow.config.model_copy(update=keys))
     check(out, "config")
     return out
 
@@ -252,3 +253,17 @@ def test_the_cost_page_names_training_on_another_dataset_as_shared():
     ]
     (moved,) = shared("prefetch_model", "train_encoder")
     assert "the training of encoders from other datasets, which no dataset pays for alone" in moved
+
+
+def test_the_explorer_names_the_dataset_of_the_encoders_training(plain):
+    finished = Finished(plain, ROOT)
+    writers = [
+        finished.writer(Choice(Run(B, name, MODELS, 0), name, "profiles", "profiles"))
+        for name in ("langptune-0", "langptune", FROM)
+    ]
+    encoder = plain.models["smollm2-135m"].title
+    assert writers == [
+        f"Written by {encoder}, untrained",
+        f"Written by {encoder}, trained (cl-history+rlso)",
+        f"Written by {encoder}, trained on MovieLens-100K (cl-history+rlso)",
+    ]

@@ -25,7 +25,7 @@ nearest valid key.
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | the effect of RLSO on MovieLens-100K, with controls: all test users, three seeds, hours on two cores |
 | `reward-study.yaml` | rewards x algorithms of RLSO, all with the same limit of generated tokens |
-| `two-datasets.yaml` | the default run on two datasets, with transfer between them; the second comes with an optional package (docs/data.md) |
+| `two-datasets.yaml` | the default run on two datasets and transfer; the second is an optional package (docs/data.md) |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
