@@ -66,7 +66,10 @@ def spec(project: Project, job: Job, **variant: object) -> dict[str, object]:
             for (method, models, metric), number in numbers.items()
         ],
         "reference": project.workflow.reference,
-        "contrasts": [{"name": name, **contrast.model_dump()} for name, contrast in how.contrasts.items()],
+        "contrasts": [
+            {"name": name, **contrast.model_dump()}
+            for name, contrast in project.workflow.contrasts_of(job.dataset).items()
+        ],
         "metrics": how.metrics,
         "main_metric": how.main_metric,
         "bootstrap": how.bootstrap,
@@ -85,6 +88,7 @@ def _facts(project: Project, dataset: str) -> list[str]:
         f"Selected on validation: hyperparameters with seed {config.seeds[0]}, epochs with each run's own seed.",
         *_training_facts(project, dataset),
         *_published_facts(project, dataset),
+        *_contrast_facts(project, dataset),
     ]
 
 
@@ -119,6 +123,18 @@ def _published_facts(project: Project, dataset: str) -> list[str]:
         return [f"{file} has no number for this dataset and these methods, models and metrics."]
     sources = "; ".join(sorted({f"{number.source} ({number.protocol})" for number in numbers}))
     return [f"Published: {sources}. On {next(iter(numbers)).dataset} as it was prepared and drawn there."]
+
+
+def _contrast_facts(project: Project, dataset: str) -> list[str]:
+    """The contrasts of the config that this dataset cannot have; empty where it has all."""
+    here = project.workflow.contrasts_of(dataset)
+    absent = [name for name in project.config.comparison.contrasts if name not in here]
+    if not absent:
+        return []
+    return [
+        f"Contrasts left out, because one of their methods has its encoder from this dataset and so no run on it: "
+        f"{', '.join(absent)}."
+    ]
 
 
 def needs(project: Project, job: Job) -> Needs:

@@ -52,7 +52,7 @@ class Spent:
 
     rule: the script's name where there is no benchmark file. model: a registry name; empty where none is used.
     seconds: wall time; None without a benchmark file. memory, requested: MB. cores, gpus: granted.
-    resumed: its time covers only a part of the work. shared: its outputs belong to no dataset.
+    resumed: its time covers only a part of the work. shared: its outputs are not of this dataset alone.
     predicted: hours of one core or GPU (``device``) at the stated speeds; None where no speed is stated.
     """
 
@@ -280,7 +280,12 @@ def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list
     of_jobs(others, "Without a prediction", ": no speed is stated")
     of_jobs(pl.col("over_request"), "More memory than asked for", "")
     if costs["shared"].any():
-        out.append("Shared: models and raw data, which no dataset pays for alone; they are not in the total.")
+        rules = costs.filter(pl.col("shared"))["rule"]
+        elsewhere = not rules.str.starts_with("prefetch_").all()
+        what = (
+            "models, raw data and the training of encoders from other datasets" if elsewhere else "models and raw data"
+        )
+        out.append(f"Shared: {what}, which no dataset pays for alone; they are not in the total.")
     if lost:
         out.append(f"Without a manifest: {lost} files. The jobs that made them, and those before, are not counted.")
     return out

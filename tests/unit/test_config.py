@@ -739,9 +739,17 @@ def test_nmf_has_a_grid_of_components():
         load(config | {"overrides": {"nmf": {"tune": {"components": []}}}}, ROOT)
 
 
-def test_two_datasets_are_the_default_run_with_one_dataset_more():
+def test_two_datasets_are_the_default_run_with_one_dataset_more_and_transfer():
     one, two = (read_yaml(ROOT / "config" / name) for name in ("config.yaml", "two-datasets.yaml"))
-    assert two == {**one, "datasets": [*one["datasets"], "ml-small-2016"]}
+    assert two["datasets"] == [*one["datasets"], "ml-small-2016"]
+    moved = [f"langptune-from-{dataset}" for dataset in two["datasets"]]
+    assert [two["overrides"].pop(name) for name in moved] == [one["overrides"]["langptune"]] * 2
+    contrasts = two["comparison"]["contrasts"]
+    transfers = [contrasts.pop(name) for name in list(contrasts) if name.startswith("transfer")]
+    assert [{one["of"], one["against"]} & set(moved) for one in transfers] == [{name} for name in moved for _ in "ab"]
+    methods = [name for name in two["methods"] if name not in moved]
+    assert len(methods) == len(two["methods"]) - 2
+    assert two | {"methods": methods} == one | {"datasets": two["datasets"]}
 
 
 def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():

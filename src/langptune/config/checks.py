@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from langptune import metrics
 from langptune.config.base import nearest
-from langptune.config.settings import Config
 from langptune.config.workflow import Workflow
 from langptune.errors import UserError
 
@@ -62,6 +61,8 @@ def _check_interpretability(workflow: Workflow, where: str) -> None:
         raise UserError(
             f"{at}.reference: '{interpretability.reference}' is not among interpretability.methods; add it there"
         )
+    if interpretability.reference in workflow.readable:
+        _check_everywhere(workflow, interpretability.reference, f"{at}.reference")
     for key, name, roles in (
         ("verifier", interpretability.verifier, ("verifier", "decoder")),
         ("reader", interpretability.reader, ("encoder", "decoder")),
@@ -116,7 +117,8 @@ def check(workflow: Workflow, where: str) -> None:
             f"{where}: comparison.reference: '{workflow.reference}' is not among this run's methods"
             + nearest(workflow.reference, config.methods)
         )
-    _check_contrasts(config, where)
+    _check_everywhere(workflow, workflow.reference, f"{where}: comparison.reference")
+    _check_contrasts(workflow, where)
     for dataset in config.datasets:
         expected = workflow.datasets[dataset].expect
         for metric in comparison.metrics:
@@ -133,8 +135,19 @@ def check(workflow: Workflow, where: str) -> None:
         )
 
 
-def _check_contrasts(config: Config, where: str) -> None:
-    """Contrasts name methods of the run, and no two contrasts are the same."""
+def _check_everywhere(workflow: Workflow, reference: str, at: str) -> None:
+    """The reference, with which others are compared, must have runs on all datasets."""
+    for dataset in workflow.config.datasets:
+        if not workflow.runs_on(reference, dataset):
+            raise UserError(
+                f"{at}: '{reference}' has no run on '{dataset}', where its encoder is trained; name a method that runs "
+                "on all datasets"
+            )
+
+
+def _check_contrasts(workflow: Workflow, where: str) -> None:
+    """Contrasts name methods of the run that share a dataset, and no two contrasts are the same."""
+    config = workflow.config
     pairs: dict[frozenset[frozenset[str]], str] = {}
     for name, contrast in config.comparison.contrasts.items():
         at = f"{where}: comparison.contrasts: '{name}'"
@@ -150,6 +163,8 @@ def _check_contrasts(config: Config, where: str) -> None:
         for one, two in ((contrast.of, contrast.against), *([contrast.beyond] if contrast.beyond else [])):
             if one == two:
                 raise UserError(f"{at}: '{one}' is on both sides; name two different methods")
+        if not any(name in workflow.contrasts_of(dataset) for dataset in config.datasets):
+            raise UserError(f"{at}: no dataset has runs of all of {', '.join(contrast.methods)}; leave it out")
         sides = (frozenset((contrast.of, contrast.against)), frozenset(contrast.beyond))
         if sides[0] == sides[1]:
             raise UserError(f"{at}: beyond: the same two methods as in of and against; name two others")

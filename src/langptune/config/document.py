@@ -39,7 +39,7 @@ nearest valid key.
 | `rlso.yaml` | the effect of RLSO on MovieLens-100K, with controls: all test users, three seeds, hours on two cores |
 | `reward-study.yaml` | rewards x algorithms of RLSO, all with the same limit of generated tokens |
 | `ml-1m.yaml` | baselines on MovieLens-1M under two protocols, beside published figures |
-| `two-datasets.yaml` | the default run on two datasets; the second comes with an optional package (docs/data.md) |
+| `two-datasets.yaml` | the default run on two datasets and transfer; the second is an optional package (docs/data.md) |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |
 | `rates.yaml` | stated speeds, for `make plan` |
@@ -79,6 +79,7 @@ SECTIONS = [
     ("`models.yaml`: `role: verifier`", models.VerifierEntry),
     ("`source` of a model", models.ModelSource),
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
+    ("`encoder_from` of a profile method", methods.EncoderFrom),
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: fusion`", methods.FusionMethod),

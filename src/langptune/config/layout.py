@@ -76,14 +76,19 @@ class Layout:
         (``UNTRAINED_SEED``).
         """
         writer = phase.encoder
-        if not writer.chain:
+        if not writer.encoder_recipes:
             models = encoder_of(models)
             seed = seed if draw.temperature else UNTRAINED_SEED
         return f"{self.phase_folder(dataset, models, seed, writer)}/profiles/{draw.name}.parquet"
 
     def adapter_of(self, dataset: str, models: str, seed: int | str, phase: Phase) -> list[str]:
-        """The adapter of a phase's encoder; empty if the encoder is untrained."""
+        """The adapter of a phase's encoder; empty if the encoder is untrained.
+
+        A transferred encoder is that of the same models and seed on the dataset where it was trained.
+        """
         writer = phase.encoder
+        if writer.transfer is not None:
+            dataset, writer = writer.transfer.dataset, writer.transfer.phase
         return [f"{self.phase_folder(dataset, models, seed, writer)}/encoder"] if writer.chain else []
 
     def decoder_folder(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 from pydantic import Field, create_model, model_validator
 
 from langptune.config.base import Strict, nearest
-from langptune.config.phases import Draw, Phase
+from langptune.config.phases import Draw, Phase, Transfer
 from langptune.config.recipes import Recipe
 from langptune.errors import UserError
 from langptune.registry import Registry
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 BASELINES = Registry("langptune.baselines")
 """Methods that rank without a text; each file is a kind of methods.yaml."""
+
+
+class EncoderFrom(Strict):
+    """A trained encoder of another dataset, for `encoder_from` of a profile method."""
+
+    method: str = Field(description="profile method that trains the encoder; it need not be a method of the run")
+    dataset: str = Field(description="dataset of the run on which it is trained; the method has no run on it")
 
 
 class Method(Strict):
@@ -70,6 +77,19 @@ class Method(Strict):
         """The ``{models}`` path segments of its runs."""
         raise NotImplementedError
 
+    def origin(self) -> EncoderFrom | None:
+        """The method and dataset whose encoder writes its profiles; None if its encoder is its own, or it has none."""
+        return None
+
+    def runs_on(self, dataset: str, methods: Mapping[str, Method]) -> bool:
+        """Whether it has runs on a dataset of the config."""
+        return True
+
+    @property
+    def trained(self) -> bool:
+        """Whether it ranks by texts with a trained encoder or decoder."""
+        return False
+
     def parts(self) -> list[str]:
         """The methods whose scores or ranks it combines; empty if it ranks by its own."""
         return []
@@ -120,18 +140,27 @@ class _TrainedMethod(Method):
         """The weight of popularity in its scores."""
         return self.popularity
 
-    def phase(self, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...]) -> Phase:
+    @property
+    def trained(self) -> bool:
+        """Whether it has phases."""
+        return bool(self.phases)
+
+    def phase(
+        self, prompt: str | None, iteration: tuple[tuple[str, Recipe], ...], transfer: Transfer | None = None
+    ) -> Phase:
         """The phase after which it is evaluated.
 
         Args:
             prompt: the dataset's default prompt.
             iteration: names and recipes of its ``phases``.
+            transfer: the encoder that ``origin`` names.
         """
         histories = not self.writes_profiles
         chain = tuple((name, recipe.resolved(self.history_items, histories)) for name, recipe in iteration)
         weight = None if self.popularity == "auto" else self.popularity
         prompt, tokens = self._written(prompt)
-        return Phase(prompt, self.history_items, tokens, self.train_fraction, chain * self.iterations, weight)
+        chain *= self.iterations
+        return Phase(prompt, self.history_items, tokens, self.train_fraction, chain, weight, transfer)
 
     def _written(self, prompt: str | None) -> tuple[str | None, int]:
         """Prompt and longest profile; None and 0 without an encoder."""
@@ -199,13 +228,31 @@ class ProfileMethod(_TrainedMethod):
         description="write this many profiles per session and keep the one that ranks the items of the history best; "
         "needs a temperature",
     )
+    encoder_from: EncoderFrom | None = Field(
+        None,
+        description="the profiles are written by the final encoder of another method on another dataset, with the same "
+        "models and seed; the own phases then train only the decoder. null: the own encoder",
+    )
 
     @property
     def deterministic(self) -> bool:
         """Greedy decoding without training uses no random numbers, so that one seed is enough."""
-        return self.temperature == 0 and not self.phases
+        return self.temperature == 0 and not self.trained
 
     writes_profiles = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has phases, or an encoder that was trained on another dataset."""
+        return bool(self.phases) or self.encoder_from is not None
+
+    def origin(self) -> EncoderFrom | None:
+        """The method and dataset whose encoder writes its profiles; None if its encoder is its own."""
+        return self.encoder_from
+
+    def runs_on(self, dataset: str, methods: Mapping[str, Method]) -> bool:
+        """Not on the dataset of its encoder: its run there would be that of the method that trains the encoder."""
+        return self.encoder_from is None or self.encoder_from.dataset != dataset
 
     def text(self, methods: Mapping[str, Method]) -> str:
         """The text of a session is the encoder's profile."""
@@ -232,6 +279,8 @@ class ProfileMethod(_TrainedMethod):
         if not self.models(config, workflow.methods):
             yield f"method '{name}' needs encoders and decoders, but the config lists none"
         yield from self._phase_problems(name, workflow)
+        if self.encoder_from is not None:
+            yield from self._transfer_problems(name, self.encoder_from, workflow)
         for dataset in config.datasets:
             at = f"method '{name}' on '{dataset}':"
             prompt = self.prompt or workflow.datasets[dataset].prompt
@@ -251,6 +300,52 @@ class ProfileMethod(_TrainedMethod):
                 yield (
                     f"method '{name}': max_tokens {self.max_tokens} leaves no room for a prompt in the {context} "
                     f"tokens of encoder '{encoder}'"
+                )
+
+    def _transfer_problems(self, name: str, origin: EncoderFrom, workflow: Workflow) -> Iterator[str]:
+        at, datasets = f"method '{name}': encoder_from:", workflow.config.datasets
+        if origin.dataset not in datasets:
+            yield (
+                f"{at} dataset: '{origin.dataset}' is not among this run's datasets"
+                f"{nearest(origin.dataset, datasets)}; name one of them, or add it to datasets"
+            )
+        elif len(datasets) == 1:
+            yield (
+                f"{at} dataset: '{origin.dataset}' is this run's only dataset, and the method has no run on it; add "
+                "another dataset, or leave the method out"
+            )
+        known = [
+            other
+            for other, method in workflow.methods.items()
+            if method.writes_profiles and method.trained and method.origin() is None
+        ]
+        if origin.method not in known:
+            yield (
+                f"{at} method: '{origin.method}' is not a profile method that trains an encoder"
+                f"{nearest(origin.method, known)}"
+            )
+            return
+        source = workflow.methods[origin.method]
+        yield from source.problems(origin.method, workflow)
+        for encoder in workflow.config.encoders:
+            if not any(workflow.recipe_of(phase, encoder)[1].trains == "encoder" for phase in source.phases):
+                yield (
+                    f"{at} method: none of the phases of '{origin.method}' ({', '.join(source.phases)}) trains an "
+                    "encoder; name a method with a phase that does"
+                )
+            for phase in self.phases:
+                if workflow.recipe_of(phase, encoder)[1].trains == "encoder":
+                    yield (
+                        f"method '{name}': phases: '{phase}' trains the encoder, but encoder_from takes that of "
+                        f"'{origin.method}' on '{origin.dataset}'; leave the phase or encoder_from out"
+                    )
+        for key in ("prompt", "history_items", "max_tokens"):
+            own, theirs = getattr(self, key), getattr(source, key)
+            if own != theirs:
+                own, theirs = ("null" if value is None else value for value in (own, theirs))
+                yield (
+                    f"method '{name}': {key} is {own}, but {theirs} in '{origin.method}', which trains its encoder; "
+                    "make them equal (overrides)"
                 )
 
     @model_validator(mode="after")
@@ -294,6 +389,10 @@ class ControlMethod(Method):
     def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """Those of its method."""
         return methods[self.of].models(config, methods)
+
+    def runs_on(self, dataset: str, methods: Mapping[str, Method]) -> bool:
+        """Where its method has runs."""
+        return methods[self.of].runs_on(dataset, methods)
 
     def one_seed(self, methods: Mapping[str, Method]) -> bool:
         """If shuffled, the seed assigns profiles to other users; otherwise as its method."""
@@ -383,6 +482,10 @@ class FusionMethod(Method):
     def parts(self) -> list[str]:
         """The two methods."""
         return self.of
+
+    def runs_on(self, dataset: str, methods: Mapping[str, Method]) -> bool:
+        """Where both methods have runs."""
+        return all(methods[part].runs_on(dataset, methods) for part in self.of)
 
     def adds_scores(self) -> bool:
         """True unless it combines ranks."""

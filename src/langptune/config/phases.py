@@ -48,6 +48,18 @@ VALIDATION = Draw("val")
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """An encoder that was trained on another dataset.
+
+    dataset: its name.
+    phase: the phase there that trained the encoder.
+    """
+
+    dataset: str
+    phase: Phase
+
+
+@dataclass(frozen=True)
 class Phase:
     """One state of encoder and decoder: the texts, and the recipes trained so far.
 
@@ -55,6 +67,8 @@ class Phase:
     history_items: most recent items in the prompt, or in the text of a history.
     max_tokens: longest profile; 0 without an encoder.
     popularity: the method's weight of popularity in the encoder's reward; None: chosen on validation.
+    transfer: the trained encoder from which it starts, and which no recipe of the chain trains further; None: the
+        untrained one.
     """
 
     prompt: str | None
@@ -63,6 +77,7 @@ class Phase:
     train_fraction: float = 1.0
     chain: tuple[tuple[str, Recipe], ...] = ()
     popularity: float | None = None
+    transfer: Transfer | None = None
 
     @property
     def id(self) -> str:
@@ -76,7 +91,11 @@ class Phase:
         settings = [self.prompt, self.history_items, self.max_tokens, fraction, chain]
         if self._rewarded and self.popularity != 0:  # at 0 the name is that from before the weight existed
             settings.append("auto" if self.popularity is None else self.popularity)
-        label = "+".join(name for name, _ in self.chain) or "start"
+        names = [name for name, _ in self.chain]
+        if self.transfer is not None:
+            settings.append({"from": self.transfer.dataset, "phase": self.transfer.phase.id})
+            names = [f"from-{self.transfer.dataset}", *names]
+        label = "+".join(names) or "start"
         if len(label) > LONGEST:
             label = f"phase-{len(self.chain)}-{self.chain[-1][0]}"
         return f"{label}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
@@ -118,7 +137,9 @@ class Phase:
         short = replace(self, chain=self.chain[:end])
         if not short._rewarded:
             short = replace(short, popularity=None)
-        return replace(short, prompt=None, history_items=0, max_tokens=0) if short.reads_histories_alone else short
+        if short.reads_histories_alone:
+            return replace(short, prompt=None, history_items=0, max_tokens=0, transfer=None)
+        return short
 
     def _end(self, role: Literal["decoder", "encoder"]) -> int:
         """Length of the chain up to its last recipe that trains this model; 0 if none does."""
@@ -131,8 +152,14 @@ class Phase:
 
     @property
     def encoder(self) -> Phase:
-        """The phase whose encoder this phase uses; the start if no encoder was trained."""
+        """The phase whose encoder this phase uses; the start if no recipe of the chain trains one."""
         return self._cut(self._end("encoder"))
+
+    @property
+    def encoder_recipes(self) -> list[str]:
+        """The names of all recipes up to the encoder's last training, here or on another dataset; empty: untrained."""
+        trained = self.encoder if self.transfer is None else self.transfer.phase
+        return [name for name, _ in trained.chain]
 
     @property
     def decoder(self) -> Phase:

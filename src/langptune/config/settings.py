@@ -63,6 +63,11 @@ class Contrast(Strict):
     )
     title: str = Field("", description="question that the contrast answers, in a few words")
 
+    @property
+    def methods(self) -> list[str]:
+        """All methods that it needs."""
+        return [self.of, self.against, *self.beyond]
+
     @field_validator("beyond")
     @classmethod
     def _two(cls, value: list[str]) -> list[str]:

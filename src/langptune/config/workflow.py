@@ -9,11 +9,11 @@ from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
 from langptune.config.methods import Method
 from langptune.config.models import DecoderEntry, EncoderEntry
-from langptune.config.phases import Phase
+from langptune.config.phases import Phase, Transfer
 from langptune.config.prompts import Prompt
 from langptune.config.published import Published
 from langptune.config.recipes import PerEncoder, Recipe
-from langptune.config.settings import Config, shown
+from langptune.config.settings import Config, Contrast, shown
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,15 @@ class Workflow:
     def runs(self, dataset: str | None = None, study: str | None = None) -> list[Run]:
         """All runs of the comparison, or of one study, in the order of its lists.
 
-        Deterministic methods run with one seed.
+        Deterministic methods run with one seed. A method has no run on the dataset that its encoder comes from.
         """
         out = []
         names = self.config.methods if study is None else [one.name for one in self.variants(study)]
         all_seeds = (study and self.config.studies[study].seeds) or self.config.seeds
         for data in [dataset] if dataset else self.config.datasets:
             for name in names:
+                if not self.runs_on(name, data):
+                    continue
                 seeds = self.config.seeds[:1] if self.deterministic(name) else all_seeds
                 out += [Run(data, name, models, seed) for models in self.models_of(name) for seed in seeds]
         return out
@@ -95,6 +97,18 @@ class Workflow:
     def deterministic(self, name: str) -> bool:
         """Whether a method uses no random numbers, so that one seed is enough."""
         return self.methods[name].one_seed(self.methods)
+
+    def runs_on(self, name: str, dataset: str) -> bool:
+        """Whether a method has runs on a dataset of the config."""
+        return self.methods[name].runs_on(dataset, self.methods)
+
+    def contrasts_of(self, dataset: str) -> dict[str, Contrast]:
+        """The contrasts whose methods all have runs on a dataset, by name."""
+        return {
+            name: contrast
+            for name, contrast in self.config.comparison.contrasts.items()
+            if all(self.runs_on(method, dataset) for method in contrast.methods)
+        }
 
     def shuffled(self, name: str) -> bool:
         """Whether a method ranks each session with another user's profile."""
@@ -201,7 +215,10 @@ class Workflow:
         """The phase after which a profile or text method is evaluated; ``models`` is the run's path segment."""
         entry = self.methods[method]
         iteration = tuple(self.recipe_of(name, models.split("+")[0]) for name in entry.phases)
-        return entry.phase(self.datasets[dataset].prompt, iteration)
+        origin, transfer = entry.origin(), None
+        if origin is not None:
+            transfer = Transfer(origin.dataset, self.phase_of(origin.dataset, origin.method, models).encoder)
+        return entry.phase(self.datasets[dataset].prompt, iteration, transfer)
 
     def recipe_of(self, name: str, encoder: str) -> tuple[str, Recipe]:
         """Name and content of the recipe that an entry of recipes.yaml means for an encoder."""

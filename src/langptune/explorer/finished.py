@@ -253,9 +253,9 @@ class Finished:
         plain, trained = [], []
         for choice in found:
             if choice.kind == "profiles" and self.workflow.methods[choice.run.method].writes_profiles:
-                chain = self.layout.run_phase(choice.run).encoder.chain
-                steps = self.layout.run_phase(choice.run).chain
-                (trained if steps else plain).append((len(chain) > 0, len(steps), choice))
+                phase = self.layout.run_phase(choice.run)
+                rank = (len(phase.encoder_recipes) > 0, len(phase.chain), choice)
+                (trained if any(rank[:2]) else plain).append(rank)
         left = plain[0][2] if plain else found[0]
         # max() keeps the first of equals, so the lowest seed is shown.
         right = max(trained, key=lambda one: one[:2])[2] if trained else next((c for c in found if c.live), found[-1])
@@ -312,9 +312,11 @@ class Finished:
     def writer(self, choice: Choice) -> str:
         """A phrase that names the author of a run's profiles."""
         encoder = self._title(encoder_of(choice.run.models))
-        steps = "+".join(name for name, _ in self.layout.run_phase(choice.run).encoder.chain)
+        phase = self.layout.run_phase(choice.run)
+        steps = "+".join(phase.encoder_recipes)
+        where = f" on {self.workflow.datasets[phase.transfer.dataset].title}" if phase.transfer else ""
         whose = "Another user's profile, by" if choice.kind == "shuffled" else "Written by"
-        return f"{whose} {encoder}, " + (f"trained ({steps})" if steps else "untrained")
+        return f"{whose} {encoder}, " + (f"trained{where} ({steps})" if steps else "untrained")
 
     def history_text(self, choice: Choice, history: list[int]) -> Text:
         """The text of a history: what a text method ranks by, also used until a profile is written."""

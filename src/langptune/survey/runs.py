@@ -20,9 +20,10 @@ def surveyed(workflow: Workflow) -> list[Run]:
         Run(dataset, name, models, config.seeds[0])
         for dataset in config.datasets
         for name in methods
+        if workflow.runs_on(name, dataset)
         for models in workflow.models_of(name)
     ]
-    trained = [run for run in runs if layout.run_phase(run).encoder.chain]
+    trained = [run for run in runs if layout.run_phase(run).encoder_recipes]
     return [run for run in trained if layout.run_profiles(run) != layout.run_profiles(layout.reference_of(run))]
 
 

@@ -21,11 +21,22 @@ def run_entry(project: Project, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "title": method.title,
         "group": method.group,
-        "note": method.note,
+        "note": "; ".join(filter(None, [method.note, _other_prompt(project, run)])),
         "trials": len(project.workflow.points(run.method)),
         **_weight(project, run),
         "metrics_path": project.paths.metrics_of(run),
     }
+
+
+def _other_prompt(project: Project, run: Run) -> str:
+    """The prompts of a transferred encoder where those of its two datasets differ; otherwise empty."""
+    source = project.workflow.source_of(run.method)
+    origin = project.methods[source].origin()
+    if origin is None:
+        return ""
+    prompt_of = project.workflow.prompt_of
+    before, here = prompt_of(origin.dataset, origin.method), prompt_of(run.dataset, source)
+    return "" if before == here else f"its encoder was trained with prompt '{before}' and writes here with '{here}'"
 
 
 def _weight(project: Project, run: Run) -> dict[str, Any]:
@@ -87,12 +98,15 @@ def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
     """The curves of the phases that trained a run's encoder, with the number of profiles per batch."""
     if not project.has_profiles(run.method):
         return []
+    dataset, last = run.dataset, project.paths.run_phase(run)
+    if last.transfer is not None:
+        dataset, last = last.transfer.dataset, last.transfer.phase
     return [
         {
-            "path": f"{project.paths.phase_folder(run.dataset, run.models, run.seed, phase)}/curve.jsonl",
+            "path": f"{project.paths.phase_folder(dataset, run.models, run.seed, phase)}/curve.jsonl",
             "profiles": phase.recipe.sessions_per_batch * phase.recipe.samples,
         }
-        for phase in project.paths.run_phase(run).all()[1:]
+        for phase in last.all()[1:]
         if phase.recipe.trains == "encoder"
     ]
 

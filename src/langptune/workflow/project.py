@@ -127,7 +127,8 @@ class Project:
         if not self.ranks_texts(run.method):
             return
         last = self.paths.run_phase(run)
-        for phase in (*last.all(), *(phase.weighed for phase in last.all())):
+        elsewhere = last.transfer.phase.all() if last.transfer else []
+        for phase in (*elsewhere, *last.all(), *(phase.weighed for phase in (*elsewhere, *last.all()))):
             self.phases[phase.id] = phase
             self.draws |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
         if self.has_profiles(run.method):

@@ -63,19 +63,28 @@ def final_figures(project: Project) -> list[str]:
     """The figures, data cards, studies and profile pages of all datasets."""
     names = [f"comparison/{figure}.{end}" for figure in drawn(project) for end in ("png", "pdf")]
     names += ["data/card.md", "data/funnel.png", "data/funnel.pdf"]
-    names += _studies(project)
-    if any(project.methods[name].writes_profiles for name in project.config.methods):
-        names.append("comparison/profiles.html")
-    return _each(project, names)
+    out = []
+    for dataset in project.config.datasets:
+        own = [*names, *_studies(project, dataset)]
+        if any(project.methods[run.method].writes_profiles for run in project.runs(dataset)):
+            own.append("comparison/profiles.html")
+        out += [f"{project.results}/{dataset}/{name}" for name in own]
+    return out
 
 
 def studies(project: Project) -> list[str]:
     """A table and a figure of each study on all datasets."""
-    return _each(project, _studies(project))
+    return [
+        f"{project.results}/{dataset}/{name}"
+        for dataset in project.config.datasets
+        for name in _studies(project, dataset)
+    ]
 
 
-def _studies(project: Project) -> list[str]:
-    return [f"studies/{study}.{end}" for study in project.config.studies for end in ("csv", "png", "pdf")]
+def _studies(project: Project, dataset: str) -> list[str]:
+    """The files of the studies that have runs on a dataset."""
+    names = [study for study in project.config.studies if project.runs(dataset, study)]
+    return [f"studies/{study}.{end}" for study in names for end in ("csv", "png", "pdf")]
 
 
 def partial(project: Project) -> list[str]:
@@ -112,7 +121,7 @@ def untrained(project: Project) -> list[str]:
     """The ranks of zero-shot profiles and of the text controls."""
     groups = ("profiles", "text controls")
     runs = [run for run in project.runs() if project.methods[run.method].group in groups]
-    return [project.paths.ranks_of(run) for run in runs if not getattr(project.source(run.method), "phases", [])]
+    return [project.paths.ranks_of(run) for run in runs if not project.source(run.method).trained]
 
 
 def results(project: Project, dataset: str) -> list[str]:
