@@ -68,7 +68,7 @@ def trained_on(seed: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     return model.eval()
 
 
-def test_planted_memory_is_found_and_none_in_a_control(tokenizer):
+def test_planted_memory_is_found_and_none_in_a_control(tokenizer, one_thread):
     questions = asked(0)
     found = {
         "knows": memorisation.answers(trained_on(0, tokenizer), tokenizer, questions),
@@ -112,7 +112,7 @@ def test_a_title_has_its_year_and_empty_fields_are_not_asked_for():
     assert memorisation.questions(frame[:6], sessions(0)[:0], 20, SHOWN, 0) == [], "one row has no other"
 
 
-def test_scores_do_not_depend_on_the_batch(tokenizer):
+def test_scores_do_not_depend_on_the_batch(tokenizer, one_thread):
     model, questions = trained_on(1, tokenizer), asked(0)[::7]
     one, many = (memorisation.answers(model, tokenizer, questions, size) for size in (1, 16))
     for name in ("nats", "control_nats"):

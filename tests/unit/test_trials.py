@@ -65,7 +65,7 @@ def test_ranges_are_drawn_evenly_on_their_scale(scale, middle):
 def test_one_number_is_the_budget_of_all_methods():
     workflow = load(CONFIG | {"trials": 4}, ROOT)
     assert [len(workflow.points(name)) for name in CONFIG["methods"]] == [0, 4, 4, 4]
-    assert [len(load(CONFIG, ROOT).points(name)) for name in CONFIG["methods"]] == [0, 4, 4, 5]
+    assert [len(load(CONFIG, ROOT).points(name)) for name in CONFIG["methods"]] == [0, 8, 8, 8]
 
 
 def test_the_shipped_budget_is_equal():

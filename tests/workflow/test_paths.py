@@ -53,7 +53,7 @@ def test_a_config_needs_only_the_models_of_its_methods(tmp_path, keys):
 
 def test_baselines_alone_have_a_plan_and_a_doctor(tmp_path):
     path = config(tmp_path / "config.yaml")
-    for script, expected in (("plan", "evaluate"), ("doctor", "2 runs on 1 dataset(s), 4 validation trials")):
+    for script, expected in (("plan", "evaluate"), ("doctor", "2 runs on 1 dataset(s), 8 validation trials")):
         command = [sys.executable, f"scripts/{script}.py", "--config", str(path)]
         done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
         assert expected in done.stdout and "Traceback" not in done.stderr, done.stdout + done.stderr
