@@ -166,10 +166,11 @@ def nothing_left(request):
         running.wait_for(lambda: not running.queue(), seconds=60)
 
 
-def command(*args: str | Path) -> list[str]:
+def command(*args: str | Path, attentive: bool = False) -> list[str]:
     # The profile waits as is right where jobs take hours; and a driver outlives its work by the timespan of the rate.
     short = ["--slurm-init-seconds-before-status-checks=3", "--latency-wait=10", "--max-jobs-per-timespan=20/5s"]
-    return [PLAIN_PYTHON, "-m", "snakemake", "--profile", "slurm", *short, *map(str, args)]
+    program = [str(Path(__file__).with_name("attentive.py"))] if attentive else ["-m", "snakemake"]
+    return [PLAIN_PYTHON, *program, "--profile", "slurm", *short, *map(str, args)]
 
 
 def environment(cluster: Cluster, site: Path | None) -> dict[str, str]:
@@ -195,12 +196,15 @@ def driver(
 
 
 def start_driver(
-    cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None
+    cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None, attentive: bool = False
 ) -> subprocess.Popen[bytes]:
-    """The same in the background, in a process group of its own; its output goes to ``log``."""
+    """The same in the background, in a process group of its own; its output goes to ``log``.
+
+    attentive: whether it looks at the queue every few seconds, however long nothing ends (``attentive.py``).
+    """
     with log.open("wb") as out:
         return subprocess.Popen(
-            command(*args),
+            command(*args, attentive=attentive),
             cwd=repo,
             env=environment(cluster, site),
             stdin=subprocess.DEVNULL,
