@@ -17,7 +17,7 @@ import polars as pl
 from langptune import plan
 from langptune.benchmarks import Benchmark, Outputs, outputs
 from langptune.config.rates import Rates
-from langptune.markup import duration, markdown
+from langptune.markup import duration, markdown, table_row
 from langptune.provenance import manifest_of
 from langptune.reading import read_json
 
@@ -245,8 +245,8 @@ def page(costs: pl.DataFrame, title: str, machines: Iterable[str], lost: int = 0
         totals += [(f"total on {name.upper()}", own.filter(pl.col("device") == name)) for name in devices]
     body += [[f"**{cell}**" if cell else "" for cell in _cells(_total(name, rows))] for name, rows in totals]
     body += [_cells({**row, "rule": f"`{row['rule']}` (shared)"}) for row in shared.iter_rows(named=True)]
-    lines = [f"# Cost: {markdown(title)}", "", _row_of(head), _row_of(["---", "---", *["---:"] * (len(head) - 2)])]
-    lines += [_row_of(row) for row in body]
+    lines = [f"# Cost: {markdown(title)}", "", table_row(head), table_row(["---", "---", *["---:"] * (len(head) - 2)])]
+    lines += [table_row(row) for row in body]
     lines += ["", *(f"- {line}" for line in remarks(costs, machines, lost))]
     return "\n".join(lines) + "\n"
 
@@ -319,10 +319,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(duration(value) for value in hours),
         "" if row["ratio"] is None else f"{row['ratio']:.2g}",
     ]
-
-
-def _row_of(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _short(hours: float) -> str:

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from langptune.config.base import Strict
-from langptune.markup import markdown
+from langptune.markup import markdown, table_row
 from langptune.meter import NOTE
 from langptune.provenance import manifest_of
 from langptune.reading import read_json
@@ -143,10 +143,10 @@ def _row(method: str, title: str, models: str, runs: list[RankedRun]) -> dict[st
 def section(rows: pl.DataFrame) -> str:
     """The table as a section of a Markdown page."""
     head = ["method", "models", "users", "writing, ms", "ranking, ms", "per user, ms", "per user, J"]
-    lines = ["## Inference", "", _line(head), _line(["---", "---", *["---:"] * (len(head) - 2)])]
+    lines = ["## Inference", "", table_row(head), table_row(["---", "---", *["---:"] * (len(head) - 2)])]
     for row in rows.iter_rows(named=True):
         cells = [markdown(row["title"]), markdown(row["models"]), str(row["users"] or "")]
-        lines.append(_line([*cells, *(_short(row[name]) for name in ("write_ms", "rank_ms", "ms", "joules"))]))
+        lines.append(table_row([*cells, *(_short(row[name]) for name in ("write_ms", "rank_ms", "ms", "joules"))]))
     lines += ["", "- Time per user in batches, without training, starting Python and loading models."]
     sources = {word for text in rows["energy_from"] for word in text.split(" and ") if word}
     if "CPU time" in sources:
@@ -160,10 +160,6 @@ def section(rows: pl.DataFrame) -> str:
         names = rows.filter(pl.col("why_not") == reason)["title"].unique(maintain_order=True)
         lines.append(f"- Blank: {reason} ({', '.join(map(markdown, names))}).")
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _short(value: float | None) -> str:

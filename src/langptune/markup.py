@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from langptune.errors import printable
 
 _LATEX = {
@@ -31,6 +33,11 @@ def latex(text: str) -> str:
 def markdown(text: str) -> str:
     """Text that Markdown prints verbatim, also in a table: without markup, HTML, line breaks and control characters."""
     return "".join(_MARKDOWN.get(mark, mark) for mark in printable(" ".join(text.split())))
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table, from cells without markup that would end them (``markdown``)."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def duration(seconds: float | None) -> str:

@@ -236,6 +236,8 @@ def against_gains(
     """
     from scipy.stats import rankdata
 
+    from langptune.comparison import bootstrap
+
     rows = []
     for encoder, frame in found.items():
         known = frame.filter(pl.col("kind") == "next").select(
@@ -251,8 +253,7 @@ def against_gains(
             rng = numbered(seed, 2)
             draws = rng.integers(0, len(joined), (resamples, len(joined)))
             values = np.array([np.corrcoef(pair[:, draw])[0, 1] for draw in draws])
-            tail = (1 - confidence) / 2
-            low, high = np.nanquantile(values, [tail, 1 - tail])
+            low, high = bootstrap.interval(values[np.isfinite(values)], confidence)
             rows.append(
                 {"encoder": encoder, "method": method, "models": models, "n": len(joined)}
                 | {"spearman": float(np.corrcoef(pair)[0, 1]), "low": float(low), "high": float(high)}
@@ -262,26 +263,27 @@ def against_gains(
 
 def _interval(values: np.ndarray, resamples: int, confidence: float, seed: int) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean."""
+    from langptune.comparison import bootstrap
+
     draws = numbered(seed, 1).integers(0, len(values), (resamples, len(values)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
+    low, high = bootstrap.interval(values[draws].mean(axis=1), confidence)
     return float(low), float(high)
 
 
 def page(title: str, known: pl.DataFrame, gains: pl.DataFrame, confidence: float, shown: int) -> str:
     """Both tables as a Markdown page."""
-    from langptune.markup import markdown
+    from langptune.markup import markdown, table_row
 
     level = f"{confidence:.0%} interval"
     lines = [f"# What the encoders know of {markdown(title)} by heart", ""]
     head = ["encoder", "question", "n", "completed", "completed, invented rows"]
     head += [f"likelier, nats a token [{level}]", "p (Holm)"]
-    lines += ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines += [table_row(head), "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
     for row in known.to_dicts():
         cells = [markdown(row["encoder"]), row["question"], str(row["n"])]
         cells += [f"{100 * row['exact']:.1f}%", f"{100 * row['control_exact']:.1f}%"]
         cells += [f"{row['nats']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]", f"{row['p']:.4f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_row(cells))
     lines += [
         "",
         "- Completed: greedy decoding gives the answer; invented rows: it does so after the beginning of another row.",
@@ -298,6 +300,6 @@ def page(title: str, known: pl.DataFrame, gains: pl.DataFrame, confidence: float
         for row in gains.to_dicts():
             cells = [markdown(row["encoder"]), markdown(row["method"]), str(row["n"])]
             cells.append(f"{row['spearman']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(table_row(cells))
         lines += ["", "- Gain: log2 of the rank, the comparison's reference less the method."]
     return "\n".join(lines) + "\n"

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-Number = Annotated[int | float, Field(ge=0)]
-
-
 class Keys(baseline.Keys):
     """Alternating least squares on confidence-weighted pairs (package implicit). Sessions are folded in."""
 
@@ -32,7 +29,7 @@ class Keys(baseline.Keys):
     iterations: Annotated[int, Field(ge=1)] = Field(15, description="number of alternations")
     tune: dict[
         Literal["factors", "regularization", "confidence", "iterations"],
-        list[Number] | baseline.Range,
+        baseline.Values,
     ] = Field(
         {},
         description="key -> values, or a range; the best point on validation (NDCG@10, first seed) is used",

@@ -22,9 +22,6 @@ _WALKS = 1 << 23
 """Maximum number of walks from item to item in memory at once (64 MiB)."""
 
 
-Number = Annotated[int | float, Field(ge=0)]
-
-
 class Keys(baseline.Keys):
     """Random walks of three steps in the graph of train users and items: P3alpha; with `beta` above 0, RP3beta."""
 
@@ -37,7 +34,7 @@ class Keys(baseline.Keys):
     neighbours: Annotated[int, Field(ge=1)] = Field(
         200, description="number of items that are kept for each item, those with the largest scores"
     )
-    tune: dict[Literal["alpha", "beta", "neighbours"], list[Number] | baseline.Range] = Field(
+    tune: dict[Literal["alpha", "beta", "neighbours"], baseline.Values] = Field(
         {},
         description="key -> values, or a range; the best point on validation (NDCG@10, first seed) is used",
     )

@@ -21,9 +21,6 @@ _SIMILARITIES = 1 << 23
 """Maximum number of similarities in memory (64 MiB)."""
 
 
-Number = Annotated[int | float, Field(ge=0)]
-
-
 class Keys(baseline.Keys):
     """The items of the most similar train users (cosine of the sets of items, with shrinkage)."""
 
@@ -31,7 +28,7 @@ class Keys(baseline.Keys):
     shrink: Annotated[float, Field(ge=0)] = Field(
         0.0, description="added to the denominator of the cosine; lowers similarities that rest on few items"
     )
-    tune: dict[Literal["neighbours", "shrink"], list[Number] | baseline.Range] = Field(
+    tune: dict[Literal["neighbours", "shrink"], baseline.Values] = Field(
         {},
         description="key -> values, or a range; the best point on validation (NDCG@10, first seed) is used",
     )

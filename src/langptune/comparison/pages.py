@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from langptune.comparison.statistics import Contrast, Line, Results
 from langptune.comparison.tables import MISSING, published_cells, weight_cells, weighted
-from langptune.markup import latex, markdown
+from langptune.markup import latex, markdown, table_row
 from langptune.metrics import direction
 from langptune.metrics import title as metric_title
 from langptune.ranking.scoring import TEMPERATURE
@@ -41,10 +41,10 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
         _p_head(results),
     ]
     out = [f"**{markdown(title)}**", "", *(f"{markdown(fact)}  " for fact in facts)]
-    out += ["", _pipe(head), _pipe(["---", "---"] + ["---:"] * (len(head) - 2))]
+    out += ["", table_row(head), table_row(["---", "---"] + ["---:"] * (len(head) - 2))]
     best = _best(results)
     for group, lines in groupby(results.lines, key=lambda line: line.row.group):
-        out.append(_pipe([f"**{markdown(group.capitalize())}**"] + [""] * (len(head) - 1)))
+        out.append(table_row([f"**{markdown(group.capitalize())}**"] + [""] * (len(head) - 1)))
         for line in lines:
             name = markdown(line.row.title)
             if line.row.key in footnotes:
@@ -60,13 +60,13 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
                 mean = f"**{mean}**" if (line.row.key, m) in best else mean
                 mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(line, m)]
                 cells += [f"{mean} [{line.low[m]:.4f}, {line.high[m]:.4f}]{mark}", *_published(results, line, m)]
-            out.append(_pipe([*cells, _p(results, line)]))
+            out.append(table_row([*cells, _p(results, line)]))
     out.append("")
     out += [f"- {markdown(note)}" for note in explanations(results)]
     out += [f"- <sup>{mark}</sup> {markdown(note)}" for mark, note in _notes(results, footnotes)]
     if results.contrasts:
         head = _contrast_heads(results)
-        out += ["", "**Contrasts**", "", _pipe(head), _pipe(["---", "---"] + ["---:"] * (len(head) - 2))]
+        out += ["", "**Contrasts**", "", table_row(head), table_row(["---", "---"] + ["---:"] * (len(head) - 2))]
         for one in results.contrasts:
             cells = [markdown(_pair(one)), markdown(_pair_models(one)), _pair_seeds(one)]
             for m in range(len(metrics)):
@@ -76,7 +76,7 @@ def to_markdown(results: Results, title: str, facts: list[str]) -> str:
                     mark = {1: " ↑", -1: " ↓", 0: ""}[results.mark(one, m)]
                     cell = f"{test.effect.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]{mark}"
                 cells.append(cell)
-            out.append(_pipe([*cells, _contrast_p(results, one)]))
+            out.append(table_row([*cells, _contrast_p(results, one)]))
         out += ["", *(f"- {markdown(note)}" for note in contrast_explanations(results))]
     return "\n".join(out) + "\n"
 
@@ -366,10 +366,6 @@ def _p(results: Results, line: Line) -> str:
 
 def _p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _pipe(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _amp(cells: Iterable[str]) -> str:

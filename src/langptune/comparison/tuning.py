@@ -17,7 +17,7 @@ from langptune.comparison.recorded import at, content, manifest, number, shown
 from langptune.config.base import Strict
 from langptune.config.ranges import Range
 from langptune.errors import UserError
-from langptune.markup import duration, markdown
+from langptune.markup import duration, markdown, table_row
 from langptune.provenance import manifest_of
 from langptune.reading import read_lines
 
@@ -335,13 +335,13 @@ def page(choices: pl.DataFrame, title: str) -> str:
     out += [f"- {markdown(line)}" for line in remarks(choices)]
     head = ["method", "models", "seed", "choice", "how", "searched", "trials", "chosen", "score", "without search"]
     head += ["its score", "time", "remark"]
-    out += ["", _row(head), _row(["---"] * len(head))]
+    out += ["", table_row(head), table_row(["---"] * len(head))]
     for row in choices.iter_rows(named=True):
         texts = [row[key] or "" for key in ("methods", "models", "seeds", "choice", "how", "searched")]
         scores = [_score(row, "score"), row["default"] or "", _score(row, "default_score")]
         trials = "" if row["trials"] is None else str(row["trials"])
         cells = [*texts, trials, row["chosen"] or "", *scores, duration(row["seconds"]), row["remark"] or ""]
-        out.append(_row([markdown(cell) for cell in cells]))
+        out.append(table_row([markdown(cell) for cell in cells]))
     return "\n".join(out) + "\n"
 
 
@@ -378,7 +378,3 @@ def remarks(choices: pl.DataFrame) -> list[str]:
 
 def _score(row: dict[str, Any], key: str) -> str:
     return "" if row[key] is None else f"{row['metric']} {row[key]:.4f}"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

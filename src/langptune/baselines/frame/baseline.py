@@ -6,7 +6,9 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field
 
 from langptune.config.base import Strict, validate
 from langptune.config.ranges import Range
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+
+Values = list[Annotated[int | float, Field(ge=0)]] | Range
+"""Values of a key of ``tune`` that is a number of at least 0."""
 
 _TRIALS = 5
 """Number of the random stream that draws trials."""
