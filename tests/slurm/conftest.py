@@ -166,7 +166,7 @@ def nothing_left(request):
         running.wait_for(lambda: not running.queue(), seconds=60)
 
 
-def command(*args: str | Path, attentive: bool = False) -> list[str]:
+def command(*args: str | Path, attentive: bool) -> list[str]:
     # The profile waits as is right where jobs take hours; and a driver outlives its work by the timespan of the rate.
     short = ["--slurm-init-seconds-before-status-checks=3", "--latency-wait=10", "--max-jobs-per-timespan=20/5s"]
     program = [str(Path(__file__).with_name("attentive.py"))] if attentive else ["-m", "snakemake"]
@@ -182,10 +182,12 @@ def driver(
 ) -> subprocess.CompletedProcess[str]:
     """``snakemake --profile slurm`` in a copy of the repository, until it ends; output of both streams as text.
 
+    It looks at the queue at the plugin's own intervals.
+
     site: a cluster.yaml made by ``cluster.site(...)``; else that of the test cluster.
     """
     return subprocess.run(
-        command(*args),
+        command(*args, attentive=False),
         cwd=repo,
         env=environment(cluster, site),
         text=True,
@@ -196,15 +198,15 @@ def driver(
 
 
 def start_driver(
-    cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None, attentive: bool = False
+    cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """The same in the background, in a process group of its own; its output goes to ``log``.
 
-    attentive: whether it looks at the queue every few seconds, however long nothing ends (``attentive.py``).
+    It looks at the queue every few seconds, however long nothing ends (``attentive.py``).
     """
     with log.open("wb") as out:
         return subprocess.Popen(
-            command(*args, attentive=attentive),
+            command(*args, attentive=True),
             cwd=repo,
             env=environment(cluster, site),
             stdin=subprocess.DEVNULL,

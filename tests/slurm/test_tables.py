@@ -89,7 +89,7 @@ def grid(cluster, tmp_path_factory, real_models) -> Grid:
     repo = copy_of_repo(tmp_path_factory.mktemp("grid"), real_models)
     log = cluster.folder / "grid.log"
     out = Grid(repo, "", [])
-    driver = start_driver(cluster, repo, log, *RUN, attentive=True)
+    driver = start_driver(cluster, repo, log, *RUN)
     while driver.poll() is None:
         out.look()
         time.sleep(1)
