@@ -115,6 +115,7 @@ def answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question], batch_size: int = 16
 ) -> pl.DataFrame:
     """How likely each answer is after its own and after another beginning (``SCHEMA``); a row per question."""
+    from langptune.interpretability.likelihood import likeliest
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
@@ -123,7 +124,8 @@ def answers(
     own = [[*start, *ids(one.prompt)] for one in asked]
     others = [[*start, *ids(one.other_prompt)] for one in asked]
     texts = [ids(one.answer) for one in asked]
-    nats, exact = _score(model, [*own, *others], [*texts, *texts], batch_size)
+    total, exact = likeliest(model, [*own, *others], [*texts, *texts], batch_size)
+    nats = total / np.maximum(1, [len(text) for text in (*texts, *texts)])
     n = len(asked)
     return pl.DataFrame(
         {
@@ -136,35 +138,6 @@ def answers(
         },
         schema=SCHEMA,
     )
-
-
-def _score(
-    model: PreTrainedModel, prompts: Sequence[list[int]], texts: Sequence[list[int]], batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-probability per token of each text after its prompt, and whether each of its tokens is the likeliest."""
-    import torch
-
-    nats, exact = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
-    order = sorted(range(len(texts)), key=lambda at: -len(prompts[at]) - len(texts[at]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = max(len(prompts[at]) + len(texts[at]) for at in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long, device=model.device)
-        mask = torch.zeros_like(ids)
-        for row, at in enumerate(rows):
-            whole = torch.tensor([*prompts[at], *texts[at]], device=model.device)
-            ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
-        with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        for row, at in enumerate(rows):
-            if not texts[at]:
-                continue
-            first = len(prompts[at]) - 1
-            own = logits[row, first : first + len(texts[at])].float()
-            chosen = torch.tensor(texts[at], device=model.device)
-            nats[at] = own.log_softmax(-1).gather(1, chosen[:, None]).mean().item()
-            exact[at] = bool((own.argmax(-1) == chosen).all())
-    return nats, exact
 
 
 TABLE = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from langptune.models.logprobs import chosen_logprobs, token_logprobs
+from langptune.models.logprobs import chosen_logprobs, token_logits, token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +35,55 @@ def text_logprobs(
         texts: token ids ``[B][*]``.
     """
     out = np.zeros(len(texts))
+    for part in _padded(model, prompts, texts, batch_size):
+        found = token_logprobs(model, part.ids, part.mask, part.width, 1.0)[0].double()
+        # Values at padding may be infinite, which a product with the mask would turn into NaN.
+        out[part.rows] = found.masked_fill(part.padding, 0.0).sum(1).cpu().numpy()
+    return out
+
+
+@torch.inference_mode()
+def likeliest(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``text_logprobs``, and whether greedy decoding after the prompt gives the text.
+
+    Returns:
+        float64 ``[B]``, and bool ``[B]``; 0 and false for an empty text.
+    """
+    out, greedy = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
+    for part in _padded(model, prompts, texts, batch_size):
+        logits = token_logits(model, part.ids, part.mask, part.width)
+        tokens = part.ids[:, -part.width :]
+        found = chosen_logprobs(logits, tokens, entropy=False)[0].double()
+        out[part.rows] = found.masked_fill(part.padding, 0.0).sum(1).cpu().numpy()
+        greedy[part.rows] = ((logits.argmax(-1) == tokens) | part.padding).all(1).cpu().numpy()
+    return out, greedy
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """A batch of prompts, padded on the left, and texts, padded on the right.
+
+    rows: indices of its texts ``[b]``.
+    ids, mask: int ``[b, left + width]``, with ``width`` columns for the texts.
+    """
+
+    rows: list[int]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    width: int
+
+    @property
+    def padding(self) -> torch.Tensor:
+        """bool ``[b, width]``, true where a text has ended."""
+        return self.mask[:, -self.width :] == 0
+
+
+def _padded(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_size: int
+) -> Iterator[_Padded]:
+    """Batches of the texts that are not empty, the longest first; their logits are at most ``LOGITS``."""
     order = sorted(
         (at for at in range(len(texts)) if len(texts[at])), key=lambda at: -len(prompts[at]) - len(texts[at])
     )
@@ -48,10 +98,7 @@ def text_logprobs(
             where = slice(left - len(prompts[at]), left + len(texts[at]))
             ids[row, where] = torch.tensor([*prompts[at], *texts[at]], device=model.device)
             mask[row, where] = 1
-        found = token_logprobs(model, ids, mask, right, 1.0)[0].double()
-        # Values at padding may be infinite, which a product with the mask would turn into NaN.
-        out[rows] = found.masked_fill(mask[:, left:] == 0, 0.0).sum(1).cpu().numpy()
-    return out
+        yield _Padded(rows, ids, mask, right)
 
 
 class Reader:

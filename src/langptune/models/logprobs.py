@@ -16,21 +16,30 @@ def token_logprobs(
     """Log-probability and entropy of the last ``keep`` tokens of each row, float32 ``[B, keep]`` each.
 
     Args:
+        input_ids, attention_mask, keep: as in ``token_logits``.
+        temperature: divides the logits.
+    """
+    logits = token_logits(model, input_ids, attention_mask, keep)
+    return chosen_logprobs(logits, input_ids[:, -keep:], temperature)
+
+
+def token_logits(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep: int) -> torch.Tensor:
+    """The logits that predict the last ``keep`` tokens of each row, ``[B, keep, V]``.
+
+    Args:
         input_ids: ``[B, L]``, prompts padded on the left, completions on the right.
         attention_mask: ``[B, L]``. Positions count from the first real token, so padding has no effect.
-        temperature: divides the logits.
     """
     positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     # Indices, not a number: the product with the head would copy a slice of the hidden states row by row.
     last = torch.arange(input_ids.shape[1] - keep - 1, input_ids.shape[1], device=input_ids.device)
-    logits = model(
+    return model(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=positions,
         logits_to_keep=last,
         use_cache=False,
     ).logits[:, :-1]
-    return chosen_logprobs(logits, input_ids[:, -keep:], temperature)
 
 
 def chosen_logprobs(
