@@ -1,4 +1,4 @@
-"""Keep a finished comparison in a folder small enough for git: tables, figures, manifests, per-session metrics, curves.
+"""Keep a finished comparison and its studies in a folder small enough for git: tables, figures, per-session metrics, curves.
 
 Seeds from several machines can be added one after the other. The runs of a second results folder are added to those of
 the first, and the tables and figures are made again over all of them.
@@ -6,7 +6,7 @@ the first, and the tables and figures are made again over all of them.
     make keep CONFIG=config/rlso.yaml TO=results/reference/ml-100k
 
 `python scripts/compare.py --spec results/reference/ml-100k/compare.json` makes the tables again, `plot.py` with
-`plot.json` the figures.
+`plot.json` the figures, and `study.py` with `studies/NAME.json` a study.
 """
 
 from __future__ import annotations
@@ -103,13 +103,18 @@ def read_object(results: Path, path: Path) -> dict[str, Any]:
 
 
 def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
-    """The spec of the job that made a file of the comparison, from its manifest.
+    """The spec of the job that made a table or figure, from its manifest.
+
+    Args:
+        results: a dataset's folder in the results.
+        name: the file, relative to ``results``.
+        methods: the methods that the spec may name.
 
     Raises:
         UserError: there is no such manifest, its spec is not valid, or the spec names a file outside the results or a
             method that is not in this config.
     """
-    path = results / "comparison" / f"{name}.manifest.json"
+    path = results / f"{name}.manifest.json"
     spec = read_object(results, path).get("spec")
     validate(Made, spec, f"{path}: spec")
     assert isinstance(spec, dict)
@@ -141,12 +146,12 @@ def drawn_by(results: Path, methods: list[str]) -> dict[str, Any]:
     Raises:
         UserError: there is no figure, or a manifest cannot be used (``made_by``).
     """
-    names = [f"{name}.png" for name in REGISTRY.names()]
-    drawn = [name for name in names if (results / "comparison" / name).is_file()] or names[:1]
+    names = [f"comparison/{name}.png" for name in REGISTRY.names()]
+    drawn = [name for name in names if (results / name).is_file()] or names[:1]
     specs = [made_by(results, name, methods) for name in drawn]
     for name, spec in zip(drawn, specs, strict=True):
         if not spec.get("figures_out"):
-            path = results / "comparison" / name
+            path = results / name
             raise UserError(f"{path}: drawn by an older version; draw it again: `snakemake --forcerun plot`")
     out = {key: value for spec in specs for key, value in spec.items() if value not in (None, [])}
     empty = {"curves": [], "phases": []}
@@ -223,25 +228,17 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         UserError: the run is not finished, or the folder has the results of another config.
     """
     order = workflow.config.methods
-    tables, figures = made_by(results, "table.csv", order), drawn_by(results, order)
+    tables, figures = made_by(results, "comparison/table.csv", order), drawn_by(results, order)
     same_config(ROOT / to / "config.yaml", config)
     before = {name: kept(ROOT / to / f"{name}.json") for name in ("compare", "plot")}
     for spec in (tables, figures):
         spec["runs"] = added(spec["runs"], before["compare"]["runs"], workflow)
     for entry in tables["runs"]:
-        folder = Path(entry["metrics_path"]).parent
-        for name in BESIDE_RUNS:
-            take(results, folder / name, ROOT / to / folder.relative_to(results) / name)
+        take_run(results, entry, to)
         if weight := entry.get("weight_path"):
             take(results, Path(weight), ROOT / to / Path(weight).relative_to(results))
     for entry in figures.get("phases", []):
-        folder = Path(entry["path"]).parent
-        target = ROOT / to / folder.relative_to(results)
-        for name in BESIDE_PHASES:
-            take(results, folder / name, target / name)
-        for model in ("encoder", "decoder"):
-            take(results, folder / model / "manifest.json", target / f"{model}.manifest.json")
-            take(results, folder / model / "README.md", target / "model_card.md")
+        take_phase(results, entry, to)
     for name in BESIDE_TABLES:
         take(results, results / "comparison" / name, ROOT / to / name)
     whole_file(config, ROOT / to / "config.yaml")
@@ -257,16 +254,64 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         spec["runs"] = sorted(runs, key=lambda one: (order.index(one["method"]), one["seed"]))
         for key in ("curves", "phases") if name == "plot" else ():
             spec[key] = joined(spec.get(key, []), before[name][key], ("key", "path"))
-        write_json(ROOT / to / f"{name}.json", spec)
-        command = processes.python(f"scripts/{name}.py", "--spec", f"{to}/{name}.json")
-        if processes.run(command, cwd=ROOT).returncode:
-            raise UserError(f"{to}/{name}.json: not carried out, see the line above; what was copied stays")
+        remake(f"{name}.py", to / f"{name}.json", spec)
+    for study in workflow.config.studies:
+        keep_study(results, study, to, workflow)
     # One job made all tables and another one all figures, so one manifest of each is enough.
     kept_manifests = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
     for output in {Path(one).name for spec in specs.values() for one in outputs(spec)}:
         (ROOT / to / f".{output}.lock").unlink(missing_ok=True)
         if f"{output}.manifest.json" not in kept_manifests:
             (ROOT / to / f"{output}.manifest.json").unlink(missing_ok=True)
+
+
+def take_run(results: Path, entry: dict[str, Any], to: Path) -> None:
+    """Copy the small files of a run."""
+    folder = Path(entry["metrics_path"]).parent
+    for name in BESIDE_RUNS:
+        take(results, folder / name, ROOT / to / folder.relative_to(results) / name)
+
+
+def take_phase(results: Path, entry: dict[str, Any], to: Path) -> None:
+    """Copy the small files of a phase; ``entry`` has the path of its curve."""
+    folder = Path(entry["path"]).parent
+    target = ROOT / to / folder.relative_to(results)
+    for name in BESIDE_PHASES:
+        take(results, folder / name, target / name)
+    for model in ("encoder", "decoder"):
+        take(results, folder / model / "manifest.json", target / f"{model}.manifest.json")
+        take(results, folder / model / "README.md", target / "model_card.md")
+
+
+def remake(script: str, path: Path, spec: dict[str, Any]) -> None:
+    """Write a spec, and make its outputs anew.
+
+    Raises:
+        UserError: the script failed.
+    """
+    write_json(ROOT / path, spec)
+    command = processes.python(f"scripts/{script}", "--spec", str(path))
+    if processes.run(command, cwd=ROOT).returncode:
+        raise UserError(f"{path}: not carried out, see the line above; what was copied stays")
+
+
+def keep_study(results: Path, name: str, to: Path, workflow: Workflow) -> None:
+    """Copy the small files of a study's runs, and make its table and figure again.
+
+    A study has the seeds of one config: runs of another machine do not join it.
+
+    Raises:
+        UserError: the study is not finished.
+    """
+    spec = made_by(results, f"studies/{name}.csv", [one.name for one in workflow.variants(name)])
+    for entry in spec["runs"]:
+        take_run(results, entry, to)
+        for curve in entry.get("curves", []):
+            take_phase(results, curve, to)
+    remake("study.py", to / "studies" / f"{name}.json", moved(spec, str(results), str(to)))
+    for output in (f"{name}.csv", f"{name}.png"):
+        (ROOT / to / "studies" / f".{output}.lock").unlink(missing_ok=True)
+    (ROOT / to / "studies" / f"{name}.png.manifest.json").unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""One study: a metric over the values of one key, over variants of a recipe, or over pairs of models."""
+"""One study: metrics over the values of one key, over variants of a recipe, or over pairs of models."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import polars as pl
 from pydantic import Field
 
 from langptune import metrics
-from langptune.comparison import bootstrap, grid
+from langptune.comparison import grid
 from langptune.comparison.grid import RunEntry
+from langptune.comparison.statistics import Line, compare
 from langptune.config.base import Strict
 from langptune.figures import style
 from langptune.figures.study import draw
@@ -52,13 +53,18 @@ class StudySpec(StageSpec):
     title: str
     key: str = Field(description="what varies; `models`: encoder and decoder; `recipe`: keys of one")
     runs: Annotated[list[StudyRun], Field(min_length=1)]
-    metric: str = "ndcg@10"
+    metrics: Annotated[list[str], Field(min_length=1)] = ["ndcg@10"]
+    main_metric: str = Field("ndcg@10", description="metric of the figure")
+    reference: str | None = Field(
+        None, description="method of a run, against which every other run is tested; null: nothing is tested"
+    )
     bootstrap: int = 2000
     confidence: float = 0.95
     seed: int = 0
     table_out: str = Field(
-        description="CSV: method, models, value or variant; mean, low, high; tokens, which training wrote, a mean over "
-        "seeds; collapsed, how many seeds were stopped for that"
+        description="CSV, a row per point and metric: method, models, value or variant; mean, low, high; difference to "
+        "the reference with its interval and p; tokens, which training wrote, a mean over seeds; collapsed, how many "
+        "seeds were stopped for that"
     )
     figure_out: list[str] = Field(description="the figure as .png and .pdf")
 
@@ -84,7 +90,9 @@ def spec(project: Project, job: Job) -> dict[str, object]:
             }
             for run in project.runs(job.dataset, name)
         ],
-        "metric": how.main_metric,
+        "metrics": how.metrics,
+        "main_metric": how.main_metric,
+        "reference": chosen.reference,
         "bootstrap": how.bootstrap,
         "confidence": how.confidence,
         "seed": how.seed,
@@ -97,40 +105,57 @@ def needs(project: Project, job: Job) -> Needs:
 
 
 def study(spec: StudySpec, record: Record, log: Log) -> None:
-    """Means with intervals per variant, drawn as lines or as a grid of models."""
+    """Means with intervals and tests per point; the main metric drawn as lines, rows or a grid of models."""
     plain = [RunEntry.model_validate(entry.model_dump(include=set(RunEntry.model_fields))) for entry in spec.runs]
-    rows = {(row.method, row.models): row for row in grid.collect(plain, [spec.metric]).rows}
-    draws = bootstrap.replicates({row.key: row.values for row in rows.values()}, spec.bootstrap, spec.seed)
+    runs = grid.collect(plain, spec.metrics)
+    # Without a reference the tests against this row are not shown.
+    reference = spec.reference or runs.rows[0].method
+    results = compare(runs, reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
+    lines = {line.row.key: line for line in results.lines}
     named = list(dict.fromkeys(name for entry in spec.runs for name in entry.setting))
     table = []
-    for key, row in rows.items():
-        entry = next(entry for entry in spec.runs if (entry.method, entry.models) == key)
-        low, high = bootstrap.interval(draws[row.key], spec.confidence)
-        table.append(
-            {
-                "method": entry.of,
-                "label": entry.label,
-                "group": entry.group,
-                "models": entry.models,
-                "value": entry.value,
-                **{name: entry.setting.get(name, "") for name in named},
-                "seeds": len(row.seeds),
-                "n": len(row.values),
-                "mean": float(row.values.mean()),
-                "low": float(low[0]),
-                "high": float(high[0]),
-                **_training([entry for entry in spec.runs if (entry.method, entry.models) == key]),
-            }
-        )
+    for row in runs.rows:
+        members = [entry for entry in spec.runs if (entry.method, entry.models) == (row.method, row.models)]
+        point = {
+            "method": members[0].of,
+            "label": members[0].label,
+            "group": members[0].group,
+            "models": row.models,
+            "value": members[0].value,
+            **{name: members[0].setting.get(name, "") for name in named},
+            "seeds": len(row.seeds),
+            "n": len(row.values),
+        }
+        trained = _training(members)
+        table += [point | one | trained for one in _measured(lines[row.key], spec)]
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         cells(frame).write_csv(part)
-    figure = draw(table, spec.key, named, metrics.title(spec.metric))
+    drawn = [row for row in table if row["metric"] == spec.main_metric]
+    figure = draw(drawn, spec.key, named, metrics.title(spec.main_metric))
     for path in spec.figure_out:
         style.save(figure, path)
     read = [entry.metrics_path for entry in spec.runs] + [one.path for entry in spec.runs for one in entry.curves]
     record.note(read={path: file_hash(path) for path in read})
-    log(f"{spec.title}: {len(table)} points")
+    log(f"{spec.title}: {len(drawn)} points")
+
+
+def _measured(line: Line, spec: StudySpec) -> list[dict[str, str | float | None]]:
+    """A point's mean by each metric with its interval, and its test against the reference."""
+    out = []
+    for at, metric in enumerate(spec.metrics):
+        cells = {"metric": metric, "mean": line.means[at], "low": line.low[at], "high": line.high[at]}
+        tested: dict[str, float | None] = dict.fromkeys(
+            ("difference", "difference_low", "difference_high", "p_permutation", "p_permutation_holm")
+        )
+        if spec.reference is not None and line.against:
+            one = line.against[at]
+            values = (one.effect.difference, one.low, one.high, one.effect.p_permutation, one.p_holm)
+            tested = dict(zip(tested, values, strict=True))
+        out.append(
+            {key: value if isinstance(value, str | None) else float(value) for key, value in (cells | tested).items()}
+        )
+    return out
 
 
 def _training(runs: list[StudyRun]) -> dict[str, float | int | None]:

@@ -367,7 +367,7 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
             values = rng.random(20) * (2 if name == "b" else 1)
             ranks = rng.integers(1, 9, 20).astype("int32")
             pl.DataFrame(
-                {"session": pl.Series(range(20), dtype=pl.Int32), "rank": ranks, "ndcg@10": values}
+                {"session": pl.Series(range(20), dtype=pl.Int32), "rank": ranks, "ndcg@10": values, "mrr": values / 2}
             ).write_parquet(path)
             rows = [{"batch": 0, "val_ndcg": 0.1}] + [{"batch": b, "tokens": 10.0 + seed} for b in (1, 2)]
             rows[-1] |= {"collapsed": "entropy"} if (name, seed) == ("b", 1) else {}
@@ -389,7 +389,7 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
             )
     out = [str(tmp_path / f"study.{end}") for end in ("png", "pdf")]
     spec = {"title": "R", "key": "recipe", "runs": runs, "bootstrap": 200, "figure_out": out}
-    spec["table_out"] = str(tmp_path / "s.csv")
+    spec |= {"table_out": str(tmp_path / "s.csv"), "metrics": ["mrr", "ndcg@10"], "reference": "plain"}
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "study.py"), "--spec", json.dumps(spec)],
         capture_output=True,
@@ -397,7 +397,9 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    table = pl.read_csv(tmp_path / "s.csv").with_columns(pl.col(pl.String).fill_null(""))
+    both = pl.read_csv(tmp_path / "s.csv").with_columns(pl.col(pl.String).fill_null(""))
+    table = both.filter(pl.col("metric") == "ndcg@10")
+    assert len(both) == 8 and both["metric"].to_list() == ["mrr", "ndcg@10"] * 4
     assert table.select("variant", "reward", "algorithm", "seeds").rows() == [
         ("", "", "", 1),
         ("a", "ndcg", "rebel", 2),
@@ -406,4 +408,11 @@ def test_a_study_of_a_recipe_is_a_table_and_a_panel_for_each_value(tmp_path):
     ]
     assert table.select("tokens", "collapsed").rows() == [(None, None), (1344, 0), (1344, 1), (1344, 0)]
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    tests = table.select("difference", "difference_low", "difference_high", "p_permutation", "p_permutation_holm")
+    assert tests.row(0) == (None,) * 5, "the reference is not tested against itself"
+    tested = table[1:]
+    assert np.allclose(tested["difference"], tested["mean"] - table["mean"][0])
+    assert (tested["difference_low"] <= tested["difference"]).all()
+    assert (tested["p_permutation_holm"] >= tested["p_permutation"]).all()
+    assert tested.row(1, named=True)["p_permutation_holm"] < 0.05, "twice as high"
     assert (tmp_path / "study.png").stat().st_size > 5000

@@ -491,6 +491,10 @@ def test_a_study_of_a_recipe_derives_recipes_and_methods():
         ({"grid": {"reward": ["ndgc"]}}, "unknown reward 'ndgc'"),
         ({"grid": {"reward": ["ndcg", "ndcg"]}}, "two variants have the name 'reward-ndcg'"),
         (
+            {"reference": "langptune"},
+            "reference: 'langptune' is not a method that the study leaves unchanged (langptune-cl)",
+        ),
+        (
             {"variants": {"more": {"samples": 4, "algorithm": "rloo"}}},
             "'langptune.reward-ndcg.algorithm-rebel' writes at most",
         ),

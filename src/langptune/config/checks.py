@@ -28,6 +28,18 @@ def _check_tokens(workflow: Workflow, study: str, where: str) -> None:
             )
 
 
+def _check_study_reference(workflow: Workflow, study: str, where: str) -> None:
+    """A study's reference must be a method that the study runs unchanged."""
+    chosen = workflow.config.studies[study].reference
+    unchanged = [one.name for one in workflow.variants(study) if one.name == one.of]
+    if chosen is not None and chosen not in unchanged:
+        known = ", ".join(unchanged) or "none of its methods"
+        raise UserError(
+            f"{where}: studies: {study}: reference: '{chosen}' is not a method that the study leaves unchanged ({known})"
+            f"{nearest(chosen, unchanged)}"
+        )
+
+
 def _check_titles(workflow: Workflow, where: str) -> None:
     """Titles of a run's methods, models and judges must differ, so that tables, figures and pages distinguish them."""
     config = workflow.config
@@ -105,6 +117,7 @@ def check(workflow: Workflow, where: str) -> None:
     studied = [one.name for study in config.studies for one in workflow.variants(study)]
     for study in config.studies:
         _check_tokens(workflow, study, where)
+        _check_study_reference(workflow, study, where)
     for name in [*config.methods, *studied]:
         for problem in workflow.methods[name].problems(name, workflow):
             raise UserError(f"{where}: {problem}")

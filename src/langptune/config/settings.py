@@ -199,6 +199,11 @@ class Study(Strict):
         "by key",
     )
     methods: Annotated[list[str], Field(min_length=1)] = Field(description="entries of methods.yaml")
+    reference: str | None = Field(
+        None,
+        description="one of `methods` that the study does not vary; every other point is tested against it, paired by "
+        "session, with Holm's correction within each metric. null: no tests",
+    )
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] | None = Field(
         None, description="seeds of the study; null: those of the run"
     )
