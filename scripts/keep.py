@@ -1,4 +1,4 @@
-"""Keep a finished comparison and its studies in a folder small enough for git: tables, figures, per-session metrics, curves.
+"""Keep a finished comparison and its studies in a folder small enough for git: tables, figures, metrics, curves.
 
 Seeds from several machines can be added one after the other. The runs of a second results folder are added to those of
 the first, and the tables and figures are made again over all of them.
@@ -62,6 +62,32 @@ class Made(BaseModel):
     figures_out: list[str] = []
 
 
+class Trained(BaseModel):
+    """A curve of a study's run; its other keys are study.py's to check."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    path: str
+
+
+class Point(BaseModel):
+    """A run of a study; its other keys are study.py's to check."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    method: str
+    metrics_path: str
+    curves: list[Trained] = []
+
+
+class Study(BaseModel):
+    """What is used here of the spec of a study."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    runs: Annotated[list[Point], Field(min_length=1)]
+
+
 def content(results: Path, path: Path) -> bytes | None:
     """The content of a file of the results; None where there is none.
 
@@ -102,13 +128,14 @@ def read_object(results: Path, path: Path) -> dict[str, Any]:
     return out
 
 
-def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
+def made_by(results: Path, name: str, methods: list[str], model: type[BaseModel] = Made) -> dict[str, Any]:
     """The spec of the job that made a table or figure, from its manifest.
 
     Args:
         results: a dataset's folder in the results.
         name: the file, relative to ``results``.
         methods: the methods that the spec may name.
+        model: what is used of the spec.
 
     Raises:
         UserError: there is no such manifest, its spec is not valid, or the spec names a file outside the results or a
@@ -116,7 +143,7 @@ def made_by(results: Path, name: str, methods: list[str]) -> dict[str, Any]:
     """
     path = results / f"{name}.manifest.json"
     spec = read_object(results, path).get("spec")
-    validate(Made, spec, f"{path}: spec")
+    validate(model, spec, f"{path}: spec")
     assert isinstance(spec, dict)
     spec |= {key: None for key in ("sessions_in", "items_in") if key in spec}  # neither file is kept
     for one in named(spec):
@@ -303,7 +330,7 @@ def keep_study(results: Path, name: str, to: Path, workflow: Workflow) -> None:
     Raises:
         UserError: the study is not finished.
     """
-    spec = made_by(results, f"studies/{name}.csv", [one.name for one in workflow.variants(name)])
+    spec = made_by(results, f"studies/{name}.csv", [one.name for one in workflow.variants(name)], Study)
     for entry in spec["runs"]:
         take_run(results, entry, to)
         for curve in entry.get("curves", []):
