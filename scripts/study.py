@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,8 +14,8 @@ from pydantic import Field
 
 from langptune import metrics
 from langptune.comparison import grid
-from langptune.comparison.grid import RunEntry
-from langptune.comparison.statistics import Line, compare
+from langptune.comparison.grid import ContrastEntry, RunEntry
+from langptune.comparison.statistics import Against, Line, compare
 from langptune.config.base import Strict
 from langptune.figures import style
 from langptune.figures.study import draw
@@ -28,6 +29,10 @@ from langptune.workflow.needs import Needs
 if TYPE_CHECKING:
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
+
+
+TESTED = ("difference", "difference_low", "difference_high", "p_permutation", "p_permutation_holm")
+"""Columns on the test against the reference; empty without one."""
 
 
 class Curve(Strict):
@@ -108,10 +113,18 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     """Means with intervals and tests per point; the main metric drawn as lines, rows or a grid of models."""
     plain = [RunEntry.model_validate(entry.model_dump(include=set(RunEntry.model_fields))) for entry in spec.runs]
     runs = grid.collect(plain, spec.metrics)
-    # Without a reference the tests against this row are not shown.
-    reference = spec.reference or runs.rows[0].method
-    results = compare(runs, reference, spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
+    methods = dict.fromkeys(row.method for row in runs.rows)
+    # As contrasts: both sides have the same seeds, and a resample draws the same ones of both.
+    pairs = [
+        ContrastEntry(name=name, of=name, against=spec.reference)
+        for name in methods
+        if spec.reference not in (None, name)
+    ]
+    first = next(iter(methods))  # the tests against it are not used
+    how = (spec.main_metric, spec.bootstrap, spec.confidence, spec.seed)
+    results = compare(runs, first, *how, contrasts=pairs)
     lines = {line.row.key: line for line in results.lines}
+    tests = {one.of.key: one.tests for one in results.contrasts}
     named = list(dict.fromkeys(name for entry in spec.runs for name in entry.setting))
     table = []
     for row in runs.rows:
@@ -127,7 +140,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
             "n": len(row.values),
         }
         trained = _training(members)
-        table += [point | one | trained for one in _measured(lines[row.key], spec)]
+        table += [point | one | trained for one in _measured(lines[row.key], tests.get(row.key, ()), spec.metrics)]
     frame = pl.DataFrame(table)
     with whole(spec.table_out) as part:
         cells(frame).write_csv(part)
@@ -140,22 +153,16 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     log(f"{spec.title}: {len(drawn)} points")
 
 
-def _measured(line: Line, spec: StudySpec) -> list[dict[str, str | float | None]]:
-    """A point's mean by each metric with its interval, and its test against the reference."""
-    out = []
-    for at, metric in enumerate(spec.metrics):
-        cells = {"metric": metric, "mean": line.means[at], "low": line.low[at], "high": line.high[at]}
-        tested: dict[str, float | None] = dict.fromkeys(
-            ("difference", "difference_low", "difference_high", "p_permutation", "p_permutation_holm")
-        )
-        if spec.reference is not None and line.against:
-            one = line.against[at]
-            values = (one.effect.difference, one.low, one.high, one.effect.p_permutation, one.p_holm)
-            tested = dict(zip(tested, values, strict=True))
-        out.append(
-            {key: value if isinstance(value, str | None) else float(value) for key, value in (cells | tested).items()}
-        )
-    return out
+def _measured(line: Line, tests: Sequence[Against], metrics: Sequence[str]) -> Iterator[dict[str, str | float | None]]:
+    """A point's mean by each metric with its interval, and its test against the reference, if it has one."""
+    for at, metric in enumerate(metrics):
+        values = {"mean": line.means[at], "low": line.low[at], "high": line.high[at]}
+        tested: dict[str, float | None] = dict.fromkeys(TESTED)
+        if tests:
+            one = tests[at]
+            found = (one.effect.difference, one.low, one.high, one.effect.p_permutation, one.p_holm)
+            tested = dict(zip(TESTED, map(float, found), strict=True))
+        yield {"metric": metric} | {name: float(value) for name, value in values.items()} | tested
 
 
 def _training(runs: list[StudyRun]) -> dict[str, float | int | None]:
