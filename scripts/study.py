@@ -58,6 +58,9 @@ class StudySpec(StageSpec):
     title: str
     key: str = Field(description="what varies; `models`: encoder and decoder; `recipe`: keys of one")
     runs: Annotated[list[StudyRun], Field(min_length=1)]
+    varied: list[str] = Field(
+        [], description="key recipe: the keys of the grid; the figure has a panel per value of the last"
+    )
     metrics: Annotated[list[str], Field(min_length=1)] = ["ndcg@10"]
     main_metric: str = Field("ndcg@10", description="metric of the figure")
     reference: str | None = Field(
@@ -95,6 +98,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
             }
             for run in project.runs(job.dataset, name)
         ],
+        "varied": list(chosen.grid),
         "metrics": how.metrics,
         "main_metric": how.main_metric,
         "reference": chosen.reference,
@@ -125,7 +129,7 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     results = compare(runs, first, *how, contrasts=pairs)
     lines = {line.row.key: line for line in results.lines}
     tests = {one.of.key: one.tests for one in results.contrasts}
-    named = list(dict.fromkeys(name for entry in spec.runs for name in entry.setting))
+    named = ["variant", *spec.varied] if spec.key == "recipe" else []
     table = []
     for row in runs.rows:
         members = [entry for entry in spec.runs if (entry.method, entry.models) == (row.method, row.models)]
