@@ -1,14 +1,14 @@
-"""Files in the raw format of Amazon Reviews 2023, made up: one JSON object a line, a review file and a metadata file.
+"""Synthetic files in the raw format of Amazon Reviews 2023: reviews and metadata, one JSON object per line.
 
-What a reader meets in the real files is here: half of the reviews point to items without a title and a few to items
-without a metadata row; activity, popularity and the lengths of texts are long-tailed; users review an item twice, also
-at one timestamp; timestamps tie; a price is a number, a text or nothing; texts hold quotes, line breaks, HTML, several
-scripts, and strings that a tokenizer could take for special tokens. Some 4% of the users and 12% of the items survive
-the iterative 5-core of the titled part, about as in the published counts, whatever the size (below some ten thousand
-reviews the few items there are survive more often).
+They have the difficulties of the real files. Half of the reviews point to items without a title and a few to items
+without a metadata row; activity, popularity and the lengths of texts are long-tailed; users review an item twice,
+sometimes at the same timestamp; timestamps tie; a price is a number, a text or missing; texts contain quotes, line
+breaks, HTML, several scripts, and strings that a tokenizer could take for special tokens. About 4% of the users and 12%
+of the items survive the iterative 5-core of the titled part, similar to the published counts, at any size (below about
+ten thousand reviews, more of the few items survive).
 
-A file is written in chunks. A user's reviews lie scattered over one chunk, those of an item over the whole file. The
-metadata needs each item's mean rating, so a count and a sum per item is all that is kept from chunk to chunk.
+A file is written in chunks. A user's reviews are scattered over one chunk, and those of an item over the whole file.
+The metadata needs each item's mean rating, so only a count and a sum per item are kept between chunks.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import pyarrow as pa
 
 CHUNK = 100_000
 EARLIEST, LATEST = 831_000_000_000, 1_694_600_000_000  # ms; May 1996 to September 2023
-ACTIVITY = 1.35  # of the users, n^-ACTIVITY have at least n reviews
+ACTIVITY = 1.35  # a share of n^-ACTIVITY of the users has at least n reviews
 MOST_ACTIVE = 3_000
-AGAIN = 0.015  # share of reviews that repeat a user's item
-HEAD, HEAD_SHARE, HEAD_POWER = 0.2, 0.9, 0.5  # popular items, their share of reviews, and how unequal they are
-PATTERN = 25  # popularity ranks take turns: one in 25 has no metadata row, of the rest every second no title
+AGAIN = 0.015  # share of reviews of an item that the user has already reviewed
+HEAD, HEAD_SHARE, HEAD_POWER = 0.2, 0.9, 0.5  # share of popular items, their share of reviews, and how unequal they are
+PATTERN = 25  # by popularity rank, one item in 25 has no metadata row, and every second one of the others has no title
 
 
 def _words(text: str) -> list[str]:
@@ -48,7 +48,7 @@ WORDS = _words(
     "children grandmother Christmas detective murder soldier journey friendship betrayal redemption history village"
 )
 NAMES = _words("Harbor River Garden Letters Winter Shadow Crown Orchard Station Lantern Meadow Signal Thunder Paper")
-# Quotes, markup, scripts, and what a pattern over the raw line or a careless tokenizer would stumble over.
+# Quotes, markup, scripts, and strings that a pattern over the raw line or a careless tokenizer would misread.
 ODD = [
     'He said "no" \\ twice',
     "first line\nsecond line\r\n\tindented",
@@ -79,7 +79,7 @@ def write_amazon(
 
     Args:
         reviews: lines of the review file.
-        items: lines of the metadata file; by default as many for each review as in the real Movies_and_TV.
+        items: lines of the metadata file; the default has the ratio of items to reviews of the real Movies_and_TV.
         seed: the same arguments give the same bytes.
         gz: compress both and end their names in ``.gz``.
     """
@@ -104,11 +104,11 @@ def write_amazon(
 
 
 def damage(path: Path | str, line: int, kind: str) -> None:
-    """Spoil one line (counted from 1) of a file, compressed or not; ``kind`` is a key of ``DAMAGE``."""
+    """Damage one line (counted from 1) of a file, compressed or not; ``kind`` is a key of ``DAMAGE``."""
     path = Path(path)
     packed = path.suffix == ".gz"
     content = path.read_bytes()
-    # Not splitlines: it would also cut at characters that are no line breaks in such a file.
+    # Not splitlines: it would also split at characters that are not line breaks in such a file.
     lines = (gzip.decompress(content) if packed else content).split(b"\n")
     lines[line - 1] = DAMAGE[kind](lines[line - 1])
     content = b"\n".join(lines)
@@ -150,18 +150,18 @@ def _lines(path: Path) -> Iterator[BinaryIO]:
         if path.suffix != ".gz":
             yield raw
             return
-        # Neither name nor time in the header, so that the same lines give the same bytes.
+        # The header has neither name nor time, so that the same lines give the same bytes.
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed:
             yield packed
 
 
 def _write(lines: pl.Series, out: BinaryIO) -> None:
-    # Lines are whole already: no quoting, no header.
+    # The lines are already complete, so polars adds neither quotes nor a header.
     lines.to_frame().write_csv(out, include_header=False, quote_style="never")
 
 
 def _interactions(rows: int, known: int, chunk: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Who reviews what, when, with which rating: arrays of one length, in the order of the file."""
+    """User, item, timestamp and rating of each review: arrays of one length, in the order of the file."""
     first = rows - int(rows * AGAIN)
     lengths = np.floor(rng.random(first) ** (-1 / ACTIVITY))
     lengths = np.minimum(lengths, min(MOST_ACTIVE, max(known // 8, min(60, known // 2)))).astype(np.int64)
@@ -175,8 +175,8 @@ def _interactions(rows: int, known: int, chunk: int, rng: np.random.Generator) -
     slot = np.maximum(slot[user] - rng.geometric(0.6, first) + 1, 0)
     in_season = rng.random(first) < 0.1
     item[in_season] = schedule[slot[in_season]]
-    # A user's items are drawn without repeats, what has a season only in it; who has most of the popular ones goes on
-    # with any.
+    # A user's items are drawn without repeats, and seasonal items only in their season. Repeats are drawn again, first
+    # from the popular items and later from all items, because very active users have most of the popular ones.
     for draw in [_popular] * 6 + [lambda size, known, rng: rng.integers(0, known, size)] * 6:
         wrong = seasonal[item] & ~in_season
         wrong |= ~np.isin(np.arange(first), np.unique(user * known + item, return_index=True)[1], assume_unique=True)
@@ -200,8 +200,8 @@ def _interactions(rows: int, known: int, chunk: int, rng: np.random.Generator) -
 
 
 def _popular(size: int, known: int, rng: np.random.Generator) -> np.ndarray:
-    """Popularity ranks: most of a head that falls off by a power, the rest evenly from all others."""
-    power, flat = 1 - HEAD_POWER, 2 / known  # the shift keeps the first item of a small catalogue from having it all
+    """Popularity ranks: most are drawn from a head with a power law, the rest uniformly from all other items."""
+    power, flat = 1 - HEAD_POWER, 2 / known  # the shift keeps the first item of a small catalogue from dominating
     low, high = flat**power, (HEAD + flat) ** power
     head = (low + rng.random(size) * (high - low)) ** (1 / power) - flat
     tail = HEAD + rng.random(size) * (1 - HEAD)
@@ -209,14 +209,18 @@ def _popular(size: int, known: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _seasonal(rank: np.ndarray) -> np.ndarray:
-    """Items that only users who begin at a certain time review: without them held-out users would have no new items."""
+    """Whether items are seasonal: only users who begin at a certain time review them.
+
+    Without such items, held-out users would have no new items.
+    """
     return _mix(rank, 11) % np.uint64(16) == 0
 
 
 def _times(user: np.ndarray, users: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """When each user begins, and the time of each row, in ms; the rows of a user stand together.
+    """When each user begins, and the time of each row, in ms; the rows of a user are consecutive.
 
-    Reviews that were carried over from elsewhere share an instant: within a user, and between users in their first.
+    Reviews that were imported from another site share a timestamp: several of one user, and the first ones of several
+    users.
     """
     span = LATEST - EARLIEST
     start = (rng.beta(4, 2, users) * span).astype(np.int64)
@@ -227,7 +231,7 @@ def _times(user: np.ndarray, users: int, rng: np.random.Generator) -> tuple[np.n
     after = rng.exponential(250 * 86_400_000, len(user)).astype(np.int64)
     after[(place == 0) | (shared[user] & (place < 3))] = 0
     close = rng.random(len(user)) < 0.03
-    after[close] = rng.integers(0, 3, int(close.sum()))  # a millisecond apart: what lower precision would merge
+    after[close] = rng.integers(0, 3, int(close.sum()))  # a few milliseconds apart: a lower precision would merge them
     tied = (rng.random(len(user)) < 0.08) & (place > 0)
     source = np.maximum.accumulate(np.where(tied, 0, np.arange(len(user))))
     return EARLIEST + start, EARLIEST + (start[user] + after[source]) % span
@@ -242,7 +246,7 @@ def _ratings(item: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _review_lines(drawn: dict[str, np.ndarray], seed: int, rng: np.random.Generator) -> pl.Series:
     n, pool = len(drawn["user"]), _review_pools()
-    # One variant in seven has a number of its own beside the number that all variants share.
+    # One review in seven is of a variant, which has a separate number beside the one that all variants share.
     asin = np.where(rng.random(n) < 0.15, drawn["item"] + (1 << 34), drawn["item"])
     return _joined(
         '{"rating": ',
@@ -280,7 +284,7 @@ def _metadata_lines(
     rng: np.random.Generator,
 ) -> pl.Series:
     n, pool, row = end - start, _metadata_pools(), np.arange(start, end)
-    # Now and then a row repeats an item of some rows before, with or without another title.
+    # Some rows repeat an item of seven rows before, and every second one of them changes whether it has a title.
     again = row % 97 == 96
     rank = ranks[np.where(again, row - 7, row)]
     titled = _titled(rank) ^ (again & (row % 2 == 0))
@@ -344,7 +348,7 @@ def _titled(rank: np.ndarray) -> np.ndarray:
 
 
 def _mix(number: np.ndarray, salt: int) -> np.ndarray:
-    """A fixed one-to-one scramble of 64-bit numbers (the finaliser of splitmix64)."""
+    """A fixed bijective hash of 64-bit numbers (the finaliser of splitmix64)."""
     x = number.astype(np.uint64) + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -352,7 +356,7 @@ def _mix(number: np.ndarray, salt: int) -> np.ndarray:
 
 
 def _item_ids(rank: np.ndarray, seed: int) -> pl.Series:
-    """Ten characters: ``B0`` and eight of base 36, or, for one old item in ten, digits alone. One-to-one."""
+    """A bijective code of ten characters: ``B0`` and eight of base 36, or only digits for old items, one in ten."""
     rest = (rank.astype(np.uint64) * np.uint64(0x5851F42D4C957F2D) + np.uint64(seed)) % np.uint64(2**40)
     old = (rank.astype(np.uint64) * np.uint64(387_420_489) + np.uint64(seed)) % np.uint64(10**9)
     digits = rank % 10 == 3
@@ -371,7 +375,7 @@ def _item_ids(rank: np.ndarray, seed: int) -> pl.Series:
 
 
 def _user_ids(user: np.ndarray, seed: int) -> pl.Series:
-    """28 characters as in the real files: ``A``, one of E to H, and 26 of base 32. One-to-one."""
+    """A bijective code of 28 characters as in the real files: ``A``, one of E to H, and 26 of base 32."""
     letters = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", dtype=np.uint8)
     cells = np.empty((len(user), 28), dtype=np.uint8)
     cells[:, 0] = ord("A")
@@ -393,7 +397,7 @@ def _strings(cells: np.ndarray) -> pl.Series:
 
 
 def _joined(*parts: str | pl.Series) -> pl.Series:
-    """Lines put together from fixed parts and columns."""
+    """Lines concatenated from fixed parts and columns."""
     return pl.select(pl.concat_str([pl.lit(part) for part in parts])).to_series()
 
 
@@ -406,13 +410,13 @@ def _draw(pool: list[str] | pl.Series, size: int, rng: np.random.Generator) -> p
 
 
 def _rarely(pool: pl.Series, otherwise: str, share: float, size: int, rng: np.random.Generator) -> pl.Series:
-    """A draw from the pool for a share of the rows, and one fixed value for the others."""
+    """Values drawn from the pool for a share of the rows, and one fixed value for the others."""
     index = np.where(rng.random(size) < share, rng.integers(0, len(pool), size), len(pool))
     return _take(pl.concat([pool, pl.Series([otherwise])]), index)
 
 
 def _sentences(lengths: np.ndarray, rng: np.random.Generator, odd: float) -> list[str]:
-    """Texts of given numbers of words, common words more often; a share of them with something odd inside."""
+    """Texts with given numbers of words, common words more often; a share of them contains an unusual string."""
     weight = 1 / (np.arange(len(WORDS)) + 3)
     words = np.array(WORDS)[rng.choice(len(WORDS), int(lengths.sum()), p=weight / weight.sum())].tolist()
     out, end = [], 0
@@ -428,7 +432,7 @@ def _sentences(lengths: np.ndarray, rng: np.random.Generator, odd: float) -> lis
 
 
 def _inside(texts: list[str]) -> pl.Series:
-    """JSON strings without their quotes; every second one with its characters escaped, as both occur."""
+    """JSON strings without their quotes; every second one has its characters escaped, because both forms occur."""
     return pl.Series([json.dumps(text, ensure_ascii=i % 2 == 0)[1:-1] for i, text in enumerate(texts)])
 
 
@@ -439,7 +443,7 @@ def _json(values: list) -> pl.Series:
 @lru_cache(maxsize=1)
 def _review_pools() -> dict[str, pl.Series]:
     rng = np.random.default_rng(20231)
-    # A third of the reviews has no opening sentence; some have no text at all.
+    # A third of the reviews have no opening sentence; some have no text at all.
     openers = [""] * 400 + [f"{text}. " for text in _sentences(rng.integers(2, 9, 800), rng, 0.02)]
     lengths = np.exp(rng.normal(3.1, 1.35, 4096)).clip(1, 1500).astype(np.int64)
     image = "https://images-na.ssl-images-amazon.com/images/I/{}._SL{}_.jpg"
@@ -536,7 +540,7 @@ def _metadata_pools() -> dict[str, pl.Series]:
 
 
 def _details(i: int, sentences: Callable[[int, int, int], list[str]]) -> dict[str, Any]:
-    """Free keys: hardly two rows have the same, and some are named as columns are."""
+    """Free keys: almost no two rows have the same ones, and some have the names of columns."""
     free = {
         "Genre": sentences(1, 1, 4)[0],
         "Best Sellers Rank": {"Movies & TV": 1000 + i, "Drama (DVD)": i} if i % 4 else None,

@@ -1,4 +1,4 @@
-"""Runs of a small comparison, from ranks that a test chooses."""
+"""Runs of a small comparison, with ranks that a test chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METRICS = ["recall@10", "ndcg@10"]
 
 
 def write(folder, name, ranks, sessions=None, names=METRICS):
-    """The metrics of one run with these ranks; returns the file."""
+    """Write the metrics of one run with these ranks; returns the path of the file."""
     path = folder / f"{name}.parquet"
     sessions = np.arange(len(ranks)) if sessions is None else np.asarray(sessions)
     pl.DataFrame(
@@ -34,7 +34,7 @@ def entry(path, method, models="m", seed=0, **more):
 
 
 def runs_of(folder):
-    """A reference with two models, a good method with three seeds and a bound; and a method that has not run."""
+    """Runs of a reference with two models, of a good method with three seeds and of a bound; and a method not run."""
     rng = np.random.default_rng(11)
     weak = rng.integers(1, 200, size=80)
     entries = [

@@ -23,16 +23,16 @@ from tests import preload
 
 ROOT = Path(__file__).resolve().parents[1]
 PRELOAD = "LANGPTUNE_TEST_PYTHON"
-# A worker of xdist is started by the preloading interpreter: it takes the plain one from the process that started it.
+# The preloading interpreter starts the workers of xdist. They get the plain interpreter's path from their parent.
 PLAIN_PYTHON = os.environ.setdefault("LANGPTUNE_TEST_PLAIN_PYTHON", sys.executable)
-"""The environment's interpreter: for jobs on a cluster. All others start ``sys.executable``, see tests/preload.py."""
+"""The environment's interpreter, for jobs on a cluster. All other jobs use ``sys.executable``, see tests/preload.py."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let everything that tests start share one import of torch."""
+    """Let all processes that tests start share one import of torch."""
     if PRELOAD not in os.environ and preload.possible():
-        # Short, for the sockets below it.
+        # A short path, because sockets lie below it and the length of their paths is limited.
         python = preload.make(Path(tempfile.mkdtemp(prefix="langptune-python-")) / "env")
         os.environ[PRELOAD] = str(python)
         config.add_cleanup(lambda: preload.remove(python))
@@ -44,7 +44,7 @@ LATE = "slow, and it is past LANGPTUNE_TEST_UNTIL"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """CI has an hour, on machines of any speed: late in the run, tests marked ``slow`` are skipped and reported."""
+    """Skip and report tests marked ``slow`` late in the run: CI has one hour, on machines of any speed."""
     until = os.environ.get("LANGPTUNE_TEST_UNTIL")
     if until and time.time() > float(until) and item.get_closest_marker("slow"):
         pytest.skip(LATE)
@@ -52,15 +52,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cluster, then units, then whole workflows, and what is slow last: the time may run out on it.
+    """Run the cluster's tests first, then units, then whole workflows, and slow tests last, as time may run out.
 
-    The cluster comes first because its tests run one after another and mostly wait for a queue: beside them, the other
+    The cluster comes first because its tests run one after another and mostly wait for a queue: meanwhile, the other
     worker has the machine to itself.
     """
     places = {}
     for item in items:
         slurm, slow = (item.get_closest_marker(name) is not None for name in ("slurm", "slow"))
-        # Faults take longest of what the cluster does.
+        # The tests of faults take longest of the cluster's tests.
         places[item] = not slurm, slow, slurm and item.path.name == "test_faults.py", item.path.parent.name != "unit"
     items.sort(key=places.__getitem__)
 
@@ -72,10 +72,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class ByFile(LoadScopeScheduling):
-    """As ``--dist loadfile``, but for the cluster's files, which share one cluster.
+    """Like ``--dist loadfile``, except that the cluster's files run in one process, because they share one cluster.
 
-    ``--dist loadgroup`` would need no class, but does nothing with pytest 9.2: xdist 3.8 writes the group where pytest
-    no longer reads it.
+    ``--dist loadgroup`` would need no class, but has no effect with pytest 9.2: xdist 3.8 writes the group to a place
+    that pytest no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
     late = [report for report in reports if isinstance(report.longrepr, tuple) and LATE in report.longrepr[2]]
     if late:
-        terminalreporter.section(f"NOT RUN: {len(late)} slow tests, for the time was over", sep="!", bold=True)
+        terminalreporter.section(f"NOT RUN: {len(late)} slow tests, for lack of time", sep="!", bold=True)
         for report in late:
             terminalreporter.line(f"{report.nodeid}")
         terminalreporter.line("LANGPTUNE_TEST_UNTIL sets the time; without it every test runs.")
@@ -101,7 +101,7 @@ def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def sessions_table(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataFrame:
-    """Contract ``sessions`` from user, split, history (all that is seen), target and its time."""
+    """A table by the contract ``sessions``, from user, split, history (also all that is seen), target and its time."""
     return pl.DataFrame(
         [
             {
@@ -122,9 +122,9 @@ def sessions_table(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataF
 
 
 AFTER_ALL = {"cost": 1, "fill_checklist": 1, "all": 1}
-"""What the smoke grid makes anew when any result changes."""
+"""The jobs that the smoke grid reruns when any result changes."""
 AFTER_RANKS = {"compare": 1, "slice_metrics": 1, "list_metrics": 1, "report_tuning": 1, "plot": 6, **AFTER_ALL}
-"""What it makes anew when a run's ranks and metrics change: all figures but those of curves and training."""
+"""The jobs that it reruns when a run's ranks and metrics change: all figures but those of curves and training."""
 
 
 def jobs_of(dry_run: str) -> dict[str, int]:
@@ -135,10 +135,10 @@ def jobs_of(dry_run: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def real_models() -> Path:
-    """The embedded encoder and decoder as local folders, materialised by the workflow itself if they are not there."""
+    """The embedded encoder and decoder as local folders; the workflow itself writes them if they do not exist."""
     folder = ROOT / "results" / "models"
     folder.mkdir(parents=True, exist_ok=True)
-    # Tests may run in several processes: one makes the models, the others wait.
+    # Tests may run in several processes: one writes the models, the others wait.
     with (folder / ".tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = snakemake("--configfile", "config/smoke.yaml", "--", "prefetch")
@@ -147,7 +147,7 @@ def real_models() -> Path:
 
 
 def copy_of_repo(target: Path, models: Path) -> Path:
-    """A copy of the tracked and new files, with the materialised models of the original."""
+    """A copy of the tracked and new files, with a link to the original's models."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True
     )
@@ -192,9 +192,9 @@ def copy_of_run(run: Path, target: Path) -> Path:
 
 @pytest.fixture
 def small_disk():
-    """Mounts a file system of a given size (as mount's ``size=``) on a folder; a tmpfs, which needs root."""
+    """A function that mounts a tmpfs of a given size (as mount's ``size=``) on a folder; this needs root."""
     if os.geteuid() != 0:
-        pytest.skip("a disk of its own needs root")
+        pytest.skip("mounting a small disk needs root")
     mounted: list[Path] = []
 
     def mount(folder: Path, size: str) -> Path:
@@ -203,7 +203,7 @@ def small_disk():
             ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
         )
         if done.returncode:
-            pytest.skip(f"a disk of its own cannot be mounted: {done.stderr.strip()}")
+            pytest.skip(f"the small disk cannot be mounted: {done.stderr.strip()}")
         mounted.append(folder)
         return folder
 
@@ -214,7 +214,7 @@ def small_disk():
 
 @pytest.fixture
 def one_thread():
-    """torch on one CPU thread, where the same work gives the same bytes."""
+    """Run torch on one CPU thread, so that the same work gives the same bytes."""
     import torch
 
     before = torch.get_num_threads()
@@ -260,7 +260,7 @@ def write_raw(folder: Path, rows: list[tuple], items: list[tuple], users: list[t
 
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory, real_models) -> str:
-    """Socket of a real chat API on this machine: the embedded encoder behind `transformers serve`, in float32."""
+    """Socket of a real chat API on this machine: `transformers serve` with the embedded encoder, in float32."""
     from langptune.endpoint.serve import served
 
     with served(real_models / "smollm2-135m", tmp_path_factory.mktemp("server") / "log", 1, "float32") as socket:

@@ -1,4 +1,4 @@
-"""A real HTTP server before a chat server: it checks a key, counts and refuses requests, or sends fixed answers."""
+"""A real HTTP proxy of a chat server: it checks a key, counts and refuses requests, or sends fixed answers."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Door:
 
 @contextmanager
 def door(behind: str = "", keys: tuple[str, ...] = ("DOOR_KEY", "WRONG", "NOWHERE")):
-    """An open door; closed, with its port, when the block ends.
+    """A running proxy; it stops and frees its port when the block ends.
 
     Args:
-        behind: socket of the server behind it.
-        keys: variables that the user allows there, as long as it is open.
+        behind: socket of the chat server.
+        keys: environment variables with keys that the user allows for the proxy's address while it runs.
     """
     keeper = Door(behind)
     app = Starlette(routes=[Route("/v1/chat/completions", keeper.answer, methods=["POST"])])

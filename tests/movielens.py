@@ -1,8 +1,8 @@
-"""An archive in the format and of the size of MovieLens-1M, made up: 1,000,209 ratings, 6,040 users, 3,883 films.
+"""A synthetic archive with the format and size of MovieLens-1M: 1,000,209 ratings, 6,040 users, 3,883 films.
 
-As in the real archive, 3,706 films are rated, every user has at least 20 ratings, and 6,040 users and 3,416 films are
-left by the 5-core. Popularity and activity are long-tailed. Genres attract users, and what a user rates next depends on
-what came before, so that models have something to learn. Quality figures on it mean nothing.
+As in the real archive, 3,706 films are rated, every user has at least 20 ratings, and 6,040 users and 3,416 films
+survive the 5-core. Popularity and activity are long-tailed. Users prefer some genres, and what a user rates next
+depends on what came before, so that models have something to learn. Quality measured on it means nothing.
 
 ``python -m tests.movielens FOLDER`` writes ``FOLDER/ml-1m.zip``.
 """
@@ -34,7 +34,7 @@ def ratings(seed: int = 0) -> pl.DataFrame:
     rows = []
     for user, count in enumerate(counts):
         weights = np.log(popularity) + 1.5 * (genre == taste[user])
-        # The largest keys are a sample without replacement in proportion to the weights; their order is that of draws.
+        # The largest keys are a sample without replacement in proportion to the weights, in the order of the draws.
         keys = weights + rng.gumbel(size=CORE)
         rows.append(np.argsort(-keys)[:count])
     films, users = np.concatenate(rows), np.repeat(np.arange(USERS), counts)
@@ -48,7 +48,7 @@ def ratings(seed: int = 0) -> pl.DataFrame:
 
 
 def _activity(rng: np.random.Generator, total: int) -> np.ndarray:
-    """Ratings per user, at least ``LEAST``, long-tailed, of the given sum."""
+    """Ratings per user, at least ``LEAST``, long-tailed, with the given sum."""
     raw = rng.lognormal(4.2, 1.0, USERS)
     counts = np.minimum(LEAST + (raw / raw.sum() * (total - LEAST * USERS)).astype(int), 2_000)
     lacking = total - int(counts.sum())

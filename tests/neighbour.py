@@ -1,4 +1,4 @@
-"""Acts as another account of the same machine: plants modules, connects, reads."""
+"""Acts as another account of the same machine, which plants modules, connects and reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = (
     "usercustomize",
     "accelerate",
 )
-"""Modules of libraries and of Python, and those that Python imports at start."""
+"""Modules of libraries and of Python, including modules that Python imports at start."""
 
 
 def plant(folder: Path, marker: Path) -> Path:
@@ -53,13 +53,14 @@ def listening(pids: set[int]) -> list[str]:
 
 
 LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"}
-"""127.0.0.1, ::1, and the former written as the latter."""
+"""127.0.0.1, ::1, and 127.0.0.1 as an IPv6 address, as /proc/net/tcp writes them."""
 
 
 def stranger(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code as another account of this machine; the test is skipped without root.
 
-    ``os``, ``socket`` and ``sys`` are imported before, because that account may not be able to read the interpreter.
+    ``os``, ``socket`` and ``sys`` are imported before the switch, because that account may not be able to read the
+    interpreter.
     """
     if os.geteuid() != 0:
         pytest.skip("only root can act as a second account")

@@ -1,8 +1,8 @@
 """Data with a planted signal, and models small enough to learn it within a test.
 
-Each user has one hidden taste out of ``len(TASTES)``. Item texts name a taste; a history shows the user's taste through
-noise; the target is a uniformly drawn unseen item of it. So the best possible ranking puts the unseen items of the
-taste first, in any order, and its expected NDCG is known exactly.
+Each user has one hidden taste out of ``len(TASTES)``. Item texts name a taste. A history shows the user's taste with
+noise. The target is an unseen item of the taste, drawn uniformly. So the best possible ranking puts the unseen items of
+the taste first, in any order, and its expected NDCG is known exactly.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def planted(seed: int = 0, train: int = 400, val: int = 200) -> Planted:
 
 
 def tokenizer(padding: str = "left") -> PreTrainedTokenizerFast:
-    """One token a word, with a chat template."""
+    """A tokenizer with one token per word, and with a chat template."""
     special = ["<pad>", "<unk>", "<end>", "<user>", "<bot>"]
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -68,7 +68,7 @@ def tokenizer(padding: str = "left") -> PreTrainedTokenizerFast:
 
 
 def tiny_encoder(seed: int = 0, layers: int = 2, hidden: int = 64) -> LlamaForCausalLM:
-    """A Llama of some 100 thousand weights over the words."""
+    """A Llama with about 100 thousand weights and the vocabulary of ``WORDS``."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=5 + len(WORDS),
@@ -87,7 +87,7 @@ def tiny_encoder(seed: int = 0, layers: int = 2, hidden: int = 64) -> LlamaForCa
 
 
 def tiny_decoder(seed: int = 0):
-    """A sentence-transformers model of some 30 thousand weights over the words."""
+    """A sentence-transformers model with about 30 thousand weights and the vocabulary of ``WORDS``."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
@@ -134,7 +134,7 @@ KINDS = {
 
 
 def model_of(kind: str, seed: int = 0, **changes):
-    """A random model of three layers, with windows shorter than a row; Gemma-2 caps both kinds of logits."""
+    """A random model of three layers, with attention windows shorter than a row; Gemma-2 caps both kinds of logits."""
     config, fields = KINDS[kind]
     torch.manual_seed(seed)
     attention = "eager" if kind == "gemma-2" else "sdpa"
@@ -148,9 +148,9 @@ def prompt_ids(data: Planted, split: str, words: PreTrainedTokenizerFast) -> lis
 
 
 def warm_start(model: LlamaForCausalLM, data: Planted, words: PreTrainedTokenizerFast, steps: int = 250) -> None:
-    """Teach a tiny encoder to write ``likes TASTE``: mostly ``drama`` for anybody, now and then a taste of the history.
+    """Train a tiny encoder to write ``likes TASTE``: mostly ``drama`` for any user, sometimes a taste of the history.
 
-    So its greedy profiles say nothing about the user, while what RLSO has to find is within its reach.
+    So its greedy profiles say nothing about the user, but sampling sometimes gives the profiles that RLSO has to find.
     """
     rng = np.random.default_rng(1)
     prompts = prompt_ids(data, "train", words)
@@ -184,7 +184,7 @@ def sessions_of(data: Planted, split: str, words: PreTrainedTokenizerFast):
 
 
 def scoring(decoder, items: list[str], weight: float = 0.0):
-    """Items as a decoder scores them, by the text alone."""
+    """The scoring of items by a decoder; popularity is zero for every item."""
     from langptune.ranking.decoder import embed_items
     from langptune.ranking.scoring import Scoring
 
@@ -290,5 +290,5 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of what trains."""
+    """A copy of the trainable weights."""
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}

@@ -1,13 +1,14 @@
 """One import of torch for a whole test run.
 
-Importing torch, transformers and their like takes a script longer than most tests let it compute. So a test run has a
-folder with a ``python`` of its own (preload_client.py), which Snakemake's jobs and the tests' subprocesses start as
-they would start any interpreter. It hands the scripts of the repository to a server (this file, as a program), which
-has imported the libraries, nothing of the repository, and computed nothing. It forks a process for each script.
+In most tests, a script takes longer to import torch, transformers and similar libraries than to compute. So a test run
+has a folder with a separate ``python`` (preload_client.py), which Snakemake's jobs and the tests' subprocesses start
+like any interpreter. It passes the scripts of the repository to a server (this file, as a program). The server has
+imported the libraries but nothing of the repository, and has computed nothing. It forks a process for each script.
 
-What a script sees is what it would see by itself: arguments, folder, environment, files, threads, signals, exit status.
-Everything else is run by the plain interpreter, as are scripts in an environment that is new to the run, those of a
-cluster, and all on machines with a GPU, which no forked process can use. ``LANGPTUNE_TEST_PRELOAD=0`` turns it off.
+A script sees what it would see without the server: arguments, folder, environment, files, threads, signals and exit
+status. The plain interpreter runs all other programs. It also runs scripts in an environment that is new to the run,
+scripts of a cluster, and all scripts on machines with a GPU, because no forked process can use one.
+``LANGPTUNE_TEST_PRELOAD=0`` turns the server off.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ LIBRARIES = (
     *("jinja2.sandbox", "matplotlib.figure", "matplotlib.backends.backend_agg", "markdown_it", "psutil"),
     *("snakemake.cli", "snakemake_executor_plugin_slurm", "uvicorn", "fastapi", "transformers.cli.transformers"),
 )
-"""Not polars, which starts threads, and not RecBole, which patches the others: scripts import these themselves."""
+"""Libraries that the server imports. Scripts import polars, which starts threads, and RecBole, which patches others."""
 
 
 def make(folder: Path) -> Path:
-    """Make the folder of a test run; the ``python`` in it.
+    """Make the folder of a test run, and return the path of its ``python``.
 
-    Its ``python3.11`` is the interpreter of the tests' environment. Whoever makes it, keeps the servers alive.
+    Its ``python3.11`` is the interpreter of the tests' environment. The servers end when the calling process ends.
     """
     tools, home = folder / "bin", Path(sys.prefix)
     tools.mkdir(parents=True)
@@ -56,7 +57,7 @@ def make(folder: Path) -> Path:
 
 
 def possible() -> bool:
-    """Whether this machine and this interpreter can have it."""
+    """Whether preloading is wanted, and works on this machine with this interpreter."""
     wanted = os.environ.get("LANGPTUNE_TEST_PRELOAD") != "0"
     environment = sys.prefix != sys.base_prefix and sys.version_info[:2] == (3, 11)
     return wanted and environment and not Path("/dev/nvidiactl").exists() and hasattr(os, "pidfd_open")
@@ -74,7 +75,7 @@ def remove(python: Path) -> None:
 
 
 def serve(path: str, owner: int) -> tuple:
-    """Listen until the owner of the test run has gone; in each forked process, the request comes back."""
+    """Listen until the owner of the test run ends. In each forked process, this function returns the request."""
     import array
     import marshal
     import selectors
@@ -126,11 +127,11 @@ def serve(path: str, owner: int) -> tuple:
     while True:
         for key, _ in wait.select():
             if key.data == "owner":
-                os._exit(0)  # and the kernel ends what it has forked
+                os._exit(0)  # the kernel then ends the forked processes
             if key.data == "client":
                 try:
                     request = accept()
-                except OSError:  # a client that was killed meanwhile
+                except OSError:  # the client was killed meanwhile
                     continue
                 if request is not None:
                     return request
@@ -147,7 +148,7 @@ def serve(path: str, owner: int) -> tuple:
                 for number in words or [signal.SIGKILL]:
                     os.kill(child, number)
                 if not words:
-                    wait.unregister(connection)  # its process is waited for all the same
+                    wait.unregister(connection)  # the loop still waits for the client's forked process
                 continue
             _, status = os.waitpid(child, 0)
             with contextlib.suppress(OSError):
@@ -172,7 +173,7 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
     import numpy
     import torch
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: with the server
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: this process ends with the server
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -182,7 +183,7 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
     os.umask(umask)
     os.chdir(folder)
 
-    # The libraries read these when they were imported, which is over: what is set from now on is applied.
+    # The libraries read these variables only when they were imported, so later changes are applied here.
     def offline(value: str) -> None:
         truth = value.upper() in ("1", "ON", "YES", "TRUE")
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = truth
@@ -194,7 +195,7 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
         for library in controller.lib_controllers:
             openblas = library.internal_api == "openblas"
             library.set_num_threads((openblas and (known[1] or known[2])) or known[0] or every)
-        torch.set_num_threads(known[0] or every)  # those of its MKL, too
+        torch.set_num_threads(known[0] or every)  # also sets the threads of torch's MKL
 
     applied = {"HF_HUB_OFFLINE": offline, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     putenv, unsetenv = os.putenv, os.unsetenv
@@ -232,7 +233,7 @@ def become(controller, base_path, set_by_libraries, files, kind, arguments, fold
 
 
 def preloaded() -> tuple:
-    """Import everything and serve; what comes back, in a forked process, is the program to run and its globals."""
+    """Import the libraries and serve. In a forked process, this returns the program to run and its globals."""
     import gc
     import importlib
     import types
@@ -240,7 +241,7 @@ def preloaded() -> tuple:
     del sys.path[0]  # the folder of this file
     base_path = list(sys.path)
     path, owner = sys.argv[1:]
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else it starts threads, which a fork loses
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # otherwise OpenBLAS starts threads, which a fork loses
     before = dict(os.environ)
     for name in LIBRARIES:
         importlib.import_module(name)

@@ -1,7 +1,7 @@
-"""The ``python`` of a test run: hands scripts that compute to a process that has their libraries (preload.py).
+"""The ``python`` of a test run: passes scripts that compute to a process with imported libraries (preload.py).
 
-Written into the run's folder with a first line that starts Python without its site packages, in milliseconds; so it
-imports nothing that takes time. What it does not hand over, it runs with the plain interpreter.
+It is written into the run's folder with a first line that starts Python without its site packages, which takes
+milliseconds. For the same reason it imports nothing slow. It runs all other programs with the plain interpreter.
 """
 
 import _signal
@@ -16,28 +16,28 @@ PLAIN = f"{HERE}/python3.11"
 SERVER = "@SERVER@"
 RUN = f"{os.path.dirname(HERE)}/run"
 
-# Scripts that start other programs, and need none of the libraries themselves.
+# Scripts that only start other programs and need none of the libraries.
 LIGHT = {"launch.py", "plan.py"}
-# A server takes longer to start than one script that loads all libraries; the first scripts run without.
+# A server takes longer to start than one script that loads all libraries, so the first scripts run without a server.
 AFTER = 1
-# Variables that no library reads at import, and those that the server applies to each script.
+# Variables that no library reads at import, and variables that the server applies to each script.
 FREE = {"_", "COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "PYTHONPATH", "MPLBACKEND"}
 FREE |= {"PYTHONSAFEPATH"}
 FREE |= {"HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"}
 FREE |= {"NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "PYTHONUNBUFFERED"}
 FREE_PREFIXES = ("LANGPTUNE", "PYTEST_", "SNAKEMAKE")
-# Jobs of a cluster or of `torchrun` are processes that others start, count and stop.
+# Jobs of a cluster or of `torchrun`: their launchers start, count and stop these processes, so none may be forked.
 FOREIGN = ("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
 def plain():
-    """Become the plain interpreter."""
+    """Replace this process by the plain interpreter."""
     os.execv(PLAIN, [PLAIN, *sys.argv[1:]])
 
 
 def kind_of(arguments):
-    """What a command line runs: "script" of the repository, "module" (a server of ours or a dry run), or None."""
+    """The kind of program: "script" of the repository, "module" (our local server or a dry run), or None."""
     arguments = arguments[1:] if arguments[:1] == ["-P"] else arguments
     dry_run = arguments[:2] == ["-m", "snakemake"] and "-n" in arguments
     if dry_run or arguments[:2] == ["-m", "langptune.endpoint.serve"]:
@@ -50,7 +50,7 @@ def kind_of(arguments):
 
 
 def computes(script):
-    """Whether a script needs the libraries that take seconds to import: for others no server is started."""
+    """Whether a script needs the libraries that take seconds to import; no server is started for other scripts."""
     try:
         with open(script, encoding="utf-8") as file:
             text = file.read()
@@ -60,7 +60,7 @@ def computes(script):
 
 
 def signature():
-    """A name for all that a process starts with and keeps: a server has it in common with the scripts that it runs."""
+    """A hash of the environment that a process keeps from its start; a server and the scripts that it runs share it."""
     kept = {key: value for key, value in os.environ.items() if key not in FREE and not key.startswith(FREE_PREFIXES)}
     limits = [
         resource.getrlimit(getattr(resource, name)) for name in sorted(dir(resource)) if name.startswith("RLIMIT")
@@ -75,7 +75,7 @@ def signature():
 
 
 def reached(path):
-    """A connection to the server that listens there, or None."""
+    """A connection to the server that listens on this socket, or None."""
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(path)
@@ -85,9 +85,9 @@ def reached(path):
 
 
 def server(arguments, kind):
-    """A connection to the server for this environment; None where there is none.
+    """A connection to the server for this environment, or None if there is none.
 
-    One is started where it has scripts enough. Nobody waits for it: tests have time limits.
+    A server is started when enough scripts need it. The caller does not wait for it, because tests have time limits.
     """
     import fcntl
 

@@ -68,7 +68,7 @@ def read(text: str) -> tuple[list[Claim], list[Numbers]]:
     """All claims and numbers of a page, in its order.
 
     Raises:
-        ValueError: a comment that is none of the two forms.
+        ValueError: a comment has neither of the two forms.
     """
     claims, numbers = [], []
     for found in COMMENT.finditer(text):
@@ -102,7 +102,7 @@ def folders(root: Path, scope: str | None) -> list[Path]:
 def kind(folder: Path) -> dict[str, Any]:
     """The kind of CPU that a folder's results were made on: ``name``, ``flags`` and ``dtype`` of the models.
 
-    From its manifests; from ``cpu.json`` where they are older than their field ``cpu``.
+    Read from its manifests, or from ``cpu.json`` if the manifests are too old to have the field ``cpu``.
     """
     manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.manifest.json"))]
     cpus = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
@@ -114,7 +114,7 @@ def kind(folder: Path) -> dict[str, Any]:
 
 
 def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
-    """A line on each claim that does not hold in some folder of its scope, or has none."""
+    """One line for each claim that fails in a folder of its scope, or whose scope has no folder."""
     for claim in claims:
         scope = folders(root, claim.scope)
         if not scope:
@@ -125,7 +125,7 @@ def false_claims(claims: list[Claim], root: Path) -> Iterator[str]:
 
 
 def false_numbers(numbers: list[Numbers], root: Path) -> Iterator[str]:
-    """A line on each number that differs from its folder, or is not in its paragraph."""
+    """One line for each number that differs from its folder, or is not in its paragraph."""
     for claim in numbers:
         named, _, contrast = claim.method.partition(":")
         rows = _contrasts(root / claim.folder, "contrast") if contrast else _rows(root / claim.folder)

@@ -17,9 +17,9 @@ FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium of the system, driven by Playwright.
+    """The system's Chromium, driven by Playwright.
 
-    A file at a time: as long as Playwright runs, its thread has a running event loop, and other tests start their own.
+    It stops after each file: its thread has a running event loop until then, and other tests start their own.
     """
     if CHROMIUM is None:
         if os.environ.get("LANGPTUNE_NEED_BROWSER"):
@@ -35,7 +35,7 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def page(browser) -> Iterator:
-    """A fresh page. The test fails where it asks for anything beyond this machine, or throws an error."""
+    """A fresh page. The test fails if the page sends a request beyond this machine or throws an error."""
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     outside, errors = [], []
@@ -54,11 +54,11 @@ def foreign(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def address(smoke_run):
-    """The script itself, serving the finished run."""
+    """The address of the explorer, run as a script on the finished run."""
     server = script(smoke_run, "--config", str(smoke_run / "config/smoke.yaml"), "--port", "0")
     out = printed(server)
     assert out.token
-    # The first answer waits for torch and two decoders: no browser's time limit is about that.
+    # The first answer waits for torch and two decoders, so it must not count against a browser's time limit.
     assert ask(out, "GET", "/api/view")[0] == 200
     yield out
     ended(server)

@@ -1,4 +1,4 @@
-"""The explorer as a process of its own, on the finished smoke run, and requests to it."""
+"""The explorer as a separate process on the finished smoke run, and requests to it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MODELS = "smollm2-135m+minilm-l6"
 
 
 def real(test):
-    """Marks of a test that needs a finished run."""
+    """Mark a test that needs a finished run."""
     for name in ("browser", "models", "workflow"):
         test = getattr(pytest.mark, name)(test)
     return test
 
 
 def script(repo: Path, *args: str) -> subprocess.Popen:
-    """scripts/explore.py of a repository."""
+    """Start scripts/explore.py of a repository."""
     command = [sys.executable, str(repo / "scripts" / "explore.py"), *args]
     there = {**os.environ, "PYTHONPATH": str(repo / "src")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -32,7 +32,7 @@ def script(repo: Path, *args: str) -> subprocess.Popen:
 
 
 class Address(str):
-    """Of a server, as links have it; ``token`` is what its terminal printed besides, ``pid`` its process."""
+    """Address of a server, as in links. ``token`` is the token that its terminal printed, ``pid`` its process id."""
 
     token, pid = "", 0
 
@@ -58,7 +58,7 @@ def run_key(method: str, seed: int = 0, models: str = MODELS) -> str:
 
 
 def opened(page, url: str, **state: str):
-    """The page, once its lists are there."""
+    """Open a page and wait until its lists are shown."""
     from urllib.parse import urlencode
 
     asked = ({"token": url.token} if isinstance(url, Address) else {}) | state

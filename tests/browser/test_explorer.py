@@ -33,7 +33,7 @@ HOSTILE = [
 
 
 def copy_of(smoke_run: Path, target: Path) -> Finished:
-    """The same results once more, to be changed; files are shared until they are replaced."""
+    """A copy of the results that tests may change; files are hard links until they are replaced."""
     config = read_yaml(smoke_run / "config/smoke.yaml") | {"registries": str(smoke_run / "config")}
     source = smoke_run / config["results"] / DATASET
     shutil.copytree(source, target / config["results"] / DATASET, copy_function=os.link)
@@ -86,7 +86,7 @@ def hostile(smoke_run, tmp_path_factory):
 
 
 def rewrite(table: pl.DataFrame, path: Path) -> None:
-    path.unlink()  # what it is linked to stays as it is
+    path.unlink()  # keeps the file that it is a hard link to
     table.write_parquet(path)
 
 
@@ -187,7 +187,7 @@ def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished, one_thre
             ]
             if choice.live:
                 compared += 1
-                # One text alone is rounded otherwise than in a batch: neighbours of nearly one score may change places.
+                # A text alone rounds differently than in a batch: items with nearly equal scores may swap places.
                 assert abs(side["here"] - row["rank"]) <= 2, choice
                 apart += side["here"] != row["rank"]
                 assert {item["item"] for item in side["list"]} <= set(row["top"][:25])
@@ -232,7 +232,7 @@ def test_a_client_that_disconnects_ends_the_writing(explorer, finished):
         return first
 
     assert json.loads(asyncio.run(leave()))["stage"] == "loading"
-    with explorer.live._writing:  # the writer has let go
+    with explorer.live._writing:  # the writer has released the lock
         assert explorer.live.written(choice, own) is None
 
 
@@ -256,7 +256,7 @@ def test_profiles_are_written_by_few_threads(explorer, finished):
         explorer.live.writers.release()
     for _ in range(WRITERS + 1):
         assert asyncio.run(first())["stage"] in ("loading", "waiting", "writing")
-        with explorer.live._writing:  # the writer has let go
+        with explorer.live._writing:  # the writer has released the lock
             pass
 
 
@@ -303,7 +303,7 @@ def test_read_edit_share(address, page, explorer, finished):
     row = data.session(session)
     expect(page.locator("#target")).to_contain_text(named(data, row["target"]))
 
-    # One that moves the target.
+    # A text that changes the target's rank.
     texts = ["Likes science fiction of the 1980s, with robots and war.", "Loves musicals.", "Loves film noir."]
     rankings = {text: explorer.live.rank(choice, text, row["seen"], row["target"]) for text in texts}
     text = next(text for text in texts if rankings[text].rank != stored["rank"])
@@ -407,7 +407,7 @@ def test_own_titles(address, page, finished):
     page.locator(".side.right .write button").click()
     expect(page.locator(".side.right > .facts")).to_contain_text("Written by", timeout=300_000)
     assert page.locator(".side.right .text").inner_text() and titles(page, "right") != before
-    # By langptune-0, whose encoder is another one, nothing is written yet.
+    # langptune-0 has another encoder and has not written a profile yet.
     expect(page.locator(".side.left > .facts")).to_contain_text("their own texts are ranked")
 
 
@@ -461,7 +461,7 @@ def test_fits_a_phone(address, page):
     page.locator("#own-open").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     boxes = [page.locator(f".side.{side}").bounding_box() for side in ("left", "right")]
-    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "sides stand one below the other"
+    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "the sides must be one below the other"
     small = page.evaluate(
         "[...document.querySelectorAll('button, select, input, summary')].filter(n => n.offsetParent"
         " && n.type !== 'checkbox' && n.getBoundingClientRect().height < 24).map(n => n.id || n.textContent)"

@@ -1,4 +1,4 @@
-"""What the explorer refuses: other accounts of the machine, other sites, and more than it can serve."""
+"""The explorer refuses other accounts of the machine, other sites, and more requests than it can serve."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_refuses_what_does_not_come_from_its_page(address):
 
 
 SECRETS = (DATASET, "ml-100k", "langptune", "history", "Profile explorer")
-"""Words of which an answer to a stranger holds none."""
+"""Words that an answer to a stranger must not contain."""
 
 
 def as_nobody(work):
-    """What a function returns in a process of another account of this machine."""
+    """Call a function in a process of another account of this machine, and return its result."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, to be another account")
+        pytest.skip("needs root, to act as another account")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -186,7 +186,7 @@ def test_frames_and_links_of_other_sites(address):
 
 @real
 def test_a_page_of_another_server_reaches_nothing(address, browser, tmp_path):
-    """In Chromium, with the cookie: for the browser, another port of 127.0.0.1 is the same site."""
+    """Chromium sends the cookie, because another port of 127.0.0.1 is the same site for a browser."""
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -212,7 +212,7 @@ def test_a_page_of_another_server_reaches_nothing(address, browser, tmp_path):
         for host in ("127.0.0.1", "localhost"):
             page.goto(f"http://{host}:{other.server_port}/", wait_until="networkidle")
         ours = [(url, status) for url, status in answers if url.startswith(str(address))]
-        # Of scripts and images that are refused, Chromium tells no status.
+        # Chromium reports no status for refused scripts and images.
         assert {url.removeprefix(address) for url, _ in ours} >= {"", "api/view", "api/rank"}
         assert {status for _, status in ours} == {403}, ours
         context.close()
@@ -261,7 +261,7 @@ def threads(pid: int) -> int:
 
 @real
 def test_slow_clients_are_cut_off(address):
-    """Each sends, or takes, a little at a time, for as long as it is let."""
+    """Each client sends or receives a little at a time, for as long as the server allows."""
     cookie = f"cookie: langptune-explorer-{address.rstrip('/').rsplit(':', 1)[1]}={address.token}\r\n"
     head = f"host: 127.0.0.1\r\n{cookie}"
     post = f"POST /api/rank HTTP/1.1\r\n{head}content-type: application/json\r\ncontent-length: 90000\r\n\r\n"
@@ -274,7 +274,7 @@ def test_slow_clients_are_cut_off(address):
     clients = {name: connected(address) for name in starts}
     for name, start in starts.items():
         clients[name].sendall(start.encode())
-    # Takes nothing of what it asks for: many files of which the socket holds a few.
+    # This client reads nothing of what it requests: many files, of which the socket's buffers hold a few.
     clients["takes nothing"] = connected(address, receive=4096)
     clients["takes nothing"].settimeout(1)
     with contextlib.suppress(TimeoutError):
@@ -335,7 +335,7 @@ def test_many_connections_and_requests_leave_the_owner_served(address):
 
 @real
 def test_two_explorers_at_once(smoke_run):
-    """On one port, one serves, and the other says so in a line; where none was asked for, both serve."""
+    """On one requested port, one explorer serves and the other reports this in one line. Without a port, both serve."""
     config = ["--config", str(smoke_run / "config/smoke.yaml")]
     for _ in range(3):
         with socket.create_server(("127.0.0.1", 0)) as free:

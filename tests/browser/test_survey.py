@@ -24,7 +24,7 @@ def survey(tmp_path_factory):
 
 
 def shown(page, codebook):
-    """The pair on the page, and what its sides are: found by their texts, as a reader would."""
+    """The pair on the page and the roles of its two sides, recognised by their texts."""
     left, right = (page.locator(f"section[aria-labelledby=profile-{side}] p").inner_text() for side in "AB")
     for pair in codebook.pairs:
         texts = {role: pair.texts[name] for name, role in pair.roles.items()}
@@ -35,7 +35,7 @@ def shown(page, codebook):
 
 
 def wanted(left: str, right: str) -> list[str]:
-    """Labels to choose: the trained profile a bit better, the reference easier; on a check what its text asks."""
+    """Labels to choose: the trained profile a bit better, the reference easier; on a check, what its text asks for."""
     if "instruction" in (left, right):
         side = "A" if left == "instruction" else "B"
         return [f"{side}, much better", "About equal", "No", "No"]
@@ -57,7 +57,7 @@ def answer(page, labels):
 
 
 def fill(page, codebook, comment="synthetic: true"):
-    """By mouse, from the first pair to the end."""
+    """Answer all pairs by mouse, from the first to the last."""
     count = len(codebook.pairs)
     for at in range(count):
         assert page.locator("h1").inner_text() == f"Pair {at + 1} of {count}"
@@ -115,7 +115,7 @@ def test_by_keyboard_alone(page, survey, tmp_path):
     press, active = page.keyboard.press, lambda: page.evaluate("document.activeElement.textContent")
     page.goto(url)
     press("Tab")
-    press("Enter")  # in the form, without agreement: an error, and the focus on what is missing
+    press("Enter")  # submits the form without agreement: an error, and the focus is on the missing box
     assert "Please tick the box" in page.get_by_role("alert").inner_text()
     press("Space")
     press("Enter")
@@ -176,12 +176,12 @@ def test_open_questions_back_and_reload(page, survey):
 
 
 def test_sides_and_order_are_those_that_the_analysis_draws(page, survey):
-    """Several respondents: the page's own seeds, and the same draw in Python."""
+    """Several respondents: the page draws its own seeds, and Python repeats the draw from each seed."""
     url, codebook = survey
     profiles = {pair.question: list(pair.roles) for pair in codebook.pairs}
     repeats = {pair.question: pair.repeats for pair in codebook.pairs if pair.repeats}
     seeds, starts = set(), set()
-    page.add_init_script("sessionStorage.clear()")  # each visit is another respondent's
+    page.add_init_script("sessionStorage.clear()")  # each visit counts as a new respondent
     for _ in range(6):
         begin(page, url)
         kept = json.loads(page.evaluate("Object.values(sessionStorage)[0]"))

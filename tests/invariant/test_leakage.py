@@ -56,7 +56,7 @@ def test_test_targets_reach_nothing(tmp_path):
 
 
 def test_validation_targets_reach_no_training(tmp_path):
-    """Seen from the sessions: train rows, and what is counted from them, ignore val and test targets."""
+    """Train rows, and the counts computed from them, ignore val and test targets."""
     a = prepared(tmp_path / "a", lambda user: 31)
     held_out = a.sessions.with_columns(
         target=pl.when(pl.col("split") == "train").then(pl.col("target")).otherwise(pl.lit(39, pl.Int32))
@@ -78,9 +78,9 @@ def test_scores_of_other_items_ignore_the_target(tmp_path):
 
 
 def amazon_targets(folder, moved):
-    """An Amazon category in which ``moved`` gives some rows, by (user, item), another rating and item.
+    """An Amazon category in which ``moved`` maps (user, item) of some rows to another rating and item.
 
-    As in the real files, an item's average rating in the metadata is that of all its reviews.
+    As in the real files, an item's average rating in the metadata includes all its reviews.
     """
     if not folder.exists():
         write_amazon(folder, reviews=8000, seed=4)
@@ -88,7 +88,7 @@ def amazon_targets(folder, moved):
     rows = [json.loads(line) for line in reviews.read_text(encoding="utf-8").split("\n") if line]
     taken = set()
     for row in rows:
-        # Equal times are ordered by a hash of the item: a target in a tie would change places.
+        # Rows with equal times are ordered by a hash of the item, so a changed target in a tie would move.
         while (row["user_id"], row["timestamp"]) in taken:
             row["timestamp"] += 1
         taken.add((row["user_id"], row["timestamp"]))
@@ -120,7 +120,7 @@ def amazon_prepared(folder, scratch, protocol):
 
 
 def leaks(before, after):
-    """What training may see and yet differs between two datasets whose held-out targets alone differ."""
+    """Names of data that training may see and that differ between two datasets with different held-out targets."""
     found = []
     for split in ("train", "val", "test"):
         hidden = ["target"] if split != "train" else []
@@ -142,7 +142,7 @@ def leaks(before, after):
 
 
 def exchanged(sessions, items, split):
-    """Reviews in which two users' targets of one split change places: every item and user keeps its count."""
+    """Changes that swap the targets of pairs of users in one split; every item and user keeps its count."""
     part = sessions.filter(pl.col("split") == split).sort("session")
     ids = items["item_id"].to_list()
     users, targets, seen = part["user_id"].to_list(), part["target"].to_list(), part["seen"].to_list()
@@ -167,7 +167,7 @@ def test_targets_of_every_protocol_reach_nothing(tmp_path, name):
 
 
 def test_paper_as_published_leaks_and_where(tmp_path):
-    """The named defects are seen by the same test: rating averages hold test ratings, and test is selected on."""
+    """The same check finds the named defects: average ratings include test ratings, selection uses test sessions."""
     defects = {"name": "paper", "defects": ["average-rating", "monitor-test"]}
     before = amazon_prepared(amazon_targets(tmp_path / "a", {}), tmp_path / "s1", defects)
     moved = exchanged(before.sessions, before.items, "test")
@@ -183,12 +183,12 @@ def trained_bytes(data, out, kind, **changes):
 
 
 AHEAD = {"targets": 8, "reward": "log-rank", "unfinished": "score"}
-"""A reward over the user's next train targets: validation and test come right behind the last of them."""
+"""A reward over the user's next train targets; the validation and test targets directly follow the last of them."""
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("cl", {}), ("rlso", {}), ("rlso", AHEAD)])
 def test_held_out_targets_change_no_trained_byte(tmp_path, kind, changes):
-    """Test targets reach nothing, not even the selection; validation targets reach nothing but the selection."""
+    """Test targets affect nothing, not even the selection; validation targets affect only the selection."""
     data = write_files(tmp_path / "data")
     # Ten users, each with four train sessions, then one of validation and one of test.
     sessions = pl.read_parquet(data / "sessions.parquet").with_columns(

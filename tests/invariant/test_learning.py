@@ -1,4 +1,4 @@
-"""It learns: on data with a planted signal, CL and RLSO find it, and RLSO with shuffled rewards does not."""
+"""CL and RLSO learn a planted signal, and RLSO with shuffled rewards does not."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_rlso_with_shuffled_rewards_does_not(tmp_path, world):
 
 
 def test_cl_finds_the_planted_signal(tmp_path):
-    """Profiles speak of a taste by a word that no item text has; only training can connect them."""
+    """Profiles name a taste by a word that no item text contains, so only training can connect the two."""
     data = p.planted(train=1000, val=300)
     taste = {item: text.split()[0] for item, text in enumerate(data.items)}
     code = {word: f"n{number}" for number, word in enumerate(p.TASTES)}

@@ -1,7 +1,7 @@
 """Runs Snakemake as ``python -m snakemake`` does, but looks at the queue at a constant interval.
 
-The SLURM plugin waits ten seconds longer after every look at which no job has ended. That suits jobs of hours. Jobs of
-seconds would wait longer to be noticed than they run.
+The SLURM plugin adds ten seconds to its interval after every look at which no job has ended. That suits jobs that take
+hours. The end of a job that takes seconds would be noticed long after it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import yaml
 from tests.conftest import PLAIN_PYTHON
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
-# What the nodes' machine has not: programs by Debian's packages, and the right to make device files.
+# Programs that the cluster needs, from Debian's packages. It also needs root, to make device files.
 PROGRAMS = ("munged", "mariadbd", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct")
 
 RECIPE = {"batch_size": 4, "micro_batch": 8, "uniform_negatives": 2, "checkpoint_every": 1}
@@ -35,12 +35,12 @@ TRAINING = {
     "overrides": {"history-cl": {"history_items": 2}},
     "comparison": {"reference": "history-cl", "bootstrap": 100},
 }
-"""A config whose only training, of the decoder by such a recipe, takes about a second a batch."""
+"""A config with one training, of the decoder by ``RECIPE``, which takes about a second per batch."""
 
 
 @dataclass
 class Cluster:
-    """A running cluster: what its commands need in the environment, what it knows of jobs, and how it breaks."""
+    """A running cluster: the environment of its commands, queries about its jobs, and ways to break it."""
 
     folder: Path
     env: dict[str, str]
@@ -59,7 +59,7 @@ class Cluster:
         return done.stdout
 
     def script(self, *args: str) -> str:
-        # Not through a pipe that daemons inherit: it would end when they do.
+        # Output goes to a file, not a pipe: the daemons would inherit the pipe and keep it open until they end.
         log = self.folder / "cluster.log"
         with log.open("w") as out:
             code = subprocess.run([SCRIPT, *args], env=self.env, stdout=out, stderr=out, timeout=120).returncode
@@ -67,13 +67,13 @@ class Cluster:
         return log.read_text()
 
     def queue(self, *args: str) -> list[dict[str, str]]:
-        """Jobs that wait, run or end; with ``--states=all`` those that ended lately, too."""
+        """Jobs that wait, run or are ending; with ``--states=all`` also those that ended recently."""
         names = ("id", "name", "state", "partition", "node", "reason", "comment", "workdir")
         text = self.run("squeue", "--noheader", "--format=%i\t%j\t%T\t%P\t%N\t%r\t%k\t%Z", *args)
         return [dict(zip(names, line.split("\t"), strict=True)) for line in text.splitlines()]
 
     def accounting(self, *args: str) -> list[dict[str, str]]:
-        """All jobs of the cluster, the attempts of requeued ones too, as the accounting knows them: one row each."""
+        """One row of the accounting for each job of the cluster, and for each attempt of a requeued job."""
         fields = (
             "JobID,JobName,State,ExitCode,Partition,Account,NodeList,AllocTRES,ReqMem,TimelimitRaw,ElapsedRaw,"
             "Submit,Start,End,Comment,WorkDir"
@@ -82,7 +82,7 @@ class Cluster:
         return list(csv.DictReader(text.splitlines(), delimiter="|"))
 
     def wait_for(self, what: Callable[[], object], seconds: float = 60, poll: float = 0.5):
-        """The first true value of ``what``."""
+        """The first true value that ``what`` returns; the test fails if there is none within ``seconds``."""
         end = time.monotonic() + seconds
         while not (found := what()):
             assert time.monotonic() < end, f"not within {seconds} seconds; queue: {self.queue('--states=all')}"
@@ -94,7 +94,7 @@ class Cluster:
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def kill_node(self, node: str) -> None:
-        """As a power cut: the node's daemon and all processes of its jobs are gone at once."""
+        """Kill the node's daemon and all processes of its jobs at once, as a power cut would."""
         self.script("kill-node", node)
 
     def start_node(self, node: str) -> None:
@@ -121,7 +121,7 @@ class Cluster:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many consecutive free ports."""
+    """The first of ``count`` consecutive free ports."""
     for first in range(16800 + os.getpid() % 300 * 40, 32000, count):
         with closing(socket.socket()) as probe:
             if all(probe.connect_ex(("127.0.0.1", first + offset)) for offset in range(count)):
@@ -135,11 +135,11 @@ def cluster(request) -> Iterator[Cluster]:
     reason = f"SLURM is not installed here (no {', '.join(missing)})" if missing else None
     reason = reason or ("the test cluster needs root" if os.geteuid() else None)
     if reason:
-        message = f"{reason}; .ci/run installs what it takes"
+        message = f"{reason}; .ci/run installs what is needed"
         pytest.fail(message) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(message)
     # Its own folder and ports: a cluster that is in use in .slurmlab is not affected.
     folder = Path(tempfile.mkdtemp(prefix="langptune-slurm-"))
-    folder.chmod(0o755)  # munge wants a socket that all can reach; pytest's own folders are private
+    folder.chmod(0o755)  # munge needs a socket that all accounts can reach; pytest's own folders are private
     lab = folder / "lab"
     own = {"LANGPTUNE_LAB": str(lab), "LANGPTUNE_LAB_PORT": str(free_ports(20))}
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_", "SRUN_"))} | own
@@ -151,13 +151,13 @@ def cluster(request) -> Iterator[Cluster]:
         yield running
     finally:
         running.script("down")
-        # After a failure the logs stay, to look at.
+        # After a failure the logs are kept for inspection.
         shutil.rmtree(lab / "sql" if request.session.testsfailed else folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request):
-    """No job of one test runs into the next, and whatever it broke is there again."""
+    """After each test, cancel its jobs and restart what it stopped."""
     yield
     if "cluster" in request.fixturenames:
         running = request.getfixturevalue("cluster")
@@ -167,7 +167,8 @@ def nothing_left(request):
 
 
 def command(*args: str | Path, attentive: bool) -> list[str]:
-    # The profile waits as is right where jobs take hours; and a driver outlives its work by the timespan of the rate.
+    # The profile's waiting times suit jobs that take hours, and a driver that has finished waits for the timespan of
+    # the job rate. Both are shortened here.
     short = ["--slurm-init-seconds-before-status-checks=3", "--latency-wait=10", "--max-jobs-per-timespan=20/5s"]
     program = [str(Path(__file__).with_name("attentive.py"))] if attentive else ["-m", "snakemake"]
     return [PLAIN_PYTHON, *program, "--profile", "slurm", *short, *map(str, args)]
@@ -180,11 +181,11 @@ def environment(cluster: Cluster, site: Path | None) -> dict[str, str]:
 def driver(
     cluster: Cluster, repo: Path, *args: str | Path, site: Path | None = None, timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
-    """``snakemake --profile slurm`` in a copy of the repository, until it ends; output of both streams as text.
+    """Run ``snakemake --profile slurm`` in a copy of the repository until it ends; returns both streams as text.
 
     It looks at the queue at the plugin's own intervals.
 
-    site: a cluster.yaml made by ``cluster.site(...)``; else that of the test cluster.
+    site: a cluster.yaml made by ``cluster.site(...)``; the default is that of the test cluster.
     """
     return subprocess.run(
         command(*args, attentive=False),
@@ -200,9 +201,9 @@ def driver(
 def start_driver(
     cluster: Cluster, repo: Path, log: Path, *args: str | Path, site: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """The same in the background, in a process group of its own; its output goes to ``log``.
+    """The same in the background, in a separate process group; its output goes to ``log``.
 
-    It looks at the queue every few seconds, however long nothing ends (``attentive.py``).
+    It looks at the queue every few seconds, even if no job ends for a long time (``attentive.py``).
     """
     with log.open("wb") as out:
         return subprocess.Popen(

@@ -1,7 +1,7 @@
-"""What clusters do to jobs, done to real trainings: each row of the fault table in docs/cluster.md is measured here.
+"""Faults of a cluster, applied to real trainings: each row of the fault table in docs/cluster.md is measured here.
 
-A training of the decoder that checkpoints at every step runs once on this machine, undisturbed. On the cluster,
-whatever happens to it, it must end with the same weights.
+A training of the decoder that checkpoints at every step runs once on this machine without faults. On the cluster, it
+must end with the same weights after every fault.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
 
 SEEDS = [0, 1, 2]
 LONG = 100
-"""Seconds of a training, as fast as two at once go here: four at once do not end within a minute."""
+"""Seconds of a training when two run at once on this machine: with four at once, none ends within a minute."""
 CONFIG = TRAINING | {"results": "results/faults", "generation": {"threads": 1}}
 BATCHES = {"batches": 24, "validate_every": 24}
 DATA = "results/faults/ml-100k-small"
 
 
 class Trial:
-    """A copy of the repository with the config above in it, and what its trainings left."""
+    """A copy of the repository with the config above, and access to the files of its trainings."""
 
     def __init__(
         self, folder: Path, models: Path, seeds: list[int], retries: int = 2, like: Trial | None = None, **recipe: int
     ):
-        """``like``: a finished trial whose prepared data are taken over."""
+        """``like``: a finished trial whose prepared data are reused."""
         if like is None:
             self.repo = copy_of_repo(folder / "repo", models)
         else:
@@ -55,10 +55,10 @@ class Trial:
         self.began = time.monotonic()
 
     def local(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Snakemake on this machine, by the interpreter of the cluster's jobs.
+        """Snakemake on this machine, with the interpreter of the cluster's jobs.
 
-        torch takes other kernels where it is imported before the number of threads is set, as in tests/preload.py: the
-        weights then differ by roundings.
+        torch selects other kernels if it is imported before the number of threads is set, as in tests/preload.py. The
+        weights then differ by rounding.
         """
         command = [PLAIN_PYTHON, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "faults.yaml", *args]
         path = f"{Path(PLAIN_PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
@@ -69,7 +69,7 @@ class Trial:
         return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-history-*")), None)
 
     def steps(self, seed: int) -> int:
-        """The step of the newest whole checkpoint of a training that is under way."""
+        """The step of the newest complete checkpoint of a running training."""
         phase = self.phase(seed)
         found = phase.glob(f".checkpoints/*/checkpoint-*/{SEAL}") if phase else []
         return max((int(seal.parent.name.split("-")[1]) for seal in found), default=0)
@@ -78,7 +78,7 @@ class Trial:
         return file_hash(self.phase(seed) / "decoder" / "model.safetensors")
 
     def seconds(self, seed: int) -> float:
-        """What a batch of a finished training took."""
+        """Seconds per batch of a finished training."""
         curve = [json.loads(line) for line in (self.phase(seed) / "curve.jsonl").read_text().splitlines()]
         seconds = [row["seconds"] for row in curve if row.get("loss") is not None]
         return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
@@ -92,7 +92,7 @@ class Trial:
 
 
 def submitted(cluster: Cluster, rule: str, trial: Trial) -> list[dict[str, str]]:
-    """All attempts at jobs of a rule, as the accounting knows them once it has heard of their ends."""
+    """All attempts at jobs of a rule, from the accounting, after it has recorded their ends."""
 
     def settled() -> list[dict[str, str]]:
         rows = [row for row in cluster.accounting() if row["Comment"].startswith(f"rule_{rule}_")]
@@ -110,7 +110,7 @@ def job_of(cluster: Cluster, rule: str, seed: int | None = None) -> dict[str, st
 
 
 def back_in_the_queue(cluster: Cluster, trial: Trial, job: dict[str, str]) -> None:
-    """Wait until SLURM has requeued a job, which it then holds back for two minutes, and let it start."""
+    """Wait until SLURM has requeued a job, and let it start at once: SLURM would hold it back for two minutes."""
 
     def requeued() -> bool:
         queue = cluster.queue("--states=PENDING")
@@ -122,13 +122,13 @@ def back_in_the_queue(cluster: Cluster, trial: Trial, job: dict[str, str]) -> No
 
 
 def report(trial: Trial, line: str) -> None:
-    """Measurements, for docs/cluster.md; seen with ``pytest -s``."""
+    """Print a measurement for docs/cluster.md; ``pytest -s`` shows it."""
     print(f"[{time.monotonic() - trial.began:5.0f} s] {line}", flush=True)
 
 
 @pytest.fixture(scope="module")
 def trained_here(tmp_path_factory, real_models) -> Trial:
-    """Trained on this machine, with nothing in the way."""
+    """The trainings on this machine, without faults."""
     trial = Trial(tmp_path_factory.mktemp("undisturbed"), real_models, SEEDS)
     done = trial.local("--", "langptune")
     assert done.returncode == 0, done.stdout[-3000:]
@@ -136,7 +136,7 @@ def trained_here(tmp_path_factory, real_models) -> Trial:
 
 
 def exclusive(cluster: Cluster, **changes) -> Path:
-    """A site where each job has a node for itself, so that a fault hits one training alone."""
+    """A site where each job has a node to itself, so that a fault affects only one training."""
     return cluster.site(extra="--exclusive", warn_seconds=0, **changes)
 
 
@@ -177,7 +177,7 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, trained_here, real_
     for seed in SEEDS:
         resumed = re.search(r"resuming from checkpoint-(\d+)", trial.log_of(seed))
         assert resumed, f"seed {seed}: {trial.log_of(seed)}"
-        # At most one checkpoint interval is lost: a step, here.
+        # At most one checkpoint interval is lost; here, it is one step.
         report(trial, f"seed {seed}: {resumed[0]}; {at[seed]} when it was hit")
         assert int(resumed[1]) >= at[seed]
         assert trial.weights(seed) == trained_here.weights(seed)
@@ -187,7 +187,7 @@ def test_cancelled_lost_with_its_node_and_preempted(cluster, trained_here, real_
 
 
 def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: Path) -> None:
-    """The first attempts are too short, or too small: later ones get more, and go on where the others were stopped."""
+    """The first attempts have too little time or memory. Later ones get more, and resume where the first stopped."""
     args = ("--configfile", "faults.yaml", "--", "langptune")
     batches = round(LONG / trained_here.seconds(0))
     long = Trial(tmp_path / "time", real_models, [0], like=trained_here, batches=batches, validate_every=batches)
@@ -205,7 +205,8 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
     first = cluster.wait_for(attempt, seconds=300)
     again = cluster.wait_for(lambda: attempt(first["id"]), seconds=300)
     limit = cluster.run("squeue", "--noheader", "--format=%l", f"--jobs={again['id']}").strip()
-    # Two minutes may do or not: SLURM looks at limits twice a minute, and what ends in between has failed.
+    # Two minutes may or may not be enough: SLURM checks limits twice a minute, and counts a job that ends in between as
+    # failed.
     cluster.run("scontrol", "update", f"JobId={again['id']}", "TimeLimit=30")
     assert tight.wait(timeout=900) == 0, small.output()[-6000:]
     report(small, "enough memory at last")
@@ -228,7 +229,7 @@ def limits(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: P
 
 
 def driver_killed(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: Path) -> None:
-    """The next driver waits for what the dead one left, keeps it, and starts nothing twice."""
+    """The next driver waits for the jobs of the dead one, keeps their results, and starts no job twice."""
     trial = Trial(tmp_path, real_models, SEEDS, like=trained_here)
     args = ("--configfile", "faults.yaml", "--jobs", "2", "--", "langptune")
     first = start_driver(cluster, trial.repo, tmp_path / "first.log", *args)
@@ -255,7 +256,7 @@ def driver_killed(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_
 
 
 def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: Path) -> None:
-    """A disk that fills up under a training: three attempts fail with one line each; with space again, it goes on."""
+    """The disk fills up during a training: three attempts fail with one line each. With free space, it resumes."""
     trial = Trial(tmp_path, real_models, [0])
     disk = trial.repo / "results" / "faults"
     disk.mkdir()
@@ -284,7 +285,7 @@ def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path
 
 
 def test_limits_a_killed_driver_and_a_full_disk(cluster, trained_here, real_models, tmp_path):
-    """Most of the time these wait for the queue, so they do it together."""
+    """These faults mostly wait for the queue, so they run in parallel."""
     with ThreadPoolExecutor() as pool:
         faults = [
             pool.submit(fault, cluster, trained_here, real_models, tmp_path / fault.__name__)
@@ -295,7 +296,7 @@ def test_limits_a_killed_driver_and_a_full_disk(cluster, trained_here, real_mode
 
 
 def test_submitting_waits_for_the_controller(cluster, tmp_path):
-    """What the driver finds as `sbatch` in its PATH holds back while the controller is away."""
+    """The `sbatch` that the driver finds in its PATH waits while the controller is down."""
     tool = Path(__file__).parents[2] / "slurm" / "bin" / "sbatch"
     env = cluster.env | {"LANGPTUNE_SLURM_SECONDS": "1", "PATH": f"{tool.parent}:{cluster.env['PATH']}"}
     command = ["sbatch", "--parsable", "--account=lab", "--output=/dev/null", "--wrap=true"]

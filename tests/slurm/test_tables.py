@@ -1,7 +1,7 @@
 """One seed of config/smoke.yaml on the cluster: the tables of a run on one machine.
 
-Without the methods whose jobs are those of the others again; every rule is there. These jobs run by the plain
-interpreter and those on this machine by the preloaded one (tests/preload.py), so both are compared as well.
+Methods whose jobs repeat those of others are left out, but every rule runs. The cluster's jobs use the plain
+interpreter and the local jobs use the preloaded one (tests/preload.py), so the two interpreters are compared as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ON_GPU = {
     *("choose_popularity", "rank_profiles", "rank_history_text"),
 }
 BASELINES = {"try_baseline", "fit_baseline"}
-"""On a GPU where the model behind is one of RecBole's."""
+"""These rules use a GPU if their model is one of RecBole's."""
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts")
 LOCAL = {"compare", "slice_metrics", "list_metrics", "report_tuning", "plot", "study", "show_profiles"}
 METHODS = "langptune-0,langptune,shuffled-profiles,history,pop,ease,sasrec,random,oracle"
@@ -34,13 +34,13 @@ RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[
 
 @dataclass
 class Grid:
-    """A finished run: its folder, the output of the driver, its jobs, and what processes of its scripts saw."""
+    """A finished run: its folder, the driver's output, its jobs, and the environments of its scripts' processes."""
 
     repo: Path
     log: str
     jobs: list[dict[str, str]]
     seen: dict[str, set[tuple[bool, str | None]]] = field(default_factory=lambda: defaultdict(set))
-    """script -> whether in a job, and the GPUs that it was given"""
+    """script -> pairs of whether it ran in a job, and CUDA_VISIBLE_DEVICES"""
     offline: set[str | None] = field(default_factory=set)
     """HF_HUB_OFFLINE of all scripts"""
 
@@ -61,18 +61,18 @@ class Grid:
         return set(re.findall(rf"^ *{kind} (\w+):", self.log, re.M))
 
     def rules_of(self, job: dict[str, str]) -> set[str]:
-        """The rules of a job, by the comment that the executor gives it; several where it is a group."""
+        """The rules of a job, from the comment that the executor gives it; a group has several."""
         words = job["Comment"].removeprefix("rule_").split("_wildcards_")[0]
         known = self.rules("rule") | self.rules("localrule")
         return {rule for rule in known if re.search(rf"(^|_){rule}(_|$)", words)}
 
 
 TRAINED = {"langptune", "langptune-cl", "history-cl"}
-"""Methods behind which a decoder or an encoder was trained."""
+"""Methods that use a trained decoder or encoder."""
 
 
 def tables(folder: Path) -> set[str]:
-    """Every final table below a results folder, by its path there."""
+    """Paths of all final tables in a results folder, relative to it."""
     patterns = ("*/comparison/table*", "*/comparison/comparisons.csv", "*/studies/*.csv")
     files = [file for pattern in patterns for file in folder.glob(pattern) if not file.name.endswith(".manifest.json")]
     return {str(file.relative_to(folder)) for file in files}
@@ -97,7 +97,7 @@ def grid(cluster, tmp_path_factory, real_models) -> Grid:
     assert driver.returncode == 0, out.log[-8000:]
     submitted = len(re.findall(r"submitted with SLURM jobid", out.log))
 
-    def recorded() -> bool:  # the accounting hears of an end a little later
+    def recorded() -> bool:  # the accounting records the end of a job a little later
         out.jobs = [job for job in cluster.accounting() if job["WorkDir"] == str(repo)]
         return len(out.jobs) == submitted and not {job["State"] for job in out.jobs} & {"PENDING", "RUNNING"}
 
@@ -107,7 +107,7 @@ def grid(cluster, tmp_path_factory, real_models) -> Grid:
 
 @pytest.fixture(scope="module")
 def local(smoke_run, tmp_path_factory) -> Path:
-    """The results of the same on this machine: those of ``smoke_run``, compared without its second seed."""
+    """The results of the same run on this machine: those of ``smoke_run``, compared without its second seed."""
     repo = copy_of_run(smoke_run, tmp_path_factory.mktemp("local") / "repo")
     planned = jobs_of(snakemake(*RUN, "-n", cwd=repo).stdout)
     assert set(planned) <= {*LOCAL, *AFTER_ALL}, planned
@@ -123,7 +123,7 @@ def test_tables_are_those_of_a_local_run(grid, local):
     assert theirs.keys() == ours.keys()
     others = {key: row for key, row in ours.items() if key[0] not in TRAINED}
     assert len({key[0] for key in others}) > 6 and {key: theirs[key] for key in others} == others
-    # A training in bfloat16 may differ by a rounding between two processes: kernels depend on where memory lies, too.
+    # A training in bfloat16 may differ by rounding between two processes: kernels also depend on memory alignment.
     for key in ours.keys() - others.keys():
         for column in ("mean", "low", "high"):
             assert float(theirs[key][column]) == pytest.approx(float(ours[key][column]), rel=0.02, abs=0.01), key

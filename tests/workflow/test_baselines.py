@@ -23,9 +23,9 @@ pop-or-transitions:
 
 
 def test_one_new_file_and_an_entry_are_a_baseline(tmp_path):
-    """Both are those of docs/extend.md, word for word. The grid is tried, the best point is fitted and ranked.
+    """File and entry are copied from docs/extend.md. The grid is tried, and the best point is fitted and ranked.
 
-    Then the new baseline is added to another one.
+    Then a fusion combines the new baseline with another one.
     """
     page = (ROOT / "docs/extend.md").read_text()
     code, entry = re.search(r"\*\*Another baseline\*\*.*?```python\n(.*?)```.*?```yaml\n(.*?)```", page, re.S).groups()
@@ -53,13 +53,13 @@ def test_one_new_file_and_an_entry_are_a_baseline(tmp_path):
     assert set(trials) == {0.0, 0.1, 1.0} and trials[best["settings"]["popularity"]] == max(trials.values())
     found = pl.read_parquet(ranks)
     items = len(pl.read_parquet(repo / "results/mine/ml-100k-small/data/items.parquet"))
-    assert found["rank"].median() < 0.4 * items, "it learned something: by chance it is about half"
+    assert found["rank"].median() < 0.4 * items, "the baseline learned nothing: chance level is about half"
     assert not (ranks.parent / "scores.parquet").exists()
     fused(repo, config, found)
 
 
 def fused(repo: Path, config: dict, alone: pl.DataFrame) -> None:
-    """A fusion of the new baseline and Pop, and its bound, from fits to rows of the table and a contrast."""
+    """A fusion of the new baseline and Pop, and its upper bound: fits, rows of the table and a contrast."""
     config["methods"] = ["random", "transitions", "pop-plus-transitions", "pop-or-transitions"]
     config["comparison"]["contrasts"] = {"adds": ["pop-plus-transitions", "transitions"]}
     config["seeds"] = [0]
@@ -68,14 +68,14 @@ def fused(repo: Path, config: dict, alone: pl.DataFrame) -> None:
     table = results / "comparison/table_long.csv"
     done = snakemake("--configfile", "config/mine.yaml", "--", str(table), cwd=repo)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert jobs_of(done.stdout)["fit_fused_baseline"] == 2, "of Pop, which is no method of the run, and the new one"
+    assert jobs_of(done.stdout)["fit_fused_baseline"] == 2, "Pop, not a method of the run, and the new one"
     folders = {name: repo / results / f"{name}-transitions/pop-transitions/seed0" for name in ("pop-plus", "pop-or")}
     pop, own, added, bound = (
         pl.read_parquet(folder / "ranks.parquet")
         for folder in (repo / results / "pop/pop/seed0", repo / results / "transitions/transitions/seed0",
                        *folders.values())
     )  # fmt: skip
-    assert own.equals(alone), "that scores are kept changes no rank"
+    assert own.equals(alone), "keeping scores must change no rank"
     assert bound["rank"].to_list() == list(map(min, pop["rank"], own["rank"]))
     choice = json.loads((folders["pop-plus"] / "choice.json").read_text())
     val = {row["weight"]: row["ndcg"] for row in choice["grid"]}

@@ -1,4 +1,4 @@
-"""The workflow as others take it: its two Snakefiles, as a module, with few packages, with `--sdm`."""
+"""The workflow as others use it: through both Snakefiles, as a module, with few packages, with `--sdm`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_as_a_module(tmp_path):
     jobs = jobs_of(done.stdout)
     assert done.returncode == 0 and jobs["langptune_evaluate"] == len(CONFIG["methods"]), done.stdout[-3000:]
     assert jobs["mine"] == jobs["all"] == 1 and "langptune_all" not in jobs
-    # A job finds the scripts of its checkout, and writes into the folder of the outer workflow.
+    # A job finds the scripts of its checkout, and writes to the folder of the outer workflow.
     wanted = "results/alone/ml-100k-small/data/items.parquet"
     done = run("--", wanted, cwd=folder, PYTHONPATH="")
     assert done.returncode == 0 and (folder / wanted).is_file(), done.stdout[-3000:]
@@ -82,7 +82,7 @@ def test_as_a_module(tmp_path):
 
 
 def test_as_a_module_from_a_host_of_repositories(tmp_path):
-    """By a commit of the clone that Snakemake keeps, as after a first fetch: the host is not asked again."""
+    """Use the module by a commit of the clone that Snakemake keeps after a first fetch, without contacting the host."""
     folder, clone = tmp_path / "outer", tmp_path / "cache/snakemake/snakemake/source-cache/snakemake-git-cache"
     subprocess.run(["git", "init", "-q", str(tmp_path / "work")], check=True)
     work = ["git", "-C", str(tmp_path / "work"), "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -122,11 +122,11 @@ class Hiding:
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 """
 READING = {"snakemake", "pydantic", "pyyaml", "jinja2", "numpy", "psutil"}
-"""What docs/ecosystem.md names, and psutil, which Snakemake itself needs."""
+"""The packages that docs/ecosystem.md names, and psutil, which Snakemake itself needs."""
 
 
 def hidden(tmp_path: Path, kept: set[str]) -> dict[str, str]:
-    """An environment in which the direct needs of the library are not installed, but for those that are kept."""
+    """An environment without the library's direct dependencies, except those that are kept."""
     needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     wanted = {re.split(r"[=>\[]", need)[0].lower().replace("_", "-") for need in needs} - kept
     modules = packages_distributions()
@@ -154,7 +154,7 @@ def test_a_missing_package_is_one_line(tmp_path, config):
 
 
 def test_every_job_names_an_environment(config, tmp_path):
-    """As `--sdm` would ask for it; neither conda nor apptainer is needed to list them."""
+    """The environments that `--sdm` would use. Listing them needs neither conda nor apptainer."""
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     assert rules.count("    conda:\n        ENVIRONMENT\n") == len(re.findall(r"^    shell:$", rules, re.M)) > 30
     done = run("-n", "--sdm", "apptainer", "--configfile", config, cwd=ROOT, LANGPTUNE_IMAGE=str(tmp_path / "no.sif"))

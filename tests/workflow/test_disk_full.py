@@ -1,7 +1,7 @@
-"""A disk that fills up under a run at random moments: a line, nothing finished is lost, the rerun ends the same.
+"""A disk that fills up at random moments of a run: one line of error, no finished result lost, the same final results.
 
-The results lie on a file system of their own. By default the baselines are run and the disk fills up three times;
-``DISK_MOMENTS=10`` does so ten times over the whole of config/smoke.yaml.
+The results are on a separate file system. By default, the baselines run and the disk fills up three times. With
+``DISK_MOMENTS=10``, it fills up ten times in a run of the whole config/smoke.yaml.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMAND = ["-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "confi
 
 
 def start(repo: Path, log: Path) -> subprocess.Popen:
-    """A run without retries: under a full disk each would fail three times."""
+    """Start a run without retries: on a full disk, each job would fail three times."""
     command = [sys.executable, *COMMAND[:-2], "--retries", "0", *COMMAND[-2:]]
     return subprocess.Popen(command, cwd=repo, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
@@ -44,7 +44,7 @@ def finish(repo: Path) -> str:
 
 
 def results(repo: Path) -> dict[str, str]:
-    """Hash of every result that the same work always makes the same, by its path."""
+    """Path -> hash of every result that is the same in every run."""
     kinds = ("*.parquet", "table*.*", "*.png", "*.pdf", "choice.json", "selected.json")
     found = {path for kind in kinds for path in (repo / RESULTS).rglob(kind) if path.is_file()}
     skipped = {"cost.png", "cost.pdf"}
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
             break
         log = tmp_path / f"run{moment}.log"
         running = start(repo, log)
-        # By results that are there and then somewhere in the next job, not by time: runs take longer beside others.
+        # The moment depends on the number of results, plus a part of a job, not on time: other load slows a run.
         there = len(done & wanted.keys())
         enough = there + round(rng.uniform(0.05, 0.7) * (len(wanted) - there))
         while running.poll() is None:
@@ -126,5 +126,5 @@ def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
             done = set()
     finish(repo)
     assert results(repo) == wanted and len(wanted) > 4
-    assert not list(disk.rglob(".*.part")), "what a full disk left behind is removed"
+    assert not list(disk.rglob(".*.part")), "partial files that a full disk left must be removed"
     assert hit == MOMENTS, "too few runs were disturbed"

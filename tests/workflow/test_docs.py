@@ -1,4 +1,4 @@
-"""What docs/extend.md tells to do for a dataset of one's own, done word for word."""
+"""Follows the instructions of docs/extend.md for a dataset of your own, word for word."""
 
 from __future__ import annotations
 

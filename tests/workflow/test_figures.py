@@ -18,7 +18,7 @@ pytestmark = pytest.mark.workflow
 
 
 def test_one_new_file_is_a_figure_of_every_comparison(tmp_path):
-    """The file is that of docs/extend.md, word for word."""
+    """The file is copied from docs/extend.md."""
     page = (ROOT / "docs/extend.md").read_text()
     figure = re.search(r"\*\*A figure of the comparison\*\*.*?```python\n(.*?)```", page, re.S)[1]
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
@@ -42,11 +42,11 @@ def test_one_new_file_is_a_figure_of_every_comparison(tmp_path):
     assert (tmp_path / "counts.png").read_bytes().startswith(b"\x89PNG")
     manifest = json.loads((tmp_path / "counts.png.manifest.json").read_text())
     plain = provenance.code_hash(ROOT / "scripts" / "plot.py")
-    assert manifest["code"] != plain, "its own file is part of the code that made it"
+    assert manifest["code"] != plain, "the hash of the code must include the figure's own file"
 
 
 def test_the_workflow_lists_figures_without_drawing_any():
-    """Parsing imports the registry, and no matplotlib."""
+    """Parsing imports the registry, but not matplotlib."""
     code = "import sys; from langptune.figures import comparison as c; c.drawn({'contrasts': 1, 'published': 1}); "
     code += "sys.exit('matplotlib' in sys.modules or 'polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def repo(smoke_run, tmp_path_factory) -> Path:
-    """A copy of the finished run: what is added here, other tests do not see."""
+    """A copy of the finished run: other tests must not see the files that are added here."""
     return copy_of_run(smoke_run, tmp_path_factory.mktemp("interpret") / "repo")
 
 
@@ -45,7 +45,7 @@ def test_every_measure_is_there_for_every_method(finished):
         own = table.filter(pl.col("measure") == measure)
         assert len(own) == 3 and own["mean"].is_not_null().all(), measure
         assert (own["low"] <= own["mean"]).all() and (own["mean"] <= own["high"]).all()
-    # Another user's profile was dealt to every session; the texts as such are the same.
+    # Every session has another user's profile, but the set of texts is the same.
     words = table.filter((pl.col("measure") == "sameness") & (pl.col("method") != "langptune"))["mean"]
     assert words[0] > 0
     judges = pl.read_csv(finished / FOLDER / "interpretability/judges.csv")
@@ -73,7 +73,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_measure_is_made_again(finishe
 
 
 def test_examples_escape_whatever_titles_and_profiles_say(finished):
-    """Hostile titles and profiles, through the script that a rule ran, by the spec in its manifest."""
+    """Run the script of a rule on hostile titles and profiles, with the spec from its manifest."""
     page = finished / FOLDER / "interpretability/examples.html"
     assert page.read_text().count("<section>") == 3
     spec = json.loads(Path(f"{page}.manifest.json").read_text())["spec"]

@@ -1,5 +1,5 @@
-"""The paper's grid from end to end with stand-ins: config/paper.yaml on a generated Amazon category in the hub's cache,
-with tiny models of the very architectures, in the hub's cache too. Only sizes differ from the real run."""
+"""The paper's grid from end to end with small replacements: config/paper.yaml on a generated Amazon category and with
+tiny models of the same architectures, both in the hub's cache. Only sizes differ from the real run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RLSO = {"batches": 1, "sessions_per_batch": 2, "micro_batch": 2, "validate_every
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """A config made of config/paper.yaml, and the environment to run it in."""
+    """A folder with a config derived from config/paper.yaml, and the environment to run it in."""
     folder = tmp_path_factory.mktemp("paper")
     home = write_hub(folder / "hf")
     write_amazon(folder / "raw", reviews=4000, seed=2)
@@ -52,7 +52,7 @@ def grid(tmp_path_factory) -> tuple[Path, dict[str, str]]:
         "tune": False,
         "studies": {},
         "training": {"threads": 1, "retries": 0},
-        # Tiny vocabularies make many tokens of a word.
+        # Tiny vocabularies split a word into many tokens.
         "dataset_overrides": {
             "movies-tv": {
                 "protocol": {"limits": {**LIMITS, "prompt_tokens": 7000, "item_tokens": 2000}},

@@ -1,4 +1,4 @@
-"""Paths and values of a YAML file are data, which no shell runs; a config of baselines alone needs no model."""
+"""No shell runs paths and values of a YAML file; a config that has only baselines needs no model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def config(path: Path, **keys) -> Path:
 
 
 def test_a_checkout_may_lie_anywhere(tmp_path):
-    """A dry run of everything, and a real job: its shell line begins with the path of the checkout."""
+    """A dry run of everything, and a real job, whose shell line begins with the path of the checkout."""
     repo = copy_of_repo(tmp_path / ODD, tmp_path / "nothing")
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1"]
     command += ["--configfile", str(config(repo / f"config/{ODD}.yaml"))]
@@ -61,7 +61,7 @@ def test_baselines_alone_have_a_plan_and_a_doctor(tmp_path):
 
 @pytest.fixture
 def make(tmp_path):
-    """Runs `make` in a folder with the Makefile, the scripts, and this environment."""
+    """A function that runs `make` in a folder with the Makefile, the scripts and this environment."""
     folder = tmp_path / "make"
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -96,7 +96,7 @@ def test_make_hands_no_value_to_a_shell(make, tmp_path, door):
 
 
 def test_a_run_imports_nothing_from_its_folder(make, tmp_path):
-    """Neither the driver that make starts, nor its jobs, nor what these start."""
+    """This holds for the driver that make starts, for its jobs, and for the processes that these start."""
     folder, marker = tmp_path / "make", tmp_path / "imported"
     for name in ("Snakefile", "workflow", "src", "slurm", "profiles"):
         (folder / name).symlink_to(ROOT / name)
@@ -125,7 +125,7 @@ def test_show_prints_the_tables_of_a_config(tmp_path):
 
 
 def test_a_group_writes_nowhere_that_snakemake_writes_by_itself(tmp_path):
-    """Snakemake follows links where it writes benchmark files; with umask 002 the group could put some there."""
+    """Snakemake follows links when it writes benchmark files, and with umask 002 the group could plant links there."""
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1"]
     command += ["--configfile", str(config(repo / "config/own.yaml")), "--"]

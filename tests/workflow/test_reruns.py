@@ -1,4 +1,4 @@
-"""What `snakemake --profile slurm` would run, according to `-n`, which needs no cluster: exactly the expected jobs."""
+"""`snakemake --profile slurm -n`, which needs no cluster, lists exactly the expected jobs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def planned(repo: Path, *args: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def repo(smoke_run, tmp_path_factory) -> Path:
-    """A copy of the finished run, parts of which these tests move away and kill."""
+    """A copy of the finished run. These tests move parts of it away, and kill jobs in it."""
     return copy_of_run(smoke_run, tmp_path_factory.mktemp("reruns") / "repo")
 
 
 @pytest.fixture
 def without(repo):
-    """Moves folders of results away for the length of a test."""
+    """A function that moves folders of results away until the end of the test."""
     moved: list[tuple[Path, Path]] = []
 
     def away(pattern: str) -> None:
@@ -57,7 +57,7 @@ def without(repo):
 
 
 def test_fresh_clone_without_a_cluster(tmp_path):
-    """The paper's grid, planned without SLURM, models or data."""
+    """The paper's grid can be planned without SLURM, models or data."""
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
     output = dry(repo)
     jobs = jobs_of(output)
@@ -66,7 +66,7 @@ def test_fresh_clone_without_a_cluster(tmp_path):
 
 
 def test_requests_follow_the_model(tmp_path):
-    """GPUs, memory, runtime by model size, from the shipped cluster.yaml; nothing named, as nothing is set."""
+    """GPUs, memory and runtime follow the model's size. The shipped cluster.yaml sets no partition or account."""
     output = dry(copy_of_repo(tmp_path / "repo", tmp_path / "nothing"), "langptune")
     blocks = [block for block in re.split(r"^ *rule ", output, flags=re.M) if block.startswith("train_encoder:")]
     assert all(" gpu=1," in block for block in blocks)
@@ -88,7 +88,7 @@ def test_a_finished_run_has_nothing_to_do(repo):
 
 
 def test_a_rule_by_name(repo):
-    """`--forcerun RULE`: its jobs, and what comes after them."""
+    """`--forcerun RULE` reruns the rule's jobs and all jobs that depend on them."""
     assert planned(repo, "--forcerun", "fit_baseline", "--", "all") == {
         "fit_baseline": 7,
         "evaluate": 7,
@@ -96,15 +96,15 @@ def test_a_rule_by_name(repo):
         "slice_metrics": 1,
         "list_metrics": 1,
         "report_tuning": 1,
-        "plot": 7,  # all but the training, which reads nothing of them
+        "plot": 7,  # all figures but that of the training, which reads none of their outputs
         **AFTER_ALL,
     }
 
 
 def test_a_survey_made_again_is_the_same_survey(smoke_run, tmp_path):
-    """Its salt is random, and kept: people may be answering it when the rule runs again."""
+    """Its random salt is kept, because people may be answering the survey when the rule runs again."""
     repo = copy_of_run(smoke_run, tmp_path / "repo")
-    # So short a training changes no word; a survey needs profiles that differ.
+    # The training is too short to change a word, but a survey needs profiles that differ.
     for path in (repo / "results/smoke/ml-100k-small/phases").glob("*/*/cl+rlso-*/profiles/test.parquet"):
         pl.read_parquet(path).with_columns(pl.col("profile") + " And more.").write_parquet(path)
     asked = ["--configfile", "config/smoke.yaml", "--", "survey"]
@@ -119,23 +119,23 @@ def test_a_survey_made_again_is_the_same_survey(smoke_run, tmp_path):
 
 
 def test_one_file(repo):
-    """A single job, by the file that it makes."""
+    """A single job can be requested by the file that it writes."""
     file = str(DATA / "sasrec/SASRec/seed1/ranks.parquet")
     assert planned(repo, "--forcerun", file, "--", file) == {"fit_baseline": 1}
 
 
 def test_one_seed_deleted(repo, without):
-    """What one seed alone has is made again; what seeds share stays."""
+    """Results of one seed are recomputed; results that seeds share are kept."""
     without("*/*/seed1")
     without("phases/*/seed1")
     assert planned(repo) == {
         "train_decoder": 2,  # on histories, and on profiles
         "embed_phase_items": 2,
-        "choose_popularity": 1,  # of the decoder on profiles: the other has a number, the untrained one no seed
+        "choose_popularity": 1,  # for the decoder on profiles: the other's weight is set, the untrained one has no seed
         "train_encoder": 1,
         "write_profiles": 2,  # two shards
         "gather_profiles": 1,
-        "rank_profiles": 3,  # of two methods, and of another one's shuffled
+        "rank_profiles": 3,  # of two methods, and of a control with shuffled profiles
         "rank_history_text": 1,
         "fit_baseline": 2,  # SASRec and random
         "evaluate": 6,
@@ -149,7 +149,7 @@ def test_one_seed_deleted(repo, without):
 
 
 def test_one_key_of_a_recipe(repo):
-    """RLSO with another learning rate: its phases, their profiles and ranks, and no training of a decoder."""
+    """Another learning rate of RLSO reruns its phases, their profiles and ranks, but no training of a decoder."""
     config = (repo / "config/smoke.yaml").read_text()
     assert "rlso: {" in config
     (repo / "config/other.yaml").write_text(config.replace("rlso: {", "rlso: {learning_rate: 0.001, "))
@@ -170,7 +170,7 @@ def test_one_key_of_a_recipe(repo):
 
 
 def test_what_a_kill_left_half_done(repo):
-    """A job killed with its driver is incomplete, and alone is run again (`rerun-incomplete` is in the profile)."""
+    """Only the job that was killed with its driver is incomplete and runs again (`rerun-incomplete` of the profile)."""
     file = DATA / "history/minilm-l6/seed0/ranks.parquet"
     command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "1", "--configfile", "config/smoke.yaml"]
     killed = subprocess.Popen(
@@ -182,7 +182,7 @@ def test_what_a_kill_left_half_done(repo):
     )
     lock = repo / file.with_name(".ranks.parquet.lock")
     before = lock.stat().st_mtime_ns
-    while lock.stat().st_mtime_ns == before:  # until the job itself is at work
+    while lock.stat().st_mtime_ns == before:  # until the job itself runs
         assert killed.poll() is None
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ def test_what_a_kill_left_half_done(repo):
 
 
 def test_nothing_heavy_is_imported_by_the_driver(tmp_path):
-    """Neither torch nor what loads it: the driver lives on a login node for days."""
+    """It loads neither torch nor a module that imports it, because it runs on a login node for days."""
     repo = copy_of_repo(tmp_path / "repo", tmp_path / "nothing")
     command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--profile", "slurm", "-n", "-q", "all"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)

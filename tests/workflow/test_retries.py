@@ -1,4 +1,4 @@
-"""What the driver does with a failed job: a crash is tried three times, what the user must correct once, as it says."""
+"""The driver tries a job that crashes three times, and a job that fails on the user's input once, and says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.workflow]
 ITEMS = "results/smoke/ml-100k-small/data/items.parquet"
 PROFILES = {
     "on this machine": ["--cores", "2", "--nolock"],
-    # The driver decides, and it is the same one: without a cluster, it starts the jobs itself.
+    # The driver decides about retries. It is the same driver without a cluster, but starts the jobs itself.
     "by the cluster's profile": ["--profile", "slurm", "--executor", "local", "--cores", "2", "--latency-wait", "0"],
 }
 FAULTS = {
@@ -32,7 +32,7 @@ def repo(tmp_path_factory) -> Path:
 
 
 def driven(repo: Path, fault: str, *profile: str) -> tuple[int, int, str]:
-    """Exit status and output of a run whose first job has a fault, and how often the job was started."""
+    """Run a workflow whose first job has a fault: exit status, how often the job was started, and output."""
     script = repo / "scripts/prepare_data.py"
     before = script.read_text()
     count = "    with open('tries', 'a') as tries:\n        tries.write('x')\n"

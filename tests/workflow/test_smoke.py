@@ -51,7 +51,7 @@ def planned(repo: Path, *args: str, config: str = "smoke") -> dict[str, int]:
 
 
 def planned_with(repo: Path, change: dict) -> dict[str, int]:
-    """The same with some keys of the config changed, two levels deep."""
+    """The same with a changed config; ``change`` maps sections to the fields that it replaces."""
     config = yaml.safe_load((repo / "config/smoke.yaml").read_text())
     for key, fields in change.items():
         for name, value in fields.items():
@@ -115,7 +115,7 @@ def test_the_report_of_tuning_has_the_choices_of_the_run(repo):
 
 
 def test_every_value_of_the_checklist_is_where_it_says(repo):
-    """In the file and under the keys that the line names."""
+    """The value stands in the file and under the keys that its line names."""
     lines = (repo / RESULTS / "ml-100k-small/comparison/checklist.md").read_text().splitlines()
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("| ")]
     rows = [[cell.strip().replace("\\", "") for cell in row] for row in cells if "variable" not in row[0]]
@@ -154,7 +154,7 @@ for path in sorted(Path(sys.argv[1]).glob("*/*/seed*/metrics.parquet")):
     qrels, run, kept = {}, {}, []
     for row in ranks.iter_rows(named=True):
         place = row["top"].index(row["target"]) + 1 if row["target"] in row["top"] else None
-        # ranx breaks ties by order, we count them half: only untied targets can be compared
+        # ranx breaks ties by order, but here each tied item counts half: only untied targets can be compared
         tied = place != row["rank"] if place else row["rank"] <= len(row["top"])
         kept.append(not tied)
         if not tied:
@@ -174,7 +174,7 @@ print(compared)
 def test_metrics_agree_with_ranx_on_the_workflows_own_ranks(repo):
     done = subprocess.run(
         [sys.executable, "-c", RANX, str(repo / RESULTS / "ml-100k-small")],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},  # ranx's own code, without a minute of compilation
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},  # ranx without compilation, which takes a minute
         text=True,
         capture_output=True,
     )
@@ -183,7 +183,7 @@ def test_metrics_agree_with_ranx_on_the_workflows_own_ranks(repo):
 
 
 def test_metrics_of_lists_are_those_of_the_kept_lists(repo):
-    """All runs but the oracle's, over the compared sessions and all seeds."""
+    """The table has all runs but the oracle's, over the compared sessions and all seeds."""
     folder = repo / RESULTS / "ml-100k-small"
     table = pl.read_csv(folder / "comparison/lists.csv")
     methods = set(pl.read_csv(folder / "comparison/table_long.csv")["method"])
@@ -201,7 +201,7 @@ def test_metrics_of_lists_are_those_of_the_kept_lists(repo):
 
 
 def test_cost_is_that_of_the_benchmark_files(repo):
-    """Every job but those after all results, in the table, to the last digit; models are shared and stand apart."""
+    """The table has the exact cost of every job but those after all results; shared models are listed separately."""
     costs = pl.read_csv(repo / RESULTS / "ml-100k-small/comparison/cost.csv")
     benchmarks = {path: json.loads(path.read_text()) for path in (repo / RESULTS / "benchmarks").glob("*/*.jsonl")}
     apart = {"cost", "fill_checklist", "prefetch_model", "compare_partial"}
@@ -236,11 +236,11 @@ def test_second_run_has_nothing_to_do(repo):
 
 
 after_cl = {"embed_phase_items": 2, "train_encoder": 2, "write_profiles": 4}
-"""What follows from another decoder: its catalogue, and what RLSO learns from it (two seeds)."""
+"""Jobs that depend on the trained decoder: its catalogue, and RLSO, which learns from it (two seeds)."""
 
 
 ranked = {"rank_profiles": 7, "rank_history_text": 4}
-"""By a weight that was chosen: all but the two runs of the method that is given a number."""
+"""Jobs that rank by a chosen weight of popularity: all but the two runs of the method whose weight is set."""
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
         (
             "src/langptune/comparison/pages.py",
             {"compare": 1, "report_tuning": 1, "plot": 3},
-        ),  # means, gains, contrasts read its files
+        ),  # the figures of means, gains and contrasts read its files
         ("scripts/show_profiles.py", {"show_profiles": 1}),
         ("src/langptune/baselines/recbole.py", {"try_baseline": 2, "select_baseline": 1, "fit_baseline": 3}),
         (
@@ -276,7 +276,7 @@ ranked = {"rank_profiles": 7, "rank_history_text": 4}
 )
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected):
     before = (repo / file).read_text()
-    # Of a script, only what its job runs counts.
+    # In a script, only code that its job runs counts.
     edit = "assert True" if file.startswith("scripts/") else "EDITED = 1"
     try:
         (repo / file).write_text(f"{before}\n{edit}\n")
@@ -293,7 +293,7 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(repo, file, expected
 
 def test_one_changed_key_reruns_one_branch(repo):
     found = planned(repo, "--config", 'overrides={"ease": {"tune": {"reg_weight": [100.0, 500.0, 900.0]}}}')
-    # The other overrides of the file are gone with it, so compare only what EASE needs.
+    # This setting also removes the file's other overrides, so only the jobs of EASE are compared.
     assert found["try_baseline"] >= 1 and "prepare_data" not in found and "embed_items" not in found
 
 
@@ -321,7 +321,7 @@ def test_a_changed_setting_reruns_what_uses_it(repo, change, reruns, spares):
 
 
 def test_what_changes_no_result_reruns_nothing(repo):
-    """All at once: as nothing runs again, none of them makes anything run again."""
+    """All settings change at once: if no job runs again, none of them causes a rerun."""
     change = {
         "generation": {"threads": 2, "batch_size": 4},
         "training": {"threads": 2},
@@ -335,7 +335,7 @@ def test_correcting_what_only_people_read_reruns_only_what_shows_it(repo):
     try:
         (repo / "config/models.yaml").write_text(before[0].replace("title: all-MiniLM-L6-v2", "title: MiniLM"))
         (repo / "config/datasets.yaml").write_text(before[1].replace("url: https://grouplens", "url: http://grouplens"))
-        assert planned(repo) == {"describe_data": 1, **AFTER_ALL}  # the card has the address
+        assert planned(repo) == {"describe_data": 1, **AFTER_ALL}  # the dataset's card has the address
     finally:
         (repo / "config/models.yaml").write_text(before[0])
         (repo / "config/datasets.yaml").write_text(before[1])
@@ -361,11 +361,11 @@ def test_a_seed_more_keeps_the_others(repo):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
-    """``KILLS=100`` kills a hundred times: whatever ends by itself is compared, and then computed anew."""
+    """``KILLS=100`` kills a hundred times. Each run that finishes is compared, and then its results are deleted."""
     before = finals(repo)
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
     kills = int(os.environ.get("KILLS", "2"))
-    # One seed's phases and some baselines: every kind of job, in a part of the time.
+    # One seed's phases and some baselines: every kind of job, in less time than the whole run.
     parts = ("phases/smollm2-135m+minilm-l6/seed1", "phases/minilm-l6/seed1", "ease", "sasrec", "comparison")
 
     def remove() -> None:
@@ -373,7 +373,7 @@ def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
             shutil.rmtree(repo / RESULTS / "ml-100k-small" / part)
 
     remove()
-    killed, spent = 0, [0.0]  # seconds, for each time that all was computed
+    killed, spent = 0, [0.0]  # seconds of each run until all was computed
     while killed < kills:
         command = [sys.executable, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml"]
         began = time.monotonic()
@@ -395,7 +395,7 @@ def test_killed_at_random_moments_then_rerun_gives_the_same_bytes(repo):
     done = smoke(repo)
     assert done.returncode == 0, done.stdout[-5000:]
     assert finals(repo) == before
-    if len(spent) > 1:  # without a kill, to say how much time they cost
+    if len(spent) > 1:  # one run without a kill, to measure how much time the kills cost
         remove()
         began = time.monotonic()
         assert smoke(repo).returncode == 0 and finals(repo) == before
@@ -417,7 +417,7 @@ def test_partial_grid_marks_what_is_missing(repo):
 
 
 def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
-    """scripts/keep.py: the same tables from the small files alone; a second folder's seeds are added to them."""
+    """scripts/keep.py gives the same tables from the small files alone, and adds the seeds of a second folder."""
     own = copy_of_run(repo, tmp_path / "repo")
     data, kept = own / RESULTS / "ml-100k-small", own / "results/reference/smoke"
     environment = {**os.environ, "PYTHONPATH": str(own / "src")}
@@ -430,7 +430,7 @@ def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
         return script("scripts/keep.py", "--config", config, "--to", "results/reference/smoke")
 
     def parts(of: int) -> dict[str, list[str]]:
-        """The runs of one seed alone, as a run with ``seeds: [of]`` would have left them."""
+        """The runs of one seed, as a run with ``seeds: [of]`` would have left them."""
         out = {}
         drawn = [path.name for path in (data / "comparison").glob("*.png") if path.stem != "cost"]
         for name in ("table.csv", *drawn):
@@ -451,7 +451,7 @@ def test_results_are_kept_and_seeds_of_another_machine_join(repo, tmp_path):
     assert {path.parent.name for path in kept.rglob("metrics.parquet")} == {"seed0", "seed1"}
     for name in ("table.csv", "table_long.csv", "comparisons.csv", "contrasts.csv"):
         assert (kept / name).read_bytes() == (data / "comparison" / name).read_bytes(), name
-    # What is kept suffices: without the results, the spec that lies there makes the tables again.
+    # The kept files suffice: without the results, the spec among them recomputes the tables.
     shutil.rmtree(data)
     (kept / "table.csv").unlink()
     done = script("scripts/compare.py", "--spec", "results/reference/smoke/compare.json")
@@ -483,7 +483,7 @@ def test_report_is_one_html_file(repo):
 
 
 def test_report_is_an_archive(repo):
-    """As Snakemake's workflow catalogue tells people to make it."""
+    """The report is made as Snakemake's workflow catalogue describes."""
     done = smoke(repo, "--report", "results/smoke/report.zip")
     assert done.returncode == 0, done.stdout[-3000:]
     names = zipfile.ZipFile(repo / "results/smoke/report.zip").namelist()
@@ -491,7 +491,7 @@ def test_report_is_an_archive(repo):
 
 
 def test_titles_of_a_config_are_no_script_of_the_report(repo):
-    """Snakemake writes the params of jobs, which hold titles, into a script of the page."""
+    """Snakemake writes the params of jobs, which contain titles, into a script of the page."""
     config = yaml.safe_load((repo / "config/smoke.yaml").read_text())
     config["overrides"]["ease"]["title"] = "</script><script>alert(1)</script><!-- <script>"
     (repo / "config/hostile.yaml").write_text(yaml.safe_dump(config))

@@ -1,4 +1,4 @@
-"""What a local run hands to its jobs: specs and GPUs, from the graph of jobs, without running any."""
+"""Specs and GPUs that a local run passes to its jobs, from the graph of jobs, without running any."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.conftest import ROOT, jobs_of
 
 pytestmark = pytest.mark.workflow
 PINNED = Path(__file__).with_name("specs.json")
-"""Config -> rule -> how many jobs, and a digest of their wildcards, files and specs. A change of the workflow that is
-meant to change them writes it anew: LANGPTUNE_PIN=1 pytest tests/workflow/test_specs.py."""
+"""Config -> rule -> number of jobs, and a digest of their wildcards, files and specs. After a change of the workflow
+that is meant to change them, write the file again: LANGPTUNE_PIN=1 pytest tests/workflow/test_specs.py."""
 LISTED = """
 import json, sys
 from pathlib import Path
@@ -111,16 +111,16 @@ def asked(tmp_path_factory) -> dict:
 
 
 def test_a_local_run_starts_no_more_jobs_than_there_are_gpus(asked):
-    """What a plain `snakemake --cores all` goes by: GPUs in all, those of a training, those of a table."""
+    """`snakemake --cores all` limits jobs by these numbers: GPUs of the machine, of a training job, of a table job."""
     given = {rule: count for rule, (count, _) in asked["jobs"].items()}
     assert asked["gpus"] == 2
     assert given["write_profiles"] == given["embed_items"] == 1
-    assert asked["baselines"] == {"pop": 0, "sasrec": 1}, "one rule: each baseline asks for what it needs"
+    assert asked["baselines"] == {"pop": 0, "sasrec": 1}, "one rule, but each baseline requests the GPUs that it needs"
     assert given["compare"] == given["prepare_data"] == 0
 
 
 def test_a_control_is_ranked_as_its_method_with_one_thing_changed(asked):
-    """Its prompt, decoder and vectors are its method's; the text and what is changed are its own."""
+    """The prompt, decoder and vectors are the method's. Only the kind of change and its seed differ."""
     own, shuffled = (asked["ranked"][name] for name in ("langptune-0", "shuffled-profiles"))
     assert shuffled.pop("change") == "shuffled" and shuffled.pop("seed") == 0
     assert own["history_items"] == 7
@@ -131,7 +131,7 @@ def test_a_control_is_ranked_as_its_method_with_one_thing_changed(asked):
 
 
 def test_a_fusion_reads_the_scores_of_its_methods(asked):
-    """Of both splits; the profiles of validation sessions are drawn as those of test sessions are."""
+    """It reads scores of both splits. Profiles of validation sessions are drawn like those of test sessions."""
     rules = {"fit_fused_baseline": "fit_baseline", "rank_fused_texts": "rank_texts", "fuse": "fuse"}
     first, second, fused = (
         spec_of(script).model_validate_json(asked["jobs"][rule][1]) for rule, script in rules.items()
@@ -150,7 +150,7 @@ def test_jobs_know_their_run(asked):
 
 
 def test_a_decoder_on_histories_is_trained_once_for_all_that_begin_with_it(tmp_path):
-    """A text method, and profile methods of two encoders with prompts of their own: one job a seed."""
+    """A text method and profile methods of two encoders with different prompts share one job per seed."""
     config = {
         "datasets": ["ml-100k-small"],
         "encoders": ["smollm2-135m", "qwen2.5-0.5b-instruct"],
@@ -170,13 +170,13 @@ def test_a_decoder_on_histories_is_trained_once_for_all_that_begin_with_it(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     jobs = jobs_of(done.stdout)
     assert jobs["train_decoder"] == jobs["embed_phase_items"] == 2
-    # One weight for all that is ranked by that decoder.
+    # All methods that rank by that decoder share one weight.
     assert jobs["choose_popularity"] == 2 and jobs["train_encoder"] == 2 * 2
 
 
 @pytest.fixture(scope="module", params=["smoke", "config", pytest.param("paper", marks=pytest.mark.slow)])
 def listed(request, tmp_path_factory) -> tuple[str, list[dict]]:
-    """A shipped config, and every job of it."""
+    """A shipped config and all of its jobs."""
     file = tmp_path_factory.mktemp("listed") / "jobs"
     command = [sys.executable, "-c", LISTED, f"config/{request.param}.yaml", str(file)]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
@@ -185,7 +185,7 @@ def listed(request, tmp_path_factory) -> tuple[str, list[dict]]:
 
 
 def test_jobs_of_shipped_configs_are_as_pinned(listed):
-    """Paths, wildcards and specs; a null says what a field that is left out says."""
+    """Paths, wildcards and specs are compared; a null counts as a missing field."""
     name, jobs = listed
     found: dict[str, list] = {}
     for job in jobs:
@@ -208,13 +208,13 @@ def digest(*texts: str) -> str:
 def spec_of(script: str) -> type[StageSpec]:
     """The spec that a script takes."""
     found = importlib.util.spec_from_file_location(f"script_{script}", ROOT / "scripts" / f"{script}.py")
-    module = sys.modules[found.name] = importlib.util.module_from_spec(found)  # by which pydantic finds types
+    module = sys.modules[found.name] = importlib.util.module_from_spec(found)  # where pydantic looks up types
     found.loader.exec_module(module)
     return getattr(module, re.search(r"\brun\((\w+),", Path(module.__file__).read_text())[1])
 
 
 def test_every_script_takes_the_spec_of_its_jobs(listed):
-    """And reaches the modules that the rule counts, no others: the manifest and the rule know one hash."""
+    """The script also reaches exactly the modules that the rule counts: manifest and rule have the same hash."""
     hashes: dict[tuple, str] = {}
     for job in listed[1]:
         script = re.search(r"scripts/(\w+)\.py\" --spec", job["command"])[1]
@@ -226,7 +226,7 @@ def test_every_script_takes_the_spec_of_its_jobs(listed):
 
 
 def test_settings_are_those_of_the_spec(listed):
-    """Two jobs of a rule whose specs differ in more than files have other settings; Snakemake compares these."""
+    """Two jobs of a rule whose specs differ in more than files differ in ``settings``, which Snakemake compares."""
     neutral = ("threads", "batch_size", "cache", "max_usd")
     kinds: dict[tuple[str, str], set[str]] = {}
     for job in listed[1]:

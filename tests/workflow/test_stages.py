@@ -1,4 +1,4 @@
-"""A new stage is a script and a rule, as docs/extend.md has them; nothing else of the repository changes."""
+"""A new stage is a script and a rule, as in docs/extend.md; nothing else in the repository changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_two_files_are_a_stage(tmp_path):
     assert json.loads((repo / FILE).read_text()) == dict(sessions["split"].value_counts().iter_rows())
     assert json.loads((repo / f"{FILE}.manifest.json").read_text())["spec"]["splits"] == ["train", "val", "test"]
 
-    # What a job needs is not what it makes; what it runs is, and what it is asked for.
+    # A job runs again if its settings or its code change, but not if only its resources change.
     for old, new, jobs in (
         ("memory=500", "memory=600", 0),
         ('["train", "val", "test"]}', '["train"]}', 1),
