@@ -13,7 +13,7 @@ DEVICE ?= auto
 # scripts (scripts/show.py).
 quoted = '$(subst ','\'',$(value $(1)))'
 ifneq ($(shell test -f $(call quoted,CONFIG) && echo there),there)
-$(error no such config file: $(value CONFIG); see config/ for those there are)
+$(error no such config file: $(value CONFIG); see config/ for the available configs)
 endif
 BIN := $(VENV)/bin
 LOCKS := envs/lock.txt envs/lock-nodeps.txt
@@ -24,7 +24,7 @@ MEM_MB ?= $(shell awk '/MemAvailable/ {print int($$2 / 1024 * 0.9)}' /proc/memin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # One driver at a time. The kernel frees this lock when a driver dies, so a killed run leaves no stale lock, unlike
-# Snakemake's own; the lock on its outputs separates a job that outlives its driver (stage.py).
+# Snakemake's own. A job that outlives its driver holds the lock on its outputs (stage.py).
 ALONE := flock --nonblock --conflict-exit-code 75 .run.lock
 # -P: no imports from the folder that make is called in.
 RUN := $(BIN)/python -P
@@ -38,17 +38,17 @@ SHOW := $(RUN) scripts/show.py --config $(call quoted,CONFIG)
 help:
 	@echo "make demo      the benchmark on MovieLens-100K: tables, plots and results/report.html"
 	@echo "make interpret measures CONFIG's profiles: faithful, readable, steerable; judges; added to the report"
-	@echo "make probe     what CONFIG's untrained encoders know of its datasets by heart"
+	@echo "make probe     what CONFIG's untrained encoders have memorised of its datasets"
 	@echo "make explore   a page to read and edit the profiles of CONFIG's results, and see the ranking change"
-	@echo "make survey    questionnaires on CONFIG's profiles for people; make analyse SURVEY=folder RESPONSES=folder"
-	@echo "make test      all tests; those on a SLURM cluster of this machine where slurm is installed"
-	@echo "make test-slurm  those on the SLURM cluster only (as root; .ci/run installs it)"
+	@echo "make survey    questionnaires for people about CONFIG's profiles; make analyse SURVEY=folder RESPONSES=folder"
+	@echo "make test      all tests; those on a local SLURM cluster only if slurm is installed"
+	@echo "make test-slurm  only the tests on the local SLURM cluster (as root; .ci/run installs it)"
 	@echo "make check     formatting and lint only"
 	@echo "make plan      what CONFIG still has to compute: jobs, hours and disk (DEVICE=cpu or gpu)"
 	@echo "make doctor    what this machine offers and what is missing for CONFIG"
 	@echo "make prefetch  download the models of CONFIG to local folders"
-	@echo "make partial   tables of what exists so far"
-	@echo "make keep      copies CONFIG's tables, figures and per-session metrics to a small folder for git; make keep TO=folder"
+	@echo "make partial   tables of the finished runs"
+	@echo "make keep      CONFIG's tables, figures and per-session metrics in a small folder for git: make keep TO=folder"
 	@echo "make crate     an RO-Crate of finished results: make crate FOLDER=results/ml-100k"
 	@echo "make report    the HTML report of CONFIG's results"
 	@echo "Settings: CONFIG="$(call quoted,CONFIG)" CORES=$(CORES) PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -64,7 +64,7 @@ $(READY): $(LOCKS) pyproject.toml
 	  echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3.11-venv" >&2; exit 2
 	fi
 	echo "installing the locked environment into $(VENV) (once)"
-	# torch first and alone: a CPU build where the package index or PIP_FIND_LINKS offers one.
+	# torch is installed first and alone: this takes a CPU build if the package index or PIP_FIND_LINKS offers one.
 	$(PIP) torch==2.13.0
 	$(PIP) -r envs/lock.txt
 	$(PIP) --no-deps -r envs/lock-nodeps.txt
@@ -152,7 +152,7 @@ format: env-dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# Run after a change of the locks: copies them into the files of `--sdm conda`.
+# Run this after a change of the locks: it copies them into the files of `--sdm conda`.
 lock:
 	@sed -i '/==/d' envs/jobs.yaml
 	sed -n 's/^[^#].*/      - &/p' envs/lock.txt >> envs/jobs.yaml

@@ -85,7 +85,7 @@ rule fit_baseline:
         'python "$LANGPTUNE/scripts/fit_baseline.py" --spec {params.spec:q} --log {log:q}'
 
 
-# Of the methods that a fusion adds: their scores are kept beside their ranks. In no group, as the fusion is not.
+# For methods that a fusion adds: their scores are kept beside their ranks. In no group, because the fusion has none.
 rule fit_fused_baseline:
     input:
         **tables("items", "sessions", "evaluation", "training"),

@@ -14,9 +14,9 @@ from snakemake.utils import update_config
 
 
 def checkout():
-    """The folder of this repository, from the path of this file: workflow.basedir is that of the outer workflow where
-    this one is its module. Where Snakemake reads the module from a host of git repositories, no scripts are on disk:
-    they are checked out from the clone that Snakemake keeps.
+    """The folder of this repository, from the path of this file: in a module, workflow.basedir is the folder of the
+    outer workflow. If Snakemake reads the module from a git host, no scripts are on disk: they are checked out from the
+    clone that Snakemake keeps.
     """
     here = workflow.current_basedir
     if not isinstance(here, HostingProviderFile):
@@ -48,7 +48,7 @@ except ImportError as error:
         f"{error.name} is not installed: `pip install pydantic Jinja2 PyYAML numpy` is what Snakemake needs to read this "
         "workflow, `make env` what its jobs need"
     ) from None
-except UserError as error:  # a file of a baseline is none: they are imported with the config
+except UserError as error:  # a file among the baselines is not valid: they are imported with the config
     raise WorkflowError(str(error)) from None
 
 # As a module, this workflow ignores the command line and config files, which are the outer workflow's. The outer

@@ -117,7 +117,7 @@ rule list_metrics:
         'python "$LANGPTUNE/scripts/list_metrics.py" --spec {params.spec:q} --log {log:q}'
 
 
-# Its seconds are those of the machine of the run: no other table depends on it.
+# No other table depends on this one, because its times differ between machines.
 rule report_tuning:
     input:
         lambda w: comparison.chosen_files(PROJECT, w.dataset),
@@ -219,8 +219,8 @@ rule study:
 
 rule compare_partial:
     input:
-        # Runs are no inputs: it uses those that are finished now. Its outputs have their own folder, so that they are
-        # not taken for the whole comparison.
+        # Runs are not inputs: this rule uses those that are finished now. Its outputs have a separate folder, so that
+        # they are not mistaken for the whole comparison.
         **tables("sessions"),
     output:
         **{field: f"{RESULTS}/{{dataset}}/partial/{file}" for field, file in targets.TABLES.items()},

@@ -32,7 +32,7 @@ rule cost:
         **COST.resources,
     params:
         **COST.params,
-        # The script finds this file by itself. The params have its hash, so that a moved checkout invalidates nothing.
+        # The script finds this file by itself. Its hash is in the params, so that a moved checkout reruns nothing.
         rates=file_hash(ROOT / "config" / "rates.yaml")[:16],
         amounts=lambda w: digest(ROOT / "scripts", "amount"),
     shell:

@@ -1,4 +1,4 @@
-"""Memorisation: what the untrained encoders know of a dataset by heart (docs/interpretability.md)."""
+"""Memorisation: what the untrained encoders have memorised of a dataset (docs/interpretability.md)."""
 
 
 localrules:

@@ -102,7 +102,7 @@ rule rank_history_text:
         'python "$LANGPTUNE/scripts/rank_texts.py" --spec {params.spec:q} --log {log:q}'
 
 
-# Profiles and histories alike, of the methods that a fusion adds: their scores are kept beside their ranks.
+# For methods that a fusion adds, whether they rank profiles or histories: their scores are kept beside their ranks.
 rule rank_fused_texts:
     input:
         **tables("items", "sessions", "evaluation", "training"),

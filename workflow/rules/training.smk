@@ -9,8 +9,8 @@ EMBED_PHASE_ITEMS = stage("embed_phase_items", by=BY_PHASE, script="embed_items"
 TRAIN_ENCODER = stage("train_encoder", by=BY_PHASE)
 
 
-# Priorities: CL, then RLSO, is the longest chain of a run. So its jobs go before all others that are ready, and the short
-# jobs that it waits for go first.
+# Priorities: CL, then RLSO, is the longest chain of a run. So its jobs start before all others that are ready, and the
+# short jobs that it waits for start first.
 rule train_decoder:
     input:
         **tables("items", "sessions", "training"),
