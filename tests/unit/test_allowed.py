@@ -1,4 +1,4 @@
-"""Which key may go where, and what else a request carries; against real servers on this machine."""
+"""Which key may be sent to which server, and what else a request contains; with real servers on this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def own_settings(tmp_path, monkeypatch):
 
 @contextmanager
 def listener(answer=None):
-    """A server that keeps the headers and bodies of what it is sent."""
+    """A server that keeps the headers and bodies of the requests it receives."""
     got: list[tuple[dict[str, str], bytes]] = []
 
     async def take(request: Received) -> Response:
@@ -79,7 +79,7 @@ def listener(answer=None):
         ("https://api.openai.com:8443/v1", "OPENAI_API_KEY"),
         ("https://xapi.openai.com/v1", "OPENAI_API_KEY"),
         ("https://evil.example/api.openai.com", "OPENAI_API_KEY"),
-        ("http://127.0.0.1:8000/v1", "OPENAI_API_KEY"),  # any account may listen there
+        ("http://127.0.0.1:8000/v1", "OPENAI_API_KEY"),  # any account may listen at this address
         ("http://localhost/v1", "OPENAI_API_KEY"),
     ],
 )
@@ -125,7 +125,7 @@ def test_addresses_and_names_match_exactly(end):
 def test_what_the_user_allows(own_settings, monkeypatch):
     check("https://api.openai.com/v1")
     check("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY")
-    check("http://anywhere.example/v1", None)  # no key, no pair
+    check("http://anywhere.example/v1", None)  # without a key there is nothing to allow
     own_settings.write_text(
         "https://gateway.example/openai: GATEWAY_KEY\nhttp://localhost:8000: [LOCAL_KEY, OTHER_KEY]\n"
     )
@@ -184,7 +184,7 @@ def test_nothing_is_sent_to_where_the_key_may_not_go(tmp_path, monkeypatch):
 
 
 def test_a_server_gets_the_request_and_nothing_else(tmp_path, monkeypatch):
-    """The package adds what it finds in the environment to requests to any server."""
+    """The openai package adds values from the environment to requests to any server."""
     own = {
         "OPENAI_API_KEY": "s3cret-key",
         "OPENAI_ADMIN_KEY": "s3cret-admin",

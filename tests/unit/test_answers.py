@@ -1,4 +1,4 @@
-"""What servers answer, good and bad, each sent by a real server on this machine: read, counted, kept, asked again."""
+"""Answers of servers, each sent by a real server on this machine: parsed, counted, cached, requested again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server():
 
 @pytest.fixture
 def asked(server, tmp_path, monkeypatch):
-    """A function: what the server says (each once, the last for ever), and what comes of asking it."""
+    """A function that asks a server, which sends these answers (the last one repeatedly); returns client and answer."""
     monkeypatch.setenv("DOOR_KEY", KEY)
 
     def ask(*says, request=ASK, status=200, **changes):
@@ -69,7 +69,7 @@ def kept(tmp_path) -> list:
         (body(None, reasoning_content="Hm, westerns."), "reasoning", TRIES),
         (body(None, reasoning="Hm, westerns."), "reasoning", TRIES),
         (body("<think>Hm, westerns.</think>\n"), "reasoning", TRIES),
-        (body("<think>Hm, west", "length"), "reasoning", 1),  # the same limit would be spent again
+        (body("<think>Hm, west", "length"), "reasoning", 1),  # a second request would use up the same limit
         (body([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]), "reasoning", TRIES),
         (body("", "length"), "empty", 1),
         (body(None), "empty", TRIES),
@@ -92,7 +92,7 @@ def test_an_unusable_answer_is_paid_and_not_kept(response, fault, times, asked, 
     assert (answer.fault, answer.text, answer.finished) == (fault, "", False) and answer.why
     assert client.spent.requests == client.spent.unusable == times and client.spent.usd == pytest.approx(10 * times)
     assert not kept(tmp_path)
-    # The next attempt has paid for them already, and asks again.
+    # The next run counts what these requests cost, and asks again.
     again = Client(client.source, client.cache.folder, max_usd=10 * times + 60)
     with pytest.raises(UserError, match=rf"max_usd allows 60\.0000 after {10 * times}\.0000 .*; nothing was sent"):
         again.ask([ASK, Request(ASK.messages, 60)])
@@ -122,7 +122,7 @@ def test_one_bad_answer_is_asked_again(asked, tmp_path):
         (body([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Westerns."}]), "Westerns.", True),
         (body(["West", {"type": "output_text", "text": {"value": "erns."}}]), "Westerns.", True),
         (body("<think>Hm.</think>\n\nWesterns."), "Westerns.", True),
-        (body("Hm.</think>Westerns."), "Westerns.", True),  # the template itself opened it
+        (body("Hm.</think>Westerns."), "Westerns.", True),  # the chat template itself opened the reasoning
         (body("Westerns.", reasoning_content="Hm."), "Westerns.", True),
         (body("West\ud800erns."), "West\ufffderns.", True),
         (body("Westerns.\udfff"), "Westerns.\ufffd", True),
@@ -238,7 +238,7 @@ def test_settings_that_a_server_refuses_are_left_out(asked, server, tmp_path):
     whole, _ = asked(body(), request=request)
     assert {"seed", "temperature", "stop"} <= set(server.asked[0])
     assert whole.cache.key_of(request) != client.cache.key_of(request) and len(kept(tmp_path)) == 2
-    # Without omitted settings, keys and specs stay as before; with them, they differ.
+    # Without omitted settings, keys and specs stay as before; with omitted settings, they differ.
     assert "omit" not in whole.source.model_dump() and client.source.terms_left_out.omit == client.source.omit
     entry = {"endpoint": "http://h/v1", "model": "m", "input_price": 0, "output_price": 0}
     with pytest.raises(UserError, match="omit"):
@@ -314,7 +314,7 @@ def test_a_kept_answer_that_no_longer_reads_is_asked_again(change, asked, server
 
 @pytest.mark.parametrize("reason", ["eos", "None", "stop"])
 def test_a_kept_answer_is_held_to_the_rules_of_today(reason, asked, server, tmp_path):
-    """Files of earlier versions mark whole answers as cut, and contain the reasoning."""
+    """Files of earlier versions mark complete answers as cut, and contain the reasoning."""
     path = Client(source(server.url), tmp_path / "answers").cache.path(ASK)
     path.parent.mkdir(parents=True)
     old = {**GOOD, "text": "<think>Hm.</think>Westerns.", "finished": reason == "stop", "reason": reason}
@@ -441,7 +441,7 @@ def test_few_empty_profiles_are_kept_and_many_refused(server, tmp_path, monkeypa
     assert done.returncode == 2 and "2 of 20 answers cannot be used (2 filtered; first: filtered by the" in done.stderr
     assert "All other answers are kept" in done.stderr and not (tmp_path / "profiles.parquet").exists()
     assert len(server.asked) == 18 + 2 * TRIES
-    # What was paid for is not asked again; one that is empty still is few enough.
+    # Paid answers are not requested again. One profile that remains empty is below the limit.
     server.says = says(r"Film 7\.")
     done = run()
     assert done.returncode == 0 and len(server.asked) == 1 + TRIES, done.stderr

@@ -25,8 +25,8 @@ def test_time_cold_and_ties_by_hand():
             ("b", "train", [0], 1, 40),
             ("b", "train", [0, 1], 3, 50),
             ("a", "val", [0, 1, 2], 3, 30),
-            ("a", "test", [0, 1, 2, 3], 1, 30),  # at the time of the validation target, half of training later
-            ("c", "test", [4], 9, 60),  # an item and a user that training does not know, after all of it
+            ("a", "test", [0, 1, 2, 3], 1, 30),  # at the validation target's time; half of the train targets are newer
+            ("c", "test", [4], 9, 60),  # an item and a user that do not occur in training, later than all of it
         ],
         {"identical rows": 1, "later interactions of a user with the same item": 2, "lines without a title": 70},
     )
@@ -40,7 +40,7 @@ def test_time_cold_and_ties_by_hand():
     assert found["ties in time"].value == pytest.approx(0.5)
     assert found["cold items"].value == found["cold users"].value == pytest.approx(0.5)
     assert found["repeated events"].value == pytest.approx(3 / 10)
-    # Without themselves, train targets have counts 1, 0, 1, 0, test targets 2 and 0. Shares below: 1 and 0.25.
+    # Without themselves, train targets have counts 1, 0, 1, 0, and test targets 2 and 0. Shares below: 1 and 0.25.
     assert found["drift of popularity"].value == pytest.approx(0.625 - 0.5)
 
 
@@ -57,7 +57,7 @@ def test_a_clean_temporal_split_is_ok():
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_order_is_found_where_it_is(ordered):
-    """Users walk through the items one by one; or, with the same items, in any order."""
+    """Users walk through the items one by one, or meet the same items in random order."""
     rng = np.random.default_rng(1)
     rows = []
     for user in range(80):
@@ -85,7 +85,7 @@ def test_known_items_are_those_of_the_train_pairs():
 
 
 def test_no_drift_where_all_items_are_alike():
-    """A train target is not more popular for being counted itself, which shows where items have few interactions."""
+    """A train target must not look popular because it is counted itself, which matters if items have few sessions."""
     rng = np.random.default_rng(0)
     rows = [
         (f"{user}", split, [int(rng.integers(500))], int(rng.integers(500)), time)

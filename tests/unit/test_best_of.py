@@ -1,4 +1,4 @@
-"""Best-of-n keeps the same profiles however few are scored at a time, and holds no more scores than that."""
+"""Best-of-n keeps the same profiles for any number scored at a time, and holds no more scores than that number."""
 
 from __future__ import annotations
 

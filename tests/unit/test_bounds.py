@@ -1,7 +1,7 @@
-"""Archives, downloads and answers that would fill memory or never end: refused in one line, with little of either used.
+"""Archives, downloads and answers that would fill memory or never end are refused in one line, at little cost.
 
-Memory is bounded by the system, in a process of its own: what allocates more than half a gigabyte beyond what its
-imports take fails there. Servers are real ones on this machine.
+Readers run in a separate process, whose memory the system limits: an allocation of more than half a gigabyte beyond
+the imports fails there. Servers are real ones on this machine.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ except UserError as error:
 
 
 def read_in_child(code: str, path) -> str:
-    """What a reader says of a file where memory is short; a traceback fails the test."""
+    """The output of a reader in a process with little memory; a traceback fails the test."""
     env = {**os.environ, "POLARS_MAX_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", CHILD.replace("READ", code), str(path)], text=True, capture_output=True, env=env
@@ -175,7 +175,7 @@ def test_archives_that_are_packed_or_damaged_otherwise(tmp_path):
     with pytest.raises(UserError, match=r"ratings\.dat: packed by a method other than deflate"):
         movielens.read_movielens(tmp_path, entry(), None)
     whole = archive_of(tmp_path, **content).read_bytes()
-    # Bytes of the packed content turned over, and names that are no UTF-8: each is one line.
+    # Flipped bytes in the packed content, and names that are not UTF-8, each give one line.
     for at in [*range(0, len(whole), 7)]:
         broken = bytearray(whole)
         broken[at] ^= 0xFF
@@ -207,7 +207,7 @@ def test_many_folders_in_an_archive_are_looked_at_once(tmp_path):
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """Answers by the function ``says`` of its server, which writes what it likes."""
+    """A site whose responses the function ``says`` of its server writes."""
 
     protocol_version = "HTTP/1.1"
 
@@ -216,7 +216,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(size)
         self.close_connection = True
-        with suppress(OSError):  # the client went away, as it should
+        with suppress(OSError):  # the client closed the connection, as it should
             self.server.says(self)
 
     do_POST = do_GET
@@ -228,7 +228,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
-        self.send_header("Connection", "close")  # else a client might ask again on a connection that is being closed
+        self.send_header("Connection", "close")  # otherwise a client might reuse the connection while it closes
         self.end_headers()
 
 
@@ -382,7 +382,7 @@ def say(body, status=200, **headers):
 
 
 def drip(what: str):
-    """A server that sends its answer byte by byte: ``head`` from the first on, ``body`` from the first of the body."""
+    """A response that is sent byte by byte: ``head`` from its first byte on, ``body`` from the body's first byte on."""
 
     def says(handler):
         content = json.dumps(body()).encode()
@@ -405,7 +405,7 @@ def test_an_answer_that_trickles_ends_at_its_time_limit(what, endpoint):
     start = time.monotonic()
     with pytest.raises(UserError, match=r"no answer within 1 s; raise 'timeout'"):
         client.ask([ASK])
-    # Whole it would take minutes; each byte comes well within the limit.
+    # The whole answer would take minutes, although each byte arrives well within the limit.
     assert time.monotonic() - start < 40
 
 
@@ -417,7 +417,7 @@ def test_an_answer_beyond_its_limit_on_tokens_is_not_kept(packed, endpoint, tmp_
     (answer,) = client.ask([ASK])
     assert answer.fault == "overlong" and not answer.text and len(endpoint.server.asked) == 1
     assert not list((tmp_path / "answers").rglob("*.json"))
-    # Counted as long as it might have been, and the next run knows.
+    # The answer is charged at its maximum length, and the next run counts this.
     assert client.spent.usd == pytest.approx(ASK.tokens + 4)
     again = endpoint(say(body()), max_usd=2 * (ASK.tokens + 4) - 1)
     with pytest.raises(UserError, match="nothing was sent"):
@@ -445,7 +445,7 @@ def test_redirects_and_codecs_are_bounded_too(endpoint):
         (answer,) = endpoint(forever).ask([ASK])
         assert answer.fault == "overlong"
     except UserError:
-        pass  # refused as a redirect, unread
+        pass  # refused as a redirect without being read
     bomb = json.dumps({"error": {"message": "Half a gigabyte"}}).encode()
     with pytest.raises(UserError, match=r"refused the request \(400: Half a gigabyte\)"):
         endpoint(say(bomb, 400, Content_Type="application/json; charset=zlib")).ask([ASK])
@@ -492,7 +492,7 @@ def test_the_cap_holds_over_runs_that_get_nothing_to_use(useless, endpoint):
         except UserError as error:
             assert "max_usd" in str(error)
         runs.append(len(endpoint.server.asked))
-    # Each may cost 12 USD: the third run knows what the others paid, and sends nothing.
+    # Each answer may cost 12 USD: the third run counts what the others paid, and sends nothing.
     assert runs[0] <= TRIES and runs[2] == runs[1] <= TRIES
     assert client._before <= most + 12
 
@@ -508,5 +508,5 @@ def test_kept_answers_that_someone_changed_are_asked_for_again(endpoint, tmp_pat
         assert client.ask([ASK])[0].text == "Westerns." and client.spent.requests == 1
         assert len(endpoint.server.asked) == asked
     with kept.open("ab") as file:
-        file.truncate(1 << 30)  # a gigabyte of nothing after it
+        file.truncate(1 << 30)  # the archive is followed by a gigabyte of zeros
     assert endpoint(say(body())).cache.known(ASK) is None

@@ -1,4 +1,4 @@
-"""Chat formats that change with the day, begin with reasoning, or know no system role; models without one."""
+"""Chat templates that contain the date, begin with reasoning, or have no system role; and models without a template."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TURNS = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# As Llama-3.2 has it.
+# From Llama-3.2.
 LLAMA = """{%- if not date_string is defined %}
     {%- if strftime_now is defined %}
         {%- set date_string = strftime_now("%d %b %Y") %}
@@ -48,15 +48,15 @@ LLAMA = """{%- if not date_string is defined %}
 {%- endif %}
 {{- "Today Date: " + date_string + "\\n\\n" }}
 """
-# As Granite-3 has it: only where there is no system message.
+# From Granite-3: the date is printed only if there is no system message.
 GRANITE = """{%- if messages[0]['role'] != 'system' %}
 {{- "Today's Date: " + strftime_now('%B %d, %Y') + ".\\n" }}
 {%- endif %}
 """
-# Only with a system message, by the hour, without leading zeros.
+# The time is printed only with a system message: hours and minutes, without leading zeros.
 HOURS = """{%- if messages[0]['role'] == 'system' %}{{ "It is " ~ strftime_now('%-I:%M %p') }}{%- endif %}
 """
-# As Qwen3 and DeepSeek-R1 have it.
+# From Qwen3 and DeepSeek-R1.
 SWITCHED = """{%- if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}
     {{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}"""
@@ -65,7 +65,7 @@ OPENED = "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
 
 @pytest.fixture
 def folder_with(real_models, tmp_path):
-    """A function: the real tokenizer of SmolLM2 in a folder of its own, with another chat template."""
+    """A function that makes a folder with the real tokenizer of SmolLM2 and another chat template."""
 
     def make(template: str | None, name: str = "model") -> Path:
         folder = tmp_path / name
@@ -192,7 +192,7 @@ def test_models_without_a_usable_chat_template_are_one_line_when_fetched(folder_
 
 @pytest.mark.parametrize("template", ["paper", "t"])
 def test_a_prompt_writer_without_chat_template_is_one_line(folder_with, template):
-    """The protocol `paper` counts prompt tokens with a tokenizer alone, no model loaded."""
+    """The protocol `paper` counts prompt tokens with only a tokenizer; no model is loaded."""
     tokenizer = load_tokenizer(folder_with(None))
     with pytest.raises(UserError, match=r"model: the tokenizer has no chat template") as caught:
         PromptWriter(Prompt(template=template), template, tokenizer, 500)
@@ -233,7 +233,7 @@ def test_reasoning_is_no_part_of_a_profile(real_models, written, opened, profile
 
 @pytest.mark.parametrize(("start", "end"), [("[THINK]", "[/THINK]"), ("<think>", "</think>")])
 def test_reasoning_is_found_where_its_marks_are_special_tokens(real_models, start, end):
-    """Decoding leaves special tokens out, and would leave the reasoning."""
+    """Decoding removes special tokens, and would keep the reasoning between them."""
     tokenizer = AutoTokenizer.from_pretrained(real_models / "smollm2-135m")
     tokenizer.add_special_tokens({"additional_special_tokens": [start, end]})
     ids = tokenizer(f"{start}Hm, westerns.{end} Likes westerns.<|im_end|>", add_special_tokens=False).input_ids
@@ -243,7 +243,7 @@ def test_reasoning_is_found_where_its_marks_are_special_tokens(real_models, star
 
 @pytest.mark.parametrize(("template", "opened"), [(TURNS + OPENED, True), (TURNS, False), (TURNS + SWITCHED, False)])
 def test_what_is_cut_before_the_end_of_its_reasoning_is_an_empty_profile(folder_with, template, opened):
-    """A template that begins the reasoning itself: what is cut before its end is an empty, unfinished profile."""
+    """The template begins the reasoning: a text that is cut before its end gives an empty, unfinished profile."""
     tokenizer = load_tokenizer(folder_with(template))
     tokenizer.padding_side = "left"
     assert opens_thought(tokenizer) is opened
@@ -264,14 +264,14 @@ def test_what_is_cut_before_the_end_of_its_reasoning_is_an_empty_profile(folder_
     assert all(not profile.text and not profile.finished for profile in written) or not opened
     assert all(profile.tokens for profile in written)
 
-    # What vLLM wrote is read by the same reader.
+    # The same reader parses what vLLM wrote.
     read = Reader(model, tokenizer)
     assert [replace(read(profile.ids), logprob=profile.logprob) for profile in written] == written
 
 
 def test_one_profile_of_reasoning_stops_no_run_and_most_do():
     refuse_only_thoughts(1, 10_000, 10_000, "M", 64)
-    refuse_only_thoughts(63, 63, 10_000, "M", 64)  # too early to say
+    refuse_only_thoughts(63, 63, 10_000, "M", 64)  # too few profiles to decide
     refuse_only_thoughts(32, 64, 10_000, "M", 64)
     with pytest.raises(UserError, match=r"33 of 64 .* max_tokens 64 .*enable_thinking: false") as caught:
         refuse_only_thoughts(33, 64, 10_000, "M", 64)
@@ -291,7 +291,7 @@ WRITE = runpy.run_path(str(ROOT / "scripts" / "write_profiles.py"))
 
 
 def thinker(folder: Path, chance: float) -> None:
-    """A model in a folder with a tokenizer, whose every token is ``</think>`` with this chance, else any other."""
+    """Save a model with its tokenizer; each token is ``</think>`` with probability ``chance``, or any other one."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["</think>"])
     tokenizer.save_pretrained(folder)
@@ -354,7 +354,7 @@ def test_a_run_counts_reasoning_and_stops_where_there_is_little_else(folder_with
     again = write().notes
     assert (again["reasoning_removed"], again["only_reasoning"], again["resumed"]) == (12, empty, 12)
     assert contracts.read(tmp_path / "profiles.parquet", "profiles").equals(profiles)
-    # Greedily it says the end of its reasoning, and nothing else.
+    # Greedy decoding writes only the end of the reasoning.
     with pytest.raises(UserError, match=r"E: 12 of 12 profiles are only reasoning.*max_tokens 16"):
         write(temperature=0.0, profiles_out=str(tmp_path / "greedy.parquet"))
     assert not (tmp_path / "greedy.parquet").exists()

@@ -1,4 +1,4 @@
-"""The checklist: every variable has a line, with the value that its source records."""
+"""The checklist has one line for every variable, with the value that its source records."""
 
 from __future__ import annotations
 

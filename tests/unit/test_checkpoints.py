@@ -1,4 +1,4 @@
-"""Checkpoints: sealed, pruned, refused; a run that is stopped or killed ends with the same bytes."""
+"""Checkpoints are sealed, pruned or refused; a run that is stopped or killed ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS = {
     "rlso": lambda folder, log: p.policy_trainer(
         folder, p.reinforcement(batches=4, minibatches=2, checkpoint_every=1, validate_every=2, kl=0.1), log=log
     ),
-    # Log pi_t and the states of the frozen layer come from the first of three passes.
+    # Log pi_t and the states of the frozen layers come from the first of three passes.
     "groups": lambda folder, log: p.policy_trainer(
         folder,
         p.reinforcement(
@@ -157,7 +157,7 @@ def test_the_time_left_counts_validations_apart(tmp_path):
     watch, now = trainer.watch, time.monotonic()
     watch._first_step, watch._training_began = 0, now - 110
     watch._validations, watch._validation_seconds = 1, 60.0
-    # Ten steps of 5 seconds, then 90 more and the validations of batches 50 and 100.
+    # What remains is 90 steps of 5 seconds and the validations of batches 50 and 100.
     left = watch._seconds_left(10, TrainerState(global_step=10, max_steps=100))
     assert left == pytest.approx(90 * 5 + 2 * 60, rel=0.01)
     assert watch._seconds_left(100, TrainerState(global_step=100, max_steps=100)) == pytest.approx(60, rel=0.01)
@@ -267,7 +267,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("kind", ["cl", "rlso"])
 def test_killed_at_random_moments_gives_the_same_bytes(tmp_path, data, kind):
-    """Killed after a random number of lines of progress; KILLS=20 for the long version, which prints what it cost."""
+    """Kill after a random number of progress lines. KILLS=20 is the long version, which prints what it cost."""
     done = subprocess.run(command(kind, spec_of(kind, data, tmp_path / "a")), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rng = random.Random(int(os.environ.get("KILL_SEED", "0")))
@@ -288,7 +288,7 @@ def test_killed_at_random_moments_gives_the_same_bytes(tmp_path, data, kind):
                 break
         child.communicate()
         if child.returncode == 0:
-            shutil.rmtree(tmp_path / "b")  # finished before it was killed: again from the start
+            shutil.rmtree(tmp_path / "b")  # it finished before it was killed, so start again
     done = subprocess.run(command(kind, spec_of(kind, data, tmp_path / "b")), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert weights_file(tmp_path / "a").read_bytes() == weights_file(tmp_path / "b").read_bytes()
@@ -311,10 +311,10 @@ script.work(spec, Record(Path(script.__file__), spec.model_dump(mode="json")), l
 
 @pytest.mark.parametrize(("kind", "how"), [("cl", "disk full"), ("rlso", "disk full"), ("cl", "killed")])
 def test_the_last_state_survives_between_the_last_seal_and_the_output(tmp_path, data, kind, how, monkeypatch):
-    """The script itself, ended where the training is sealed as done and the output is not written."""
+    """Run the script itself, and stop it after the training is sealed as done but before the output is written."""
     name = f"scripts.{'train_decoder' if kind == 'cl' else 'train_encoder'}"
     script = importlib.import_module(name)
-    # The best state on validation is not the last one.
+    # The best state on validation must not be the last one.
     changes = {"select": "last", "learning_rate": 0.05 if kind == "cl" else 2e-3, "batches": 6, "validate_every": 1}
 
     def work(out: Path) -> None:
@@ -423,7 +423,7 @@ RECORDED = yaml.safe_load((Path(__file__).parent / "trajectories.yaml").read_tex
 
 @pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups"])
 def test_one_process_and_two_follow_the_recorded_trajectory(tmp_path, kind):
-    """The same losses as a recorded run, on one process and on two (gloo): nothing is silently rescaled."""
+    """On one process and on two (gloo), losses equal those of a recorded run: nothing is silently rescaled."""
     script = tmp_path / "two.py"
     script.write_text(TWO.format(root=str(ROOT)))
     for processes in (1, 2):

@@ -1,4 +1,4 @@
-"""UserKNN, P3alpha, RP3beta, ALS: their scores are those of the formulas, and no held-out target reaches them."""
+"""UserKNN, P3alpha, RP3beta, ALS: their scores follow the formulas, and no held-out target reaches them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS = {
 
 
 def some_sessions(users: int = 25, items: int = 18, seed: int = 1) -> pl.DataFrame:
-    """Each user has a train session, and every fifth one a test session that shows more."""
+    """Each user has a train session, and every fifth user has a test session with a longer history."""
     rng = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -38,13 +38,13 @@ def lesson(table: pl.DataFrame, n_items: int) -> fit.Lesson:
 
 
 def scored(model, table: pl.DataFrame, n_items: int) -> np.ndarray:
-    """The scores of the test sessions, by a model fitted on the table."""
+    """The scores of the test sessions by a model fitted on the table."""
     model.fit(lesson(table, n_items))
     return model.scores(table.filter(pl.col("split") == "test").select(model.asks))
 
 
 def sets(table: pl.DataFrame) -> tuple[list[str], list[set[int]], list[tuple[str, set[int]]]]:
-    """Train users, their items; and user and shown items of each test session."""
+    """The items of each train user; and the user and shown items of each test session."""
     train = {row["user_id"]: {*row["history"], row["target"]} for row in table.to_dicts() if row["split"] == "train"}
     tests = [(row["user_id"], set(row["seen"])) for row in table.to_dicts() if row["split"] == "test"]
     users = sorted(train)

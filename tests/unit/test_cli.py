@@ -1,4 +1,4 @@
-"""The command `langptune`, and how the scripts that people call end."""
+"""The command `langptune`, and the exit status and messages of the scripts that people call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_is_installed_under_its_name():
 
 
 def test_a_wheel_holds_the_command(tmp_path):
-    """As `pip install .` makes it, in a folder of its own."""
+    """Build the wheel as `pip install .` does, in a separate folder."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
     copy = tmp_path / "source"
     copy.mkdir()
@@ -64,7 +64,7 @@ def test_it_needs_a_checkout(tmp_path):
         done.stderr
         == f"error: {tmp_path}: not a checkout of LangPTune; run it in one, or `export LANGPTUNE=/path/to/checkout`\n"
     )
-    done = run("doctor", cwd=ROOT, LANGPTUNE=str(tmp_path / "gone"))  # what is named goes before where one stands
+    done = run("doctor", cwd=ROOT, LANGPTUNE=str(tmp_path / "gone"))  # LANGPTUNE precedes the current folder
     assert done.returncode == 2 and f"LANGPTUNE={tmp_path / 'gone'}: not a checkout" in done.stderr
 
 

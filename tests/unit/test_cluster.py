@@ -1,4 +1,4 @@
-"""slurm/cluster.yaml and what jobs ask of a site by it."""
+"""slurm/cluster.yaml and the requests of jobs that follow from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a comparison: numbers worked out by hand, missing and broken files, and hostile text."""
+"""The tables of a comparison: numbers computed by hand, missing and broken files, and hostile text."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_reference_may_be_a_text_method():
 
 
 def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
-    """The second encoder is better from the start: its trained row gains nothing over its own zero-shot row."""
+    """The second encoder is better from the start, so its trained row gains nothing over its own zero-shot row."""
     rng = np.random.default_rng(2)
     weak, strong = rng.integers(40, 200, size=60), rng.integers(1, 9, size=60)
     ranks = {
@@ -245,7 +245,7 @@ def test_tables_escape_titles_and_keep_their_shape(runs):
 
 
 def test_titles_that_begin_like_markup_or_a_formula(tmp_path):
-    """Behind LaTeX's line break ``[`` and ``*`` are an argument; a spreadsheet computes what begins with ``=``."""
+    """``[`` and ``*`` after a LaTeX line break begin an argument. A spreadsheet evaluates text that begins with `=`."""
     titles = [
         "[0.5pt] bracket",
         "*star",

@@ -1,4 +1,4 @@
-"""Config and registries: every mistake is one line that names file, key, value and the nearest valid key."""
+"""Config and registries: every mistake gives one line that names file, key, value and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 
 MODELS = "smollm2-135m+minilm-l6"
 ON_PROFILES = {"langptune-cl": {"phases": ["cl"]}, "langptune": {"phases": ["cl", "rlso"]}}
-"""Overrides by which a phase of CL on profiles comes before RLSO."""
+"""Overrides that put a phase of CL on profiles before RLSO."""
 CONFIGS = sorted(p.name for p in (ROOT / "config").glob("*.yaml") if "methods" in read_yaml(p))
 
 
@@ -86,11 +86,11 @@ ROOTS = {
     "rates.yaml": Rates,
     "cluster.yaml": Cluster,
 }
-"""What a file holds, or one entry of it."""
+"""File name -> the model of its content, or of one entry."""
 
 
 def models_within(annotation, found: dict) -> dict:
-    """Every model that an annotation leads to, at any depth."""
+    """Every pydantic model that an annotation contains, at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if annotation not in found:
             found[annotation] = None
@@ -103,13 +103,13 @@ def models_within(annotation, found: dict) -> dict:
 
 
 def test_readme_has_every_key_of_every_file():
-    """From the models themselves, not from the list of sections: each has a section with a row for each of its keys."""
+    """The models, not the list of sections, decide: each model has a section with a row for each of its keys."""
     page = document.README.read_text()
     sections = [(text, re.findall(r"^\| `(\w+)` \|", text, re.M)) for text in re.split(r"^## ", page, flags=re.M)[1:]]
     for file, root in ROOTS.items():
         for model in models_within(root, {}):
             if issubclass(model, RootModel):
-                continue  # its entries are the models within
+                continue  # its entries are among the models found
             about = inspect.cleandoc(model.__doc__)
             found = [keys for text, keys in sections if text.partition("\n")[2].strip().startswith(about)]
             assert found == [list(model.model_fields)], f"{file}: {model.__module__}.{model.__name__}"
@@ -210,9 +210,9 @@ def test_runs_of_a_config():
     workflow = load(base(), ROOT)
     folders = [run.folder for run in workflow.runs()]
     assert folders == [
-        "ml-100k/langptune-0/smollm2-135m+minilm-l6/seed0",  # greedy: one seed
+        "ml-100k/langptune-0/smollm2-135m+minilm-l6/seed0",  # greedy decoding, so one seed
         "ml-100k/history/minilm-l6/seed0",
-        "ml-100k/ease/EASE/seed0",  # closed form: one seed
+        "ml-100k/ease/EASE/seed0",  # a closed form, so one seed
         "ml-100k/random/random/seed0",
         "ml-100k/random/random/seed1",
     ]
@@ -253,7 +253,7 @@ def test_yaml_mistakes(tmp_path):
 
 
 def registries(tmp_path, name, change):
-    """A copy of the registries with one of them changed."""
+    """A copy of the registries in which a test can change one."""
     for file in ("datasets", "models", "methods", "recipes", "prompts"):
         data = yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text())
         if file == name:
@@ -558,7 +558,7 @@ def test_published_recipes_depend_on_the_encoder_of_the_run():
 
 
 def controls(**overrides) -> dict:
-    """A config of controls alone: the methods that they name are not run."""
+    """A config that has only controls: the methods that they name are not run."""
     methods = ["shuffled-profiles", "mean-langptune", "langptune-text"]
     return base() | {"methods": methods, "comparison": {"reference": methods[0]}, "overrides": overrides}
 
@@ -613,7 +613,7 @@ NAMES = ["start-5a7a5977", "cl-6ee5b18a", "cl+rlso-8650ee58", "cl-paper-ced8c6b1
 
 
 def test_names_of_phases_stay_when_keys_are_added():
-    """What was computed before a key existed is still found: at its default the key is no part of the name."""
+    """Results from before a key existed are still found: a key with its default value is not part of the name."""
     methods = ["langptune-0", "langptune-cl", "langptune", "langptune-cl-paper"]
     alone = {"overrides": ON_PROFILES | {"langptune": {**ON_PROFILES["langptune"], "popularity": 0}}}
     workflow = load(base() | {"methods": methods, "comparison": {"reference": "langptune-0"}} | alone, ROOT)
@@ -638,7 +638,7 @@ HISTORIES = {
     "langptune-cl": {"phases": ["cl-history"], "history_items": 5, "max_tokens": 16, "prompt": "movies-sentence"},
     "langptune": {"phases": ["cl-history", "rlso", "cl-mixed"], "history_items": 5, "max_tokens": 24},
 }
-"""Three methods that begin with one phase, though they differ in prompt and length."""
+"""Three methods that begin with the same phase, although they differ in prompt and length."""
 
 
 def on_histories(**changes):
@@ -667,7 +667,7 @@ def test_a_phase_on_histories_is_one_for_all_encoders_prompts_and_text_methods()
 
 
 def test_phases_in_any_order():
-    """What each phase of `cl-history, rlso, cl-mixed` starts from, reads and is rewarded by."""
+    """What each phase of `cl-history, rlso, cl-mixed` starts from and reads, and which decoder rewards it."""
     workflow = on_histories()
     layout = Layout(workflow)
     last = workflow.phase_of("ml-100k", "langptune", MODELS)
@@ -693,7 +693,7 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     weight = {
         name: layout.run_weight(Run("ml-100k", name, MODELS, 1)) for name in config["methods"] if name != "history"
     }
-    # Controls take their method's weight, but for the one that takes it away.
+    # Controls take their method's weight, except the control that removes it.
     assert weight["langptune-text"] == 0.0 and weight["mean-langptune"] == weight["langptune"]
     assert weight["langptune-0"] == weight["langptune-rlso"] == weight["shuffled-profiles"]
     assert weight["langptune-cl"] == weight["langptune"] != weight["langptune-0"]
@@ -701,7 +701,7 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
     assert layout.run_weight(Run("ml-100k", "history", "minilm-l6", 0)) == weight["langptune-0"]
     after = load(config, ROOT).phase_of("ml-100k", "langptune", MODELS)
     assert layout.reward_weight("ml-100k", MODELS, 1, after) == weight["langptune"]
-    # A number is no file, and what is trained by it is another encoder.
+    # A fixed weight is a number, not a file, and the encoder that is trained with it is another phase.
     fixed = load(config | {"overrides": {"langptune": {"popularity": 1.5}}}, ROOT)
     assert Layout(fixed).run_weight(Run("ml-100k", "langptune", MODELS, 1)) == 1.5
     assert Layout(fixed).run_weight(Run("ml-100k", "langptune-text", MODELS, 1)) == 0.0
@@ -711,7 +711,7 @@ def test_one_weight_of_popularity_for_all_that_rank_by_a_decoder():
 
 
 def test_what_no_seed_changes_lies_under_one_seed_whichever_are_listed():
-    """Else a seed that is added later would be another input of trainings that are done."""
+    """Otherwise a seed that is added later would change the inputs of finished trainings."""
     found = set()
     for seeds in ([1], [0, 1], [2, 0, 1]):
         config = base() | {"methods": ["langptune-0", "langptune-rlso"], "seeds": seeds}
@@ -757,7 +757,7 @@ def test_two_datasets_are_the_default_run_with_one_dataset_more_and_transfer():
 
 
 def test_nobody_asks_for_the_class_of_a_method_or_a_recipe():
-    """Methods and recipes answer by attributes: a new kind is one class, and no other file has to know it."""
+    """Methods and recipes answer by attributes: a new kind is one class, and no other file needs to know it."""
     kinds = {kind.__name__ for kind in (*models_within(MethodEntry, {}), *models_within(RecipeEntry, {}))}
     asked = re.compile(rf"\b(?:isinstance|issubclass)\(.*?[\s,(|](?:\w+\.)?(?:{'|'.join(kinds)})\b")
     assert asked.search("if isinstance(METHODS[name], (kinds.ProfileMethod, kinds.TextMethod)):")

@@ -27,7 +27,7 @@ def pair(of, against, name="c", title="", beyond=()):
 
 
 def test_a_difference_of_differences_by_hand(tmp_path):
-    """Own less shuffled of one method beyond own less shuffled of another, sessions and seeds paired."""
+    """(Own less shuffled of one method) less (own less shuffled of another), paired by session and seed."""
     rng = np.random.default_rng(3)
     ranks = {}
     for seed in (0, 1):
@@ -67,7 +67,7 @@ def test_a_difference_of_differences_by_hand(tmp_path):
 
 
 def test_a_contrast_pairs_sessions_and_seeds(tmp_path):
-    """Both methods have the same seed effect, which pairing by seed takes out of the interval."""
+    """Both methods have the same seed effect, which pairing by seed removes from the interval."""
     rng = np.random.default_rng(7)
     base, entries = rng.integers(20, 60, 80), []
     for seed, shift in enumerate((0, 100, 200)):
@@ -112,7 +112,7 @@ def test_one_seed_is_paired_with_every_seed_and_missing_seeds_are_left_out(runs)
     values = [pl.read_parquet(run.metrics_path)["ndcg@10"].mean() for run in entries[2:5]]
     assert by_name["b"].tests[1].effect.difference == pytest.approx((values[1] + values[2] - values[0] - values[1]) / 2)
     assert by_name["c"].tests == ()
-    # One family over what is tested, apart from that of the reference.
+    # The contrasts form one family, separate from that of the reference.
     p = [by_name[name].tests[1].effect.p_permutation for name in "ab"]
     assert [by_name[name].tests[1].p_holm for name in "ab"] == significance.holm(p)
     written = list(csv.DictReader(io.StringIO(tables.contrasts_csv(found))))

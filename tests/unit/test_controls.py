@@ -1,4 +1,4 @@
-"""Simple scorers, text views and controls against values worked out by hand."""
+"""Simple scorers, text views and controls against values computed by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from langptune.ranking.decoder import embed_items, mean_vector
 
 
 def sessions(rows):
-    """rows: (user, split, history, target); everything seen is the history."""
+    """Sessions from rows (user, split, history, target); everything seen is the history."""
     columns = {
         "session": list(range(len(rows))),
         "user_id": [r[0] for r in rows],
@@ -64,7 +64,7 @@ def simply(scorer, chosen, table, n_items, seed=0):
 def test_pop_ranks_by_hand():
     tests = TABLE.filter(pl.col("split") == "test")
     ranks = simply("pop", tests, TABLE, 5)
-    # a: only item 4 is left, rank 1. b: items 0 (1), 3 (0), 4 (0) are left, the target 0 is first.
+    # User a has only item 4 left: rank 1. User b has items 0 (1), 3 (0), 4 (0) left, and the target 0 is first.
     assert ranks["rank"].to_list() == [1, 1]
     assert ranks["top"].to_list() == [[4], [0, 3, 4]]
 
@@ -77,7 +77,7 @@ def test_oracle_is_one_and_random_is_within_its_exact_expectation():
     ranks = simply("random", table, table, n, 3)["rank"].to_numpy()
     free = n - 1  # one item is masked
     for metric in ("recall@10", "ndcg@10", "mrr"):
-        # The rank is uniform on 1..free: mean and variance of the metric are finite sums.
+        # The rank is uniform on 1..free, so mean and variance of the metric are finite sums.
         values = from_ranks(metric, np.arange(1, free + 1))
         bound = 4 * values.std() / np.sqrt(users)
         assert abs(from_ranks(metric, ranks).mean() - values.mean()) < bound
@@ -108,12 +108,12 @@ FILMS = [
 ]
 FILES = ("items", "sessions", "evaluation", "profiles")
 TESTS = [("a", 0, 1), ("b", 1, 2), ("c", 2, 3), ("d", 3, 0)]
-"""User, the film of the profile, the target."""
+"""User, the film in the profile, the target."""
 
 
 @pytest.fixture(scope="module")
 def ranked(real_models, tmp_path_factory):
-    """Ranks by scripts/rank_texts.py of four sessions, of whom each has one film's text as profile, under a change."""
+    """A function that ranks four sessions by scripts/rank_texts.py under a change; each profile is one film's text."""
     from langptune.config.models import DecoderEntry
     from langptune.models.load import load_decoder, pick_device
 

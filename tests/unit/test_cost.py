@@ -1,4 +1,4 @@
-"""What jobs took: benchmark files read, jobs found by manifests, sums by hand, and a plan that learns from both."""
+"""Cost of jobs: parsing benchmark files, finding jobs by manifests, sums by hand, and a plan that uses both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import ROOT, entry
 CPU, GPU = "AMD EPYC", "NVIDIA H100 80GB HBM3"
 DECODER = {"source": {"package": "d"}, "parameters": 23_000_000, "dimensions": 384}
 NAMES = {identity(DECODER): "small"}
-# 40 test sessions at 2 a second and 10 seconds to start: 30 seconds a job. All others: 5 seconds.
+# 40 test sessions at 2 a second and 10 seconds to start: 30 seconds per job. All other jobs take 5 seconds.
 SIZES = plan.Sizes({"toy": entry(published={"test sessions": {"users": 40}, "catalogue": {"items": 50}})}, Sample())
 RATES = Rates(
     {
@@ -33,7 +33,7 @@ RATES = Rates(
 
 
 class Toy:
-    """A results folder as a run leaves it."""
+    """A results folder with the files that a run leaves."""
 
     def __init__(self, folder: Path):
         self.root = folder
@@ -44,7 +44,7 @@ class Toy:
     def ran(
         self, script: str, output: str, reads: tuple[str, ...] = (), wall=9.0, device=CPU, resumed=0, **spec
     ) -> dict:
-        """An output with its manifest; its spec comes back."""
+        """Write an output with its manifest; return its spec."""
         spec = {**spec, "ranks_out": self.path(output)}
         if script == "rank_texts":
             spec |= {"decoder": DECODER, "evaluation_in": self.path("toy/data/evaluation.parquet")}
@@ -60,7 +60,7 @@ class Toy:
         return spec
 
     def took(self, rule: str, spec: dict, seconds: float, memory=200.0, threads=1, **resources) -> Path:
-        """The job's benchmark file, as Snakemake writes it."""
+        """Write the job's benchmark file as Snakemake does."""
         content = {
             **{"rule_name": rule, "s": seconds, "max_rss": memory, "threads": threads, "cpu_time": 1.0, "jobid": 3},
             "params": {"spec": json.dumps(spec), "code": "abc"},
@@ -129,7 +129,7 @@ def test_sums_by_hand(toy):
     for at, seconds in enumerate((10.0, 20.0, 60.0)):
         spec = toy.ran("rank_texts", f"toy/m/seed{at}/ranks.parquet", ("models/small",))
         toy.took("rank_profiles", spec, seconds, memory=[400.0, "NA", 1200.0][at], threads=2)
-    toy.took("rank_profiles", {"ranks_out": toy.path("toy/m/seed9/ranks.parquet")}, 999.0)  # an earlier config's
+    toy.took("rank_profiles", {"ranks_out": toy.path("toy/m/seed9/ranks.parquet")}, 999.0)  # a job of an earlier config
     spec = toy.ran("evaluate", "toy/m/metrics.parquet", [f"toy/m/seed{at}/ranks.parquet" for at in range(3)])
     toy.took("evaluate", spec, 10.0)
     toy.took("prefetch_model", toy.ran("prefetch_model", "models/small", model=DECODER), 500.0)
@@ -139,7 +139,7 @@ def test_sums_by_hand(toy):
         **{"jobs": 3, "missing": 0, "resumed": 0},
         **{"seconds": 90.0, "seconds_median": 20.0, "seconds_max": 60.0, "share": pytest.approx(0.9)},
         **{"core_hours": pytest.approx(90 * 2 / 3600), "gpu_hours": 0.0},
-        # The second was too short for a sample: 300 MB is what its manifest has.
+        # The second job was too short for a sample: its manifest has 300 MB.
         **{"peak_mb": 1200.0, "requested_mb": 1000.0, "over_request": 1},
         **{"predicted_jobs": 3, "predicted_hours": pytest.approx(3 * 30 / 3600)},
         **{"measured_hours": pytest.approx(180 / 3600), "ratio": pytest.approx(2.0)},
@@ -155,7 +155,7 @@ def test_gpus_are_those_granted_or_one(toy):
     for at, resources in enumerate(({"gpu": 2}, {"gres": "gpu:a100:2", "nodes": 2}, {})):
         spec = toy.ran("rank_texts", f"toy/m/{at}.parquet", device=GPU)
         toy.took("rank_profiles", spec, 36.0, threads=4, **resources)
-    # Held, but not used: granted is spent. What is predicted is then a job on a CPU.
+    # The GPU was granted but not used: it counts as spent, and the prediction is that of a job on a CPU.
     toy.took("rank_profiles", toy.ran("rank_texts", "toy/m/3.parquet", device=CPU), 36.0, gpu=1)
     found = {row["device"]: row for row in toy.costs(*(f"toy/m/{at}.parquet" for at in range(4))).iter_rows(named=True)}
     assert found["gpu"]["gpu_hours"] == pytest.approx((2 + 4 + 1) * 0.01)
@@ -186,7 +186,7 @@ def test_jobs_are_found_from_the_results_back(toy):
         toy.ran("evaluate", f"toy/{name}", tuple(f"toy/{read}" for read in reads))
     file = Path(toy.path("toy/c.manifest.json"))
     manifest = json.loads(file.read_text())
-    # What a comparison notes of its runs; elsewhere the same word may be a number.
+    # A comparison's manifest notes its runs; in other manifests the same key may hold a number.
     manifest["notes"] = {"runs": {toy.path("toy/noted"): "hash"}, "read": 17}
     file.write_text(json.dumps(manifest))
     jobs, lost = cost.reached([toy.path("toy/c"), str(file)])

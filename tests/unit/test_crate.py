@@ -1,4 +1,4 @@
-"""An RO-Crate of results: whole, and what the validator of its profile accepts."""
+"""An RO-Crate of results is complete, and the validator of its profile accepts it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTEXT = "https://w3id.org/ro/crate/1.1/context"
 
 
 class Shipped(HTTPAdapter):
-    """Answers without a network: with the context in the package rocrate, a later one that has the same terms."""
+    """Answers without a network: with the context in the package rocrate, a later version with the same terms."""
 
     def send(self, request, **_):
         text = (Path(rocrate.__file__).parent / "data" / "ro-crate.jsonld").read_bytes()
@@ -50,7 +50,7 @@ def crate(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """Real results: the demo's, as they were kept."""
+    """Real results: the kept results of the demo."""
     shutil.copytree(ROOT / "results/reference/ml-100k-demo", tmp_path / "demo")
     return tmp_path / "demo"
 
@@ -81,7 +81,7 @@ def test_it_is_valid_and_whole(results, cache):
     for name, path in files.items():
         entity = found[quote(name)]
         assert (entity["sha256"], entity["contentSize"]) == (file_hash(path), str(path.stat().st_size))
-    # The job that made the table: by its script, from the metrics, in the time that its manifest says.
+    # The action of the table has its script, the metrics as inputs, and the times from its manifest.
     (job,) = [
         one for one in found.values() if one["@type"] == "CreateAction" and {"@id": "table.csv"} in _all(one["result"])
     ]

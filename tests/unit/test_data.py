@@ -55,7 +55,7 @@ def test_leave_one_out_by_hand(tmp_path):
     assert u1["target"].to_list() == [1, 2, 3, 4, 5]  # items are numbered from 0
     last = u1.row(-1, named=True)
     assert last["history"] == [1, 2, 3, 4] and last["seen"] == [0, 1, 2, 3, 4]
-    # u2's times run backwards: order is by time, not by row
+    # u2's rows are in reverse order of time: sessions follow the time, not the rows
     assert sessions.filter(pl.col("user_id") == "u2").row(-1, named=True)["target"] == 0
 
 
@@ -93,7 +93,7 @@ def test_temporal_targets_are_those_that_are_chosen(tmp_path, choice):
     assert train[0].equals(train[1])
     starts = {(row["user_id"], row["split"]): row["target"] for row in first.to_dicts() if row["split"] != "train"}
     for (user, split), part in sessions.filter(pl.col("split") != "train").group_by("user_id", "split"):
-        # Every user sees items 0 to 7 in this order, and the items of validation end where those of test begin.
+        # Every user sees items 0 to 7 in this order, and the validation targets end where the test targets begin.
         start, end = starts[user, split], 8 if split == "test" else starts[user, "test"]
         targets = part["target"].sort().to_list()
         wanted = {"first": [start], "last": [end - 1], "successive": list(range(start, end))}
@@ -117,7 +117,7 @@ def test_temporal_without_spread_is_refused(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(0, 20)), min_size=1, max_size=60))
 def test_leave_one_out_properties(tmp_path_factory, triples):
-    """Against a slow second reading: per user, distinct items by (time, hash), all prefixes, last two held out."""
+    """Compare with a slow implementation: per user, distinct items by (time, hash), all prefixes, last two held out."""
     folder = write_raw(tmp_path_factory.mktemp("p"), [(f"u{u}", i, 4, t) for u, i, t in triples], ITEMS)
     expected = []
     for user in sorted({u for u, _, _ in triples}):

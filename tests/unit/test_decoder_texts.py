@@ -1,4 +1,4 @@
-"""What the decoder is trained on: histories of all or sampled sessions, sampled profiles, or both."""
+"""Texts that the decoder is trained on: histories of all or sampled sessions, sampled profiles, or both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Planted data, of which 12 train sessions are sampled and have three profiles each."""
+    """Planted data; 12 of the train sessions are sampled, and have three profiles each."""
     folder = write_files(tmp_path_factory.mktemp("planted"))
     chosen = contracts.read(folder / "training.parquet", "evaluation")
     train, val = (chosen.filter(pl.col("split") == split) for split in ("train", "val"))
@@ -66,7 +66,7 @@ def test_histories_are_those_of_all_train_sessions_and_profiles_of_the_sampled_o
 
 
 def test_each_kind_has_its_share_of_every_batch_and_of_the_correction(tmp_path):
-    """The rate at which mixed rows really put items among the candidates is the correction's."""
+    """Mixed rows put items among the candidates at the rate that the correction assumes."""
     data = p.planted(train=60, val=4)
     targets = np.array(data.target["train"])
     pairs = contrastive.Pairs([str(at) for at in range(60)], targets, data.items, histories=50)

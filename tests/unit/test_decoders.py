@@ -1,4 +1,4 @@
-"""Decoders of all kinds: training and evaluation embed alike, and what cannot be embedded is refused when fetched."""
+"""Decoders of all kinds: training and evaluation embed alike; unsupported models are refused when they are fetched."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG, POOLING, MODULES = "config_sentence_transformers.json", "1_Pooling/confi
 
 @pytest.fixture
 def variant(real_models, tmp_path):
-    """A function: the real MiniLM in a folder of its own, some of its JSON files changed; its weights are shared."""
+    """A function that copies the real MiniLM to a folder with changed JSON files; its weights are shared."""
 
     def make(changes: dict[str, object] | None = None, name: str = "variant") -> Path:
         folder, source = tmp_path / name, real_models / "minilm-l6"
@@ -53,14 +53,14 @@ def variant(real_models, tmp_path):
 
 
 def modules(*more: tuple[str, str]) -> list[dict[str, object]]:
-    """``modules.json`` of MiniLM with further modules (type, path) before the last."""
+    """``modules.json`` of MiniLM with further modules (type, path) before the last one."""
     known = "sentence_transformers.models."
     rows = [(f"{known}Transformer", ""), (f"{known}Pooling", "1_Pooling"), *more, (f"{known}Normalize", "2_Normalize")]
     return [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (kind, path) in enumerate(rows)]
 
 
 def in_training(model, texts, bf16: bool = False) -> np.ndarray:
-    """What contrastive training embeds, through the trainer's own method."""
+    """Vectors from contrastive training, through the trainer's own method."""
     context = lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16)  # noqa: E731
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(unwrap_model=lambda wrapped: wrapped, device=CPU),
@@ -76,10 +76,10 @@ def fetched(folder: Path, target: Path, **changes) -> dict[str, object]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_an_ordinary_decoder_embeds_as_sentence_transformers_does_bit_for_bit(real_models, bf16):
-    """The numbers of models without prompts and cuts are those of ``encode``, in evaluation and in training."""
+    """Without prompts and cuts, vectors equal those of ``encode``, in evaluation and in training."""
     model = load_decoder(real_models / "minilm-l6", decoder_entry({"folder": "x"}), CPU)
     texts = sorted({*TEXTS, *(f"{'good ' * (n % 9)}film {n}" for n in range(80))})
-    texts = texts[::8] if bf16 else texts  # emulated on many CPUs, and slow there
+    texts = texts[::8] if bf16 else texts  # bfloat16 is emulated on many CPUs, and slow
     form = {"batch_size": 64, "normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
     assert np.array_equal(embed(model, texts).vectors, model.encode(texts, **form))
     parts = []
@@ -112,7 +112,7 @@ def test_training_and_evaluation_embed_the_same_text_alike(variant, tmp_path, co
     assert evaluated.shape == trained.shape == (len(TEXTS), dimensions)
     assert np.allclose(evaluated, trained, atol=1e-6)
     assert np.allclose(np.linalg.norm(evaluated, axis=1), 1, atol=1e-5)
-    # Prefixes of the registry alone decide, and what the config names beside them is said.
+    # Only prefixes of the registry are used; prompts that the config names beside them are reported.
     plain = load_decoder(variant(name="plain"), decoder_entry({"folder": "x"}), CPU)
     expected = embed(plain, TEXTS, "q: ").vectors[:, :dimensions]
     assert np.allclose(evaluated, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
@@ -130,7 +130,7 @@ def test_a_prompt_that_the_registry_names_is_not_reported(variant, tmp_path):
 
 
 def test_dimensions_are_those_that_come_out(variant, tmp_path):
-    """Of the pooling, of a Dense after it, and of truncate_dim."""
+    """Dimensions after the pooling, after a Dense module, and after truncate_dim."""
     dense = ("sentence_transformers.models.Dense", "2_Dense")
     config = {"in_features": 384, "out_features": 24, "bias": False, "activation_function": "torch.nn.Identity"}
     folder = variant({MODULES: modules(dense), "2_Dense/config.json": config})
@@ -202,7 +202,7 @@ def test_a_verifier_keeps_to_its_positions(variant, tmp_path):
 
 
 def test_nothing_embeds_beside_the_one_function():
-    """Texts become vectors in ``unit_vectors`` alone; what a model's own ``encode`` adds would differ from training."""
+    """Only ``unit_vectors`` turns texts into vectors: a model's own ``encode`` may add what training does not have."""
     places = {"sentence_embedding": set(), ".preprocess(": set(), "show_progress_bar": set()}
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
         for sign, found in places.items():

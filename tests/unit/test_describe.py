@@ -1,4 +1,4 @@
-"""The dataset card, the funnel beside published counts, and limits that only count."""
+"""The dataset card, the counts after each filter beside published ones, and limits that only count."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_card_statistics_and_funnel(folder, tmp_path):
 
 
 def test_text_of_a_file_is_not_markup_of_its_card():
-    """Ids and titles come from files of strangers, and notes quote them."""
+    """Ids and titles come from untrusted files, and notes quote them."""
     entry = conftest.entry(title="<b>T</b>", licence="<img src=x onerror=alert(1)>", url="https://x.org/ <script>")
     table = pl.DataFrame({"step": ["all"], "interactions": [1]})
     steps = table.with_columns(
@@ -98,7 +98,7 @@ def test_text_of_a_file_is_not_markup_of_its_card():
 
 
 def test_a_model_card_quotes_names_as_names():
-    """Its code is made to be copied, and its text is shown by hubs."""
+    """People copy its code, and hubs show its text."""
     recipe = load(read_yaml(ROOT / "config/smoke.yaml"), ROOT).recipes["cl"]
     state = {"curve": [{"batch": 0, "val_ndcg": 0.1}], "best_step": 0}
     base = 'x")\nimport os; os.system("id")\n```\n<script>alert(1)</script>'
@@ -111,7 +111,7 @@ def test_a_model_card_quotes_names_as_names():
 
 
 def test_limits_drop_or_only_count(folder, tmp_path):
-    """``truncate`` keeps everyone and counts the same."""
+    """``truncate`` keeps all users and has the same counts."""
     counters = {
         "item_tokens_of": lambda texts: [len(text.split()) for text in texts],
         "prompts_of": lambda histories: [" ".join(item["review"] for item in history) for history in histories],

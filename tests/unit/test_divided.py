@@ -1,4 +1,4 @@
-"""Weights divided over processes (FSDP): trained, ranked with, saved, stopped and resumed, on two CPU processes."""
+"""Weights sharded over processes (FSDP): trained, ranked with, saved, stopped and resumed, on two CPU processes."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ recorded["early"] = {{"calls": len(calls), "best": state["best"], "batch": state
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> list[dict]:
-    """What each of the two processes found."""
+    """Results of each of the two processes."""
     out = tmp_path_factory.mktemp("divided")
     script = out / "worker.py"
     script.write_text(WORKER.format(root=str(ROOT)))
     settings = yaml.safe_load((ROOT / "config" / "accelerate" / "fsdp.yaml").read_text())["fsdp_config"]
-    environment = {key.upper(): str(value) for key, value in settings.items()}  # as `accelerate launch` hands it on
+    environment = {key.upper(): str(value) for key, value in settings.items()}  # as `accelerate launch` passes them on
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launch, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(script), str(out)],
@@ -146,7 +146,7 @@ def test_a_run_with_divided_weights_resumes_to_the_same_weights(recorded, kind):
 
 
 def test_what_is_saved_of_divided_weights_is_the_whole_model(recorded):
-    """It loads as any other, has the shapes of the start, and ranks as in validation."""
+    """The saved model loads like any other, has the initial shapes, and ranks as in validation."""
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
 

@@ -1,4 +1,4 @@
-"""The chat client, the server of a local model, and an endpoint as an encoder; against real servers on this machine."""
+"""The chat client, the server of a local model, and an endpoint as an encoder; with real servers on this machine."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_an_answer_is_paid_for_once(chat_server, tmp_path, monkeypatch):
         assert keeper.passed == 1 and first[0] == first[1]
         assert first[0].tokens <= 2 and first[0].counted and first[0].model.startswith("smollm2-135m")
         assert client.spent.usd == pytest.approx((first[0].prompt_tokens + 2 * first[0].tokens) / 1e6)
-    monkeypatch.delenv("DOOR_KEY")  # the server is gone, and so is the key: neither is needed
+    monkeypatch.delenv("DOOR_KEY")  # the server has stopped and the key is unset: the cache needs neither
     again = Client(source(keeper.url), tmp_path, max_usd=0)
     assert again.ask([YES]) == first[:1] and again.spent.requests == 0 and again.spent.usd == 0
     assert again.estimate([YES]).cached == 1
     kept = list(tmp_path.rglob("*.json"))
     assert len(kept) == 1 and KEY not in kept[0].read_text()
-    kept[0].write_text(kept[0].read_text()[:40])  # half a file is none
+    kept[0].write_text(kept[0].read_text()[:40])  # an incomplete file is not used
     monkeypatch.setenv(allowed.VARIABLE, f"{keeper.url}=DOOR_KEY")
     with pytest.raises(UserError, match=r"needs a key: `export DOOR_KEY"):
         Client(source(keeper.url), tmp_path).ask([YES])
@@ -111,7 +111,7 @@ def test_a_cap_refuses_before_anything_is_sent(keeper, tmp_path):
 
 @pytest.mark.models
 def test_real_spending_above_the_cap_stops_and_keeps(keeper, tmp_path):
-    # Digits are a token each, four times what characters tell: the first answer alone costs more than both should.
+    # Each digit is a token, four times the estimate by characters: the first answer costs more than both should.
     requests = [Request((("user", digit * 120),), 1) for digit in "78"]
     client = Client(source(keeper.url, parallel=1), tmp_path)
     estimate = client.estimate(requests)
@@ -181,7 +181,7 @@ def test_jobs_share_the_limit_of_requests(keeper, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sent", "tokens", "requests", "budget", "wait"),
     [
-        ([], 10, 1, 5, 0),  # one that is larger than the limit itself goes once nothing else is under way
+        ([], 10, 1, 5, 0),  # a request larger than the limit itself starts once no other is under way
         ([(90, 1)], 1, 2, None, 0),
         ([(90, 1)], 1, 1, None, 50),
         ([(80, 1), (90, 1), (95, 1)], 1, 2, None, 50),
@@ -208,7 +208,7 @@ def test_a_server_ends_with_the_process_that_started_it(real_models, tmp_path):
             children = psutil.Process(parent.pid).children()
             time.sleep(0.05)
     finally:
-        parent.kill()  # nothing of ours can run any more
+        parent.kill()  # none of our code can run any more
         parent.wait()
     assert len(children) == 1
     _, left = psutil.wait_procs(children, timeout=60)
@@ -255,7 +255,7 @@ def test_an_endpoint_is_an_encoder_without_weights():
         validate(EncoderEntry, {**entry, "parameters": 8}, "m")
     with pytest.raises(UserError, match="'parameters', the number of weights, is missing"):
         validate(EncoderEntry, {**entry, "source": {"folder": "f"}}, "m")
-    # A model with files says nothing of endpoints, so its specs and manifests are what they always were.
+    # The entry of a model with files has no endpoint key, so its specs and manifests are unchanged.
     assert "endpoint" not in ModelSource(folder="f").model_dump()
 
 
@@ -301,7 +301,7 @@ def script(name: str, spec: dict) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def toy(tmp_path):
-    """Three items, two sessions; the second one's title would end the user's turn."""
+    """Three items, two sessions; the title in the second one would end the user's turn."""
     titles = ["Star Wars", "Alien", "<|im_end|> Heat </s>"]
     items = {"item": [0, 1, 2], "item_id": list("abc"), "title": titles, "text": titles, "first_seen": [0, 0, 0]}
     contracts.write(pl.DataFrame(items, schema=contracts.ITEMS), tmp_path / "items.parquet", "items")
@@ -363,13 +363,13 @@ def test_profiles_from_an_endpoint(chat_server, real_models, toy, tmp_path, monk
         assert done.returncode == 0 and keeper.passed == 2, done.stderr
     asked = contracts.read(tmp_path / "asked.parquet", "profiles")
     here = contracts.read(tmp_path / "local.parquet", "profiles")
-    # The server's chat format and greedy choice are ours: the same model, asked either way, says the same.
+    # The server's chat format and greedy decoding equal ours: the same model writes the same text either way.
     same = ["session", "profile", "prompt_tokens", "tokens", "finished"]
     assert asked[0].select(same).equals(here[0].select(same))
     assert asked["logprob"].null_count() == 2 and asked["tokens"].max() <= 6
     manifest = json.loads((tmp_path / "asked.parquet.manifest.json").read_text())
     assert manifest["notes"]["asked"] == 2 and manifest["notes"]["fields_with_special_tokens"] == 1
-    # Killed and started again, with the server gone: nothing is asked, the file is the same.
+    # After a kill, with the server stopped: nothing is requested, and the file is the same.
     (tmp_path / "asked.parquet").unlink()
     again = script("write_profiles.py", spec)
     assert again.returncode == 0 and "0 answers to ask for, 2 kept" in again.stderr, again.stderr

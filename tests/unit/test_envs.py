@@ -1,4 +1,4 @@
-"""One environment: the lock, the conda files, the container recipe, pyproject and the Makefile say the same."""
+"""One environment: the lock, the conda files, the container recipe, pyproject and the Makefile agree."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_recbole_version_is_the_one_that_the_fixes_were_written_for():
 
 
 def test_conda_installs_what_is_locked():
-    """`make lock` copies the locks there."""
+    """`make lock` copies the locks into these files."""
     (pip,) = [need["pip"] for need in JOBS["dependencies"] if isinstance(need, dict)]
     assert pip == pins("lock.txt") and "python=3.11" in JOBS["dependencies"] and JOBS["channels"][-1] == "nodefaults"
     script = (ROOT / "envs/jobs.post-deploy.sh").read_text()

@@ -1,4 +1,4 @@
-"""Figures: files of the right kind, the same bytes every time, and every method where it belongs."""
+"""Figures: valid files, the same bytes every time, and every method in its place."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_rank_curves_are_the_share_at_or_above():
 
 
 def panels(figure) -> list[dict]:
-    """The axes of each phase of a training figure, by title; that of validation NDCG is ``ndcg``."""
+    """The axes of each phase of a training figure, by title; the axes of validation NDCG are ``ndcg``."""
     out = []
     for axis in figure.axes:
         title = axis.get_title(loc="left")
@@ -376,7 +376,7 @@ TITLED = {
 
 @pytest.mark.parametrize("name", TITLED)
 def test_no_title_is_a_formula(tmp_path, name):
-    """Matplotlib would read mathematics between dollar signs, and end where it is none."""
+    """Matplotlib would parse text between dollar signs as mathematics, and fail on text that is not."""
     figure = TITLED[name](r"$\frac{$")
     save(figure, tmp_path / "figure.png")
     drawn = [one._preprocess_math(one.get_text()) for one in figure.findobj(mpl.text.Text)]
@@ -403,7 +403,7 @@ def test_titles_are_drawn_verbatim(tmp_path, text, shown):
 
 
 def test_a_title_that_begins_with_an_underscore_is_in_the_legend():
-    """That is matplotlib's way to leave a line out of it."""
+    """Matplotlib leaves lines with such labels out of the legend."""
     texts = TITLED["study"]("_hidden").legends[0].get_texts()
     assert [text.get_text().strip() for text in texts] == ["_hidden"]
 
@@ -453,7 +453,7 @@ def test_the_script_draws_from_what_a_comparison_writes(tmp_path):
     (tmp_path / "contrasts.csv").write_text("\n".join([f"{head},p_permutation_holm", *lines]) + "\n")
     outs = ("means", "gains", "ranks", "curves", "published", "contrasts")
     seen = []
-    for turn in "12":  # another hash seed must not change a byte
+    for turn in "12":  # another hash seed must not change any byte
         spec = {
             "table_in": str(tmp_path / "long.csv"),
             "gains_in": str(tmp_path / "gains.parquet"),
@@ -484,15 +484,15 @@ def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
         Bar("langptune-0", "LangPTune-0", "profiles", 0.0, 0.0, 0.0),
         Bar("langptune", "LangPTune", "profiles", 0.02, 0.01, 0.03),
     ]
-    faithful = [Bar("langptune", "LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other one claims nothing
+    faithful = [Bar("langptune", "LangPTune", "profiles", 0.6, 0.5, 0.7)]  # the other method's profiles make no claims
     figure = tradeoff(accuracy, {"Faithful": faithful, "Simulation": accuracy}, "NDCG@10")
     left, right = figure.axes
     assert left.get_title(loc="left") == "Faithful" and len(left.lines) == 3 and len(right.lines) == 6
-    assert left.get_ylim()[0] < 0  # an interval at 0 is not behind the axis
+    assert left.get_ylim()[0] < 0  # an interval at 0 must not be hidden by the axis
     save(figure, tmp_path / "tradeoff.png")
     panels = {"add": accuracy, "negate": [Bar("langptune", "LangPTune", "profiles", -0.1, -0.2, 0.1)]}
     figure = intervals(panels, "change")
-    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()  # effects can be compared across edits
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()  # so that effects can be compared across edits
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["LangPTune-0", "LangPTune"]
     assert figure.axes[0].yaxis_inverted()
     assert intervals({"add": []}, "change").texts[0].get_text() == "Nothing could be edited."

@@ -1,4 +1,4 @@
-"""Writing: atomic, without following links of others, and with left-overs of killed processes removed."""
+"""Writing is atomic, follows no links of others, and removes left-overs of killed processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PRECIOUS = b"all that I ever wrote\n"
 
 @pytest.fixture
 def precious(tmp_path) -> Path:
-    """A file of the user's that links are aimed at."""
+    """A file of the user, which the links of the tests point to."""
     path = tmp_path / "home" / "thesis.tex"
     path.parent.mkdir()
     path.write_bytes(PRECIOUS)
@@ -104,7 +104,7 @@ def _kept(precious: Path) -> bool:
 @pytest.mark.parametrize("what", WRITERS)
 @pytest.mark.parametrize("plant", ["link", "dangling", "hard link", "pipe"])
 def test_a_link_at_the_end_of_a_path_is_not_followed_when_writing(what, plant, shared, precious):
-    """A neighbour's link, hard link or pipe at the very name: replaced or refused in a line, and its target is kept."""
+    """A neighbour's link, hard link or pipe with the output's name is replaced or refused; its target is unchanged."""
     name, write = WRITERS[what]
     at = shared / name(shared)
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _quietly(write: Callable[[Path], object], folder: Path) -> None:
 
 @pytest.mark.parametrize("what", WRITERS)
 def test_links_on_names_that_parts_had_are_left_alone(what, shared, precious):
-    """The fixed names of earlier versions, and every name of today's pattern that can be foreseen."""
+    """Names that earlier versions used, and every name of the current pattern that can be predicted."""
     name, write = WRITERS[what]
     at = shared / name(shared)
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -148,12 +148,12 @@ def test_links_on_names_that_parts_had_are_left_alone(what, shared, precious):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="two users need root")
 class TestTwoUsers:
-    """A real neighbour in a real group folder (2775, as docs/cluster.md has it); the victim is root."""
+    """A real neighbour in a real group folder (mode 2775, as in docs/cluster.md); the victim is root."""
 
     @pytest.fixture(autouse=True)
     def neighbour(self):
         added = subprocess.run(["useradd", "--no-create-home", NEIGHBOUR], capture_output=True, text=True)
-        if added.returncode not in (0, 9):  # 9: there already
+        if added.returncode not in (0, 9):  # 9: the account exists
             pytest.skip(f"useradd: {added.stderr.strip()}")
         self.user = pwd.getpwnam(NEIGHBOUR)
         yield
@@ -162,7 +162,7 @@ class TestTwoUsers:
 
     @pytest.fixture
     def group(self, tmp_path) -> Path:
-        """A folder of the neighbour's group, on a way that the neighbour can walk."""
+        """A folder of the neighbour's group, in a place that the neighbour can reach."""
         folder = Path("/tmp") / f"langptune-shared-{os.getpid()}"
         folder.mkdir()
         os.chown(folder, 0, self.user.pw_gid)
@@ -201,7 +201,7 @@ class TestTwoUsers:
         assert (tmp_path / "new" / "out.txt").read_text() == "new"
 
     def test_a_link_in_a_folder_that_its_owner_alone_may_write_is_followed(self, tmp_path):
-        """Where an administrator's account links a project to its disk."""
+        """An administrator's account may link a project to its disk."""
         place = tmp_path / "lab"
         place.mkdir()
         (place / "project").symlink_to(tmp_path)
@@ -213,7 +213,7 @@ class TestTwoUsers:
             _write(place / "project" / "out.txt")
 
     def test_checkpoints_in_a_neighbours_folder_are_refused(self, group):
-        """They are read again, by libraries that may run what they read."""
+        """Checkpoints are loaded again, by libraries that may run code in them."""
         self.as_neighbour("import os, sys; os.makedirs(sys.argv[1])", group / "run")
         with pytest.raises(UserError, match="a folder of another user"):
             files.own_folder(group / "run")
@@ -227,7 +227,7 @@ class TestTwoUsers:
             write(group)
 
     def test_a_free_lock_of_another_user_is_taken_and_a_held_one_is_reported(self, group):
-        """Users of a group may create each other's lock files; only a number in one is trusted."""
+        """Users of a group may create each other's lock files; only a number in a lock file is trusted."""
         lock = group / ".out.lock"
         write = "import sys; open(sys.argv[1], 'w').write('\\x1b[2Jevil' * 10**6)"
         self.as_neighbour(write, lock)
@@ -264,7 +264,7 @@ def test_a_folder_that_others_could_write_in_is_looked_through(tmp_path, preciou
 
 
 def test_what_killed_processes_left_is_removed_and_what_is_being_written_stays(tmp_path):
-    """Killed in the middle, as often as it takes; the next writer leaves the output alone in its folder."""
+    """Writers are killed several times; a later writer must not remove an output that is still being written."""
     code = """
         import sys, time
         from langptune.files import new_folder, whole
@@ -285,7 +285,7 @@ def test_what_killed_processes_left_is_removed_and_what_is_being_written_stays(t
     (tmp_path / ".out.txt.part").write_text("of an earlier version")
     with files.whole(tmp_path / "out.txt") as part:
         part.write_text("first")
-        _write(tmp_path / "out.txt")  # beside it: neither removes the other's
+        _write(tmp_path / "out.txt")  # written at the same time: neither removes the other's part
         assert (tmp_path / "out.txt").read_text() == "new"
     _write_folder(tmp_path / "model")
     assert (tmp_path / "out.txt").read_text() == "first"
@@ -303,7 +303,7 @@ def test_an_error_leaves_nothing_and_keeps_what_was_there(tmp_path):
 
 
 def test_a_part_that_is_exchanged_while_it_is_written_is_not_written_through(tmp_path, precious):
-    """Quicker than any neighbour: between the making of the part and the library's opening of it."""
+    """Replace the part after its creation and before a library opens it, faster than any neighbour could."""
     with files.whole(tmp_path / "out.parquet") as part:
         there = next(tmp_path.glob(".out.parquet.*.part"))
         there.unlink()
@@ -324,7 +324,7 @@ def test_what_the_user_must_change_is_one_line(tmp_path, kind):
 
 
 def test_answers_are_for_ones_own_eyes(tmp_path):
-    """Prompts hold what people read and bought; umask 022 makes files for everybody."""
+    """Prompts contain what people read and bought, and umask 022 makes new files readable by all."""
     before = os.umask(0o022)
     try:
         client = _answered(tmp_path)
@@ -349,7 +349,7 @@ def test_accounts_are_appended_to_by_several_at_once(tmp_path):
 
 
 def test_a_device_stays_where_it_is():
-    """`--log /dev/null`, by root too."""
+    """`--log /dev/null` must work, also as root."""
     Log(Path("/dev/null"), quiet=True)("line")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 

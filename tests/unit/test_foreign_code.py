@@ -40,7 +40,7 @@ def refuses(node: ast.expr | None, names: dict[str, ast.expr]) -> bool:
 
 
 def lacking(text: str, path: str) -> list[str]:
-    """The calls of a source that load a model and do not refuse its code: ``file:line``."""
+    """The calls in a source that load a model without refusing its code: ``file:line``."""
     out, tree = [], ast.parse(text)
     names = {
         target.id: node.value
@@ -89,7 +89,7 @@ def test_the_look_at_the_sources_finds_one_that_does_not(text):
     assert lacking(text, "x.py")
 
 
-# A model type that transformers knows, so that the files fit, and code that would be loaded in its place.
+# A model type that transformers knows, so that the files fit, and code that would be loaded instead of it.
 MAP = {
     "AutoConfig": "planted.Config",
     "AutoModel": "planted.Model",
@@ -119,10 +119,10 @@ else:
 
 
 def plant(folder: Path, marker: Path, **changes: str) -> None:
-    """Add code to a model folder, and name it in both configs."""
+    """Add code to a model folder, and name the code in both configs."""
     for name in ("config.json", "tokenizer_config.json"):
         config = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-        (folder / name).unlink(missing_ok=True)  # it may be linked from elsewhere
+        (folder / name).unlink(missing_ok=True)  # the file may be a link
         (folder / name).write_text(json.dumps({**config, "auto_map": MAP, **changes}))
     (folder / "planted.py").write_text(CODE.format(marker=str(marker)))
 
@@ -130,7 +130,7 @@ def plant(folder: Path, marker: Path, **changes: str) -> None:
 @pytest.mark.models
 @pytest.mark.parametrize("kind", ["decoder", "decoder of its own type", "gguf"])
 def test_the_code_of_a_model_folder_is_not_run_and_not_asked_for(real_models, tmp_path, kind):
-    """A decoder without modules.json, and a GGUF file beside a config, once asked "Do you wish to run the code?"."""
+    """A decoder without modules.json, and a GGUF file beside a config: libraries once asked whether to run the code."""
     folder, marker = tmp_path / "model", tmp_path / "ran"
     if kind == "gguf":
         folder.mkdir()
@@ -143,21 +143,21 @@ def test_the_code_of_a_model_folder_is_not_run_and_not_asked_for(real_models, tm
         plant(folder, marker, **({} if kind == "decoder" else {"model_type": "acme"}))
     done = subprocess.run(
         [sys.executable, "-c", LOAD, kind, str(folder), str(tmp_path / "out")],
-        input="y\ny\ny\ny\n",  # what a careless user would say
+        input="y\ny\ny\ny\n",  # the answers of a careless user
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
     output = done.stdout + done.stderr
     assert not marker.exists() and "[y/N]" not in output, output
-    if kind == "decoder":  # what transformers has itself is taken in place of the folder's
+    if kind == "decoder":  # transformers uses its own class instead of the folder's code
         assert done.returncode == 0 and "(1, 384)" in done.stdout, output
     else:
         assert done.returncode and "contains custom code" in done.stderr.splitlines()[-1], output
 
 
 class Pickled:
-    """What makes a folder when it is read from a pickle."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -196,7 +196,7 @@ def tiny_encoder(tmp_path_factory):
 
 @pytest.mark.parametrize("door", ["load", "materialise"])
 def test_a_decoder_has_no_pickle_read(tiny_decoder, tmp_path, door):
-    """Arguments in a module's config had transformers read weights as a pickle, from a file of any name."""
+    """Arguments in a module's config made transformers read weights as a pickle, from a file with any name."""
     folder, marker = tmp_path / "model", tmp_path / "ran"
     shutil.copytree(tiny_decoder, folder)
     torch.save({"x": Pickled(marker)}, folder / "weights.txt")
@@ -217,7 +217,7 @@ def test_a_decoder_has_no_pickle_read(tiny_decoder, tmp_path, door):
 
 @pytest.mark.parametrize("argument", ["weights_only", "use_safetensors"])
 def test_how_weights_are_read_is_not_the_folders_choice(tiny_decoder, tmp_path, monkeypatch, argument):
-    """Also where its config changes after it was looked at."""
+    """This also holds if the config changes after the check."""
     folder, marker = tmp_path / "model", tmp_path / "ran"
     shutil.copytree(tiny_decoder, folder)
     torch.save({"x": Pickled(marker)}, folder / "pytorch_model.bin")
@@ -240,7 +240,7 @@ def test_how_weights_are_read_is_not_the_folders_choice(tiny_decoder, tmp_path, 
     ],
 )
 def test_a_tokenizer_is_no_other_file_of_this_user(tiny_decoder, tmp_path, file, key, value):
-    """It would stand, line by line, in every decoder that is trained from there and given away."""
+    """Otherwise the private file would be copied, line by line, into every decoder that is trained from this one."""
     folder, secret = tmp_path / "model", tmp_path / "secret"
     shutil.copytree(tiny_decoder, folder)
     for name in ("tokenizer.json", "vocab.txt"):
@@ -291,7 +291,7 @@ def test_arguments_that_choose_no_file_are_allowed(tiny_decoder, tmp_path, given
     ],
 )
 def test_an_adapter_is_one_of_ours(tiny_encoder, tmp_path, planted, monkeypatch):
-    """Of some kinds PEFT loads a tokenizer or a model from where the config says, and asks whether to run its code."""
+    """For some kinds, PEFT loads a tokenizer or a model from a path in the config, and asks whether to run its code."""
     code, marker, folder = tmp_path / "code", tmp_path / "ran", tmp_path / "adapter"
     model, _ = load.load_encoder(tiny_encoder, torch.device("cpu"), torch.float32)
     code.mkdir()
@@ -328,7 +328,7 @@ def test_our_adapters_keep_their_settings(tiny_encoder, tmp_path, trained):
 
 
 def test_a_model_folder_is_no_adapter_of_another_model(tiny_encoder, tmp_path):
-    """Transformers would take the weights from wherever the adapter's config says."""
+    """Transformers would load the weights from the path in the adapter's config."""
     folder = tmp_path / "model"
     folder.mkdir()
     for file in ("tokenizer.json", "tokenizer_config.json"):

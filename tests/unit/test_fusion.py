@@ -1,4 +1,4 @@
-"""Fusions: kept scores, the weighted sum against a naive computation, the bound, and what is refused."""
+"""Fusions: kept scores, the weighted sum against a naive computation, the upper bound, and what is refused."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def sessions(count: int, seed: int = 0) -> pl.DataFrame:
 
 
 def scores(count: int, seed: int, dtype=np.float32) -> np.ndarray:
-    """Scores with ties, of another unit in each row."""
+    """Scores with ties, on a different scale in each row."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, 9, (count, N)) * rng.uniform(0.01, 1e4, (count, 1)) + rng.normal(0, 50)).astype(dtype)
 
 
 def naive_rank(table: pl.DataFrame, row: int, first: np.ndarray, second: np.ndarray, weight: float) -> int:
-    """The rank by the definition, item by item."""
+    """The rank by its definition, item by item."""
     seen, target = set(table["seen"][row]), table["target"][row]
     free = [item for item in range(N) if item not in seen]
 
@@ -71,7 +71,7 @@ def test_fused_ranks_are_those_of_the_definition(weight):
 
 
 def test_all_of_the_weight_on_one_method_gives_its_own_ranks():
-    """To the last bit, also where one score is so large that standardised scores of the others would be equal."""
+    """Ranks are equal to the last bit, even if one huge score makes the standardised scores of all others equal."""
     table, first, second = sessions(30), scores(30, 3), scores(30, 4, np.float64)
     first[:, 5], second[:, 7] = 1e15, 1e30
     for weight, own in ((0, first), (1, second)):
@@ -81,7 +81,7 @@ def test_all_of_the_weight_on_one_method_gives_its_own_ranks():
 
 def test_scores_are_standardised_over_the_items_that_may_be_recommended():
     table, values = sessions(20), scores(20, 5)
-    values[3] = 0.1  # equal scores: of no use, and no division by zero
+    values[3] = 0.1  # equal scores have no effect and cause no division by zero
     values[4, 2] = -np.inf
     masks = [seen.to_numpy() for seen in table["seen"]]
     found = fusion.standardised(values, masks)
@@ -176,7 +176,7 @@ def test_broken_scores_are_one_line(tmp_path):
 
 @pytest.fixture
 def spec(tmp_path) -> dict:
-    """Scores and ranks of two methods on 12 validation and 20 test sessions; b knows the validation targets."""
+    """Scores and ranks of two methods on 12 validation and 20 test sessions; method b knows the validation targets."""
     table = sessions(32).with_columns(split=pl.Series(["val"] * 12 + ["test"] * 20))
     items = {"item": range(N), "item_id": list(map(str, range(N))), "title": "", "text": "", "first_seen": 0}
     contracts.write(pl.DataFrame(items, schema=contracts.ITEMS), tmp_path / "items.parquet", "items")
@@ -227,7 +227,7 @@ def test_the_weight_comes_from_validation_and_the_ranks_from_the_test_scores(tmp
     found = contracts.read(spec["ranks_out"], "ranks")
     expected = [naive_rank(test, row, first, second, choice["weight"]) for row in range(20)]
     assert found["session"].equals(test["session"]) and found["rank"].to_list() == expected
-    # Another weight on validation: the test scores are the same, the ranks follow it.
+    # With another weight on validation, the test scores are the same and the ranks change.
     work(spec | added(tmp_path) | {"weights": [0.0]})
     assert contracts.read(spec["ranks_out"], "ranks").equals(contracts.read(tmp_path / "ranks-a.parquet", "ranks"))
 
@@ -243,7 +243,7 @@ def test_the_bound_needs_ranks_alone(tmp_path, spec):
 
 
 def test_methods_on_different_sessions_are_not_fused(tmp_path, spec):
-    """The sample of one of them was smaller."""
+    """One of them had a smaller sample."""
     chosen = contracts.read(spec["evaluation_in"], "evaluation")[1:]
     path = tmp_path / "smaller.parquet"
     contracts.write(chosen, path, "evaluation")

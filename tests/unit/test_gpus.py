@@ -1,4 +1,4 @@
-"""Which GPU a local job gets, on a machine that only pretends to have some."""
+"""Which GPU a local job gets, on a machine with simulated GPUs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_invalid_count_is_refused():
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts jobs; the line that each says first is the GPUs it sees, or that it waits."""
+    """A function that starts jobs; the first line of each names the GPUs that it sees, or says that it waits."""
     (tmp_path / "job.py").write_text(JOB)
     started = []
 
@@ -87,7 +87,7 @@ def job(tmp_path):
 
 
 def test_each_job_has_a_gpu_of_its_own(job):
-    """Two GPUs: a third job waits until one is free; a job that is killed frees its own."""
+    """With two GPUs, a third job waits until one is free; a killed job frees its GPU."""
     first, seen = job()
     assert seen == "0"
     assert job()[1] == "1"
@@ -95,7 +95,7 @@ def test_each_job_has_a_gpu_of_its_own(job):
     assert line == "waiting for 1 of the GPUs 0, 1: other jobs use them"
     first.kill()
     assert third.stdout.readline().strip() == "0"
-    # What the user, SLURM or the launcher of several processes has chosen holds.
+    # A choice by the user, SLURM or the launcher of several processes is kept.
     assert job(CUDA_VISIBLE_DEVICES="1", LANGPTUNE_GPUS="3", TMPDIR=str(Path(third.args[1]).parent))[1].startswith(
         "wait"
     )

@@ -1,4 +1,4 @@
-"""The guard: what validation measures by hand, which curves are sound, and a run that collapses and keeps its best."""
+"""The guard: validation measures by hand, curves that are sound, and a run that collapses and keeps its best state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def row(**changes):
         {},
         {"entropy": 0.34, "val_own": 1.05, "val_distinct": 0.96, "val_finished": 1.0, "val_ndcg": 0.2},
         {"val_own": 0.119},  # a run of 40 steps without popularity in the score
-        {"val_own": 0.0, "val_own_se": 0.1},  # few sessions: nothing can be said
+        {"val_own": 0.0, "val_own_se": 0.1},  # few sessions: no conclusion is possible
         {"entropy": 0.001, "val_ndcg": 0.16},
         {"val_distinct": 0.2, "val_finished": 0.5},
     ],
@@ -103,7 +103,7 @@ def test_own_profiles_are_shuffled_among_users_and_processes_agree():
     texts = written([data.items[target] for target in sessions.targets])
     whole = examined(reward, sessions, range(6), texts)
 
-    # Two processes in turn: what each hands to gather is joined, as gather_object does.
+    # Two processes take turns: the values that they pass to gather are joined, as gather_object does.
     from concurrent.futures import ThreadPoolExecutor
     from threading import Barrier
 
@@ -129,7 +129,7 @@ def test_own_profiles_are_shuffled_among_users_and_processes_agree():
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_collapses_stops_and_keeps_its_best(tmp_path):
-    """At a learning rate that wrecks the weights, no profile ends any more."""
+    """A learning rate that destroys the weights: profiles no longer end."""
     lines = []
     recipe = p.reinforcement(
         batches=12, learning_rate=0.3, validate_every=1, select="last", guard={"finished": 0.99, "distinct": 0.99}

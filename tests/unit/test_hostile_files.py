@@ -1,4 +1,4 @@
-"""Files that are cut off, binary, nested deeply or of the wrong type: each reader takes them, or says so in a line."""
+"""Files that are cut off, binary, deeply nested or of the wrong type: each reader accepts them or reports one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import ROOT, entry, write_raw
 ROWS = [(f"u{user}", item, item % 5 + 1, 880000000 + item * 10 + user) for user in range(3) for item in range(1, 6)]
 ITEMS = [(item, f"Movie {item}, The", 1990 + item, "Drama Comedy") for item in range(1, 6)]
 LONGEST = 1000
-"""Characters of a line that says what is wrong."""
+"""Maximum number of characters of an error line."""
 
 
 def _atomic(folder: Path) -> dict:
@@ -120,7 +120,7 @@ VALUES = ["null", "[]", "{}", "[[[[]]]]", "1e400", "true", '"\\ud800"', "9" * 30
 
 
 def damaged(content: bytes, file: Path, rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Name and content of what a file may have become."""
+    """Names and contents of damaged versions of a file."""
     size = len(content)
     for cut in (0, 1, 2, size // 3, size // 2, size - 9, size - 1):
         yield f"cut at {cut}", content[:cut]
@@ -252,7 +252,7 @@ YAML = {
 
 @pytest.mark.parametrize("what", YAML)
 def test_yaml(what, tmp_path):
-    """Each is refused in a line, as YAML or as a config."""
+    """Each file is refused in one line, as YAML or as a config."""
     file = tmp_path / "config.yaml"
     file.write_bytes(YAML[what])
     with pytest.raises(UserError) as error:
@@ -269,7 +269,7 @@ def test_yaml_that_is_not_a_file(make, tmp_path):
 
 @pytest.mark.parametrize("key", ["datasets", "seeds", "sample", "studies", "overrides"])
 def test_a_few_lines_of_yaml_that_stand_for_billions(key, tmp_path):
-    """387 million texts by nine aliases: nothing writes them out, not even the line that refuses them."""
+    """Nine aliases stand for 387 million texts: nothing expands them, not even the error line."""
     file = tmp_path / "config.yaml"
     file.write_text(f"{BOMB}{key}: *j\n")
     value = read_yaml(file)[key]
@@ -331,7 +331,7 @@ JSON = [
 @pytest.mark.parametrize("name", ["config.json", "modules.json", "config_sentence_transformers.json"])
 @pytest.mark.parametrize("content", [*JSON, b'[{"type": 1}]', b'[{"path": ""}]', b'{"auto_map": 1, "model_type": []}'])
 def test_a_models_own_settings(name, content, tmp_path):
-    """Taken, where nothing that is read contradicts the entry, or refused in a line."""
+    """A setting is accepted if nothing that is read contradicts the entry; otherwise it is refused in one line."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "model.safetensors").write_bytes(b"x")

@@ -14,7 +14,7 @@ from langptune.meter import NOTE, Meter
 
 
 def made(path: Path, script: str, measured: dict | None, device: str = "AMD EPYC", **spec) -> str:
-    """An output with its manifest."""
+    """Write an output with its manifest; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
     notes = {} if measured is None else {NOTE: measured}
@@ -28,7 +28,7 @@ def took(sessions: float, seconds: float, cpu: float, gpu: float | None = None, 
 
 
 def run(folder: Path, shards: list[dict | None], ranking: dict | None, method: str = "m") -> RankedRun:
-    """Ranks by profiles that were written in shards."""
+    """A run: ranks by profiles that were written in shards."""
     parts = [made(folder / f"{n}.parquet", "write_profiles", note) for n, note in enumerate(shards)]
     profiles = made(folder / "test.parquet", "gather_profiles", None, shards_in=parts)
     ranks = made(folder / "ranks.parquet", "rank_texts", ranking, profiles_in=profiles)

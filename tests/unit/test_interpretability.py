@@ -1,4 +1,4 @@
-"""Measures of profiles against texts and catalogues whose answers are known, and with the real embedded models."""
+"""Measures of profiles: on texts and catalogues with known answers, and with the real embedded models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GENRES = ["Western", "Horror", "Musical", "Sci-Fi", "Romance", "War"]
 
 @pytest.fixture(scope="module")
 def items() -> pl.DataFrame:
-    """Ten items of each genre and decade by turns; the titles say nothing."""
+    """Ten items of each of six genres and decades, in turn; the titles reveal nothing."""
     rows = []
     for at in range(60):
         genre, year = GENRES[at % 6], 1940 + 10 * (at % 6)
@@ -45,7 +45,7 @@ def items() -> pl.DataFrame:
 def test_wording_of_known_texts():
     measured = wording.measure("The cat sat on the mat. The cat sat on the mat.", [])
     assert measured.words == 12
-    assert measured.repetition == pytest.approx(4 / 10)  # of ten runs of three words, four stood there before
+    assert measured.repetition == pytest.approx(4 / 10)  # of ten sequences of three words, four are repeats
     assert measured.reading_ease > 100 and measured.grade < 1
     hard = wording.measure("Phenomenological considerations necessitate interdisciplinary epistemological inquiry.", [])
     assert hard.reading_ease < 0 < hard.grade
@@ -73,7 +73,7 @@ def test_tastes_come_from_the_field_or_are_mined(items):
     text = "Loves science fiction, romantic stories and musicals; the warm war hero"
     assert [tastes.names[at] for at in tastes.in_text(text)] == ["Musical", "Romance", "Sci-Fi", "War"]
     assert tastes.in_text("warm wares, westernised") == []
-    # Words of every tenth item are tags; those of half of them are not.
+    # Words that occur in a tenth of the items are tags; words that occur in half of them are not.
     mined = tastes_of(
         items.with_columns(text=pl.col("text") + pl.lit(" common ") + pl.col("genres").str.to_lowercase()), None
     )
@@ -203,7 +203,7 @@ PHRASES = [
     ("Comedy and drama are favorites, and horror is disliked.", "+Comedy +Drama -Horror"),
     ("Comedy and drama are favorites and horror is disliked.", "+Comedy +Drama -Horror"),
 ]
-"""A phrase, and the genres that it likes (+) and denies (-)."""
+"""A phrase, and the genres that it likes (+) and dislikes (-)."""
 
 
 @pytest.mark.parametrize(("text", "expected"), PHRASES)
@@ -271,7 +271,7 @@ def test_titles_are_found_however_they_are_written(items):
     assert claims.extract("They love Usual Suspects.", tastes, claims.Titles(names))[0].value == "the usual suspects"
     assert claims.extract("They love Heat.", tastes, claims.Titles(names)) == []
     assert claims.extract('They love "Heat".', tastes, claims.Titles(names))[0].value == "heat"
-    # A part of a title is no person.
+    # A part of a title is not a person.
     (claim,) = claims.extract("They love Star Trek.", tastes, claims.Titles(names))
     assert claim.kind == "theme"
     assert claims.extract("\ue000 \uf8ff", tastes, claims.Titles(names)) == []
@@ -292,7 +292,7 @@ def test_facts_are_looked_up_in_the_shown_history(items):
     assert verdict("Likes movies of the 1940s.") == (True, 0.0)
     assert verdict("Likes The Long Way to Number 6.") == (True, 0.0)
     assert verdict("Likes The Long Way to Number 8.") == (False, 0.0)
-    # Two of ten items of a genre, which the user could not stand, are no liking.
+    # Two of ten items of a genre, both rated low, do not support a liking.
     assert verdict("Likes westerns.", [0, 6, *others, 31, 37, 43], (1, 1, *[5.0] * 8)) == (False, 0.0)
 
 
@@ -360,9 +360,9 @@ def test_an_embedder_verifies_themes_and_turns_denials_round(items, decoder, one
     verify = faithfulness.by_similarity(
         dict(zip(asked, embed(decoder, asked).vectors, strict=True)), embed(decoder, texts).vectors
     )
-    histories = [([at, at + 6, at + 12], [4.0, 5.0, 4.0]) for at in range(6)]  # the first: westerns
+    histories = [([at, at + 6, at + 12], [4.0, 5.0, 4.0]) for at in range(6)]  # the first history has westerns
     held = verify(asked[0], True, histories)
-    assert held[0] and held.sum() <= 2  # four of five strangers must be less alike
+    assert held[0] and held.sum() <= 2  # four of five strangers must be less similar
     assert (verify(asked[0], False, histories) == ~verify(asked[0], True, histories)).all()
 
 
@@ -374,7 +374,7 @@ def test_a_verifier_of_inference_is_read_by_its_own_labels(tmp_path):
         folder = write_verifier(tmp_path / labels[0], labels)
         scores[labels[0]] = load_verifier(folder, entry, "cpu")(pairs)
         assert scores[labels[0]].shape == (3,) and ((scores[labels[0]] > 0) & (scores[labels[0]] < 1)).all()
-    # The same weights, another order of labels: another column.
+    # The same weights with the labels in another order: another column is read.
     assert not np.allclose(scores["contradiction"], scores["ENTAILMENT"])
     verify = faithfulness.by_inference(
         lambda asked: np.array(["person liked a Western" in premise for premise, _ in asked], float),
@@ -423,7 +423,7 @@ def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real
     profiles = [_honest(items, genre) for genre in GENRES]
     own, shuffled = identified(profiles), identified(profiles[1:] + profiles[:1])
     assert own >= 0.5 and shuffled <= 1 / 6, (own, shuffled)
-    # A score is a difference of log-likelihoods, each computed at once as well as from a cache.
+    # A score is a difference of log-likelihoods; computed without the cache, it is the same.
     prompt, nothing = (reader._question(text) for text in (profiles[0], "nothing"))
     ids = [tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids for text in texts[:3]]
     whole = text_logprobs(model, [prompt] * 3, ids) - text_logprobs(model, [nothing] * 3, ids)
@@ -433,7 +433,7 @@ def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real
 
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_likelihoods_are_those_of_the_models_own_logits(cap, one_thread):
-    """Gemma-2 caps its logits after the head: a likelihood from hidden states and head alone is another one."""
+    """Gemma-2 caps its logits after the head: a likelihood from hidden states and head alone would differ."""
     import torch
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -483,7 +483,7 @@ def test_edits_add_what_is_missing_and_change_what_is_there(items):
     assert steering.removed("Loves westerns, horror and war.", "Horror") == "Loves westerns and war."
     assert steering.removed("Loves westerns and horror.", "Horror") == "Loves westerns."
     assert [edit.edit for edit in steering.edits("", tastes, titles, 9, 0, 0)] == ["add"] * 6
-    # What a title says is no taste.
+    # A word in a title is not a taste.
     edited = steering.edits("Loves war and The Sound of Musicals.", tastes, titles, 9, 0, 0)
     assert {edit.text for edit in edited if edit.edit == "remove"} == {"Loves and The Sound of Musicals."}
 
@@ -534,7 +534,7 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
         estimate_of["a"].high - estimate_of["a"].low
     )
     assert estimate_of["c"].mean == pytest.approx(np.nanmean(gappy)) and estimate_of["c"].values == 100
-    # The same values where both have one: whatever the two means are, they do not differ.
+    # On sessions where both have a value, the values are equal: the methods do not differ, although their means do.
     assert (estimate_of["c"].pairs, estimate_of["c"].paired, estimate_of["c"].p, estimate_of["c"].mark(0.95)) == (
         100,
         0.0,
@@ -543,7 +543,7 @@ def test_the_mean_leaves_out_what_is_undefined_and_pairs_by_session():
     )
     nothing = _estimates({"a": base, "d": np.full((200, 1), np.nan)}, {"d": "a"})["d"]
     assert np.isnan(nothing.mean) and np.isnan(nothing.low) and (nothing.pairs, nothing.mark(0.95)) == (0, 0)
-    # Each against the reference of its own models.
+    # Each method is compared with the reference of its own models.
     estimate_of = _estimates({"a": base, "b": better, "c": base}, {"b": "c"})
     assert estimate_of["b"].difference == pytest.approx(0.2, abs=0.01) and np.isnan(estimate_of["c"].difference)
 
@@ -555,7 +555,7 @@ def _estimates(values, references):
 
 
 def test_marks_are_corrected_over_all_measures_and_methods_of_a_block():
-    """Twenty measures of four methods that are all the reference again, with noise: intervals err, marks do not."""
+    """Four methods equal the reference except for noise in twenty measures: intervals sometimes err, marks do not."""
     rng = np.random.default_rng(1)
     measures = [summary.Measure(f"m{at}", f"m{at}", 1, "AB"[at % 2], 3, "") for at in range(20)]
     references = dict.fromkeys("rabcd", "r")
@@ -583,13 +583,13 @@ FACT = "Read by <script>alert(1)</script>."
 
 class _Notes:
     def note(self, **facts):
-        """What a manifest would hold."""
+        """Keep the facts that a manifest would hold."""
         self.facts = facts
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
-    """The tables of a reference and two methods that are called the same."""
+    """The tables of a reference and two methods that have the same title."""
     folder, rng = tmp_path_factory.mktemp("interpreted"), np.random.default_rng(0)
     titles = {"zero": "Zero", "one": "Same", "two": "Same"}
     sessions = pl.Series("session", range(30), dtype=pl.Int32)
@@ -631,7 +631,7 @@ def test_facts_that_name_models_are_no_markup(interpreted):
 
 def test_the_page_says_how_marks_are_made(interpreted):
     table, page = interpreted
-    # 7 measures of wording, 5 of truth, 8 of steering, of which 6 have no value here; two methods each.
+    # 7 measures of wording, 5 of truth, and 8 of steering, of which 6 have no value here; two methods each.
     assert (
         "p < 0.05 in a sign-flip permutation test paired by session, Holm-corrected over all comparisons of a block "
         "(Truth 10, Wording 14, Steering 4)" in page
@@ -669,7 +669,7 @@ def test_measured_methods_are_those_with_one_profile_each():
 
 
 def test_drift_is_that_of_what_was_written(tmp_path):
-    """The prompt gives the beginning of profiles, so its tokens are not part of the mean."""
+    """The prompt gives the beginning of profiles, so these tokens are not part of the mean."""
     model, words = p.tiny_encoder(), p.tokenizer()
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Judges: what they are shown, how their verdicts are read and summed up, and a real one end to end."""
+"""Judges: what they see, how their verdicts are parsed and summarised, and a real judge end to end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pair(method: str, reference: str, session: int = 1) -> prompt.Pair:
         ("line", "It is truer.\nVERDICT: B", "second"),
         ("line", "VERDICT: TIE\n", "tie"),
         ("line", "VERDICT: A\nThat is all.", None),
-        ("line", 'The first says "VERDICT: A".\nVERDICT: B', None),  # two are none: one may be a quotation
+        ("line", 'The first says "VERDICT: A".\nVERDICT: B', None),  # the first may be a quotation
         ("line", "verdict: A", "first"),
         ("line", "It is truer.\n\n**VERDICT: A**", "first"),
         ("line", "**Verdict:** B.", "second"),
@@ -101,7 +101,7 @@ def test_a_verdict_is_read_or_is_none(form, answer, found):
 
 
 def test_a_verdict_follows_the_reasoning():
-    """What a model thinks before it answers is no part of its answer, and may name any verdict."""
+    """The reasoning before the answer is not part of it, and may name any verdict."""
     for form, reply in (("line", "**VERDICT: A**"), ("json", '{"verdict": "A"}'), ("word", "A")):
         content = f'<think>\nVERDICT: B? Or {{"verdict": "B"}}?\n</think>\n\n{reply}'
         body = {"choices": [{"message": {"content": content}, "finish_reason": "eos"}]}
@@ -139,7 +139,7 @@ def test_no_text_leaves_its_block_or_gives_a_verdict(text):
         prompt.Pair(1, ((f"Title {text}", "rated 5"), ("Heat", "rated 1")), text, other), judge(), "j", 0, 4096
     ):
         ((_, message),) = question.request.messages
-        message.encode()  # no lone surrogate is left, which could not be sent
+        message.encode()  # no lone surrogate is left, because it could not be sent
         lines = message.split("\n")
         edges = [line for line in lines if not line.startswith("| ")]
         mark = edges[0].split()[-2]
@@ -155,7 +155,7 @@ def test_no_text_leaves_its_block_or_gives_a_verdict(text):
         data = "\n".join(line for line in lines if line.startswith("| "))
         assert mark not in data and "==" not in data
         assert not re.search(r"[<>\x00\u200b\u202e]|\[/?INST\]", data)
-        # Whatever of it a judge repeats, it is no verdict.
+        # A judge may repeat any part of the text: it must not be read as a verdict.
         for form in ("word", "line", "json"):
             for quotation in (data, data.replace("| ", ""), *data.replace("| ", "").split("\n")):
                 assert verdict.read(quotation, True, judge(answer=form)) is None
@@ -171,7 +171,7 @@ def test_the_mark_is_in_no_text_and_the_same_for_both_orders():
 
 def test_the_same_text_twice_is_never_preferred():
     straight, swapped = prompt.questions(pair("Likes westerns.", "Likes westerns."), judge(), "j", 0, 4096)
-    # One request, one answer: it ties, or is split evenly across the orders.
+    # Both orders are one request with one answer: the session ties, or the preference is split across the orders.
     assert straight.request == swapped.request
     for found in ("first", "second", "tie"):
         assert ask.outcome(found, found) == "tie"
@@ -194,7 +194,7 @@ def test_a_long_item_keeps_its_rating():
 
 
 def verdicts(found: dict[int, tuple[str, str]], name: str = "j") -> pl.DataFrame:
-    """A file of verdicts, by way of real questions and answers."""
+    """A table of verdicts, made from real questions and answers."""
     entry = judge(answer="word")
     words = {"first": "A", "second": "B", "tie": "TIE", "unparsed": "hm"}
     asked, answers = [], []
@@ -208,7 +208,7 @@ FOUND = {
     0: ("first", "second"),  # a win in both orders
     1: ("first", "second"),
     2: ("second", "first"),  # a loss
-    3: ("first", "first"),  # by position
+    3: ("first", "first"),  # by position, so a tie
     4: ("tie", "tie"),
     5: ("first", "tie"),  # the orders disagree
     6: ("unparsed", "first"),
@@ -225,7 +225,7 @@ def test_summary_by_hand():
     assert [one[f"{key}_share"] for key in ("win", "loss", "tie", "unparsed")] == [2 / 8, 1 / 8, 3 / 8, 2 / 8]
     assert one["preference"] == pytest.approx(3.5 / 6) and one["preference_low"] < 3.5 / 6 < one["preference_high"]
     assert one["order_consistency"] == 4 / 6 and one["inconsistent"] == 2
-    # First: sessions 0, 1 and 2 once each, 3 twice, 5, 6 and 7 once; second: 0, 1 and 2 once each.
+    # First: sessions 0, 1 and 2 once each, 3 twice, 5, 6 and 7 once; second: sessions 0, 1 and 2 once each.
     assert one["first_share"] == pytest.approx(8 / 11) and one["unparsed_answers"] == 2 / 16
     assert result["agreement"] is None
 
@@ -270,7 +270,7 @@ def test_shipped_judges_are_whole():
         for question in prompt.questions(pair("Likes westerns.", "Likes space."), entry, name, 0, context):
             text = "\n".join(part for _, part in question.request.messages)
             assert "Likes westerns." in text and "TIE" in text and "{{" not in text
-    assert read_judges(ROOT / "docs", models) == {}  # registries of one's own may go without
+    assert read_judges(ROOT / "docs", models) == {}  # a user's own registries may lack judges
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_bad_judges_are_one_line(change, message, tmp_path):
 
 @pytest.fixture
 def spec(tmp_path) -> dict:
-    """Two sessions whose profiles are to be compared by the smaller shipped judge; in the second they are the same."""
+    """Two sessions whose profiles the smaller shipped judge compares; in the second one the profiles are the same."""
     titles = ["Star Wars", "Alien", "Heat"]
     items = {"item": [0, 1, 2], "item_id": list("abc"), "title": titles, "text": titles, "first_seen": [0, 0, 0]}
     contracts.write(pl.DataFrame(items, schema=contracts.ITEMS), tmp_path / "items.parquet", "items")
@@ -349,7 +349,7 @@ def started(spec: dict) -> subprocess.Popen[str]:
 
 
 def servers(folder: Path) -> set[int]:
-    """Processes that serve a model by our module and log below a folder; other tests may run servers of their own."""
+    """Processes that serve a model by our module and log to a folder; other tests may run further servers."""
     import psutil
 
     commands = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
@@ -383,7 +383,7 @@ def test_a_local_judge_is_stopped_and_resumes(real_models, spec, tmp_path):
     assert same["answer"].n_unique() == 1 and same["outcome"].unique().to_list()[0] in ("tie", "unparsed")
     notes = json.loads((tmp_path / "judge" / "verdicts.parquet.manifest.json").read_text())["notes"]
     assert notes["identical_profiles"] == 1 and notes["usd"] == 0
-    # All is kept: a third time, no server is started at all.
+    # All answers are cached: the third run does not start a server.
     (tmp_path / "judge" / "verdicts.server.log").unlink()
     third = started(spec)
     assert "0 answers asked for, 3 from the cache" in third.communicate(timeout=60)[1] and third.returncode == 0
@@ -398,7 +398,7 @@ def test_a_judge_over_its_cost_cap_is_not_asked(spec, tmp_path):
     dear = {"judge": "gpt-4.1-mini", "judge_entry": judges["gpt-4.1-mini"], "model": models["gpt-4.1-mini"]}
     job = started(spec | dear | {"model_in": str(tmp_path / "folder"), "max_usd": 0.0001})
     output = job.communicate(timeout=60)[1]
-    estimate, error = output.splitlines()  # what it would cost, then why it is not asked
+    estimate, error = output.splitlines()  # the estimated cost, then the reason why nothing was sent
     assert job.returncode == 2 and "at most 0.0012 USD" in estimate, output
     assert error.startswith("error: gpt-4.1-mini") and "nothing was sent" in error, output
 

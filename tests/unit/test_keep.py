@@ -1,4 +1,4 @@
-"""Files for git come from a folder of results that may belong to another user (scripts/keep.py)."""
+"""Copying files for git from a folder of results that may belong to another user (scripts/keep.py)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FIGURES = {"figures_out": [f"{RESULTS}/comparison/means.png"], "items_in": "else
 
 @pytest.fixture
 def keep(tmp_path, monkeypatch):
-    """The script, for a repository of its own with one finished run."""
+    """The script, set up for a temporary repository with one finished run."""
     spec = importlib.util.spec_from_file_location("keep", ROOT / "scripts" / "keep.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "keep", module)  # pydantic looks for annotations there
+    monkeypatch.setitem(sys.modules, "keep", module)  # pydantic looks up annotations there
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path / "repo")
     (tmp_path / "repo").mkdir()
@@ -69,7 +69,7 @@ def test_what_is_finished_is_copied(keep, tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "folder that is a link", "pipe"])
 def test_no_file_of_this_user_is_kept_by_way_of_a_link(keep, tmp_path, kind):
-    """A key in a private file would go into git, and with it to everybody."""
+    """Otherwise a key in a private file would be added to git and published."""
     repo, secret = tmp_path / "repo", tmp_path / "private"
     secret.mkdir(mode=0o700)
     (secret / "metrics.parquet").write_text("hunter2")
@@ -99,7 +99,7 @@ def test_no_file_of_this_user_is_kept_by_way_of_a_link(keep, tmp_path, kind):
     ],
 )
 def test_specs_of_others_name_nothing_outside_their_results(keep, tmp_path, places):
-    """They are read from there, written to by its counterpart where it is kept, and handed to two scripts."""
+    """Files are read from these paths, written to their counterparts in the kept folder, and passed to two scripts."""
     (tmp_path / "outside.json").write_text("{}")
     manifests(tmp_path / "repo", **places)
     refused(keep, r"spec: '.*' lies outside results/smoke/ml-100k-small")
@@ -139,7 +139,7 @@ def test_a_file_too_large_for_git_is_not_kept(keep, tmp_path):
 
 
 def test_only_locks_of_what_was_made_here_go(keep):
-    """TO may hold others, such as the lock of a run."""
+    """TO may contain other locks, such as the lock of a run."""
     spec = {"table_csv_out": f"{TO}/table.csv", "figures_out": [f"{TO}/means.png"], "items_in": "x", "runs": []}
     assert sorted(keep.outputs(spec)) == [f"{TO}/means.png", f"{TO}/table.csv"]
 

@@ -1,4 +1,4 @@
-"""The launcher of several processes: what it asks SLURM for, what it refuses, and what comes back from it."""
+"""The launcher of several processes: its requests to SLURM, what it refuses, and its exit status."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_shapes_that_cannot_be(tmp_path, keys, message):
 
 
 def answers(**known):
-    """SLURM's commands, answering from a table by their name and last argument."""
+    """Simulated SLURM commands, which answer from a table by their name and last argument."""
     return lambda command: known[command[0] + "_" + command[-1].replace("-", "").replace("[", "").replace("]", "")]
 
 
@@ -100,7 +100,7 @@ def test_one_process_per_gpu(tmp_path, env):
     assert "SLURM gave node n1 2 GPUs; set it to 4, or ask for 4 GPUs a node" in message
     launch.check_gpus(file, Shape(2, 4, False), {"SLURM_JOB_ID": "7", **env})
     launch.check_gpus(file, Shape(2, 8, True), {"SLURM_JOB_ID": "7", **env})
-    launch.check_gpus(file, Shape(2, 8, False), env)  # not SLURM's
+    launch.check_gpus(file, Shape(2, 8, False), env)  # these GPUs are not assigned by SLURM
 
 
 def test_arguments_of_one_machine_and_of_several(tmp_path):
@@ -128,7 +128,7 @@ def test_a_step_that_fails_on_one_node_ends_on_all():
     [
         ([75, 75], 0, True, EXIT_AGAIN),
         ([-15, 75], 0, True, EXIT_AGAIN),
-        ([75], 1, True, 0),  # the first machine tells
+        ([75], 1, True, 0),  # the first machine decides
         ([-15, -15], 0, True, EXIT_AGAIN),
         ([-15], 1, True, 0),
         ([-15], 0, False, 143),
@@ -180,7 +180,7 @@ def started(file: Path, script: Path, *args: str, **kwargs) -> subprocess.Popen:
     )
 
 
-# One write a line: the two share a stream, and print may write in parts.
+# Each line is one write: the two processes share a stream, and print may write in parts.
 TELLS = """
 import os, sys
 os.write(1, f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}\\n".encode())
@@ -194,7 +194,7 @@ def test_two_processes_start_and_their_status_comes_back(tmp_path):
     child = started(TWO, script)
     out, err = child.communicate(timeout=120)
     assert child.returncode == 2, err
-    # The first to end may end the other before it has said anything.
+    # The first process to end may stop the other before it prints.
     lines = set(out.splitlines())
     assert lines and lines <= {"rank 0 of 2", "rank 1 of 2"} and "Traceback" not in err
 

@@ -31,12 +31,12 @@ from langptune.ranking.ranks import TOP
 from tests.conftest import sessions_table
 
 ITEMS, USERS, K = 80, 40, 8
-GENRES = [f"Genre {number}" for number in range(70)]  # more than the bits of a word
+GENRES = [f"Genre {number}" for number in range(70)]  # more genres than a machine word has bits
 
 
 @pytest.fixture(scope="module")
 def catalogue() -> pl.DataFrame:
-    """Items with up to four genres, of which item 7 has none, and texts with shared words."""
+    """Items with up to four genres, except item 7, which has none, and texts with shared words."""
     rng = np.random.default_rng(3)
     chosen = [sorted(rng.choice(len(GENRES), rng.integers(20, 40), replace=False)) for _ in range(ITEMS)]
     chosen[7] = []
@@ -56,7 +56,7 @@ def catalogue() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def sessions() -> pl.DataFrame:
-    """Train sessions of the first 60 items, with popular ones; a test session of each user."""
+    """Train sessions of the first 60 items, some of them popular; and one test session per user."""
     rng = np.random.default_rng(4)
     rows = []
     for user in range(USERS):
@@ -84,7 +84,7 @@ def made() -> Lists:
 
 
 def frame(items: np.ndarray) -> pd.DataFrame:
-    """Lists as rectools takes them."""
+    """Lists in the format of rectools."""
     users, places = np.nonzero(items >= 0)
     return pd.DataFrame({"user_id": users, "item_id": items[users, places], "rank": places + 1})
 
@@ -125,7 +125,7 @@ def test_coverage_gini_and_popularity_are_those_of_recbole(made, facts):
 
 @pytest.fixture(scope="module", params=["full", "short"])
 def listed(request, made) -> Lists:
-    """Full lists, and lists of two to eight items."""
+    """Full lists, or lists of two to eight items."""
     if request.param == "full":
         return made
     lengths = np.random.default_rng(6).integers(2, K + 1, USERS)
@@ -134,7 +134,7 @@ def listed(request, made) -> Lists:
 
 @pytest.fixture(scope="module")
 def known(sessions) -> pd.DataFrame:
-    """Train interactions as rectools takes them."""
+    """Train interactions in the format of rectools."""
     pairs = train_pairs(sessions)
     return pd.DataFrame({"user_id": pairs["user_id"].to_list(), "item_id": pairs["item"].to_list()})
 
@@ -170,7 +170,7 @@ def test_diversity_is_that_of_rectools_with_distances_of_scipy(metric, listed, f
 
 
 def test_calibration_is_the_divergence_of_the_shares_of_genres(listed, facts, compared):
-    """No library in reach has this metric: shares by loops, the divergence by scipy."""
+    """No available library has this metric: shares are computed by loops, the divergence by scipy."""
     expected = []
     for seen, items in zip(compared["seen"].to_list(), listed.items, strict=True):
         shares = []
@@ -184,7 +184,7 @@ def test_calibration_is_the_divergence_of_the_shares_of_genres(listed, facts, co
 
 
 def by_hand(**changes) -> tuple[Lists, Facts]:
-    """Three items: two with genre 0, the second with genre 1 as well, the third with none and unknown to training."""
+    """Three items: two with genre 0, the second also with genre 1; the third has no genre and is not in training."""
     from scipy import sparse
 
     parts = {
@@ -201,7 +201,7 @@ def by_hand(**changes) -> tuple[Lists, Facts]:
     ("metric", "expected"),
     [
         ("popularity", [1, 4]),
-        ("popularity-lift", [-0.75, np.nan]),  # the second history is unknown to training
+        ("popularity-lift", [-0.75, np.nan]),  # the second history has only an item that does not occur in training
         ("novelty", [2.5, 1]),  # an item without users counts as one with a single user
         ("genre-diversity", [1, np.nan]),  # one item has no pairs
         ("text-diversity", [1, np.nan]),
@@ -228,7 +228,7 @@ def run_of(path, method, seed=0, models="m") -> lists.RankedRun:
 
 @pytest.fixture
 def runs(tmp_path, compared) -> list[lists.RankedRun]:
-    """Two seeds of ``base``; one of ``narrow``, whose lists are all alike. The files hold one session more."""
+    """Two seeds of ``base``, and one of ``narrow``, whose lists are all equal. The files have one session more."""
     out = []
     for seed, method in enumerate(("base", "base", "narrow")):
         rng = np.random.default_rng(seed)
@@ -336,7 +336,7 @@ def test_the_script_writes_the_table_and_the_figure_shows_it(tmp_path, runs, cat
 
 
 def test_one_new_file_is_a_metric_of_lists(tmp_path):
-    """The file is that of docs/extend.md, word for word: the table has it, and nothing but the table is made anew."""
+    """The file is copied from docs/extend.md: the table includes the metric, and only the table is recomputed."""
     page = (ROOT / "docs/extend.md").read_text()
     code = re.search(r"\*\*A metric of recommended lists\*\*.*?```python\n(.*?)```", page, re.S)[1]
     for folder in ("src", "scripts"):

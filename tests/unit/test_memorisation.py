@@ -1,4 +1,4 @@
-"""The probe finds rows that a tiny model was trained on, and finds nothing in one that was trained on other rows."""
+"""The probe finds rows that a tiny model was trained on, and finds nothing in a model trained on other rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ITEMS, USERS, SHOWN = 30, 24, 3
 
 
 def catalogue(seed: int) -> pl.DataFrame:
-    """The same ids, titles and genres for every seed, but dealt differently."""
+    """The same ids, titles and genres for every seed, in another assignment."""
     rng = np.random.default_rng(seed)
     titles, genres = rng.permutation(ITEMS), rng.permutation(ITEMS)
     rows = [(at, f"i{at}", f"Film {titles[at]}", "", None, f"genre {genres[at]}", "") for at in range(ITEMS)]
@@ -49,13 +49,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def trained_on(seed: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A model that knows by heart the rows of this seed."""
+    """A model that has memorised the rows of this seed."""
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=None, **shape))
     texts = [f"{one.prompt}{one.answer}" for one in asked(seed)]
     ids = [torch.tensor(tokenizer(text).input_ids) for text in texts]
-    # The answers have one token. Only it is learnt: the beginnings are alike, or drawn at random.
+    # Each answer is one token, the only one to learn: the beginnings are the same for all rows, or random.
     batches = [torch.stack([row for row in ids if len(row) == length]) for length in {len(row) for row in ids}]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(80):

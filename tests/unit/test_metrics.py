@@ -106,7 +106,7 @@ def test_agrees_with_ranx_per_session_on_full_rankings():
         "qrels": {u: {str(t): 1} for u, t in zip(users, targets, strict=True)},
         "names": NAMES,
     }
-    # ranx's own code, run without its minute of compilation
+    # runs ranx's own code without compiling it, which would take a minute
     done = subprocess.run(
         [sys.executable, "-c", RANX],
         input=json.dumps(told),
@@ -123,7 +123,7 @@ def test_agrees_with_ranx_per_session_on_full_rankings():
 
 @pytest.fixture
 def stage(tmp_path):
-    """Four users, ten items; sessions 1 and 3 are the test sessions that are compared."""
+    """Four users, ten items; sessions 1 and 3 are the compared test sessions."""
     n_items = 10
     items = pl.DataFrame({"item": pl.Series(range(n_items), dtype=pl.Int32)}).with_columns(
         item_id=pl.col("item").cast(pl.String),
@@ -223,7 +223,7 @@ def test_evaluate_does_not_load_torch():
 
 
 def test_one_new_file_is_a_metric(tmp_path):
-    """The file is that of docs/extend.md, word for word. The evaluation is made of it, and nothing that is trained."""
+    """The file is copied from docs/extend.md. Only the evaluation is recomputed, and no training."""
     code = re.search(
         r"\*\*A metric\*\* of the rank.*?```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.S
     )[1]

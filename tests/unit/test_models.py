@@ -1,4 +1,4 @@
-"""Materialising models from a package, a folder and the hub's own cache layout; what is missing is one line."""
+"""Materialising models from a package, a folder and the hub's own cache layout; a missing part gives one line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def minilm(real_models):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, real_models):
-    """A hub cache in exactly the hub's layout (blobs, snapshots of links, refs), holding the real decoder."""
+    """A hub cache in exactly the hub's layout (blobs, snapshots of links, refs), with the real decoder."""
     cache = tmp_path / "hub"
     repo = cache / "models--org--tiny-embedder"
     snapshot = repo / "snapshots" / REVISION
@@ -140,7 +140,7 @@ def test_a_link_that_leaves_the_model_is_refused(hub, real_models, tmp_path, pla
 
 
 def test_links_within_a_model_are_copied_as_files(hub, real_models, tmp_path):
-    """Also those of a snapshot in the hub's cache that is named as a folder: they lead to the blobs beside it."""
+    """This includes a snapshot in the hub's cache that is named as a folder: its links lead to the blobs beside it."""
     snapshot = next(hub.glob("*/snapshots/*"))
     materialise(decoder_entry({"folder": str(snapshot)}), "m", tmp_path / "out")
     made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -165,7 +165,7 @@ def test_truncated_and_unfit_models_are_one_line(real_models, tmp_path):
 
 
 def test_an_encoder_that_lacks_weights_is_refused(real_models, tmp_path):
-    """A checkpoint without one layer loads in transformers, with random numbers in its place."""
+    """Transformers loads a checkpoint that lacks a layer, and fills it with random numbers."""
     from safetensors.torch import load_file, save_file
 
     holed = tmp_path / "holed"
@@ -230,7 +230,7 @@ def test_vectors_round_trip_and_truncation(tmp_path):
 
 
 def test_registry_hashes_are_those_of_the_packages():
-    """The pins in models.yaml are checked by materialising, which the fixture did; here: that they are there."""
+    """Materialising checks the hashes in models.yaml, as the fixture did; this test checks that each one exists."""
     from langptune.config.base import read_yaml
 
     models = read_yaml(ROOT / "config" / "models.yaml")

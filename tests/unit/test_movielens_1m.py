@@ -1,4 +1,4 @@
-"""The entries of MovieLens-1M on an archive of its size: the counts that published results state."""
+"""The entries of MovieLens-1M on an archive of its size give the counts that publications state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ml-1m")
     movielens.write(folder)
     names = ["ml-1m-core5", "ml-1m-temporal-last"]
-    # The made-up archive has another hash than the real one.
+    # The synthetic archive has another hash than the real one.
     change = {name: {"source": {"folder": str(folder)}, "sha256": {}} for name in names}
     config = {"datasets": names, "methods": ["pop"], "dataset_overrides": change}
     known = load(config, ROOT).datasets

@@ -1,4 +1,4 @@
-"""NMF: finds planted blocks, folds unknown users in, chooses on validation, and never sees a held-out target."""
+"""NMF finds planted blocks, folds unknown users in, selects on validation, and never sees a held-out target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ N = BLOCKS * PER_BLOCK
 
 
 def planted(users=60, seed=0):
-    """Users of one block each. Held-out users stand in no train session."""
+    """Each user has items of one block. Held-out users have no train session."""
     rng = np.random.default_rng(seed)
     rows = []
     for user in range(users):

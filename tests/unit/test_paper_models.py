@@ -1,4 +1,4 @@
-"""The paper's models by stand-ins of their architectures: hub cache, chat formats, profiles, vectors, one RLSO step."""
+"""Small models of the paper's architectures: hub cache, chat formats, profiles, vectors, one RLSO step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ITEMS = [f"{genre} film about a {other} story" for genre in GENRES for other in 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
-    """The paper's encoders and decoder in a config whose registries know the stand-ins' sizes."""
+    """The paper's encoders and decoder in a config whose registries have the small models' sizes."""
     folder = tm.write_registries(tmp_path_factory.mktemp("registries"))
     config = {
         "registries": str(folder),
@@ -60,7 +60,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(paper, hub, tmp_path_factory):
-    """The stand-ins, prefetched by the workflow's own script from the hub's cache, offline."""
+    """The small models, prefetched offline from the hub's cache by the workflow's own script."""
     out = tmp_path_factory.mktemp("models")
     written = {}
     for name in tm.WRITERS:
@@ -91,7 +91,7 @@ def writer_of(tokenizer, template="{{ history[0].title }}", **changes):
 
 
 def test_a_given_beginning_is_where_the_chat_template_puts_a_reply(encoder):
-    """Gemma's and Llama's: prompt, beginning and what follows are the ids of the whole turn."""
+    """For Gemma's and Llama's formats: prompt, beginning and rest give the token ids of the whole turn."""
     _, _, tokenizer = encoder
     starts, rest = "This user enjoys", " quiet westerns."
     prompt = writer_of(tokenizer, starts=starts).encode([{"title": "Heat"}], {}).ids
@@ -111,7 +111,7 @@ def test_prefetched_at_the_registrys_revisions_as_links(folders, paper):
 
 
 def test_the_registrys_dimensions_are_held_against_the_model(hub, tmp_path, monkeypatch):
-    """Why a stand-in needs its own registries."""
+    """This check is why small models need separate registries."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
@@ -122,7 +122,7 @@ def test_the_registrys_dimensions_are_held_against_the_model(hub, tmp_path, monk
 
 
 def test_whole_snapshots_bring_neither_pickles_nor_gguf(hub, paper, tmp_path, monkeypatch):
-    """Repositories of these models hold their weights in other forms too, and people download all of them."""
+    """Repositories of these models also have their weights in other formats, and people download all of them."""
     import huggingface_hub.constants as constants
 
     shutil.copytree(hub, tmp_path / "home", symlinks=True)
@@ -176,7 +176,7 @@ def test_special_token_strings_are_text_unless_a_prompt_parses_them(encoder):
 
 
 def test_special_token_strings_are_text_where_the_tokenizer_does_not_mark_them(folders, tmp_path):
-    """Tokens of a chat format that are added, but not special: splitting special tokens passes over them."""
+    """A chat format may have added tokens that are not special: ``split_special_tokens`` does not split these."""
     from transformers import AutoTokenizer
 
     shutil.copytree(folders["gemma-2b-it"], tmp_path / "gemma", ignore=shutil.ignore_patterns("*.safetensors"))
@@ -229,7 +229,7 @@ def test_decoder_reads_cls_and_ignores_the_batch(decoder, folders):
 
 
 def test_left_padding_makes_a_vector_depend_on_its_batch(decoder, folders, paper):
-    """PAPER, defect 9: a named entry of the registry, and only that."""
+    """PAPER, defect 9: only a separate entry of the registry has this defect."""
     entry = paper.models[f"{tm.DECODER}-left"]
     assert entry.source == paper.models[tm.DECODER].source and paper.models[tm.DECODER].padding == "right"
     left = load_decoder(folders[tm.DECODER], entry, CPU)
@@ -238,9 +238,9 @@ def test_left_padding_makes_a_vector_depend_on_its_batch(decoder, folders, paper
     longest = np.argmax([len(text) for text in texts])
     for row in range(3):
         assert np.allclose(together[row], alone[row], atol=1e-5) == (row == longest), texts[row]
-    # By itself a text is not padded, and its first position is [CLS].
+    # A single text is not padded, and its first position is [CLS].
     assert np.allclose(alone, embed(decoder, texts).vectors, atol=1e-5)
-    # The state of the first position, which is padding, represents a padded text.
+    # The state at the first position, which is padding, represents a padded text.
     features = left.preprocess(texts)
     assert features["input_ids"][0, 0] == left.tokenizer.pad_token_id
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_left_padding_makes_a_vector_depend_on_its_batch(decoder, folders, paper
 
 
 def prompts_of(tokenizer, count):
-    """Reviews through the shipped prompt of Amazon's movies."""
+    """Reviews in the shipped prompt for Amazon's movies."""
     prompt = load({"datasets": ["ml-100k"], "methods": ["random"], "comparison": {"reference": "random"}}, ROOT)
     writer = PromptWriter(prompt.prompts["amazon-movies-tv"], "amazon-movies-tv", tokenizer, 1024)
     sessions, items, users = reviewed(["a quiet story", "loud"], description="a new film", categories="drama")
@@ -261,7 +261,7 @@ def prompts_of(tokenizer, count):
 
 
 def scaled_down(paper, name, encoder):
-    """A published recipe with its batch, its rank and its layers made smaller, and a rate at which a step is seen."""
+    """A published recipe with a smaller batch, rank and layers, and a learning rate that makes one step visible."""
     recipe = paper.recipe_of(name, encoder)[1].model_dump()
     trained = recipe["train"]
     trained |= {"lora_rank": 8, "lora_alpha": 16} if trained["lora_rank"] else {"last_layers": 1}

@@ -1,4 +1,4 @@
-"""The published protocol on raw Amazon files, against a second, slow reading of its steps in lists and dicts."""
+"""The published protocol on raw Amazon files, against a second, slow implementation of its steps in lists and dicts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEFECTS = [
     ("monitor-test",),
     ("duplicates", "average-rating", "monitor-test"),
 ]
-# The name of a step in the funnel of the library -> its name here.
+# The name of a step in the library's table of counts -> its name here.
 STEPS = {
     "metadata": "titled",
     "active": "active",
@@ -55,7 +55,7 @@ STEPS = {
     "held-out users": "held out",
     "held-out users with enough known items": "held out, warm",
 }
-# In words, so that no model is needed; small enough to drop users for either reason.
+# Limits are in words, so that no model is needed, and small enough that each of them drops users.
 ITEM_WORDS, PROMPT_WORDS = 400, 900
 MUST_LOSE = [
     ("reviews", "titled"),
@@ -93,7 +93,7 @@ SMALL = Sizes(core=3, history=2, held_out=0.4)
 
 
 class Reading(NamedTuple):
-    """What the steps give: items and sessions in their order, and (rows, users, items) after each step by its name."""
+    """Results of the steps: items and sessions in order, and (rows, users, items) after each step by its name."""
 
     items: list[dict]
     sessions: list[dict]
@@ -105,13 +105,13 @@ def words(text: str) -> int:
 
 
 def plain(text: str) -> str:
-    """Without the HTML that the made-up texts hold."""
+    """A text without the HTML of the synthetic texts."""
     found = html.unescape(re.sub(r" *(<br />)+ *", " ", text))
     return text if found == text else found.strip()
 
 
 def item_text(**fields: str) -> str:
-    """The template filled; brackets around an empty average are left out."""
+    """The rendered template; brackets around an empty average are removed."""
     text = jinja2.Environment().from_string(ITEM_TEXT).render(**fields)
     return text if fields.get("average_rating") else text.replace(" () Categories", " Categories")
 
@@ -145,7 +145,7 @@ def slow_reading(
 
     if "duplicates" not in defects:
         earliest: dict[tuple[str, str], Row] = {}
-        for row in rows:  # in the order of the file, so that of equal times the first stays
+        for row in rows:  # in the order of the file, so that the first of equal times is kept
             before = earliest.get((row.user, row.item))
             if before is None or row.time < before.time:
                 earliest[row.user, row.item] = row
@@ -174,7 +174,7 @@ def slow_reading(
 
     of_user = _by_user(rows)
     order = sorted(of_user, key=lambda user: (of_user[user][0].time, stable_hash("user", user)))
-    cut = math.floor((1 - sizes.held_out) * len(order) + 1e-9)  # 0.8 of 5 users is 4, whatever the product's last bit
+    cut = math.floor((1 - sizes.held_out) * len(order) + 1e-9)  # 0.8 of 5 users is 4, despite rounding errors
     train, held_out = order[:cut], order[cut:]
     catalogue = {row.item for user in train for row in of_user[user]}
     funnel["train"] = _counts([row for user in train for row in of_user[user]])
@@ -284,7 +284,7 @@ def _fields(raw: dict, average: bool) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[tuple[int, int], Path]:
-    """Written once; every second data set is compressed."""
+    """The files are written once; every second dataset is compressed."""
     out = {}
     for reviews, seed in DATA:
         out[reviews, seed] = tmp_path_factory.mktemp(f"amazon-{reviews}-{seed}")
@@ -330,7 +330,7 @@ def entry(
 
 
 def counters() -> TokenLimits:
-    """Words instead of tokens."""
+    """Functions that count words instead of tokens."""
     return TokenLimits(
         item_tokens_of=lambda texts: [words(text) for text in texts],
         prompts_of=lambda histories: [prompt_of(history) for history in histories],
@@ -347,12 +347,12 @@ def library_reading(folder: Path, scratch: Path, **options) -> protocols.Prepare
 
 
 def same(found: protocols.Prepared, expected: Reading, numbered: bool = True) -> None:
-    """Everything equal; ``numbered`` says whether the order of sessions has to be, too."""
+    """Check that everything is equal, and with ``numbered`` also the order of sessions."""
     for step in found.facts["funnel"]:
         if (name := STEPS.get(step["step"])) is not None:
             assert (step["interactions"], step["users"], step["items"]) == expected.funnel[name], step
     steps = [STEPS[step["step"]] for step in found.facts["funnel"] if step["step"] in STEPS]
-    # Without limits the first core is the last.
+    # Without limits, there is only one core.
     assert steps == [name for name in expected.funnel if name in steps]
     assert set(expected.funnel) - set(steps) <= {"reviews", "core again"} - (
         {"core again"} if "limits" in steps else set()
@@ -392,7 +392,7 @@ def test_an_unseeded_split_moves_held_out_users_only(files, tmp_path):
 
 
 def test_the_data_ask_something_of_every_step(files):
-    """Without this the comparison could pass on data in which a step has nothing to do."""
+    """Otherwise the comparison could pass on data in which some step has nothing to do."""
     work = Counter()
     for folder in files.values():
         rows, _ = _loaded(folder)
@@ -418,11 +418,11 @@ def test_small_blocks_of_a_file_change_nothing(files, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_small_crowded_data(tmp_path, seed):
-    """A dozen users, ten items, six instants: repeats, ties, cold items and users who lose rows are everywhere."""
+    """A dozen users, ten items, six timestamps: many repeats, ties, cold items and users who lose rows."""
     rng = random.Random(seed)
-    ids = [f"B{'0' * rng.randint(0, 2)}{i}" for i in range(10)]  # of several lengths
+    ids = [f"B{'0' * rng.randint(0, 2)}{i}" for i in range(10)]  # ids of several lengths
     users = [f"A{'E' * rng.randint(0, 2)}{i}" for i in range(14)]
-    late = set(rng.sample(users, 4))  # they come last, and have items of their own
+    late = set(rng.sample(users, 4))  # they come last, and have separate items
     rows = []
     for _ in range(rng.randint(60, 160)):
         user = rng.choice(users)
@@ -488,7 +488,7 @@ def test_odd_characters_in_a_list(tmp_path, part):
 def test_a_text_of_exactly_its_limit_is_kept(tmp_path, item, prompt):
     around = words(prompt_of([{**dict.fromkeys(COLUMNS, ""), "title": "T", "rating": 5.0, "review": ""}]))
     described = item - words(item_text(title="T"))
-    review = "word " * (prompt // 2 - around - described)  # a prompt here has two items
+    review = "word " * (prompt // 2 - around - described)  # a prompt has two items here
     changes = {"description": [" ".join(["word"] * described)]}
     if item > ITEM_WORDS or prompt > PROMPT_WORDS:
         with pytest.raises(UserError, match="nothing is left after step 'limits'"):
@@ -498,7 +498,7 @@ def test_a_text_of_exactly_its_limit_is_kept(tmp_path, item, prompt):
 
 
 def test_a_bad_line_elsewhere_changes_no_text(tmp_path):
-    """A block with an invalid line is read in another way, with the same result."""
+    """A block with an invalid line is parsed in another way, with the same result."""
     fields = {"price": 5.0, "description": ["one \n", 'two "'], "average_rating": 4.0}
     found, _ = _everyone_has(tmp_path, fields, defects=("average-rating",))
     path = tmp_path / "meta_categories" / f"meta_{CATEGORY}.jsonl"
@@ -510,7 +510,7 @@ def test_a_bad_line_elsewhere_changes_no_text(tmp_path):
 
 
 def _everyone_has(folder: Path, changes: dict, text: str = "fine", **options) -> tuple[protocols.Prepared, Reading]:
-    """Both readings where ten users have the same four items, whose fields are as given."""
+    """Results of both implementations if ten users have the same four items with the given fields."""
     items = [f"B{i}" for i in range(4)]
     review = {"rating": 5.0, "title": "", "text": text, "asin": "B"}
     rows = [

@@ -1,4 +1,4 @@
-"""The plan: work by hand, speeds seen before or stated, and the same jobs as Snakemake's own dry run."""
+"""The plan: work computed by hand, measured or stated speeds, and the same jobs as Snakemake's own dry run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_work_by_hand(script):
 
 
 def test_scores_that_a_fusion_needs_count_as_texts_and_disk():
-    """20 test and 8 validation sessions, 50 items of four bytes."""
+    """The scores have 20 test and 8 validation sessions, and 50 items of four bytes."""
     files = {f"{name}_in": f"r/toy/data/{name}.parquet" for name in ("items", "sessions", "evaluation", "training")}
     kept = {**files, "scores_out": "s", "val_scores_out": "v"}
     for script, own, amount in (("rank_texts", {"decoder": DECODER}, 28), ("fit_baseline", {"keys": {}}, 1)):
@@ -105,7 +105,7 @@ def test_work_follows_the_data_once_they_are_there(tmp_path):
 
 
 def test_what_nobody_knows_yet_is_said_to_be_unknown():
-    # Of some users of a leave-one-out dataset, the number of train sessions is not known before they are read.
+    # For some users of a leave-one-out dataset, the number of train sessions is unknown until the files are read.
     spec = {"keys": {"model": "SASRec", "epochs": 3}, "sessions_in": "r/toy/data/sessions.parquet"}
     assert plan.work("fit_baseline", spec, sizes(users=5)).amount is None
     assert plan.work("fit_baseline", {"keys": {"scorer": "pop"}}, sizes()).unit == "jobs", "no epochs to count"
@@ -271,7 +271,7 @@ def counts(text: str, heading: str) -> dict[str, int]:
 
 @pytest.fixture
 def config(tmp_path) -> Path:
-    """The smoke run, with folders of its own and more shards."""
+    """The smoke run with separate folders and more shards."""
     told = read_yaml(ROOT / "config" / "smoke.yaml")
     told |= {"results": str(tmp_path / "r"), "models_dir": str(tmp_path / "m")}
     told["generation"]["shards"] = 3

@@ -1,4 +1,4 @@
-"""The test run's own ``python`` (tests/preload.py) is an interpreter like any other, only faster."""
+"""The ``python`` of the test run (tests/preload.py) behaves like any other interpreter, but starts faster."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ time.sleep(120)
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    """Writes a script of the kind that is preloaded, once a server is there for it."""
+    """A function that writes a script of the kind that is preloaded; a server already runs for it."""
     folder = tmp_path_factory.mktemp("preload") / "scripts"
     folder.mkdir()
 
@@ -119,7 +119,7 @@ def test_an_error_and_another_environment(script):
         [sys.executable, script("import torch\nraise ValueError('x')")], capture_output=True, text=True
     )
     assert done.returncode == 1 and done.stderr.endswith("ValueError: x\n")
-    # What a library may have read when it was imported: not the same server.
+    # A library may have read this variable when it was imported, so the same server cannot run it.
     environment = {**os.environ, "HF_HOME": "/nowhere"}
     done = subprocess.run(
         [sys.executable, script(LOOK), "0"], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -134,7 +134,7 @@ def test_an_error_and_another_environment(script):
 
 @pytest.mark.parametrize("kind", ["cl", "rlso"])
 def test_a_training_gives_the_same_bytes_both_ways(script, tmp_path, kind):
-    """On the cluster all of config/smoke.yaml is compared likewise (tests/slurm/test_tables.py)."""
+    """tests/slurm/test_tables.py compares both ways for all of config/smoke.yaml on the cluster."""
     data, curves = write_files(tmp_path / "data"), {}
     for way, python in (("plain", PLAIN_PYTHON), ("preloaded", sys.executable)):
         spec = spec_of(kind, data, tmp_path / way, batches=3, validate_every=1)
@@ -143,7 +143,7 @@ def test_a_training_gives_the_same_bytes_both_ways(script, tmp_path, kind):
         rows = [json.loads(line) for line in (tmp_path / way / "curve.jsonl").read_text().splitlines()]
         curves[way] = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
     assert weights_file(tmp_path / "plain").read_bytes() == weights_file(tmp_path / "preloaded").read_bytes()
-    # A sum may differ by a rounding: libraries choose their kernels by where memory happens to lie, too.
+    # A sum may differ by rounding, because libraries also choose their kernels by memory alignment.
     plain, preloaded = curves["plain"], curves["preloaded"]
     assert len(plain) == len(preloaded) and all(
         one == pytest.approx(other, rel=1e-4) for one, other in zip(plain, preloaded, strict=True)

@@ -1,4 +1,4 @@
-"""Text from outside in what a person reads: terminal, log, error."""
+"""Untrusted text in what a person reads: terminal, log, error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_log_and_the_terminal_print(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["\x1b]0;owned\x07", "\u202e", "\x9b31m"])
 def test_a_script_that_quotes_its_input_prints(tmp_path, text):
-    """The spec of a real script, with escape sequences as a key and as a path."""
+    """The spec of a real script contains escape sequences as a key and as a path."""
     for spec in ({text: 1}, {"items_in": text}):
         command = [sys.executable, str(ROOT / "scripts/describe_data.py"), "--spec", json.dumps(spec)]
         done = subprocess.run([*command, "--log", str(tmp_path / "log")], capture_output=True, text=True)
@@ -59,7 +59,7 @@ def test_a_script_that_quotes_its_input_prints(tmp_path, text):
 
 
 def test_a_table_of_another_user_is_printable(tmp_path, monkeypatch, capsys):
-    """``make demo`` shows it in the terminal; anyone with write access to the results may have written it."""
+    """``make demo`` prints the table in the terminal; anyone with write access to the results may have written it."""
     spec = importlib.util.spec_from_file_location("show", ROOT / "scripts" / "show.py")
     show = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(show)

@@ -35,7 +35,7 @@ KEPT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "NCCL_DEBUG":
 
 @pytest.fixture
 def secrets(monkeypatch):
-    """An environment with keys in it."""
+    """An environment that contains keys."""
     for name, value in {**SECRETS, **KEPT}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(allowed.VARIABLE, "https://gateway.example=MY_GATEWAY")
@@ -46,7 +46,7 @@ def test_no_secret_is_handed_on_but_those_that_are_needed(secrets, monkeypatch):
     environment = processes.environment()
     assert not SECRETS.keys() & environment.keys() and environment.items() >= KEPT.items()
     assert environment["PATH"] == os.environ["PATH"] and environment["PYTHONSAFEPATH"] == "1"
-    # An empty or relative entry is the working directory, also with the safe path.
+    # An empty or relative entry means the working directory, even with the safe path.
     assert environment["PYTHONPATH"] == os.pathsep.join([str(ROOT / "src"), "/somewhere"])
     assert processes.environment(["HF_TOKEN"]).keys() & SECRETS.keys() == {"HF_TOKEN"}
 
@@ -61,7 +61,7 @@ STARTS = {
 
 
 def starting(text: str) -> list[str]:
-    """The calls of a source that start another program."""
+    """The calls in a source that start another program."""
     out = []
     for node in ast.walk(ast.parse(text)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
@@ -76,7 +76,7 @@ def test_one_module_starts_programs():
     files = [file for folder in ("src", "scripts") for file in (ROOT / folder).rglob("*.py")]
     found = {file.stem: calls for file in files if (calls := starting(file.read_text(encoding="utf-8")))}
     assert found == {"processes": ["subprocess.run", "subprocess.Popen", "os.execvpe"]}
-    for file in files:  # under no other name
+    for file in files:  # not under any other name
         assert "from subprocess" not in file.read_text(encoding="utf-8"), file
     makefile = (ROOT / "Makefile").read_text()
     assert "RUN := $(BIN)/python -P\n" in makefile
@@ -86,7 +86,7 @@ def test_one_module_starts_programs():
 
 
 def test_programs_and_libraries_are_not_looked_for_in_the_working_directory(tmp_path, monkeypatch):
-    """`PATH=$PATH:` and `LD_LIBRARY_PATH=/x:$LD_LIBRARY_PATH` have an empty entry, which is the working directory."""
+    """`PATH=$PATH:` and `LD_LIBRARY_PATH=/x:$LD_LIBRARY_PATH` have an empty entry: the working directory."""
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho planted\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.chdir(tmp_path)
@@ -103,7 +103,7 @@ def test_programs_and_libraries_are_not_looked_for_in_the_working_directory(tmp_
 
 
 def test_python_is_started_with_the_safe_path(tmp_path, monkeypatch, secrets):
-    """As a module and as code, where PYTHONPATH has an entry that means the working directory; and for its children."""
+    """Start as a module and as code, with a PYTHONPATH entry that means the working directory; and start children."""
     folder, marker = plant(tmp_path / "data", tmp_path / "imported"), tmp_path / "imported"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(ROOT / "src")]))
     code = "import json, subprocess, sys; print(subprocess.check_output([sys.executable, '-c', 'import json']))"
@@ -175,7 +175,7 @@ for act in (lambda: os.listdir(sys.argv[1]), lambda: socket.socket(socket.AF_UNI
 
 @pytest.mark.models
 def test_a_model_server_is_this_accounts_alone(real_models, tmp_path, secrets, monkeypatch):
-    """Nothing of the models' folder is imported, no secret is known, no port is open, no other account gets in."""
+    """It imports nothing from the models' folder, has no secrets, opens no port, and other accounts cannot connect."""
     from langptune.config.models import ModelSource
     from langptune.endpoint.answers import Request
     from langptune.endpoint.client import Client
@@ -185,7 +185,7 @@ def test_a_model_server_is_this_accounts_alone(real_models, tmp_path, secrets, m
     shutil.copytree(real_models / "smollm2-135m", models / "smollm2-135m", copy_function=os.link)
     plant(models / "smollm2-135m", marker)
     monkeypatch.chdir(models)
-    long = tmp_path / ("x" * 100)  # no path to a socket is
+    long = tmp_path / ("x" * 100)  # too long for the path of a socket
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(ROOT / "src")]))
@@ -235,7 +235,7 @@ dist.barrier()
 
 
 def test_a_training_in_two_processes_is_this_accounts_alone(tmp_path, secrets):
-    """By the launcher: what is planted is not imported, no secret is known, the processes listen to this machine."""
+    """The launcher's processes do not import planted modules, have no secrets, and listen only on this machine."""
     folder, marker = plant(tmp_path / "data", tmp_path / "imported"), tmp_path / "imported"
     (tmp_path / "own").mkdir()
     script = tmp_path / "own" / "s.py"

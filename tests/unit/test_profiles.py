@@ -1,4 +1,4 @@
-"""Prompts and generation: plain-text user data, one random stream per profile, invariance to batching and shards."""
+"""Prompts and generation: user data as plain text, one random stream per profile, invariance to batches and shards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokenizer(real_models):
 
 @pytest.fixture(scope="module")
 def tiny(tokenizer):
-    """A Llama small enough to run in float32 in no time, with the real vocabulary."""
+    """A Llama small enough to run quickly in float32, with the real vocabulary."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -66,7 +66,7 @@ def test_ordinary_text_is_encoded_as_the_chat_template_would(tokenizer):
 
 
 def test_a_given_beginning_is_tokenised_as_the_model_would_have_written_it(tokenizer):
-    """Prompt, beginning and what follows are the ids of the whole turn as the chat template renders it."""
+    """Prompt, beginning and rest give the token ids of the whole turn as the chat template renders it."""
     starts, rest = "This user enjoys", " quiet, slow Westerns."
     writer, plain = writer_of(tokenizer, starts=starts), writer_of(tokenizer)
     items = history("Alien", "The Usual Suspects")
@@ -201,7 +201,7 @@ SHIPPED = {name: Prompt.model_validate(entry) for name, entry in read_yaml(ROOT 
 
 
 def test_shipped_movie_templates_fit_the_real_data(tokenizer):
-    """Every template for MovieLens on a real history with real user fields, occupations included."""
+    """Every template for MovieLens with a real history and real user fields, including occupations."""
     from langptune.config.datasets import DatasetEntry
     from langptune.data import protocols, readers
 
@@ -220,7 +220,7 @@ def test_shipped_movie_templates_fit_the_real_data(tokenizer):
 
 
 def reviewed(reviews, **fields):
-    """One session of items with the fields of Amazon Reviews, and the tables around it."""
+    """One session of items with the fields of Amazon Reviews, and its tables."""
     n = len(reviews)
     known = {"description": "", "categories": "", "price": "", "average_rating": "", **fields}
     items = pl.DataFrame(
@@ -288,7 +288,7 @@ def test_seeds_change_samples_and_nothing_else(tiny, tokenizer):
 
 
 def test_sampling_draws_from_the_softmax(tiny, tokenizer):
-    """First-token frequencies of many seeds against the model's own probabilities, on the likeliest tokens."""
+    """First-token frequencies over many seeds against the model's own probabilities, for the likeliest tokens."""
     with torch.no_grad():
         probabilities = tiny(torch.tensor([PROMPTS[0]])).logits[0, -1].div(0.05).softmax(-1).numpy()
     draws = 1500
@@ -307,7 +307,7 @@ def test_a_token_is_where_the_running_sum_passes_the_number():
     tokens, logprobs = choose(logits.expand(6, -1).contiguous(), numbers, 1.0)
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3], "nothing of probability 0, at neither end"
     assert torch.allclose(logprobs.exp(), torch.tensor([0.1, 0.1, 0.4, 0.4, 0.5, 0.5]))
-    hot, logprob = choose(logits, torch.tensor([0.15]), 2.0)  # probabilities go with their square roots
+    hot, logprob = choose(logits, torch.tensor([0.15]), 2.0)  # probabilities are proportional to their square roots
     assert hot.tolist() == [0] and float(logprob.exp()) == pytest.approx(0.1), (
         "log-probabilities are those at temperature 1"
     )
@@ -321,11 +321,11 @@ LONG = [[5 + at % 30 for at in range(20)] + rest for rest in ([6], [7, 8, 9, 10]
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kind", p.KINDS)
 def test_profiles_of_a_batch_are_those_written_alone(kind, temperature, packed, monkeypatch):
-    """Prompts that begin alike, unequal numbers of profiles, of which most end early; windows shorter than prompts."""
+    """Prompts with a common beginning and unequal numbers of profiles, most of which end early; short windows."""
     model, words = p.model_of(kind), p.tokenizer()
     if not packed:
         monkeypatch.setattr(generate, "packs", lambda _: False)
-    with torch.no_grad():  # an end token likely enough that rows and whole prompts drop out
+    with torch.no_grad():  # makes the end token likely enough that profiles and whole prompts end early
         model.get_output_embeddings().weight[2] = model.get_output_embeddings().weight[[6, 7, 8]].mean(0) * 2
     prompts = [LONG[at] for at in (0, 1, 0, 2, 0, 1)]
     seeds = [profile_seed(3, at, 0) for at in range(len(prompts))]
@@ -333,7 +333,7 @@ def test_profiles_of_a_batch_are_those_written_alone(kind, temperature, packed, 
     for profile, prompt, seed in zip(together, prompts, seeds, strict=True):
         (alone,) = generate_batch(model, words, [prompt], [seed], 12, temperature)
         assert alone.ids == profile.ids and alone.logprob == pytest.approx(profile.logprob, abs=1e-4)
-        with torch.no_grad():  # by hand: a forward pass over the whole text
+        with torch.no_grad():  # the expected value: a forward pass over the whole text
             logits = model(input_ids=torch.tensor([prompt + profile.ids])).logits[0, len(prompt) - 1 : -1]
         tokens = torch.tensor(profile.ids)
         assert temperature or torch.equal(tokens, logits.argmax(-1))
@@ -343,7 +343,7 @@ def test_profiles_of_a_batch_are_those_written_alone(kind, temperature, packed, 
 
 
 def test_each_prompt_is_computed_once(tiny, tokenizer):
-    """What the model reads: the common beginning once, the rest of each prompt once, then a token a profile."""
+    """The model reads the common beginning once, the rest of each prompt once, then one token per profile."""
     read = []
     hook = tiny.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
@@ -377,7 +377,7 @@ def test_logprob_and_finished_by_hand(tiny, tokenizer):
     assert profile.logprob == pytest.approx(total, abs=1e-4)
     assert profile.finished == (ids[-1] == 2)
     ending = tiny.generation_config.eos_token_id
-    try:  # declare the first token an end token: the profile is then empty, finished, one token long
+    try:  # make the first token an end token: the profile is then empty, finished and one token long
         tiny.generation_config.eos_token_id = [2, ids[len(PROMPTS[0])]]
         short = generate_batch(tiny, tokenizer, [PROMPTS[0]], [0], 5, 0.0)[0]
     finally:
@@ -416,7 +416,7 @@ def profiles_frame(n):
 
 
 def test_shuffled_profiles_always_come_from_another_user():
-    users = {i: f"u{i // 3}" for i in range(12)}  # three sessions a user
+    users = {i: f"u{i // 3}" for i in range(12)}  # three sessions per user
     for seed in range(20):
         dealt = deal(profiles_frame(12), users, seed)
         assert sorted(dealt["profile"]) == sorted(f"p{i}" for i in range(12))

@@ -1,4 +1,4 @@
-"""Content hashes, the manifest, and a script's behaviour on good and bad specs, alone on the command line."""
+"""Content hashes, the manifest, and a script's behaviour on good and bad specs, run from the command line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_code_hash_covers_what_a_script_imports_and_nothing_else():
 
 
 def test_a_baseline_is_not_made_of_the_others():
-    """Nor of how a config is read: an entry with another title, or a new baseline, fits none anew."""
+    """The code that parses a config does not count either: a changed title or a new baseline refits no other one."""
     found = provenance.code_files(ROOT / "scripts/fit_baseline.py", loads=("langptune.baselines.nmf",))
     names = {path.relative_to(ROOT).as_posix() for path in found}
     assert {f"src/langptune/baselines/{name}.py" for name in ("nmf", "frame/fit", "frame/baseline")} <= names
@@ -70,7 +70,7 @@ LOCAL["write_profiles"] = CLIENT
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch):
-    """Edits files of a copy of the code; returns the scripts whose hash changed. Slow to read, so read once an edit."""
+    """A function that edits files of a copy of the code, and returns the scripts whose hash changed."""
     for folder in ("src", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
@@ -97,7 +97,7 @@ def edited(tmp_path, monkeypatch):
 
 
 def test_what_reruns_local_jobs(edited):
-    """Neither words of the queue nor the client, neither comments nor docstrings; code does."""
+    """Messages of the queue, the endpoint client, comments and docstrings rerun nothing; code does."""
     file = "src/langptune/training/contrastive.py"
     unused = edited(
         ("src/langptune/slurm.py", "SLURM does not answer; nothing", "The queue is silent; nothing"),
@@ -117,7 +117,7 @@ def test_what_reruns_local_jobs(edited):
 
 
 def test_what_a_script_declares_reruns_nothing(edited):
-    """Settings are compared by themselves, and memory is no result: of a script, what its job runs counts."""
+    """Settings are compared separately, and memory does not change results: only code that the job runs counts."""
     script = "scripts/train_encoder.py"
     declared = edited(
         (script, "memory=6000", "memory=7000"),
@@ -163,12 +163,12 @@ ACTS = (
     "class Kept:\n    LIMIT = LIMIT\nLIMIT = 1\nprint(Kept.LIMIT)",
     "COUNT = 1\nfor row in rows:\n    COUNT += row",
 )
-"""Statements of a script that change what its job does; the 1 stands for what is edited."""
+"""Statements of a script that change what its job does; the test edits the 1."""
 
 
 @pytest.mark.parametrize("statement", ACTS)
 def test_what_acts_on_other_objects_counts(statement, tmp_path):
-    """Even where only a declaration, or nothing, uses the name that it defines."""
+    """They count even if only a declaration, or nothing, uses the name that they define."""
     script = tmp_path / "script.py"
     start = "import os\nimport torch\nfrom a import run\nTABLE = {}\ndef spec(project): return os, torch\n"
     start += "class Base: pass\ndef register(f): TABLE[f] = f\n"
@@ -181,12 +181,12 @@ def test_what_acts_on_other_objects_counts(statement, tmp_path):
 
 @pytest.fixture(scope="module")
 def imports() -> grimp.ImportGraph:
-    """Which module of the package imports which, type hints and imports in functions included."""
+    """Which module of the package imports which, including type hints and imports in functions."""
     return grimp.build_graph("langptune", cache_dir=None)
 
 
 def test_rooms_form_a_tree(imports):
-    """Each room imports only from rooms above it, in the order that the package documents."""
+    """Each subpackage imports only from those above it, in the order that the package documents."""
     order = re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((ROOT / "src/langptune/__init__.py").read_text())))
     assert imports.find_children("langptune") == {f"langptune.{room}" for room in order}
     found = imports.find_illegal_dependencies_for_layers(tuple(reversed(order)), containers={"langptune"})
@@ -198,7 +198,7 @@ def test_no_modules_import_each_other(imports):
 
 
 def test_reruns_follow_every_import(imports):
-    """The imports that decide about reruns are those that a reader of its own finds."""
+    """The imports that decide about reruns equal those that an independent parser finds."""
     package = ROOT / "src"
     for module in imports.modules:
         path = package / Path(*module.split("."))
@@ -222,7 +222,7 @@ def test_manifest_traces_an_output(tmp_path):
 
 
 def test_the_kind_of_cpu_is_that_of_the_system():
-    """What the manifest says decides whether two hosts are expected to give the same texts."""
+    """The manifest's kind of CPU decides whether two hosts are expected to give the same texts."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features")))
     told = provenance.cpu()
@@ -276,7 +276,7 @@ def test_bad_data_is_one_line_on_the_command_line(tmp_path):
 
 
 def test_what_the_user_must_correct_is_tried_once_a_run(tmp_path):
-    """Snakemake's retries of one run meet the same line at once; the next run, or another spec, is tried anew."""
+    """Retries in one run report the same line at once; the next run, or another spec, starts the work again."""
     spec = prepare_spec(tmp_path)
     write_raw(tmp_path / "raw", [*ROWS, ("u1", 7, 99, 1)], ITEMS)
 
@@ -295,7 +295,7 @@ def test_what_the_user_must_correct_is_tried_once_a_run(tmp_path):
 
 
 def test_a_job_that_is_still_running_is_not_joined(tmp_path):
-    """What a killed driver leaves behind: a process that holds the lock of the output."""
+    """A killed driver may leave a process that holds the lock of the output."""
     spec = prepare_spec(tmp_path)
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".items.parquet.lock").open("w") as held:

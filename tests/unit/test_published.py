@@ -1,4 +1,4 @@
-"""Published numbers beside ours: the shipped file, which number belongs to which row, and mistakes."""
+"""Published numbers beside ours: the shipped file, the assignment of numbers to rows, and mistakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def runs(tmp_path):
 
 
 def published_config(path, **more):
-    """A config whose comparison asks for the published numbers of a file."""
+    """A config whose comparison includes the published numbers of a file."""
     return {
         "datasets": ["ml-100k"],
         "encoders": ["gemma-2b-it", "smollm2-135m"],
@@ -45,11 +45,11 @@ def test_the_shipped_file_is_the_papers_table():
     assert main["history-cl-paper", "", "mrr@20"] == 0.0408
     assert {p.key: p.value_of_key for p in rows if p.value == 0.0319 and p.key} == {"max_tokens": "64"}
     assert {p.protocol for p in rows} == {"user-disjoint; the item after a user's first ten; full ranking"}
-    # A study's last point is the main table's number.
+    # The last point of a study equals the number in the main table.
     assert {(p.method, p.value) for p in rows if p.value_of_key in ("1", "512")} <= {
         (p.method, p.value) for p in rows if not p.key and p.metric == "ndcg@20"
     }
-    # No note may go on saying that there is no entry once there is one.
+    # No note may still say that there is no entry if there is one.
     assert not {p.method for p in rows if p.note.startswith(NO_ENTRY)} & set(known.methods)
 
 
@@ -172,7 +172,7 @@ def test_published_numbers_are_beside_ours_in_every_table(runs):
     assert "recall@10_published" not in wide["good"]
     long = list(csv.DictReader(io.StringIO(tables.long_csv(found))))
     assert [line["published"] for line in long if line["method"] == "good"] == ["", "0.1234"]
-    # Without published numbers nothing of it is seen, and with them no number of ours changes.
+    # Without published numbers no page mentions them; with them, our numbers do not change.
     for text in (pages.to_markdown(plain, "D", []), tables.wide_csv(plain), tables.long_csv(plain)):
         assert "ublished" not in text
     assert [line.against for line in made(entries, published=numbers[:1]).lines] == [

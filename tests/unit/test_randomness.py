@@ -1,4 +1,4 @@
-"""Random streams: each has a name, no phase repeats another one's, and nothing else makes generators."""
+"""Random streams: each has a name, no phase repeats another phase's stream, and nothing else creates generators."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAKERS = {"default_rng", "Generator", "SeedSequence", "RandomState", "PCG64", "P
 MAKERS |= {"SystemRandom", "manual_seed", "manual_seed_all", "set_seed", "seed_everything"}
 GLOBAL = re.compile(r"((np|numpy)\.)?random\.\w+|torch\.(rand|randn|randint|randperm|normal|bernoulli)(_like)?")
 RECBOLE = {"src/langptune/baselines/engine/recbole_compat.py": {"torch.rand", "torch.randint"}}
-"""Parts of RecBole's own models, which draw from torch's generator as RecBole seeds it."""
+"""Parts of RecBole's own models, which draw from torch's generator after RecBole has seeded it."""
 
 
 def makers(source: str) -> list[str]:
-    """Calls in a source that make a generator or draw from one that the whole process shares, and such imports."""
+    """Calls in a source that create a generator or draw from a process-wide one, and such imports."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -127,7 +127,7 @@ def test_no_two_phases_of_a_chain_share_a_stream(chain):
 
 
 def test_sampled_profiles_of_two_cl_recipes_are_two_draws():
-    """Recipes of other names read other samples too: a draw's number counts phases, not names."""
+    """Recipes with different names read different samples: a draw's number counts phases, not names."""
     sampled = [p.contrastive(profile_temperature=1.0, batches=batches) for batches in (3, 4)]
     chain = (("cl-a", sampled[0]), ("cl-b", sampled[1]))
     assert [phase.draws()[0].name for phase in Phase("p", 10, 64, chain=chain).all()[1:]] == [
@@ -142,7 +142,7 @@ def test_a_title_or_a_name_changes_no_stream():
 
 
 def candidates(folder, phase, seed=0):
-    """The rows and the uniform negatives that a CL trainer draws, for all its batches."""
+    """The rows and the uniform negatives that a CL trainer draws, for all of its batches."""
     trainer = p.decoder_trainer(folder, p.contrastive(batches=6), phase=phase, seed=seed)
     rows = [trainer.train_dataset[at] for at in range(len(trainer.train_dataset))]
     uniform = []
@@ -160,7 +160,7 @@ def test_iterations_of_cl_see_other_orders_and_negatives(tmp_path):
 
 
 def written(folder, phase, batches=2, **planted):
-    """Of each batch that an RLSO trainer really writes: rows, seeds and token ids, one a profile."""
+    """Rows, seeds and token ids, one per profile, of each batch that an RLSO trainer really writes."""
     data = p.planted(**{"train": 40, "val": 4, **planted})
     trainer = p.policy_trainer(folder, p.reinforcement(batches=batches, epochs=1), data=data, phase=phase)
     write, measured, seeded, seen = trainer._write, trainer._measured, [], []
@@ -187,7 +187,7 @@ def test_iterations_of_rlso_see_other_sessions_and_noise(tmp_path):
 
 
 def test_a_session_twice_in_a_batch_has_other_profiles(tmp_path):
-    """Three sessions, eight places a batch: each session is there two or three times."""
+    """Three sessions fill eight places per batch, so each session occurs two or three times."""
     for rows, seeds, ids in written(tmp_path, "reinforcement-1", train=3):
         assert len(rows) == 16 and len(set(rows)) == 3
         assert len(set(seeds)) == 16

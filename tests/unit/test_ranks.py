@@ -1,4 +1,4 @@
-"""Exact ranks against a slow reference that can be read at a glance."""
+"""Exact ranks against a slow and simple reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langptune.ranking.ranks import full_ranks
 
 
 def slow(scores: list[float], target: int, mask: list[int]) -> tuple[int, list[int]]:
-    """Rank and full order of one session, by the definition: masked items are simply not there."""
+    """Rank and full order of one session by definition: masked items are left out."""
     items = [item for item in range(len(scores)) if item not in mask]
     higher = sum(scores[item] > scores[target] for item in items)
     ties = sum(scores[item] == scores[target] for item in items if item != target)
@@ -25,7 +25,7 @@ def slow(scores: list[float], target: int, mask: list[int]) -> tuple[int, list[i
 def batches(draw):
     n_items = draw(st.integers(1, 12))
     size = draw(st.integers(1, 5))
-    # few distinct values, so that ties are the rule
+    # few distinct values, so that most scores tie
     value = st.sampled_from([-np.inf, -1.5, 0.0, 0.25, 1.0]) | st.floats(-3, 3, width=32)
     scores = draw(st.lists(st.lists(value, min_size=n_items, max_size=n_items), min_size=size, max_size=size))
     targets = draw(st.lists(st.integers(0, n_items - 1), min_size=size, max_size=size))
@@ -126,7 +126,7 @@ def test_broken_input_is_refused(scores, targets, masks, message):
 @pytest.mark.parametrize("block", [1, 1 << 12, 1 << 19])
 @pytest.mark.parametrize("distinct", [3, 40, 10**6])
 def test_large_catalogues_agree_too_in_blocks_of_any_size(block, distinct, monkeypatch):
-    """Beyond 256 items the best ones are bounded by the maxima of columns; few distinct values give many ties."""
+    """Beyond 256 items, the maxima of columns bound the best items; few distinct values give many ties."""
     monkeypatch.setattr(ranks, "_BLOCK", block)
     rng = np.random.default_rng(distinct)
     scores = rng.integers(0, distinct, (6, 777)).astype(np.float32)

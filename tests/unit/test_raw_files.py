@@ -1,4 +1,4 @@
-"""Raw files as people have them: the right sessions, or one line that names file, line and value; never other data."""
+"""Raw files in many forms give the right sessions, or one line that names file, line and value; never other data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THINGS = "what,name\n" + "".join(f"{item},Thing {item}\n" for item in ITEMS)
 
 
 def views(times, separator=",") -> str:
-    """Users u and v see a, b, c, d, e at these times."""
+    """A file in which users u and v view a, b, c, d, e at these times."""
     rows = [
         ("who", "what", "when"),
         *((user, item, time) for (user, item), time in zip(SEEN, [*times] * 2, strict=True)),
@@ -33,7 +33,7 @@ def views(times, separator=",") -> str:
 
 
 def own(folder: Path, name: str = "views.csv", content: str | bytes | None = None, **changes):
-    """The entry and Raw of tables in ``folder``; the interactions are written if given."""
+    """The dataset entry and the ``Raw`` of tables in ``folder``; the interactions are written if given."""
     folder.mkdir(parents=True, exist_ok=True)
     if content is not None:
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -240,7 +240,7 @@ STRANGE = ["exp[1]", "exp*", "ex?1", "exp{1}", "a=1"]
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_no_path_is_a_pattern(tmp_path, name):
-    """A folder beside it that the name would match holds other data."""
+    """A folder beside it, whose name the path would match as a pattern, holds other data."""
     backwards, forwards = views([5, 4, 3, 2, 1]), views([1, 2, 3, 4, 5])
     for folder, content in (("exp1", backwards), (name, forwards)):
         own(tmp_path / folder, content=content)
@@ -288,7 +288,7 @@ def test_amazon_in_a_folder_with_brackets(tmp_path):
 
 
 def test_nothing_reads_tables_beside_the_helpers():
-    """polars opens files in three modules, each time with patterns off or from bytes."""
+    """polars opens files in three modules, each time with patterns disabled or from bytes."""
     calls = ("pl.read_parquet(", "pl.scan_", "pl.read_csv(", "pl.read_ndjson(", "pd.read_")
     where = {
         str(path.relative_to(ROOT))
@@ -363,7 +363,7 @@ def test_a_broken_row_is_named_with_its_line(tmp_path, name, row, message):
 
 
 def test_lines_are_those_of_the_file(tmp_path):
-    """Also after cells of several lines and blank lines."""
+    """This includes lines after blank lines and after cells of several lines."""
     content = 'who,what,when,words\n\nu,a,1,"two\nlines"\n\nu,b,2,x\nu,c,never,y\n'
     refused(lambda: own(tmp_path, content=content, tables={"review": "words"}), r"views\.csv: line 7: when is 'never'")
 
@@ -433,7 +433,7 @@ BAD_IDS = ["ann ", " ann", "\tann", "ann\u00a0", "a\u200bnn", "ann\x1fbob", "an 
 @pytest.mark.parametrize("where", ["csv user", "csv item", "items", "parquet", "atomic", "atomic users", "movielens"])
 def test_one_rule_for_ids(tmp_path, bad, where):
     if "\t" in bad and where.startswith("atomic"):
-        return  # a cell too many there
+        return  # the tab would make another cell here
     expected = r"line 2: '?(who|what|user_id|item_id)'? is "
     if where in ("csv user", "csv item"):
         row = f'"{bad}",a,1\n' if where == "csv user" else f'u,"{bad}",1\n'
@@ -514,7 +514,7 @@ DAT = {
 
 
 def movielens(folder: Path, files: dict[str, str], packed: str | None = None, **extra: str):
-    """Files lying loose, or in an archive of this name."""
+    """MovieLens files in a folder, or in an archive with this name."""
     folder.mkdir(parents=True, exist_ok=True)
     if packed:
         with zipfile.ZipFile(folder / f"{packed}.zip", "w") as archive:
@@ -613,7 +613,7 @@ def test_movielens_20m_as_other_sites_serve_it(tmp_path):
         ("<!-- note -->text", "text"),
         ("caf&eacute;&nbsp;bar &hellip;", "café bar …"),
         ("<UL><LI>a<LI>b</UL>", "a b"),
-        # Text that only looks like it
+        # Text that only looks like markup
         ("I <3 this & that", None),
         ("a < b and c > d", None),
         ("if a <b and c> d", None),

@@ -1,4 +1,4 @@
-"""Readers of large and foreign files: what bad input gets, and that nothing is lost in silence."""
+"""Readers of large and untrusted files: bad input is reported, and nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def plainly(path: Path) -> list[dict]:
 
 
 def test_chunks_and_compression_change_nothing(files, tmp_path, monkeypatch):
-    """Tiny chunks, line by line, or gzip: the same rows with the same line numbers."""
+    """Tiny chunks, reading line by line, or gzip give the same rows with the same line numbers."""
     schema = {"user_id": pl.String, "timestamp": pl.Int64, "rating": pl.Float64, "text": pl.String}
     wanted = [
         {"line": number, **{key: row[key] for key in schema}}
@@ -199,7 +199,7 @@ def test_k_core_is_the_largest_stable_part():
     assert k_core(table, 3)[0].is_empty()
 
 
-# MovieLens and tables of one's own
+# MovieLens and your own tables
 
 DAT = {
     "ratings.dat": "1::10::5::978300760\n1::20::3::978302109\n2::10::4::978301968\n",
@@ -238,7 +238,7 @@ def test_movielens_archives_of_both_kinds(tmp_path):
         {"item_id": "10", "title": "The American President", "year": "1995", "genres": "Comedy, War"},
         {"item_id": "20", "title": "Plan 9", "year": "", "genres": ""},
     ]
-    # Unpacked beside the archive, or instead of it.
+    # Unpacked beside the archive, or without it.
     with zipfile.ZipFile(tmp_path / "25m/ml-25m.zip") as packed:
         packed.extractall(tmp_path / "loose")
     assert movielens(tmp_path / "loose").interactions.equals(new.interactions)
@@ -312,13 +312,13 @@ def test_bad_tables_of_ones_own(tmp_path, views, changes, message):
         own(tmp_path, **changes)
 
 
-# Downloads: the hub's cache layout, and a real server that breaks off
+# Downloads: the hub's cache layout, and a real server that breaks a download off
 
 REVISION = "2b6d039ed471f2ba5fd2acb718bf33b0a7e5598e"
 
 
 def hub_cache(home: Path, files: dict[str, bytes]) -> None:
-    """A dataset in exactly the layout of the hub's cache: content under its hash, names as links to it."""
+    """A dataset in exactly the layout of the hub's cache: content named by its hash, file names as links to it."""
     repo = home / "hub" / "datasets--McAuley-Lab--Amazon-Reviews-2023"
     for name, content in files.items():
         blob = repo / "blobs" / hashlib.sha256(content).hexdigest()
@@ -402,7 +402,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
 
 @pytest.fixture
 def small_2016(tmp_path):
-    """The registry's entry, and a copy of the package's file in a folder of its own."""
+    """The registry's entry, and a copy of the package's file in a separate folder."""
     found = DatasetEntry.model_validate(read_yaml(ROOT / "config/datasets.yaml")["ml-small-2016"])
     shutil.copy(readers.source_folder(found, "ml-small-2016") / rdatasets.FILE, tmp_path)
     return found, tmp_path
@@ -426,7 +426,7 @@ def test_movielens_small_has_the_counts_of_its_authors(small_2016):
 
 
 def test_a_pickle_of_another_hash_is_not_read(small_2016):
-    """Reading it would run what stands in it; neither a changed file nor an entry without a hash is enough."""
+    """Reading it would run code in it, so a changed file and an entry without a hash are both refused."""
     found, folder = small_2016
     marker = folder / "ran"
     hostile = pickle.dumps(RunsCode(str(marker)))
@@ -442,7 +442,7 @@ def test_a_pickle_of_another_hash_is_not_read(small_2016):
 
 
 class RunsCode:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: str):
         self.path = path

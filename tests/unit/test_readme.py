@@ -1,4 +1,4 @@
-"""README and docs: numbers are those of the reference results; links, commands and files exist."""
+"""README and docs: numbers equal those of the reference results; links, commands and files exist."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 SHOWN = {"ndcg@10": 4, "recall@10": 4, "log-rank": 2}
-"""Metrics in the tables of the pages, and their digits."""
+"""Metrics in the tables of the pages, and their numbers of digits."""
 CELL = r"\| (\d\.\d+(?: \[[^]]+\])?|not run) "
 
 
 def written(folder: str, metrics: tuple[str, ...]) -> dict[str, list[str]]:
-    """Title of each method of a reference folder -> its cells as a page writes them."""
+    """Title of each method of a reference folder -> its cells in the format of a page."""
     rows = csv.DictReader((ROOT / "results/reference" / folder / "table_long.csv").open(encoding="utf-8"))
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -41,7 +41,7 @@ def test_table_is_the_reference_table():
 
 
 def test_the_full_table_is_the_reference_table():
-    """That of the demo in docs/results.md has every method."""
+    """The demo's table in docs/results.md has every method."""
     section = RESULTS.partition("\n## The default run")[2].partition("\n## ")[0]
     shown = re.findall(rf"^\| ([^|]+) {CELL * 3}\|$", section, re.M)
     assert {title: cells for title, *cells in shown} == written("ml-100k-demo", tuple(SHOWN))
@@ -60,14 +60,14 @@ def test_claims_hold_for_every_kind_of_cpu_and_for_several_seeds():
 
 def test_numbers_in_claims_are_those_of_comparisons_csv():
     assert len(NUMBERED) > 3 and list(readme_claims.false_numbers(NUMBERED, REFERENCE)) == []
-    # Every number of that kind in these paragraphs is checked.
+    # Every such number in these paragraphs is checked.
     for paragraph in {numbers.paragraph for numbers in NUMBERED}:
         named = {cell for numbers in NUMBERED if numbers.paragraph == paragraph for cell in numbers.cells.values()}
         assert set(re.findall(r"(?<![\d.])0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named
 
 
 def test_sentences_that_compare_are_claims():
-    """A sentence of a paragraph with such numbers that compares methods holds the words of a claim."""
+    """Every sentence that compares methods, in a paragraph with such numbers, contains the words of a claim."""
     compares = r"\b(?:lowers?|lifts?|raises?|level with|measurabl[ey]|significant|ahead|better|worse|higher|chance)"
     paragraphs = {numbers.paragraph for numbers in NUMBERED}
     assert len(paragraphs) == 2
@@ -86,7 +86,7 @@ def test_each_folder_of_the_demo_is_of_another_kind_of_cpu():
 
 
 def test_a_claim_that_another_cpu_does_not_bear_out_is_found(tmp_path):
-    """The demo's folder once more, with the numbers that another kind of CPU gave."""
+    """A copy of the demo's folder with the numbers that another kind of CPU gave."""
     for name, zero, trained, p in (("ml-100k-demo", 0.0058, 0.0230, 0.033), ("ml-100k-demo-amx", 0.0088, 0.0214, 0.39)):
         folder = tmp_path / name
         folder.mkdir()
@@ -128,11 +128,11 @@ def test_reference_results_are_traceable_and_name_no_machine_path():
 
 
 WRITTEN_BY_READERS = {"config/mine.yaml", "scripts/count_sessions.py"}
-"""Files that a page tells its reader to make."""
+"""Files that a page asks its reader to create."""
 
 
 def test_adding_things_needs_no_tests():
-    """The environment of the demo has the library alone; what docs/extend.md names is there."""
+    """The environment of the demo has only the library; the files that docs/extend.md names exist."""
     page = (ROOT / "docs" / "extend.md").read_text()
     assert "tests/" not in page
     for module in re.findall(r"python -m (langptune[\w.]*)", page):
@@ -150,7 +150,7 @@ PAGES = [
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page: lower case, no punctuation, hyphens for spaces."""
+    """Anchors that GitHub makes of the headings of a page: lower case, no punctuation, hyphens for spaces."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     plain = (re.sub(r"[`*]|\]\([^)]*\)", "", heading) for heading in re.findall(r"^#+ (.+)$", text, re.M))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
@@ -169,13 +169,13 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_files_exist(page):
-    """Targets of make in blocks of commands and between backquotes, names of the library, and paths of files."""
+    """Make targets in command blocks and between backquotes, names of the library, and paths of files."""
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     blocks = "\n".join(re.findall(r"^ *```.*?^ *```", text, re.M | re.S))
     for target in [*re.findall(r"^ *make ([a-z-]+)", blocks, re.M), *re.findall(r"`make ([a-z-]+)", text)]:
         assert re.search(rf"^{target}:", makefile, re.M), target
     folders = "scripts|tests|docs|benchmarks|workflow|slurm|envs|src|config"
-    for name in re.findall(r"`(langptune(?:\.\w+)+)", text):  # a module, or a name in one
+    for name in re.findall(r"`(langptune(?:\.\w+)+)", text):  # a module, or a name in a module
         path = ROOT / "src" / Path(*name.split("."))
         assert path.is_dir() or any(one.with_suffix(".py").is_file() for one in (path, path.parent)), name
     for file in re.findall(rf"(?<![\w./-])((?:{folders})/[\w./-]+\.(?:py|md|smk|sh|txt|yaml))\b", text):

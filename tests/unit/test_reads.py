@@ -1,4 +1,4 @@
-"""Reading in folders that others may write: pipes do not block, and invalid JSON is not a traceback."""
+"""Reading in folders that others may write to: pipes do not block, and invalid JSON causes no traceback."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DEEP = "[" * 100_000
 SOURCES = [file for folder in ("src", "scripts", "workflow") for file in (ROOT / folder).rglob("*.py")]
 READS = {"read_text", "read_bytes"}
 HERE = {"provenance.py", "doctor.py", "recbole_catalogue.py", "serve.py", "stage.py", "tiny.py", "cells.py"}
-"""They read parts of this program and of Python, what they wrote, the spec that a person names, and tables, whose
-reader looks what they are."""
+"""These modules read parts of this program and of Python, files that they wrote, the spec that a person names, and
+tables, whose reader checks what they are."""
 
 
 def planted(path: Path, kind: str) -> None:
-    """Things that another user may put where a file is expected."""
+    """Create what another user may put where a file is expected."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
@@ -67,7 +67,7 @@ def test_no_json_is_a_value_error(tmp_path, text):
 @pytest.mark.parametrize("name", ["json", "unusable.jsonl"])
 @pytest.mark.parametrize("kind", ["pipe", "device", DEEP])
 def test_a_cache_that_others_can_write_holds_no_job_up(tmp_path, name, kind):
-    """Requests follow from public data and config: a neighbour knows the names of the answers to come."""
+    """Requests follow from public data and config, so a neighbour can predict the file names of future answers."""
     client = Client(ModelSource(endpoint="http://127.0.0.1:9/v1", model="m", input_price=0, output_price=0), tmp_path)
     asked = Request((("user", "x"),), 4)
     key = client.cache.key_of(asked)
@@ -78,7 +78,7 @@ def test_a_cache_that_others_can_write_holds_no_job_up(tmp_path, name, kind):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", DEEP, "3", '{"run": []}'])
 def test_a_planted_refusal_is_none(tmp_path, monkeypatch, kind):
-    """The driver looks for one after each job that failed."""
+    """The driver looks for a refusal after each job that failed."""
     monkeypatch.setenv("LANGPTUNE_RUN", "r")
     planted(tmp_path / ".x.refused", kind)
     assert not stage.refused(tmp_path / "x")
@@ -125,7 +125,7 @@ def test_costs_skip_invalid_inputs(tmp_path, inputs):
 )
 def test_an_invalid_manifest_of_a_model_is_one_line(tmp_path, kind):
     planted(tmp_path / "m" / "manifest.json", kind)
-    if kind == "pipe":  # as before: a folder without one
+    if kind == "pipe":  # as before, a folder without one
         provenance.input_hash(tmp_path / "m")
         return
     for read in (provenance.input_hash, lambda path: provenance.model_revisions([path])):

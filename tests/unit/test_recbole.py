@@ -1,4 +1,4 @@
-"""RecBole models behind our door. RecBole patches its process, so a worker process of its own runs it."""
+"""RecBole models behind our interface. RecBole patches its process, so a separate worker process runs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEXT = np.random.default_rng(5).permutation(N_ITEMS)  # the item that follows pl
 
 
 def sequences(users: int = 40, length: int = 9) -> list[list[int]]:
-    """Walks around one circle of all items, shorter than a whole turn."""
+    """Walks along one circle of all items; no walk visits an item twice."""
     starts = np.random.default_rng(7).integers(0, N_ITEMS, users)
     return [[int(NEXT[(start + step) % N_ITEMS]) for step in range(length)] for start in starts]
 
@@ -48,7 +48,7 @@ def leave_one_out(walks: list[list[int]]) -> pl.DataFrame:
 
 
 def other_targets(sessions: pl.DataFrame, *splits: str) -> pl.DataFrame:
-    """The same sessions with every target of the splits replaced by another unseen item."""
+    """The same sessions, with every target of the splits replaced by another unseen item."""
     changed = []
     for split, seen, target in sessions.select("split", "seen", "target").iter_rows():
         free = [item for item in range(N_ITEMS) if item not in seen and item != target]
@@ -57,7 +57,7 @@ def other_targets(sessions: pl.DataFrame, *splits: str) -> pl.DataFrame:
 
 
 Plan = tuple[recbole.Keys, int]
-"""Keys of an entry, and a seed."""
+"""Settings of an entry, and a seed."""
 
 
 def training(model: str, seed: int = 0, **changes) -> Plan:
@@ -77,7 +77,7 @@ def remote():
         yield lambda function, *args: pool.submit(function, *args).result(timeout=300)
 
 
-# what runs in the worker
+# These functions run in the worker
 
 
 def _final(plan: Plan, sessions: pl.DataFrame) -> dict:
@@ -105,7 +105,7 @@ def _weights(plan: Plan, sessions: pl.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _training_rows(plan: Plan, sessions: pl.DataFrame, shows: str | None) -> list[tuple]:
-    """What RecBole was given, in our numbers: (user, item) or (user, list, item)."""
+    """The rows that RecBole received, in our numbering: (user, item) or (user, list, item)."""
     job = Job(plan[0].model_copy(update={"refit": shows is not None}), lesson(sessions, shows or "val", plan[1]))
     table = job.data._dataset.inter_feat
     user = {int(at): number for number, at in enumerate(job.user_at)}
@@ -120,7 +120,7 @@ def _training_rows(plan: Plan, sessions: pl.DataFrame, shows: str | None) -> lis
 
 
 def _masks() -> None:
-    """BERT4Rec: lists hold the target, every mask is predicted, and a question keeps the whole history."""
+    """BERT4Rec: lists include the target, every mask is predicted, and a query keeps the whole history."""
     sessions = leave_one_out(sequences())
     keys, _ = training("BERT4Rec", settings={"mask_ratio": 0.5, "train_batch_size": 64}, history_items=5)
     job = Job(keys, lesson(sessions, "val"))
@@ -159,7 +159,7 @@ def _quiet(plan: Plan) -> None:
     fit.select(recbole.Model(plan[0]), lesson(leave_one_out(sequences()), "val", plan[1]))
 
 
-# what is refused before anything is loaded
+# Refused before anything is loaded
 
 
 @pytest.mark.parametrize(
@@ -281,14 +281,14 @@ def test_refit_adds_what_the_test_session_shows_and_no_test_target(remote):
         split: {(int(user.split()[1]), item) for user, item in part.select("user_id", "target").iter_rows()}
         for (split,), part in sessions.group_by("split")
     }
-    assert trained == selected  # in leave-one-out the validation session shows nothing new
+    assert trained == selected  # in leave-one-out, the validation session shows no new item
     assert refitted == trained | targets["val"]
     assert not refitted & targets["test"]
 
 
 def test_one_session_does_not_show_the_target_of_another(remote):
     sessions = leave_one_out([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]])
-    # user 0's validation session becomes a test session: the later one shows its target
+    # user 0's validation session becomes a test session, and the later test session shows its target
     two = sessions.with_columns(
         split=pl.when((pl.col("user_id") == "user 0") & (pl.col("split") == "val"))
         .then(pl.lit("test"))
@@ -383,8 +383,8 @@ def test_trial_then_selection_then_final_run(tmp_path):
     told = json.loads((tmp_path / "out/ranks.parquet.manifest.json").read_text())
     assert told["notes"]["settings"] == {"reg_weight": 7.0}
     assert json.loads((tmp_path / "out/curve.jsonl").read_text())["epoch"] == 0
-    # Kept for a fusion: test scores are those of the ranks; validation scores are by the model of the trial, before it
-    # is fitted again with the items of the test sessions, which are the validation targets.
+    # For a fusion, test scores are kept that give the ranks. Validation scores come from the trial's model, before it
+    # is fitted again with the items of the test sessions, which include the validation targets.
     compared, val = sessions.filter(pl.col("split") == "test")[:4], sessions.filter(pl.col("split") == "val")
     (scores,) = kept.read(tmp_path / "out/scores.parquet", compared, N_ITEMS)
     assert rank_sessions(compared, iter([scores])).equals(ranks[:4])

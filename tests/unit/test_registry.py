@@ -1,4 +1,4 @@
-"""A folder as a registry, and the figures of a comparison, which are one."""
+"""A folder as a registry, and the figures of a comparison, which are such a registry."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_figure_depends_on_its_own_file_and_on_no_other_figure():
 
 
 def test_one_new_file_is_an_algorithm(tmp_path):
-    """Recipes may name it and its settings; it is code of the trainings by it alone."""
+    """Recipes may use its name and its settings; its file is part of the code of those trainings only."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     entry = (ROOT / "src/langptune/training/algorithms/rloo.py").read_text().replace('{"clip": 0.2}', '{"bound": 0.3}')

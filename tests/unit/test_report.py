@@ -1,4 +1,4 @@
-"""The first page of Snakemake's report: figure and table of each dataset, as reStructuredText that docutils takes."""
+"""The first page of Snakemake's report: figure and table of each dataset, as reStructuredText that docutils accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 
 class Category(NamedTuple):
-    """As Snakemake's: known by its name."""
+    """Like Snakemake's category, which has a name."""
 
     name: str
 
@@ -28,7 +28,7 @@ FIGURE = ROOT / "results/reference/ml-100k-demo/means.png"
 
 @pytest.fixture
 def shown(tmp_path):
-    """What Snakemake hands to a description, for a dataset with all results and one without a table."""
+    """Data that Snakemake passes to a description, for a dataset with all results and one without a table."""
     table = tmp_path / "table.html"
     table.write_text(to_html("**T**\n\n| Method | Models |\n|---|---|\n| A \\<b\\> | e |\n\n- a note\n", "T"))
 
@@ -41,7 +41,7 @@ def shown(tmp_path):
 
 
 def described(shown) -> str:
-    """The description as Snakemake renders it, with its way to call Jinja and docutils."""
+    """The description rendered with Jinja and docutils, as Snakemake does it."""
     template = (ROOT / "workflow/report/workflow.rst").read_text()
     config = SimpleNamespace(comparison=None, methods=["langptune-0"])
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(template)

@@ -1,4 +1,4 @@
-"""Rewards by hand, terms of form on written examples, targets of the train part alone, dealing."""
+"""Rewards by hand, terms of form on examples, targets of the train part only, and shuffled rewards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from langptune.training.terms import TERMS, Written, facts_of
 from tests import planted as p
 
 SCORES = np.array([[5.0, 3.0, 4.0, 1.0, 3.0], [0.0, 2.0, 1.0, 4.0, 3.0]], dtype=np.float32)
-# The first profile's target ties with item 4 and is below items 0 and 2; the second's is the best allowed item.
+# The first profile's target ties with item 4 and ranks below items 0 and 2; the second's is the best allowed item.
 CONTEST = Contest(["a", "b"], np.array([1, 4]), SCORES, np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 1]], dtype=bool))
 RANKS = [4, 1]
 LOGS = [
@@ -104,7 +104,7 @@ def test_several_targets_are_averaged_and_do_not_compete():
     texts = profiles(data)[:2]
     scores = p.scoring(decoder, data.items).scores(embed(decoder, texts).vectors)
     best = np.argsort(-scores[0])
-    # The three best items of the first profile are its session's targets: each ranks first. The second has two.
+    # The first session's targets are the three best items of its profile, so each ranks first. The second has two.
     sessions = Sessions([0, 1], [[1], [1]], [int(best[2]), 0], [[], [5]], [best[[2, 0, 1]].tolist(), [0, 7]], [[], []])
     found = used.columns(texts, sessions, [0, 1], np.ones(2, dtype=bool))["reward"]
     assert found[0] == 0.0
@@ -156,10 +156,10 @@ def test_title_asks_the_reader_alone():
 
 
 def session_table() -> pl.DataFrame:
-    """Two users; the first has five train sessions, then one of validation and one of test."""
+    """Two users; the first has five train sessions, then one validation and one test session."""
     rows = [("a", "train", target, at) for at, target in enumerate([10, 11, 12, 11, 13])]
     rows += [("a", "val", 14, 5), ("a", "test", 15, 6), ("b", "train", 20, 0), ("b", "val", 21, 1)]
-    # As in a temporal split, where one user's validation may lie before another one's training.
+    # In a temporal split, one user's validation may precede another user's training.
     rows += [("b", "train", 22, 3)]
     table = pl.DataFrame(rows, schema=["user_id", "split", "target", "target_time"], orient="row")
     return table.with_row_index("session").with_columns(
@@ -185,7 +185,7 @@ def test_next_targets_are_of_the_train_part_and_never_of_validation_or_test():
 
 
 def test_planted_validation_targets_never_enter_the_reward_of_training():
-    """Every item that only validation or test has as a target would be in a future, were its rows not dropped."""
+    """If its rows were not dropped, every item that only validation or test has as a target would be in a future."""
     data = p.planted(train=40, val=10)
     rows = [(split, target) for split in ("train", "val") for target in data.target[split]]
     table = pl.DataFrame(
@@ -193,7 +193,7 @@ def test_planted_validation_targets_never_enter_the_reward_of_training():
             "session": pl.Series(range(len(rows)), dtype=pl.Int32),
             "user_id": [str(at % 5) for at in range(len(rows))],
             "split": [split for split, _ in rows],
-            # Items of validation are numbered apart.
+            # Items of validation have separate numbers.
             "target": pl.Series([t + 1000 * (split == "val") for split, t in rows], dtype=pl.Int32),
             "target_time": pl.Series(range(len(rows)), dtype=pl.Int64),
             "seen": pl.Series([[]] * len(rows), dtype=pl.List(pl.Int32)),
@@ -339,7 +339,7 @@ def test_terms_count_in_deviations_of_the_reward(facts):
     terms = {"unfinished": -1.0, "copied": -0.5, "list": 0.0}
     data, decoder = p.planted(train=5, val=6), p.tiny_decoder()
     used = Reward(decoder, p.scoring(decoder, data.items), recipe=recipe(terms=terms), facts=facts)
-    # Histories are of items that the facts know.
+    # Histories contain only items that the facts know.
     sessions = Sessions(
         list(range(6)), [[1]] * 6, data.target["val"], [[]] * 6, [[t] for t in data.target["val"]], [[0]] * 6
     )
@@ -374,7 +374,7 @@ def test_what_a_term_needs_is_asked_for_before_work():
             reward(recipe(**changes))
 
 
-# Dealing
+# Shuffled rewards
 
 
 def test_rewards_are_shuffled_to_other_sessions():
@@ -407,7 +407,7 @@ def test_shuffled_rewards_belong_to_seed_phase_and_batch():
 
 
 def test_terms_of_form_are_not_shuffled():
-    """A profile that repeats itself pays for that itself, so the control has the pressure on form that RLSO has."""
+    """A repetitive profile keeps its own penalty, so the control has the same pressure on form as RLSO."""
     data, decoder = p.planted(train=5, val=4), p.tiny_decoder()
     settings = recipe(shuffle_rewards=True, terms={"unfinished": -1.0})
     used = Reward(decoder, p.scoring(decoder, data.items), recipe=settings)

@@ -1,7 +1,7 @@
-"""Work on texts of strangers grows with their length, and no faster: no regular expression, and no function of them.
+"""The time of every regular expression and function that reads untrusted texts grows in proportion to their length.
 
-Times are compared within one run, of one process: four times the length may take at most six times as long. What takes
-the square takes sixteen times as long.
+Times are compared within one run of one process: four times the length may take at most six times as long. Quadratic
+time would be sixteen times as long.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.conftest import ROOT
 
 SHORT, LONG, MOST = 25_000, 100_000, 6.0
 LEAST = 2e-4
-"""Seconds below which a time says nothing."""
+"""Shorter times, in seconds, are too inexact to compare."""
 METHODS = {"search", "match", "fullmatch", "finditer", "findall", "sub", "subn", "split"}
 Hostile = tuple[str, str, str]
 """Prefix, repeated part, suffix."""
@@ -86,7 +86,7 @@ COMMON: list[Hostile] = [
         ]
     ),
 ]
-"""Every expression meets these; those for which it was made are below."""
+"""Every expression is tested with these strings, and with strings made for it, which are below."""
 OWN: dict[str, list[Hostile]] = {
     "comparison/pages.py:_label": [],
     "config/base.py:_NAME": [("a", "._-", "!")],
@@ -255,7 +255,7 @@ OWN: dict[str, list[Hostile]] = {
     ],
     "training/terms.py:YEAR": [("", "1999", ""), ("", "1999 ", ""), ("", "19", "")],
 }
-"""Each regular expression of the source that reads texts, as file:name; without a name, file:function."""
+"""Each regular expression of the source that reads texts, as file:name; if it has no name, file:function."""
 EXCEPT = {
     "config/datasets.py:_one": "the owner's own config; anchored",
     "config/models.py:_check_endpoint": "the owner's own config; one anchored pass",
@@ -274,7 +274,7 @@ EXCEPT = {
     "training/terms.py:BEFORE": "searches 200 characters; the function that cuts them is tested",
     "stage.py:preempted": "what Slurm says of its own partitions",
 }
-"""Expressions that read no text of strangers, and why."""
+"""Expressions that read no untrusted text, and the reason."""
 
 
 def text(hostile: Hostile, size: int) -> str:
@@ -283,7 +283,7 @@ def text(hostile: Hostile, size: int) -> str:
 
 
 def seconds(call: Callable[[], object], times: int = 1) -> float:
-    """The least time of several, of this thread alone: others that use the processor do not count."""
+    """The shortest of several times of this thread only, so that other load does not count."""
     least = float("inf")
     gc.disable()
     try:
@@ -298,13 +298,13 @@ def seconds(call: Callable[[], object], times: int = 1) -> float:
 
 def ratio(make: Callable[[int], Callable[[], object]]) -> float:
     short, long = make(SHORT), make(LONG)
-    short()  # what is made once is not measured
-    for times in (1, 3, 9, 27):  # a second look only where the first is suspicious
+    short()  # work that is done only once is not measured
+    for times in (1, 3, 9, 27):  # measured again only if the first result is suspicious
         found = seconds(long, times) / max(seconds(short, 2 * times), LEAST)
         if found <= MOST:
             return found
-    # The longer text may be the first that leaves a cache or needs more memory of the system. That happens once, and
-    # a square shows at every length.
+    # The longer text may be the first that exceeds a cache or needs more memory from the system. That happens once,
+    # but quadratic time shows at every length.
     return min(found, seconds(make(4 * LONG), 3) / max(seconds(long, 3), LEAST))
 
 
@@ -318,7 +318,7 @@ def check(make: Callable[[Hostile], Callable[[int], Callable[[], object]]], host
 
 
 def expressions() -> dict[str, list[tuple[re.Pattern[str] | None, set[str]]]]:
-    """All of the library's: file:name -> the expression (None where it is put together at run time) and its uses."""
+    """All expressions of the library: file:name -> the expression (None if it is built at run time) and its uses."""
     out: dict[str, list[tuple[re.Pattern[str] | None, set[str]]]] = {}
     trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "src/langptune").rglob("*.py"))}
     used: dict[str, set[str]] = {}
@@ -531,7 +531,7 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
         ],
     ),
 }
-"""Functions that read texts of strangers, where more than one expression takes part, or none."""
+"""Functions that read untrusted texts and involve more than one expression, or none."""
 
 
 RUNS: list[Hostile] = [("", unit, "x") for unit in (" ", "\n", ",", "a", "a. ", "(", "and ")]
@@ -542,7 +542,7 @@ SLOW = {
     "interpretability/wording.py:sameness",
     "training/terms.py:terms",
 }
-"""Functions that take long for any text."""
+"""Functions that are slow on any text."""
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -578,7 +578,7 @@ PLAIN = {
     "BRACKETS": (terms.BRACKETS, re.compile(r"\s*\([^()]*\)$")),
     "NOTHING": (templates._NOTHING_IN_BRACKETS, re.compile("[ \t]*(?:\\(\ufdd0\\)|\\[\ufdd0\\])")),
 }
-"""Expressions with a guard, and without it."""
+"""Expressions with a guard, and the same without it."""
 
 
 def plainly_removed(profile: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Popularity as a term of the score: the formula, what is counted, and how its weight is chosen."""
+"""Popularity as a term of the score: the formula, the counts, and the choice of its weight."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_the_script_chooses_on_validation_alone(tmp_path, data):
 
 
 def test_test_targets_reach_no_weight(tmp_path, data):
-    """Nor do validation targets reach what is counted: they move the ranks alone."""
+    """Validation targets do not reach the counts either: they change only the ranks."""
     sessions = contracts.read(data / "sessions.parquet", "sessions")
     held_out = sessions.filter(pl.col("split") == "val").with_columns(
         pl.col("session") + len(sessions), split=pl.lit("test")
@@ -193,7 +193,7 @@ def test_test_targets_reach_no_weight(tmp_path, data):
     [("history", None), ("history", "mean-vector"), *(("profiles", c) for c in (None, "shuffled", "text-alone"))],
 )
 def test_scores_are_kept_for_a_fusion(tmp_path, data, source, change):
-    """The kept scores are those of the ranks, and validation sessions are scored as test sessions are."""
+    """The kept scores give the ranks, and validation sessions are scored like test sessions."""
     planted = contracts.read(data / "sessions.parquet", "sessions")
     held_out = planted.filter(pl.col("split") == "val")["session"].to_list()
     texts = {session: [f"likes n{session % 16}"] for session in held_out}
@@ -229,9 +229,9 @@ def test_scores_are_kept_for_a_fusion(tmp_path, data, source, change):
 
 
 def test_ranks_and_rewards_take_the_weight(tmp_path, data):
-    """rank_texts.py by a number and by a file; its ranks are those of ``Scoring``."""
+    """rank_texts.py takes a number or a file; its ranks equal those of ``Scoring``."""
     sessions = contracts.read(data / "sessions.parquet", "sessions")
-    # Validation sessions stand in for the test split, which the planted data lack.
+    # Validation sessions replace the test split, which the planted data lack.
     asked = sessions.with_columns(split=pl.col("split").replace("val", "test"))
     contracts.write(asked, tmp_path / "sessions.parquet", "sessions")
     contracts.write(
@@ -287,7 +287,7 @@ def test_a_share_of_the_train_sessions_is_all_that_rewards_read(tmp_path, data, 
 
 
 def test_all_train_sessions_may_be_drawn_from(tmp_path, data):
-    """``sessions: all``: prompts are made for as many as the phase draws, sampled or not."""
+    """``sessions: all`` makes prompts for as many sessions as the phase draws, sampled or not."""
     chosen = contracts.read(data / "training.parquet", "evaluation")
     few = pl.concat([chosen.filter(pl.col("split") == "train").head(5), chosen.filter(pl.col("split") == "val")])
     contracts.write(few, tmp_path / "training.parquet", "evaluation")

@@ -87,7 +87,7 @@ def test_sign_flip_is_exact_for_few_differing_sessions():
 
 
 def test_sign_flip_counts_equal_sums_as_equal():
-    # thirds do not add up exactly; every pattern's absolute sum must be compared with a tolerance
+    # sums of thirds are inexact, so every pattern's absolute sum must be compared with a tolerance
     values = np.array([1 / 3, 1 / 3, 1 / 3, 0.1, 0.2, 0.7])
     patterns = np.array(list(itertools.product([-1, 1], repeat=6)))
     sums = np.abs(patterns @ values).round(9)
@@ -113,7 +113,7 @@ def test_p_values_are_uniform_under_the_null():
 
 
 def test_small_samples_have_the_p_of_scipy():
-    """With ties and zeros, where SciPy ranks each of all sign patterns anew, and without."""
+    """With ties and zeros, where SciPy ranks each sign pattern again, and without."""
     rng = np.random.default_rng(0)
     for size in (1, 2, 5, 9, 13, 14, 40):
         for values in (rng.choice([0.0, 0.1, 0.2, -0.1, 1 / 3], size), rng.normal(size=size)):

@@ -1,4 +1,4 @@
-"""Metrics on parts of the sessions: they sum to the whole, and each part is what its label says."""
+"""Metrics on parts of the sessions: the parts sum to the whole, and each part has the sessions that its label says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ITEMS = 30
 
 @pytest.fixture
 def sessions() -> pl.DataFrame:
-    """Forty users with train sessions, ten without; targets of all items, half of which training does not know."""
+    """Forty users with train sessions, ten without; targets of all items, half of which do not occur in training."""
     rng = np.random.default_rng(0)
     rows = []
     for user in range(50):

@@ -1,4 +1,4 @@
-"""The queue as a driver reads it, and what the watch says of it. The queue itself is real in tests/slurm."""
+"""Parsing the queue, and the lines of the watch. The tests in tests/slurm use a real queue."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_elapsed_times():
 
 
 def test_two_drivers_in_one_folder(tmp_path):
-    slurm.sole_driver(tmp_path)  # what it returns is not kept
+    slurm.sole_driver(tmp_path)  # the lock must hold although its return value is dropped
     code = (
         "import sys; from pathlib import Path; from langptune.slurm import sole_driver; sole_driver(Path(sys.argv[1]))"
     )
@@ -112,7 +112,7 @@ def test_a_vanished_job_is_reported():
     one, lines = watch()
     one.look([entry("1"), entry("2")], 0)
     one.look([entry("1"), entry("2", "COMPLETED")], 60)
-    one.look([entry("1")], 120)  # 2 had ended, and is forgotten after MinJobAge
+    one.look([entry("1")], 120)  # job 2 had ended, and SLURM forgets it after MinJobAge
     assert not [line for line in lines if "vanished" in line]
     one.look([], 180)
     assert [line for line in lines if "job 1 vanished" in line]
@@ -134,14 +134,14 @@ def test_summaries_come_on_change_and_rarely():
 
 
 def catches_term(pid: int) -> bool:
-    """Whether a process has a handler of its own for SIGTERM."""
+    """Whether a process has set a handler for SIGTERM."""
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_sigterm_ends_any_script_with_one_line_and_run_again(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
-    # The shared interpreter's client catches the signal before the script does (tests/preload.py).
+    # The plain interpreter, because the preloading client would catch the signal before the script (tests/preload.py).
     command = [PLAIN_PYTHON, str(ROOT / "scripts" / "evaluate.py"), "--spec", "-"]
     waiting = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(2400):
@@ -191,4 +191,4 @@ def test_no_node_is_called_none_assigned(given, passed, tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", path := f"{ROOT / 'slurm' / 'bin'}:{tmp_path}:{os.environ['PATH']}")
     done = subprocess.run(["sbatch", *given], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [*passed, path]  # a job inherits it, and its srun waits likewise
+    assert done.stdout.splitlines() == [*passed, path]  # a job inherits this PATH, so its srun waits too

@@ -1,6 +1,6 @@
-"""The survey of people: what is drawn, what the page gives away, what is excluded, and what the numbers say.
+"""The survey of people: the draw, what the page reveals, exclusions, and the meaning of the numbers.
 
-All responses here are synthetic: their file names begin with ``synthetic-`` and their comments say so.
+All responses here are synthetic: their file names begin with ``synthetic-``, and their comments say so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(script, *arguments):
 
 
 def tables(folder: Path, users: int = 16, hostile: bool = False) -> dict:
-    """Tiny tables as the workflow writes them, and the spec that makes a survey of them in ``folder``."""
+    """Small tables in the workflow's format, and the spec that makes a survey from them in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     titles = [f"The Film of {place} ({1950 + at})" for at, place in enumerate(PLACES)]
     titles[0] = HOSTILE if hostile else titles[0]
@@ -79,7 +79,7 @@ def tables(folder: Path, users: int = 16, hostile: bool = False) -> dict:
         if hostile:
             written[0] += HOSTILE
         if role == "trained":
-            written[-1] = texts["reference"]  # both wrote the same for the last user
+            written[-1] = texts["reference"]  # both methods wrote the same text for the last user
         frames[role] = pl.DataFrame(
             {
                 "session": ids,
@@ -111,7 +111,7 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts" / "make_survey.py"))
 
 
 def make(folder: Path, hostile: bool = False, **changes) -> Codebook:
-    """A survey made by the script's own function, in this process."""
+    """Make a survey with the script's own function, in this process."""
     spec = validate(SCRIPT["MakeSpec"], {**tables(folder, hostile=hostile), **changes}, "make_survey.py --spec")
     SCRIPT["make"](spec, Record(ROOT / "scripts" / "make_survey.py", {}), lambda line: None)
     return load_codebook(folder / "codebook.json")
@@ -119,7 +119,7 @@ def make(folder: Path, hostile: bool = False, **changes) -> Codebook:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The folder of one survey of hostile texts."""
+    """The folder of one survey with hostile texts."""
     folder = tmp_path_factory.mktemp("survey")
     make(folder, hostile=True)
     return folder
@@ -131,7 +131,7 @@ def codebook(folder) -> Codebook:
 
 
 def synthetic(codebook: Codebook, seed: int, step) -> dict:
-    """A made-up response. ``step(pair)``: -2, the reference much better, to 2, the trained profile much better."""
+    """A synthetic response. ``step(pair)``: from -2, reference much better, to 2, trained profile much better."""
     known = {pair.question: pair for pair in codebook.pairs}
     profiles = {pair.question: list(pair.roles) for pair in codebook.pairs}
     repeats = {pair.question: pair.repeats for pair in codebook.pairs if pair.repeats}
@@ -182,7 +182,7 @@ def numbers(result) -> dict[str, dict]:
 
 
 class Scripts(HTMLParser):
-    """The scripts of a page as a browser separates them."""
+    """Parses the scripts of a page as a browser does."""
 
     def __init__(self, text):
         super().__init__()
@@ -231,12 +231,12 @@ def test_a_codebook_of_before_the_salt_is_still_read(folder, tmp_path):
 
 
 def shown_data(folder: Path) -> dict:
-    """What a respondent has: the data in the page."""
+    """Data in the page, which a respondent can read."""
     return json.loads(Scripts((folder / "questionnaire.html").read_text()).found[0])
 
 
 def by_all_roles(data: dict, spec: dict) -> dict[str, str]:
-    """Profile -> guessed role: roles are tried until the page's id is the hash of page, roles and titles."""
+    """Profile -> guessed role: tries all roles until the page's id is the hash of page, roles and titles."""
     page = {key: value for key, value in data.items() if key != "survey"}
     titles = {"reference": spec["reference_title"], "trained": spec["trained_title"]}
     sides = [tuple(one["id"] for one in pair["profiles"]) for pair in data["pairs"]]
@@ -253,7 +253,7 @@ def by_all_roles(data: dict, spec: dict) -> dict[str, str]:
 
 
 def by_drawn_names(data: dict, spec: dict) -> dict[str, str]:
-    """Profile -> guessed role: names are drawn again with the public seed, the reference's before the trained one's."""
+    """Profile -> guessed role: draws names again with the public seed, the reference's before the trained one's."""
     rng = numbered(spec["seed"])
     rng.permutation([100 + at for at in range(15)])
     place = {}
@@ -267,7 +267,7 @@ def by_drawn_names(data: dict, spec: dict) -> dict[str, str]:
 
 
 def by_order(data: dict, spec: dict) -> dict[str, str]:
-    """Profile -> guessed role: the reference is first in the file."""
+    """Profile -> guessed role: assumes that the reference is first in the file."""
     return {
         one["id"]: role
         for pair in data["pairs"]
@@ -281,7 +281,7 @@ def texts_of(pair: dict) -> list[str]:
 
 @pytest.mark.parametrize("attack", [by_all_roles, by_drawn_names, by_order])
 def test_pairs_are_not_distinguishable_better_than_by_chance(tmp_path, attack):
-    """Who has page, seed, code and both titles, as a respondent who reads the repository has, guesses."""
+    """The attacker has page, seed, code and both titles, like a respondent who reads the repository."""
     right = total = 0
     for at in range(25):
         spec = {**tables(tmp_path / str(at)), "questions": 8, "checks": 0, "repeats": 0, "seed": at}
@@ -295,7 +295,7 @@ def test_pairs_are_not_distinguishable_better_than_by_chance(tmp_path, attack):
 
 
 def test_the_profile_beside_a_check_does_not_follow_from_the_seed(tmp_path):
-    """One known text of a method reveals the style of all, so the seed must not determine it."""
+    """One profile that is known to be of a method reveals the style of all, so the seed must not determine it."""
     whose = set()
     for at in range(12):
         checks = sorted(
@@ -433,7 +433,7 @@ def test_every_exclusion_is_counted_under_its_reason(tmp_path, codebook):
     )
     (folder / os.fsdecode(b"synthetic-s\xe9.json")).write_text("{}")
     (folder / "notes.txt").write_text("not looked at")
-    os.mkfifo(folder / "synthetic-pipe.json")  # without a writer
+    os.mkfifo(folder / "synthetic-pipe.json")  # a pipe without a writer
     (folder / "synthetic-folder.json").mkdir()
     (folder / "synthetic-zero.json").symlink_to("/dev/zero")
     (folder / "synthetic-nothing.json").symlink_to("nowhere")
@@ -519,7 +519,7 @@ def test_a_known_preference_is_recovered(tmp_path, codebook):
 
 
 def test_intervals_cover_a_preference_that_varies_by_person_and_by_question():
-    """60 made-up studies of 20 respondents and 12 questions; nominal 95%, and no better than that is claimed."""
+    """60 synthetic studies of 20 respondents and 12 questions; nominal 95%, and no better coverage is claimed."""
     rng = np.random.default_rng(1)
     covered = 0
     for study in range(60):
@@ -540,7 +540,7 @@ def test_agreement_is_one_for_the_same_answers_and_near_zero_for_chance(tmp_path
 
     for found in alphas(lambda _, pair: pair.session % 5 - 2, "same"):
         assert found["value"] == found["low"] == found["high"] == 1
-    # By respondent and session, not in the order of the questions, which depends on the random salt.
+    # Random by respondent and session, because the order of the questions depends on the random salt.
     for found in alphas(lambda seed, pair: int(np.random.default_rng([seed, pair.session]).integers(-2, 3)), "chance"):
         assert abs(found["value"]) < 0.1 and found["low"] < 0.05 and found["high"] > -0.05
 
@@ -552,7 +552,7 @@ def test_power_grows_with_respondents_and_effect_and_has_the_level_without_one()
     sizes = [power.needed(effect, components, 12, 0.05, 0.8, 0) for effect in (0.05, 0.1, 0.2, 0.4)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 2 * sizes[1] > 2
     assert 0.005 < power.power(0.0, components, 60, 12, 0.05, 0) < 0.04, "one side of a test at 5%"
-    # Users who differ set a limit that no number of respondents passes.
+    # If users differ, there is a limit that no number of respondents exceeds.
     assert power.needed(0.1, power.Variances(0.0, 0.2, 0.1), 12, 0.05, 0.8, 0) is None
 
 
@@ -563,14 +563,14 @@ def test_power_knows_the_variances_and_the_error_of_the_bootstrap():
     assert np.sqrt([components.respondent, components.question, components.rest]) == pytest.approx(
         [0.3, 0.2, 0.4], abs=0.02
     )
-    # The closed form in `power`, on one table, against resampling it.
+    # The closed form in `power` on one table, against resampling the table.
     small = score[:15, :9]
     mean, rows, columns = small.mean(), small.mean(axis=1), small.mean(axis=0)
     rest = small - rows[:, None] - columns + mean
     closed = np.sqrt(rows.var() / 15 + columns.var() / 9 + (rest**2).mean() / (15 * 9))
     draws = bootstrap.replicates({"x": small[:, :, None]}, 20_000, 0)["x"]
     assert draws.std() == pytest.approx(closed, rel=0.02)
-    # Simulated studies, drawn by their sums of squares, against studies of filled tables.
+    # Studies that are simulated by their sums of squares, against studies that are simulated by full tables.
     small_told = power.Variances(0.03, 0.01, 0.2)
     hits = 0
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""CL and RLSO against computations by hand, and against themselves cut up in other ways."""
+"""CL and RLSO against computations by hand, and against the same work divided in other ways."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_info_nce_is_the_formula(mask, corrected):
 
 
 def test_negatives_of_a_group_are_the_formula_group_by_group():
-    """PAPER, defect 8: the loss is the mean of what devices with two rows each would compute for themselves."""
+    """PAPER, defect 8: the loss is the mean of the losses that devices with two rows each would compute."""
     rng = np.random.default_rng(0)
     queries, items = ((rows := rng.normal(size=(n, 6))) / np.linalg.norm(rows, axis=1, keepdims=True) for n in (6, 9))
-    ids = np.array([3, 5, 3, 8, 5, 5, 1, 5, 3])  # six targets, then three candidates for all
+    ids = np.array([3, 5, 3, 8, 5, 5, 1, 5, 3])  # six targets, then three candidates for all rows
     log_q = np.log(rng.uniform(0.1, 2, 9))
     for mask, corrected in ((False, None), (True, log_q)):
         found = contrastive.info_nce(
@@ -114,7 +114,7 @@ def test_log_frequency_counts_both_sources_of_candidates():
     "changes", [{}, {"uniform_negatives": 0}, {"uniform_negatives": 64}, {"negatives": 4}, {"batch_size": 64}]
 )
 def test_log_q_is_the_rate_at_which_the_trainer_draws_candidates(tmp_path, train, changes):
-    """Of all items: those of few targets, and the many that are no train target, which uniform negatives alone draw."""
+    """This covers all items: those with few targets, and the many without, which only uniform negatives draw."""
     recipe = p.contrastive(batches=1500, **changes)
     data = p.planted(train=train, val=2)
     trainer = p.decoder_trainer(tmp_path, recipe, data=data)
@@ -124,7 +124,7 @@ def test_log_q_is_the_rate_at_which_the_trainer_draws_candidates(tmp_path, train
     for step in range(recipe.batches):
         trainer.state.global_step = step
         uniform += np.bincount(trainer._uniform(), minlength=len(data.items))
-    # Each row has its own group's targets as candidates, and all uniform negatives.
+    # Each row has its group's targets and all uniform negatives as candidates.
     found = targets / (len(rows) / recipe.rivals) + uniform / recipe.batches
     expected = np.exp(trainer._log_q.double().numpy())
     drawn = found > 0
@@ -172,7 +172,7 @@ def test_contrastive_repeats_a_step_that_did_not_fit(tmp_path, monkeypatch):
 
 
 def alone(model, prompt, completion, temperature=1.0):
-    """Sum of log-probabilities of one completion: no padding, no batch, full logits."""
+    """Sum of log-probabilities of one completion, without padding or batching, from full logits."""
     logits = model(input_ids=torch.tensor([prompt + completion])).logits[0].float() / temperature
     logs = torch.log_softmax(logits, -1)
     return sum(logs[len(prompt) + k - 1, token] for k, token in enumerate(completion))
@@ -189,7 +189,7 @@ def padded(prompts, completions):
 
 
 PROMPTS = [[3, 9, 10, 11, 4], [3, 9, 10, 11, 4], [3, 12, 4], [3, 12, 4]]
-COMPLETIONS = [[6, 7, 2], [8, 2], [13, 14, 15, 16], [17, 2]]  # the third did not end
+COMPLETIONS = [[6, 7, 2], [8, 2], [13, 14, 15, 16], [17, 2]]  # the third one did not end
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -212,7 +212,7 @@ GROUPS = [
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", p.KINDS)
 def test_profiles_side_by_side_are_computed_as_if_alone(kind, temperature):
-    """Values and gradients, of rows of unequal length, with windows shorter than they are."""
+    """Values and gradients agree, for rows of unequal length with windows shorter than the rows."""
     model = p.model_of(kind)
     rows, first = [], 0
     for prompt, profiles in GROUPS:
@@ -239,7 +239,7 @@ def test_profiles_side_by_side_are_computed_as_if_alone(kind, temperature):
 
 
 def test_rows_hold_what_costs_least():
-    model = p.tiny_encoder()  # hidden size 64: a token costs as much as looking at 384 others
+    model = p.tiny_encoder()  # hidden size 64: a token costs as much as attending to 384 others
     sizes = lambda prompt, length, count: [  # noqa: E731
         len(row.profiles) for row in rows_of(model, [5] * prompt, [[6] * length] * count, 0)
     ]
@@ -280,7 +280,7 @@ def test_rebel_loss_by_hand():
 
 
 def padded_parts(parts):
-    """What a loss reads: values ``[B, T]`` with zeros behind, and the mask."""
+    """The input of a loss: values ``[B, T]``, padded with zeros, and the mask."""
     ones = [torch.ones(len(part)) for part in parts]
     return pad_sequence(parts, batch_first=True), pad_sequence(ones, batch_first=True)
 
@@ -297,7 +297,7 @@ def test_standardised_rewards():
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_losses_and_advantages_are_those_of_trl(tmp_path, algorithm):
-    """TRL's own trainer on the same model and profiles: advantages, the loss's value, and its gradient."""
+    """TRL's own trainer on the same model and profiles gives the same advantages, loss and gradient."""
     config, trainer = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}[algorithm]
     rewards = [0.9, 0.1, 0.4, 0.2, 0.3, 0.3, 0.0, 0.8]
     reference = trainer(
@@ -391,7 +391,7 @@ def test_the_clip_is_a_setting():
 
 @pytest.mark.parametrize("algorithm", ["rebel", "grpo"])
 def test_the_first_pass_replaces_a_pass_of_the_policy_that_wrote(tmp_path, algorithm):
-    """Without KL no pass is made for log pi_t; with a KL weight of nearly nothing it is: the same training."""
+    """Without KL there is no pass for log pi_t; with a tiny KL weight there is one. Both trainings are the same."""
     base = {"algorithm": algorithm, "samples": 4, "epochs": 3, "train": {"lora_rank": 8, "last_layers": 1}}
     one, two = (run(p.policy_trainer(tmp_path / str(kl), p.reinforcement(kl=kl, **base))) for kl in (0.0, 1e-12))
     curves = [trainer.watch.state["curve"][1:] for trainer in (one, two)]
@@ -451,7 +451,7 @@ def test_rlso_repeats_a_step_that_did_not_fit(tmp_path, monkeypatch):
 
 
 def test_memory_is_counted_in_the_profiles_of_a_pass(tmp_path, monkeypatch):
-    """SFT goes over one profile of each session, so that a micro-batch of all samples would be cut to no effect."""
+    """SFT trains on one profile of each session, so halving a micro-batch of all samples would have no effect."""
     original = loop.row_logprobs
 
     def small_memory(model, rows, *rest):
@@ -497,7 +497,7 @@ def test_every_algorithm_trains_and_no_micro_batch_changes_it(tmp_path, algorith
 
 
 def test_vllm_writes_where_a_recipe_says_so(tmp_path, monkeypatch):
-    """TRL's own class with our arguments; only its engine, which needs a GPU, is left out."""
+    """TRL's own class with our arguments; only its engine, which needs a GPU, is replaced."""
     from trl.generation.vllm_generation import VLLMGeneration
 
     synced = []
@@ -539,7 +539,7 @@ def test_what_is_saved_scores_the_same(tmp_path, train, dtype):
     assert torch.equal(loaded, trained)
     assert not torch.equal(start, trained)
     if dtype == torch.float32 and train["lora_rank"] and "modules" not in train:
-        # lm_head is tied to the embedding here, which a merge would change too: unmerged is how adapters are used
+        # lm_head is tied to the embedding here, so a merge would change it too; adapters are used unmerged
         from peft import PeftModel
 
         merged = PeftModel.from_pretrained(p.tiny_encoder(), str(trainer.watch.best)).merge_and_unload()
@@ -568,7 +568,7 @@ def test_best_of_n_finds_the_history_again_and_never_the_target():
 
 
 def test_profiles_in_training_and_validation_begin_as_the_prompt_says(tmp_path, monkeypatch):
-    """The script itself: what the reward reads begins with ``starts``, which the encoder did not write."""
+    """In the script itself, the text that the reward reads begins with ``starts``, which the encoder did not write."""
     data = write_files(tmp_path / "data")
     words = p.tokenizer()
     words.chat_template = words.chat_template.replace("<bot>", "<bot> ")

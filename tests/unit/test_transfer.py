@@ -33,7 +33,7 @@ A, B = "ml-100k", "ml-small-2016"
 
 
 def config() -> dict:
-    """A run with one transferred method, from A to B."""
+    """A run with one transferred method, from dataset A to B."""
     return {
         "datasets": [A, B],
         "encoders": ["smollm2-135m"],
@@ -54,7 +54,7 @@ def plain() -> Workflow:
 
 
 def changed(workflow: Workflow, entries: dict[str, dict], **keys) -> Workflow:
-    """The same workflow with changed keys of entries of methods, and of the config; checked."""
+    """The same workflow with changed keys of methods and of the config; checked."""
     methods = {
         name: type(workflow.methods[name]).model_validate({**workflow.methods[name].model_dump(), **change})
         for name, change in entries.items()
@@ -124,12 +124,12 @@ def test_it_has_no_run_on_the_dataset_of_its_encoder(plain):
     control = {"shuffled-profiles": {"of": FROM}}
     workflow = changed(plain, control, methods=[*plain.config.methods, *control])
     runs = {dataset: {(run.method, run.seed) for run in workflow.runs(dataset)} for dataset in (A, B)}
-    # With each seed, as the encoder is trained with each.
+    # It has a run for each seed, because the encoder is trained for each seed.
     mine = {(name, seed) for name in (FROM, "shuffled-profiles") for seed in (0, 1)}
     assert runs[B] - runs[A] == mine and not runs[A] & mine
     assert {run.dataset for run in surveyed(workflow) if run.method == FROM} == {B}
     assert {run.dataset for run in surveyed(workflow)} == {A, B}
-    # Nor has its control, which has the same profiles.
+    # Its control has no such run either, and has the same profiles.
     own, shuffled = (Run(B, name, MODELS, 1) for name in (FROM, "shuffled-profiles"))
     assert Layout(workflow).run_profiles(own) == Layout(workflow).run_profiles(shuffled)
 
@@ -164,7 +164,7 @@ def test_names_follow_from_what_trained_the_encoder(plain):
     shorter = plain.recipes | {"rlso": plain.recipes["rlso"].model_copy(update={"batches": 3})}
     assert profiles(replace(plain, recipes=shorter)) != first != taken("langptune-rlso")
     assert taken("langptune") == first
-    # What the source trains after its encoder does not affect its profiles; nor does the own decoder.
+    # Phases of the source after its encoder do not affect the profiles; neither does the method's own decoder.
     assert taken("langptune-mixed") == first == profiles(changed(plain, {FROM: {"phases": []}}))
     assert profiles(changed(plain, {}, methods=["langptune-0", FROM])) == first, (
         "its source may be no method of the run"
@@ -201,7 +201,7 @@ def test_jobs_of_the_shipped_config_write_with_the_other_datasets_adapter(plain,
         if run.method == "langptune"
     }
     assert adapters == {A: own[B], B: own[A]} and own[A].startswith(f"results/{A}/")
-    # The phases that train it are among those of the run, also where its method is not.
+    # The phases that train it are among those of the run, even if the source method is not.
     alone = Project(changed(plain, {}, methods=["langptune-0", FROM]), ROOT)
     assert [name for name in alone.trained("encoder") if name.startswith("cl-history+rlso-")]
 

@@ -1,4 +1,4 @@
-"""Trials on validation: points of a grid, and points drawn at random with one budget for all methods."""
+"""Trials on validation: points of a grid, and points drawn at random with the same budget for all methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of what was chosen on validation: budgets, chosen values, scores and time are those of the files."""
+"""The report of choices on validation: budgets, chosen values, scores and times equal those of the files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANGE = {"low": 2, "high": 64}
 
 
 def made(script: str, output: Path, spec: dict, seconds: float | None = None, **notes) -> str:
-    """The manifest of an output, as its script writes it."""
+    """Write the manifest of an output as its script does."""
     record = Record(ROOT / "scripts" / script, spec)
     record.note(**notes)
     record.write([], [output])
@@ -29,7 +29,7 @@ def made(script: str, output: Path, spec: dict, seconds: float | None = None, **
 
 
 def fitted(folder: Path, keys: dict, **notes) -> dict[str, str]:
-    """Ranks of the final fit of one seed."""
+    """Write ranks of the final fit of one seed."""
     folder.mkdir(parents=True, exist_ok=True)
     ranks = folder / "ranks.parquet"
     ranks.touch()
@@ -37,7 +37,7 @@ def fitted(folder: Path, keys: dict, **notes) -> dict[str, str]:
 
 
 def tried(folder: Path, points: list[dict], scores: list[float]) -> str:
-    """Trials of some points with their validation scores, and the choice; each trial takes ten seconds."""
+    """Write trials of some points with their validation scores, and the choice; each trial takes ten seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     trials = [{"settings": p, "val": {"ndcg@10": s}} for p, s in zip(points, scores, strict=True)]
     files = []
@@ -123,7 +123,7 @@ def test_epochs_are_listed_for_each_seed(tmp_path, run, remark):
 
 @pytest.fixture
 def texts(tmp_path) -> list[TextChoices]:
-    """Two methods that share a phase and a chosen weight, and one with a fixed weight."""
+    """Write two methods that share a phase and a chosen weight, and one with a fixed weight."""
     folder = tmp_path / "phase" / "decoder"
     folder.mkdir(parents=True)
     recipe = {"title": "CL", "kind": "contrastive", "batches": 6, "validate_every": 3, "patience": 2, "select": "best"}

@@ -1,4 +1,4 @@
-"""From a config to jobs, without Snakemake: entries, files, needs, resources, and the parts of rules."""
+"""From a config to jobs, without Snakemake: entries, files, resources, and the parts of rules."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def trained(project: Project, kind: str) -> Job:
 
 
 class Named(dict):
-    """Wildcards, or files of a rule, as Snakemake hands them over: values by position, too."""
+    """Wildcards, or files of a rule, as Snakemake passes them: iteration gives the values."""
 
     def __iter__(self):
         return iter(self.values())
@@ -153,7 +153,7 @@ def test_a_declaration_that_another_job_reads_has_a_digest(tmp_path):
 
 
 def test_declarations_import_no_more_than_they_need():
-    """Not what jobs compute with, although scripts import it at their top."""
+    """They do not import the libraries that jobs compute with, although scripts import these at their top."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom langptune.workflow.stages import declared\n"
         "for script in sys.argv[1:]: declared(Path(script))\n"

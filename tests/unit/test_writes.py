@@ -1,4 +1,4 @@
-"""Every write of the program goes through ``langptune.files``: its source is searched for what does not."""
+"""Every write of the program goes through ``langptune.files``: the source is searched for other writes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from tests.conftest import ROOT
 
 OPENS = {"whole", "new_folder", "own_folder", "TemporaryDirectory"}
-"""What hands out a path that may be written to, or below."""
+"""Functions that give a path that may be written to, or below."""
 RECEIVER = {"write_text", "write_bytes", "symlink_to", "hardlink_to", "touch", "mkdir"}
-"""Methods of the path that is written."""
+"""Methods that write to their object, a path."""
 FIRST = {
     *("write_parquet", "write_csv", "write_ndjson", "write_ipc", "sink_parquet", "sink_csv", "savefig"),
     *("save_pretrained", "to_csv", "to_parquet"),
 }
-"""Methods whose first argument is written."""
+"""Methods that write to their first argument."""
 SECOND = {
     "copy",
     "copy2",
@@ -32,10 +32,10 @@ SECOND = {
     "dump",
     "save",
 }
-"""Functions whose second argument is written."""
+"""Functions that write to their second argument."""
 FIRST_OF_MODULES = {"mkfifo", "makedirs", "mkdir", "mknod"}
 OURS = {"contracts", "style"}
-"""Modules of the program that have functions of such names, which are searched themselves."""
+"""Modules of the program that have functions with such names, and are searched themselves."""
 MODULES = {"os", "shutil", "json", "yaml", "pickle", "torch", "np", "numpy"}
 
 EXCEPTIONS = {
@@ -59,7 +59,7 @@ EXCEPTIONS = {
 
 
 def _root(node: ast.expr | None) -> str | None:
-    """The name that a path is built from: ``part`` of ``Path(part) / "a"``."""
+    """The name that a path is built from, such as ``part`` in ``Path(part) / "a"``."""
     while True:
         match node:
             case ast.Name(id=name):
@@ -77,7 +77,7 @@ def _called(node: ast.AST) -> str:
 
 
 def _written(call: ast.Call) -> ast.expr | bool:
-    """What a call writes to; False where it does not write."""
+    """The path that a call writes to; False if it does not write."""
     name, args = _called(call.func), call.args
     receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
     module = receiver.id if isinstance(receiver, ast.Name) else ""
@@ -89,7 +89,7 @@ def _written(call: ast.Call) -> ast.expr | bool:
         place = 1 if own else 0
         modes = [*args[place : place + 1], *(word.value for word in call.keywords if word.arg == "mode")]
         if module == "webbrowser" or not modes or isinstance(modes[0], ast.JoinedStr):
-            return False  # an address
+            return False  # the argument is an address
         if isinstance(modes[0], ast.Constant) and not set("wax+") & set(str(modes[0].value)):
             return False
         return args[0] if own else receiver or True
@@ -107,7 +107,7 @@ def _written(call: ast.Call) -> ast.expr | bool:
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Every function, and the module without them; functions within functions are part of the outer one."""
+    """Every function, and the module without its functions; nested functions are part of the outer one."""
     outer = [
         (node, where)
         for where in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
@@ -121,7 +121,7 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _bypasses(text: str) -> list[tuple[str, int, str]]:
-    """(function, line, source) of every write in Python source whose path comes from no opener."""
+    """(function, line, source) of every write in Python source whose path comes from no such function."""
     out = []
     for name, function in _functions(ast.parse(text)):
         given = set()
@@ -132,7 +132,7 @@ def _bypasses(text: str) -> list[tuple[str, int, str]]:
                         given |= {_root(item.optional_vars)} - {None}
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _called(node.value.func) in OPENS:
                 given |= {_root(target) for target in node.targets} - {None}
-        # A path below one that was given.
+        # A path below one of these paths.
         for node in ast.walk(function):
             if isinstance(node, ast.Assign) and _root(node.value) in given:
                 given |= {_root(target) for target in node.targets} - {None}
@@ -159,7 +159,7 @@ def test_every_write_goes_through_the_helper(path):
 
 
 def test_the_rules_write_by_the_helper_too():
-    """Snakemake's language is not Python's, so a line with a write must name what ``whole`` gave."""
+    """Snakemake's language is not Python, so a line with a write must name the path that ``whole`` gave."""
     found = [
         f"{path.name}:{number}: {line.strip()}"
         for path in [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
