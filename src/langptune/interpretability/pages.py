@@ -35,7 +35,7 @@ def frontier_section(
         "## Accuracy and steerability kept",
         "",
         f"{markdown(meaning)} [{100 * confidence:g}% bootstrap interval of the ratio, paired by session]. –: the "
-        "reference's own mean is not above 0. Obeyed: share of the edits that moved as meant.",
+        "reference's own interval is not above 0. Obeyed: share of the edits that moved as meant.",
         "",
         "| method | " + " | ".join(heads) + " |",
         "|---|" + "---:|" * len(heads),

@@ -179,7 +179,7 @@ function drawProfiles() {
   $("same").hidden = !view.same_text && !apart;
   if (apart) $("same").textContent = "The two texts have hardly a word in common, so none is marked.";
   else if (view.sides.left.run === view.sides.right.run) $("same").textContent = "Both sides are the same run.";
-  else $("same").textContent = "Both sides rank the same text; where the lists differ, the decoders do.";
+  else $("same").textContent = "Both profiles are the same text; where its lists differ, the decoders or the weights do.";
 }
 
 function drawEditor() {
