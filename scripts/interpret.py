@@ -18,15 +18,22 @@ from langptune.figures import style
 from langptune.figures.bar import Bar
 from langptune.figures.steering import intervals
 from langptune.figures.tradeoff import tradeoff
+from langptune.figures.weights import WeightLine, along_weights
 from langptune.files import whole
+from langptune.interpretability.frontier import Kept, kept
+from langptune.interpretability.pages import frontier_section, weight_section
+from langptune.interpretability.steering import EDITS
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
+from langptune.interpretability.weights import METRIC, by_weight, read_validation, summarise
 from langptune.judge.summary import summary
 from langptune.markup import markdown
 from langptune.provenance import Record
+from langptune.ranking.scoring import read_weight
 from langptune.spreadsheet import cells as in_cells
 from langptune.workflow.needs import Needs
 
 if TYPE_CHECKING:
+    from langptune.config.workflow import Run
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -47,16 +54,23 @@ class RunEntry(grid.RunEntry):
     measures: str
     simulation: str
     steering: str
+    steering_weights: str
+    grid_path: str | None = Field(
+        None,
+        description="the file with the metrics of each weight on validation, where they are of the run's own texts",
+    )
     verdicts: list[Verdicts] = []
 
 
 class Spec(stage.StageSpec):
-    """Measures of all runs in; a table in four formats and two figures out."""
+    """Measures of all runs in; tables and four figures out."""
 
     title: str
     facts: list[str] = Field(description="sentences above the table")
     runs: Annotated[list[RunEntry], Field(min_length=1)]
     reference: str
+    accuracy_of: str | None = Field(None, description="null: the method with the best accuracy")
+    steerability_of: str
     main_metric: str
     candidates: int
     bootstrap: int
@@ -66,8 +80,12 @@ class Spec(stage.StageSpec):
     table_md_out: str
     table_html_out: str
     judges_out: str
+    frontier_csv_out: str
+    weights_csv_out: str
     tradeoff_out: list[str]
     steering_out: list[str]
+    frontier_out: list[str]
+    weights_out: list[str]
 
 
 def spec(project: Project, job: Job) -> dict[str, object]:
@@ -76,6 +94,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
     from langptune.workflow.targets import MEASURES as FILES
 
     how, measured = project.config.comparison, project.config.interpretability
+    trained = any(run.method == "langptune" for run in project.readable_runs(job.dataset))
     verifier, reader = (project.models[name].title for name in (project.workflow.verifier, project.workflow.reader))
     return {
         "title": f"Interpretability: {project.datasets[job.dataset].title}",
@@ -87,6 +106,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
             {
                 **run_entry(project, run),
                 **{name: project.measured(run, name) for name in FILES},
+                **_grid(project, run),
                 "verdicts": [
                     {"judge": judge, "title": project.judges[judge].title, "path": path}
                     for judge, path in project.judged(run).items()
@@ -95,12 +115,20 @@ def spec(project: Project, job: Job) -> dict[str, object]:
             for run in project.readable_runs(job.dataset)
         ],
         "reference": measured.reference,
+        "accuracy_of": measured.accuracy_of or ("langptune" if trained else None),
+        "steerability_of": measured.steerability_of or measured.reference,
         "main_metric": how.main_metric,
         "candidates": measured.candidates,
         "bootstrap": how.bootstrap,
         "confidence": how.confidence,
         "seed": how.seed,
     }
+
+
+def _grid(project: Project, run: Run) -> dict[str, str]:
+    """The file of the weight that was chosen for a run; a shuffled profile is another text than those that chose it."""
+    weight = project.paths.run_weight(run)
+    return {"grid_path": weight} if isinstance(weight, str) and not project.workflow.shuffled(run.method) else {}
 
 
 def needs(project: Project, job: Job) -> Needs:
@@ -113,11 +141,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     rows: dict[str, list[RunEntry]] = {}
     for run in spec.runs:
         rows.setdefault(f"{run.method}/{run.models}", []).append(run)
-    by_models = {runs[0].models: name for name, runs in rows.items() if runs[0].method == spec.reference}
-    if not by_models:
-        raise UserError(f"interpretability.reference: '{spec.reference}' is not among the methods measured")
-    # A row is compared with the reference of its own models: drift, for example, is from the same untrained encoder.
-    references = {name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()}
+    references = _references(rows, spec.reference, "reference")
     values, sessions = _values(rows)
     accuracy = {name: _accuracy(runs, spec.main_metric) for name, runs in rows.items()}
     better = metrics.direction(spec.main_metric)
@@ -125,16 +149,69 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     measures = [main, *MEASURES]
     tables = {one.key: {name: values[name][one.key] for name in rows} for one in MEASURES} | {main.key: accuracy}
     estimated = estimates(measures, tables, references, spec.bootstrap, spec.confidence, spec.seed)
+    frontier = _frontier(spec, main, rows, tables)
+    chosen = {name: [read_weight(run.weight or 0.0, run.weight_path) for run in runs] for name, runs in rows.items()}
+    weighed = _weighed(rows, chosen, sessions, spec)
     judged = _judged(rows, spec)
     _write_csv(spec.table_csv_out, measures, rows, estimated)
     _write_judges(spec.judges_out, judged)
+    _write_frontier(spec.frontier_csv_out, rows, estimated, frontier)
+    _write_weights(spec.weights_csv_out, rows, weighed)
     text = _markdown(spec, measures, rows, estimated, judged, len(sessions))
+    steered = {edit: {name: one.mean for name, one in estimated[f"steer_{edit}"].items()} for edit in EDITS}
+    sections = [*_kept(spec, rows, estimated, frontier), *weight_section(_titles(rows), weighed, chosen, steered)]
+    text += "\n".join(sections)
     for path, content in ((spec.table_md_out, text), (spec.table_html_out, to_html(text, spec.title))):
         with whole(path) as part:
             part.write_text(content, encoding="utf-8")
     _draw(spec, main, rows, estimated)
+    _draw_weights(spec, rows, weighed)
     record.note(methods=list(rows), sessions=len(sessions))
     log(f"{len(rows)} methods, {len(sessions)} sessions, {len(judged)} pairs of judge and method")
+
+
+def _references(rows: dict[str, list[RunEntry]], method: str, key: str) -> dict[str, str]:
+    """Row -> the row of a method with which it is compared.
+
+    A row is compared with the reference of its own models: drift, for example, is from the same untrained encoder.
+
+    Raises:
+        UserError: no run of the method was measured.
+    """
+    by_models = {runs[0].models: name for name, runs in rows.items() if runs[0].method == method}
+    if not by_models:
+        raise UserError(f"interpretability.{key}: '{method}' is not among the methods measured")
+    return {name: by_models[grid.own_reference(runs[0].models, list(by_models))] for name, runs in rows.items()}
+
+
+def _frontier(
+    spec: Spec, main: Measure, rows: dict[str, list[RunEntry]], tables: dict[str, dict[str, np.ndarray]]
+) -> dict[str, tuple[dict[str, str], dict[str, Kept]]]:
+    """Measure -> the reference of each row, and the share of its mean that the row keeps.
+
+    Where a lower accuracy is better, no share is reported.
+    """
+    best = max(rows, key=lambda name: main.better * np.nanmean(tables[main.key][name]))
+    accurate = _references(rows, spec.accuracy_of or rows[best][0].method, "accuracy_of")
+    steerable = _references(rows, spec.steerability_of, "steerability_of")
+    keys = ([main.key] if main.better > 0 else []) + [f"steer_{edit}" for edit in EDITS]
+    out = {}
+    for key in keys:
+        references = accurate if key == main.key else steerable
+        out[key] = references, kept(tables[key], references, spec.bootstrap, spec.confidence, spec.seed)
+    return out
+
+
+def _weighed(
+    rows: dict[str, list[RunEntry]], chosen: dict[str, list[float]], sessions: np.ndarray, spec: Spec
+) -> dict[str, list[dict[str, Any]]]:
+    """Row -> accuracy on validation and steering at each weight of popularity."""
+    out = {}
+    for name, runs in rows.items():
+        steering = [by_weight(contracts.read_parquet(run.steering_weights), sessions.tolist()) for run in runs]
+        validations = [read_validation(run.grid_path) for run in runs if run.grid_path is not None]
+        out[name] = summarise(name, steering, chosen[name], validations, spec.bootstrap, spec.confidence, spec.seed)
+    return out
 
 
 def _titles(rows: dict[str, list[RunEntry]]) -> dict[str, str]:
@@ -222,6 +299,58 @@ def _write_judges(path: str, judged: list[dict[str, Any]]) -> None:
         in_cells(pl.DataFrame(judged, infer_schema_length=None)).write_csv(part, float_precision=6)
 
 
+def _write_frontier(
+    path: str,
+    rows: dict[str, list[RunEntry]],
+    estimated: dict[str, dict[str, Estimate]],
+    frontier: dict[str, tuple[dict[str, str], dict[str, Kept]]],
+) -> None:
+    lines = [
+        {
+            "method": runs[0].method,
+            "models": runs[0].models,
+            "seeds": len(runs),
+            "measure": key,
+            "mean": (one := estimated[key][name]).mean,
+            "low": one.low,
+            "high": one.high,
+            "reference": rows[references[name]][0].method,
+            "reference_mean": estimated[key][references[name]].mean,
+            "kept": (share := shares[name]).share,
+            "kept_low": share.low,
+            "kept_high": share.high,
+        }
+        for name, runs in rows.items()
+        for key, (references, shares) in frontier.items()
+    ]
+    with whole(path) as part:
+        in_cells(pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
+
+
+WEIGHTS = {
+    "method": pl.String,
+    "models": pl.String,
+    "seeds": pl.Int64,
+    "weight": pl.Float64,
+    "chosen_by": pl.Int64,
+    "validation_text": pl.String,
+    f"validation_{METRIC}": pl.Float64,
+    "edit": pl.String,
+    **dict.fromkeys(("auc_change", "low", "high", "obeyed", "obeyed_low", "obeyed_high"), pl.Float64),
+}
+
+
+def _write_weights(path: str, rows: dict[str, list[RunEntry]], weighed: dict[str, list[dict[str, Any]]]) -> None:
+    lines = [
+        {"method": runs[0].method, "models": runs[0].models, "seeds": len(runs), **line}
+        for name, runs in rows.items()
+        for line in weighed[name]
+    ]
+    with whole(path) as part:
+        table = pl.DataFrame(lines, schema=WEIGHTS).with_columns(pl.col(pl.Float64).fill_nan(None))
+        in_cells(table).write_csv(part, float_precision=6)
+
+
 def _cell(one: Estimate, digits: int, confidence: float) -> str:
     if np.isnan(one.mean):
         return "–"
@@ -265,6 +394,27 @@ def _markdown(
     if judged:
         parts += _judge_block(reference, judged, percent)
     return "\n".join(parts) + "\n"
+
+
+def _kept(
+    spec: Spec,
+    rows: dict[str, list[RunEntry]],
+    estimated: dict[str, dict[str, Estimate]],
+    frontier: dict[str, tuple[dict[str, str], dict[str, Kept]]],
+) -> list[str]:
+    """The section on the shares of the references' accuracy and steerability."""
+    title = lambda name: rows[name][0].title  # noqa: E731
+    steerable = next(iter(frontier[f"steer_{EDITS[0]}"][0].values()))
+    meaning = f"The effect of edits as a share of that of {title(steerable)}"
+    if spec.main_metric in frontier:
+        accurate = next(iter(frontier[spec.main_metric][0].values()))
+        meaning = f"{metrics.title(spec.main_metric)} as a share of that of {title(accurate)}; t{meaning[1:]}"
+    shares = {
+        metrics.title(key) if key == spec.main_metric else key.removeprefix("steer_"): own
+        for key, (_, own) in frontier.items()
+    }
+    obeyed = {f"{edit} obeyed": estimated[f"obeyed_{edit}"] for edit in EDITS}
+    return frontier_section(_titles(rows), meaning, shares, obeyed, spec.confidence)
 
 
 def _judge_block(reference: str, judged: list[dict[str, Any]], percent: str) -> list[str]:
@@ -311,9 +461,33 @@ def _draw(
             "Forward simulation": bar("told"),
         }
         style.save(tradeoff(bar(main.key), panels, metric, main.better), path)
+    for path in spec.frontier_out:
+        panels = {
+            f"{measure.title}: change of the AUC": bar(measure.key)
+            for measure in MEASURES
+            if measure.key.startswith("steer_")
+        }
+        panels |= {"Faithful: share of claims supported": bar("supported"), "Reading ease": bar("reading_ease")}
+        style.save(tradeoff(bar(main.key), panels, metric, main.better), path)
     for path in spec.steering_out:
         panels = {measure.title: bar(measure.key) for measure in MEASURES if measure.key.startswith("steer_")}
         style.save(intervals(panels, "change of the AUC of the taste's items, counted as meant"), path)
+
+
+def _draw_weights(spec: Spec, rows: dict[str, list[RunEntry]], weighed: dict[str, list[dict[str, Any]]]) -> None:
+    names, lines = _titles(rows), []
+    for name in rows:
+        points = [line for line in weighed[name] if line["edit"] == "add" and line[f"validation_{METRIC}"] is not None]
+        points = [line for line in points if not np.isnan(line["auc_change"])]
+        if points:
+            columns = ("weight", f"validation_{METRIC}", "auc_change", "low", "high")
+            chosen = [line["chosen_by"] > 0 for line in points]
+            lines.append(WeightLine(names[name], *([line[key] for line in points] for key in columns), chosen))
+    for path in spec.weights_out:
+        figure = along_weights(
+            lines, f"{metrics.title(METRIC)} on validation", "change of the AUC after a taste is added"
+        )
+        style.save(figure, path)
 
 
 if __name__ == "__main__":

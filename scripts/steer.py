@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Spec(ProfileSpec):
-    """Profiles in; per edit, the change of the AUC, and the places that the taste's items gained, out."""
+    """Profiles in; per edit, the change of the AUC, and the places that the taste's items gained, out.
+
+    A second file has the change of the AUC at every weight of popularity in ``weights``, at 0 and at the run's own.
+    """
 
     decoder: DecoderEntry
     decoder_in: str = Field(description="the run's decoder, trained or not")
@@ -32,7 +35,9 @@ class Spec(ProfileSpec):
     )
     popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
     tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
+    weights: list[float] = Field(description="further weights of popularity at which each edit is measured")
     steering_out: str
+    steering_weights_out: str
 
     def needs_gpu(self) -> bool:
         """Always true: models run on a GPU where there is one."""
@@ -46,6 +51,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "decoder": job.used_decoder(),
         **job.number_of_weight(),
         "tastes": project.config.interpretability.tastes,
+        "weights": project.config.training.popularity_weights,
     }
 
 
@@ -61,7 +67,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.interpretability.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import ItemVectors, embed
-    from langptune.ranking.scoring import read_weight, scoring_of
+    from langptune.ranking.scoring import log_popularity, read_weight, score
 
     items, rows = inputs.load(spec)
     tastes = tastes_of(items, spec.taste_field)
@@ -72,23 +78,33 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     weight = read_weight(spec.weight, spec.popularity_in)
     sessions = contracts.read(spec.sessions_in, "sessions")
-    scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
+    catalogue, popularity = ItemVectors.load(Path(spec.vectors_in)), log_popularity(sessions, len(items))
     embedded = embed(model, texts, spec.decoder.query_prefix)
     vectors = dict(zip(texts, embedded.vectors, strict=True))
     log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
-    out = []
+    weights = sorted({0.0, weight, *spec.weights})
+    out, weighed = [], []
     for row, edits in zip(profiles, made, strict=True):
         if not edits:
             continue
-        before = scoring.scores(vectors[row["profile"]][None])[0]
-        after = scoring.scores(np.stack([vectors[edit.text] for edit in edits]))
-        for edit, scores in zip(edits, after, strict=True):
-            auc, places = steering.effect(before, scores, tastes.has[:, edit.taste], row["seen"])
-            out.append((row["session"], edit.edit, tastes.names[edit.taste], edit.text, auc, places))
+        plain = catalogue.scores(vectors[row["profile"]][None])
+        edited = catalogue.scores(np.stack([vectors[edit.text] for edit in edits]))
+        for other in weights:
+            (before,), after = (score(similarity, popularity, other) for similarity in (plain, edited))
+            for edit, scores in zip(edits, after, strict=True):
+                auc, places = steering.effect(before, scores, tastes.has[:, edit.taste], row["seen"])
+                key = (row["session"], edit.edit, tastes.names[edit.taste])
+                weighed.append((*key, other, auc))
+                if other == weight:
+                    out.append((*key, edit.text, auc, places))
     schema = {"session": pl.Int32, "edit": pl.String, "taste": pl.String, "text": pl.String}
     schema |= {"auc_change": pl.Float64, "places_up": pl.Float64}
     frame = pl.DataFrame(out, schema=schema, orient="row").filter(pl.col("auc_change").is_not_nan())
     contracts.write_parquet(frame, spec.steering_out)
+    schema = {"session": pl.Int32, "edit": pl.String, "taste": pl.String, "weight": pl.Float64}
+    schema |= {"auc_change": pl.Float64}
+    by_weight = pl.DataFrame(weighed, schema=schema, orient="row").filter(pl.col("auc_change").is_not_nan())
+    contracts.write_parquet(by_weight, spec.steering_weights_out)
     for edit in steering.EDITS:
         changes = frame.filter(pl.col("edit") == edit)["auc_change"]
         if len(changes):

@@ -357,6 +357,99 @@ def test_two_methods_side_by_side(address, page, explorer, finished):
 
 
 @real
+def test_the_weight_of_popularity_is_a_slider(address, page, explorer, finished):
+    data, choice = finished.data(DATASET), explorer.choice(DATASET, run_key("langptune"))
+    session = next(one for one in data.ids if finished.text(choice, one).text)
+    text, row = finished.text(choice, session).text, data.session(session)
+    own, largest = explorer.live.weight(choice), explorer.live.largest_weight(choice)
+    assert 0 <= own < largest
+    opened(page, address, session=str(session))
+    slider = page.get_by_role("slider", name="Weight of popularity")
+    assert float(slider.get_attribute("max")) == largest and float(slider.input_value()) == own
+    expect(page.locator("#weight-shown")).to_contain_text("the run’s own")
+    expect(page.locator("#undo")).to_be_disabled()
+    slider.focus()
+    page.keyboard.press("End")
+    ranked = explorer.live.rank(choice, text, row["seen"], row["target"], largest)
+    expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
+    assert titles(page, "right") == [named(data, item) for item in ranked.order[:20].tolist()]
+    assert page.locator(".list.right .move").count() == 20 and page.locator("#changed").is_hidden()
+    assert slider.get_attribute("aria-valuetext") == f"{largest:g}; the run’s own is {own:g}"
+    assert f"weight={largest:g}" in page.url and "text=" not in page.url
+    expect(page.locator(".list.right h3")).to_contain_text(f", weight {largest:g}")
+    # It holds for an edited text, too, and a link has both.
+    page.locator("#text").fill("Loves film noir.")
+    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], largest)
+    expect(page.locator("#changed")).to_contain_text("film noir", timeout=20_000)
+    link = page.url
+    opened(page, link)
+    assert number(page, "right") == ranked.rank and float(slider.input_value()) == largest
+    slider.focus()
+    page.keyboard.press("Home")
+    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], 0.0)
+    expect(page.locator("#weight-shown")).to_contain_text("0 (text alone)")
+    expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
+    page.locator("#undo").click()
+    expect(page.locator(".list.right .move")).to_have_count(0)
+    assert "weight=" not in page.url and float(slider.input_value()) == own
+    # Another run has its own weight.
+    opened(page, link)
+    page.locator("#right").select_option(run_key("langptune-0"))
+    expect(page.locator(".side.right > .facts")).to_contain_text("untrained", timeout=20_000)
+    assert "weight=" not in page.url
+    assert float(slider.input_value()) == explorer.live.weight(explorer.choice(DATASET, run_key("langptune-0")))
+
+
+@real
+def test_two_runs_rank_one_text(address, page, explorer, finished):
+    data = finished.data(DATASET)
+    left, right = (explorer.choice(DATASET, run_key(name)) for name in ("langptune-0", "langptune"))
+    session = next(one for one in data.ids if finished.text(right, one).text)
+    row = data.session(session)
+    opened(page, address, session=str(session))
+    plain = titles(page, "left")
+
+    def check(text: str) -> None:
+        rankings = [explorer.live.rank(run, text, row["seen"], row["target"]) for run in (left, right)]
+        expect(page.locator("#moved")).to_contain_text(f"On the left at {rankings[0].rank}.", timeout=20_000)
+        for side, (own, other) in {"left": rankings, "right": rankings[::-1]}.items():
+            top = own.order[:20].tolist()
+            assert number(page, side) == own.rank and titles(page, side) == [named(data, item) for item in top]
+            there = other.places(len(data.items))
+            for place, (item, move) in enumerate(zip(top, page.locator(f".list.{side} .move").all(), strict=True), 1):
+                by = there[item] - place
+                sign = f"▲ {by:,}" if by > 0 else f"▼ {-by:,}" if by < 0 else "="
+                words = (
+                    f"{abs(by)} places {'above' if by > 0 else 'below'} its place on the" if by else "the same place"
+                )
+                assert move.locator("[aria-hidden]").text_content() == sign and words in move.text_content()
+
+    page.get_by_role("checkbox", name="Rank this text with the left run, too").check()
+    check(finished.text(right, session).text)
+    assert "same=1" in page.url and "text=" not in page.url
+    page.locator("#text").fill("Likes science fiction of the 1980s, with robots and war.")
+    expect(page.locator(".list.right h3")).to_contain_text("in your words", timeout=20_000)
+    check("Likes science fiction of the 1980s, with robots and war.")
+    link, before = page.url, titles(page, "left")
+    opened(page, link)
+    assert page.locator("#beside").is_checked() and titles(page, "left") == before
+    page.locator("#beside").uncheck()
+    expect(page.locator(".list.left .move")).to_have_count(0, timeout=20_000)
+    assert titles(page, "left") == plain and "same=" not in page.url
+    # A run that ranks by no text cannot take part; a control's run can, and so can the same run at another weight.
+    opened(
+        page,
+        link.replace(f"left={run_key('langptune-0')}".replace("/", "%2F").replace("+", "%2B"), "left=pop%2Fpop%2F0"),
+    )
+    expect(page.locator("#notices")).to_contain_text("ranks by no text")
+    assert page.locator("#beside").is_disabled() and "same=" not in page.url
+    own = run_key("langptune")
+    opened(page, address, session=str(session), left=own, right=own, same="1", weight="0")
+    rank = explorer.live.rank(right, finished.text(right, session).text, row["seen"], row["target"], 0.0).rank
+    assert number(page, "right") == rank
+
+
+@real
 def test_by_keyboard_alone(address, page, finished):
     opened(page, address)
     data = finished.data(DATASET)
@@ -417,6 +510,12 @@ def test_links_that_cannot_be_honoured(address, page, finished):
     notices = page.locator("#notices").inner_text()
     for line in ("“ml”", "“999999”", "“nothing/x/0”", "5,000 characters; at most 4,000"):
         assert line in notices
+    for wrong in ("x", "nan", "1e9"):
+        opened(page, address, weight=wrong, same="yes")
+        notices = page.locator("#notices").inner_text()
+        assert f"Weight “{wrong}” is no number from 0 to" in notices and "same=“yes” is not 1" in notices
+        assert "weight=" not in page.url and "same=" not in page.url
+    opened(page, address)
     assert page.locator("#text").input_value() == page.locator(".side.right .text").text_content()
     page.locator("#text").fill("y" * 4001)
     expect(page.locator("#problem")).to_contain_text("4,001 characters")
@@ -456,7 +555,8 @@ def test_hostile_texts_stay_texts(hostile, page):
 @real
 def test_fits_a_phone(address, page):
     page.set_viewport_size({"width": 360, "height": 780})
-    opened(page, address, right="history/minilm-l6/0")
+    opened(page, address, right="history/minilm-l6/0", weight="0.123", same="1")
+    expect(page.locator(".list .move")).to_have_count(40)
     page.locator("#more summary").click()
     page.locator("#own-open").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -32,6 +32,7 @@ from langptune.figures.steering import intervals
 from langptune.figures.study import StudyLine, models_grid, study, variants
 from langptune.figures.style import save
 from langptune.figures.tradeoff import tradeoff
+from langptune.figures.weights import WeightLine, along_weights
 from langptune.provenance import ROOT
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF"}
@@ -371,6 +372,7 @@ TITLED = {
     "curves": lambda text: learning_curves([Curve("k", text, ONE, ONE / 9)], text),
     "training": lambda text: training([Training("k", text, [{"batch": 0, "val_ndcg": 0.1}])]),
     "study": lambda text: study([StudyLine(text, "x", [1.0], [0.1], [0.0], [0.2])], text, text, False),
+    "weights": lambda text: along_weights([WeightLine(text, [0], [0.1], [0.1], [0.0], [0.2], [True])], text, text),
 }
 
 
@@ -489,6 +491,10 @@ def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
     left, right = figure.axes
     assert left.get_title(loc="left") == "Faithful" and len(left.lines) == 3 and len(right.lines) == 6
     assert left.get_ylim()[0] < 0  # an interval at 0 must not be hidden by the axis
+    many = tradeoff(accuracy, dict.fromkeys("abcde", accuracy), "NDCG@10")
+    assert [axis.axison for axis in many.axes] == [True] * 5 + [False], "two rows of three"
+    assert [axis.get_ylabel() for axis in many.axes[::3]] == ["NDCG@10"] * 2
+    assert len({axis.get_ylim() for axis in many.axes[:5]}) == 1
     save(figure, tmp_path / "tradeoff.png")
     panels = {"add": accuracy, "negate": [Bar("langptune", "LangPTune", "profiles", -0.1, -0.2, 0.1)]}
     figure = intervals(panels, "change")
@@ -496,3 +502,20 @@ def test_tradeoff_and_intervals_draw_what_they_are_given(tmp_path):
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["LangPTune-0", "LangPTune"]
     assert figure.axes[0].yaxis_inverted()
     assert intervals({"add": []}, "change").texts[0].get_text() == "Nothing could be edited."
+
+
+def test_weights_are_a_line_per_method_with_its_own_marked():
+    low, high = [0.3, 0.1], [0.5, 0.3]
+    lines = [
+        WeightLine("LangPTune-0", [0, 1], [0.01, 0.02], [0.4, 0.2], low, high, [False, True]),
+        WeightLine("<b>$x$", [0, 0.25], [0.02, 0.03], [0.4, 0.2], low, high, [True, False]),
+    ]
+    figure = along_weights(lines, "NDCG@10", "AUC")
+    (axis,) = figure.axes
+    drawn = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] != line.get_ydata()[1]]
+    assert [line.get_xdata().tolist() for line in drawn[:2]] == [[0.4, 0.2]] * 2
+    marks = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == line.get_color() for line in marks] == [False, True, True, False]
+    assert sorted(text.get_text() for text in axis.texts) == ["0", "0", "0.25", "1"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LangPTune-0", r"<b>\$x\$"]
+    assert along_weights([], "NDCG@10", "AUC").texts[0].get_text().startswith("No method has a weight")

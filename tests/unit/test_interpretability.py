@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import runpy
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,7 +17,16 @@ from langptune.config.models import VerifierEntry
 from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.interpretability import claims, faithfulness, simulation, steering, summary, wording
+from langptune.interpretability import (
+    claims,
+    faithfulness,
+    frontier,
+    simulation,
+    steering,
+    summary,
+    weights,
+    wording,
+)
 from langptune.interpretability.inputs import catalogue_of, drawn
 from langptune.interpretability.likelihood import text_logprobs
 from langptune.interpretability.tastes import Tastes, pattern, tastes_of
@@ -596,31 +607,43 @@ def interpreted(tmp_path_factory):
     runs = []
     for shift, (method, title) in enumerate(titles.items()):
         files = {}
-        for name in ("metrics_path", "measures", "simulation", "steering"):
+        for name in ("metrics_path", "measures", "simulation", "steering", "steering_weights"):
             files[name] = str(folder / f"{method}-{name}.parquet")
         own = {key: rng.normal(size=30) + shift for key in ("words", "reading_ease", "grade", "repetition", "copied")}
         own |= {key: rng.normal(size=30) for key in ("sameness", "nats_per_token", "claims", "supported", "strangers")}
         pl.DataFrame({"session": sessions, **own}).write_parquet(files["measures"])
         pl.DataFrame({"session": sessions, "told": np.zeros(30)}).write_parquet(files["simulation"])
         pl.DataFrame({"session": sessions, "edit": "add", "auc_change": 0.1}).write_parquet(files["steering"])
+        weighed = pl.DataFrame({"session": sessions, "edit": "add"}).join(
+            pl.DataFrame({"weight": [0.0, 0.5]}), how="cross"
+        )
+        change = pl.when(pl.col("weight") == 0).then(0.4).otherwise(0.1)
+        weighed.with_columns(auc_change=change).write_parquet(files["steering_weights"])
+        if shift:  # the weight of the first one is a number
+            files["grid_path"] = files["weight_path"] = str(folder / f"{method}-popularity.json")
+            grid = [{"weight": weight, "ndcg@10": 0.02 + weight / 10} for weight in (0, 0.5, 1)]
+            Path(files["weight_path"]).write_text(json.dumps({"weight": 0.5, "text": "profiles", "grid": grid}))
+        else:
+            files["weight"] = 0.5
         pl.DataFrame({"session": sessions, "ndcg@10": np.full(30, 0.1 * shift)}).write_parquet(files["metrics_path"])
         runs.append({"method": method, "models": "e+d", "seed": 0, "title": title, "group": "profiles", **files})
-    outs = {f"{name}_out": str(folder / name) for name in ("table_csv", "table_md", "table_html", "judges")}
-    outs |= {f"{name}_out": [str(folder / f"{name}.png")] for name in ("tradeoff", "steering")}
+    texts = ("table_csv", "table_md", "table_html", "judges", "frontier_csv", "weights_csv")
+    outs = {f"{name}_out": str(folder / name) for name in texts}
+    outs |= {f"{name}_out": [str(folder / f"{name}.png")] for name in ("tradeoff", "steering", "frontier", "weights")}
     spec = INTERPRET["Spec"](
-        title="T", facts=[FACT], runs=runs, reference="zero", main_metric="ndcg@10", candidates=4, bootstrap=100,
-        confidence=0.95, seed=0, **outs,
+        title="T", facts=[FACT], runs=runs, reference="zero", steerability_of="zero", main_metric="ndcg@10",
+        candidates=4, bootstrap=100, confidence=0.95, seed=0, **outs,
     )  # fmt: skip
     INTERPRET["work"](spec, _Notes(), lambda line: None)
-    return pl.read_csv(folder / "table_csv"), (folder / "table_md").read_text()
+    return pl.read_csv(folder / "table_csv"), (folder / "table_md").read_text(), folder
 
 
 def test_methods_of_one_title_stay_two_methods(interpreted):
-    table, page = interpreted
+    table, page, _ = interpreted
     rows = {(row["method"], row["measure"]): row for row in table.iter_rows(named=True)}
     assert {method for method, _ in rows} == {"zero", "one", "two"} and set(table["seeds"]) == {1}
     assert [rows[method, "ndcg@10"]["mean"] for method in ("zero", "one", "two")] == pytest.approx([0, 0.1, 0.2])
-    assert page.count("| Same |") == 2 * 3, "two rows in each of three blocks"
+    assert page.count("| Same |") == 2 * 5, "two rows in each of five blocks"
     assert rows["two", "words"]["p_holm"] < 0.05 and rows["zero", "words"]["p_holm"] is None
     assert rows["two", "words"]["p"] < rows["two", "words"]["p_holm"]
 
@@ -630,7 +653,7 @@ def test_facts_that_name_models_are_no_markup(interpreted):
 
 
 def test_the_page_says_how_marks_are_made(interpreted):
-    table, page = interpreted
+    table, page, _ = interpreted
     # 7 measures of wording, 5 of truth, and 8 of steering, of which 6 have no value here; two methods each.
     assert (
         "p < 0.05 in a sign-flip permutation test paired by session, Holm-corrected over all comparisons of a block "
@@ -638,6 +661,77 @@ def test_the_page_says_how_marks_are_made(interpreted):
     )
     marked = {(row["method"], row["measure"]) for row in table.iter_rows(named=True) if (row["p_holm"] or 1) < 0.05}
     assert page.count(" ▲ |") + page.count(" ▼ |") == len(marked) > 0
+
+
+def test_the_shares_kept_are_those_of_the_references(interpreted):
+    """Of the best accuracy, because no method is called langptune; of the steering of the one named."""
+    page, frontier = interpreted[1], pl.read_csv(interpreted[2] / "frontier_csv")
+    rows = {(row["method"], row["measure"]): row for row in frontier.iter_rows(named=True)}
+    assert {key: row["reference"] for key, row in rows.items()} == {
+        (method, measure): "two" if measure == "ndcg@10" else "zero"
+        for method in ("zero", "one", "two")
+        for measure in ("ndcg@10", *(f"steer_{edit}" for edit in steering.EDITS))
+    }
+    shares = [rows[method, "ndcg@10"]["kept"] for method in ("zero", "one", "two")]
+    assert shares == pytest.approx([0, 0.5, 1]) and rows["one", "steer_add"]["kept"] == pytest.approx(1)
+    assert rows["one", "steer_negate"]["kept"] is None, "nothing was denied"
+    assert "NDCG@10 as a share of that of Same; the effect of edits as a share of that of Zero" in page
+    assert "| Zero | 0% [0%, 0%] | 100% [100%, 100%] | – | – | – | 1.00 [1.00, 1.00] | – | – | – |" in page
+
+
+def test_the_page_sets_the_text_alone_beside_the_weight(interpreted):
+    page, weights = interpreted[1], pl.read_csv(interpreted[2] / "weights_csv")
+    assert "| Same | 0.5 | 0.0200 → 0.0700 | profiles | 0.400 → 0.100 |" in page
+    assert "| Zero | 0.5 | – → – | – | 0.400 → 0.100 |" in page
+    rows = weights.filter(pl.col("edit") == "add").sort("method", "weight")
+    assert rows["weight"].to_list() == [0, 0.5] * 3 and rows["chosen_by"].to_list() == [0, 1] * 3
+    assert rows["auc_change"].to_list() == pytest.approx([0.4, 0.1] * 3) and (rows["obeyed"] == 1).all()
+    assert rows["validation_ndcg@10"].to_list() == [0.02, 0.07, 0.02, 0.07, None, None]
+
+
+def test_effects_at_a_weight_are_means_of_the_edits_of_a_session():
+    frame = pl.DataFrame(
+        [(1, "add", 0.0, 0.2), (1, "add", 0.0, -0.1), (2, "negate", 0.0, 0.3), (1, "add", 1.0, 0.0)],
+        schema=["session", "edit", "weight", "auc_change"],
+        orient="row",
+    )
+    found = weights.by_weight(frame, [1, 2])
+    assert list(found) == [0.0, 1.0]
+    add, negate = steering.EDITS.index("add"), steering.EDITS.index("negate")
+    assert found[0.0][0, add].tolist() == pytest.approx([0.05, 0.5]) and np.isnan(found[0.0][0, negate]).all()
+    assert found[0.0][1, negate].tolist() == [-0.3, 0.0], "up is not what a denial means"
+    assert found[1.0][0, add].tolist() == [0.0, 0.0]
+    # A weight that one seed lacks has no mean over seeds.
+    assert {
+        row["weight"] for row in weights.summarise("a", [found, {0.0: found[0.0]}], [0.0, 0.0], [], 100, 0.95, 0)
+    } == {0.0}
+
+
+def test_the_interval_of_a_share_kept_is_that_of_a_paired_ratio():
+    rng = np.random.default_rng(0)
+    whole = rng.gamma(1.0, size=(400, 3))
+    half = 0.5 * whole + 0.01 * rng.normal(size=whole.shape)
+    other = 0.5 * rng.gamma(1.0, size=(400, 3))
+    values = {"a": whole, "b": half, "c": other, "d": rng.normal(size=(400, 1))}
+    found = frontier.kept(values, dict.fromkeys("abc", "a") | {"d": "d"}, 500, 0.95, 0)
+    assert (found["a"].share, found["a"].low, found["a"].high) == (1, 1, 1)
+    for name in "bc":
+        one = found[name]
+        assert one.share == pytest.approx(values[name].mean() / whole.mean()) and one.low < one.share < one.high
+        assert one.low < 0.5 < one.high
+    assert np.isnan(found["d"].share), "a share of what may be nothing"
+    # Against simulation: the interval of a ratio of independent means has a known standard error.
+    wide = found["c"].high - found["c"].low
+    error = found["c"].share * np.sqrt(2) * whole.std() / whole.mean() / np.sqrt(whole.size)
+    assert 0.5 * 2 * 1.96 * error < wide < 2 * 2 * 1.96 * error
+
+
+def test_a_grid_that_cannot_be_read_is_one_line(tmp_path):
+    file = tmp_path / "popularity.json"
+    for text in ("", "{}", '{"text": "profiles", "grid": [{"weight": 1}]}', '{"text": "profiles", "grid": 3}'):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"popularity.json: no grid of weights in it .*; delete it and rerun"):
+            weights.read_validation(str(file))
 
 
 def test_sessions_are_drawn_the_same_whatever_the_order():
@@ -655,6 +749,8 @@ def test_sessions_are_drawn_the_same_whatever_the_order():
         ({"reader": "minilm-l6"}, "interpretability.reader: 'minilm-l6' is a decoder of this run"),
         ({"judges": ["nobody"]}, "interpretability.judges: unknown entry 'nobody'"),
         ({"candidates": 1}, "interpretability.candidates"),
+        ({"accuracy_of": "pop"}, "interpretability.accuracy_of: 'pop' is not among the methods that are measured"),
+        ({"steerability_of": "langptune-1"}, "interpretability.steerability_of: .* did you mean 'langptune-0'?"),
     ],
 )
 def test_settings_that_cannot_be(settings, line):

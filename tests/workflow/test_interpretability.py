@@ -52,6 +52,7 @@ def test_every_measure_is_there_for_every_method(finished):
     assert set(judges["method"]) == {"LangPTune", "Shuffled profiles"} and (judges["sessions"] == 2).all()
     page = (finished / FOLDER / "interpretability/table.md").read_text()
     assert "## Wording" in page and "## Truth" in page and "## Steering" in page and "## Judges" in page
+    assert "## Accuracy and steerability kept" in page and "## Popularity" in page
 
 
 def test_measures_are_stored_per_session_and_traced(finished):
@@ -63,6 +64,25 @@ def test_measures_are_stored_per_session_and_traced(finished):
     assert (folder / "measures.parquet.manifest.json").exists()
     simulation = pl.read_parquet(folder / "simulation.parquet")
     assert simulation["place"].is_between(1, 4).all()
+
+
+def test_edits_are_measured_at_every_weight_of_popularity(finished):
+    """At the run's own weight as in the table; at others the same edits, whose effect is another one."""
+    folder = finished / FOLDER / "langptune/smollm2-135m+minilm-l6/seed0/interpretability"
+    steering, weighed = (pl.read_parquet(folder / f"{name}.parquet") for name in ("steering", "steering_weights"))
+    table = pl.read_csv(finished / FOLDER / "interpretability/steering_weights.csv").filter(method="langptune")
+    chosen = table.filter(pl.col("chosen_by") == 1)["weight"].unique().to_list()
+    assert len(chosen) == 1 and table["validation_ndcg@10"].is_not_null().all()
+    key = ["session", "edit", "taste"]
+    own = weighed.filter(pl.col("weight") == chosen[0]).select(*key, "auc_change")
+    assert own.equals(steering.select(*key, "auc_change"))
+    assert {len(edits) for _, edits in weighed.group_by("weight")} == {len(steering)}
+    largest = weighed.filter(pl.col("weight") == pl.col("weight").max())["auc_change"].abs().mean()
+    assert largest < weighed.filter(pl.col("weight") == 0)["auc_change"].abs().mean()
+    assert weighed["weight"].n_unique() * steering["edit"].n_unique() <= len(table)
+    frontier = pl.read_csv(finished / FOLDER / "interpretability/frontier.csv")
+    own = frontier.filter(pl.col("method") == pl.col("reference"))
+    assert set(own["reference"]) == {"langptune-0", "langptune"} and (own["kept"].drop_nulls() == 1).all()
 
 
 def test_a_second_run_has_nothing_to_do_and_a_lost_measure_is_made_again(finished):

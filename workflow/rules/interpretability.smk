@@ -75,6 +75,7 @@ rule steer:
         profiles_in=lambda w: job(w).profiles,
     output:
         steering_out=f"{MEASURED}/steering.parquet",
+        steering_weights_out=f"{MEASURED}/steering_weights.parquet",
     log:
         STEER.log,
     benchmark:
@@ -97,11 +98,16 @@ rule interpret:
         measures=lambda w: [
             PROJECT.measured(run, name) for run in PROJECT.readable_runs(w.dataset) for name in targets.MEASURES
         ],
+        weights=lambda w: [
+            path for run in PROJECT.readable_runs(w.dataset) if isinstance(path := PROJECT.paths.run_weight(run), str)
+        ],
         verdicts=lambda w: [path for run in PROJECT.readable_runs(w.dataset) for path in PROJECT.judged(run).values()],
     output:
         table_csv_out=f"{INTERPRETED}/table.csv",
         table_md_out=f"{INTERPRETED}/table.md",
         judges_out=f"{INTERPRETED}/judges.csv",
+        frontier_csv_out=f"{INTERPRETED}/frontier.csv",
+        weights_csv_out=f"{INTERPRETED}/steering_weights.csv",
         table_html_out=report(
             f"{INTERPRETED}/table.html", caption="../report/interpretability.rst", category="{dataset}"
         ),
@@ -112,6 +118,14 @@ rule interpret:
         steering_out=[
             report(f"{INTERPRETED}/steering.png", caption="../report/steering.rst", category="{dataset}"),
             f"{INTERPRETED}/steering.pdf",
+        ],
+        frontier_out=[
+            report(f"{INTERPRETED}/frontier.png", caption="../report/frontier.rst", category="{dataset}"),
+            f"{INTERPRETED}/frontier.pdf",
+        ],
+        weights_out=[
+            report(f"{INTERPRETED}/weights.png", caption="../report/weights.rst", category="{dataset}"),
+            f"{INTERPRETED}/weights.pdf",
         ],
     log:
         INTERPRET.log,

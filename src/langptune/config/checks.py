@@ -75,6 +75,16 @@ def _check_interpretability(workflow: Workflow, where: str) -> None:
         )
     if interpretability.reference in workflow.readable:
         _check_everywhere(workflow, interpretability.reference, f"{at}.reference")
+    for key, name in (
+        ("accuracy_of", interpretability.accuracy_of),
+        ("steerability_of", interpretability.steerability_of),
+    ):
+        if name is not None and name not in workflow.readable:
+            raise UserError(
+                f"{at}.{key}: '{name}' is not among the methods that are measured{nearest(name, workflow.readable)}"
+            )
+        if name is not None:
+            _check_everywhere(workflow, name, f"{at}.{key}")
     for key, name, roles in (
         ("verifier", interpretability.verifier, ("verifier", "decoder")),
         ("reader", interpretability.reader, ("encoder", "decoder")),

@@ -130,6 +130,14 @@ class Interpretability(Strict):
     """What `make interpret` measures of profiles (docs/interpretability.md). None of it takes part in training."""
 
     reference: str = Field("langptune-0", description="profile method with which every other one is compared")
+    accuracy_of: str | None = Field(
+        None,
+        description="measured method of whose accuracy every other one's share is reported; null: langptune where it "
+        "is measured, else the measured method with the best mean of comparison.main_metric",
+    )
+    steerability_of: str | None = Field(
+        None, description="measured method of whose steerability every other one's share is reported; null: `reference`"
+    )
     methods: list[str] = Field(
         [], description="profile methods, and controls that shuffle their profiles; empty: all of the run"
     )

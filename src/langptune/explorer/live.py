@@ -139,14 +139,19 @@ class Live:
         self.writers = threading.BoundedSemaphore(WRITERS)
         self._own: OrderedDict[tuple, tuple[str, str]] = OrderedDict()
 
-    def rank(self, choice: Choice, text: str, seen: Sequence[int], target: int | None = None) -> Ranking:
+    def rank(
+        self, choice: Choice, text: str, seen: Sequence[int], target: int | None = None, weight: float | None = None
+    ) -> Ranking:
         """Rank by a text as a run does.
+
+        Args:
+            weight: of popularity in the score; None: the run's own.
 
         Raises:
             UserError: the model or its vectors cannot be read, or belong to another catalogue.
         """
         with self._lock:
-            return self._decoder(choice).rank(text, seen, target, self._weight(choice))
+            return self._decoder(choice).rank(text, seen, target, self.weight(choice) if weight is None else weight)
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Select the profile of each session that the benchmark keeps."""
@@ -160,15 +165,23 @@ class Live:
             decoder = self._decoder(choice)
             queries = embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors
         histories, seen = first["history"].to_list(), first["seen"].to_list()
-        score = decoder.scoring(self._weight(choice)).scores
+        score = decoder.scoring(self.weight(choice)).scores
         kept = best_samples(queries, score, histories, seen, entry.history_items)
         wanted = first.select("session").with_columns(pl.Series("sample", kept, dtype=pl.Int32))
         return profiles.join(wanted, on=["session", "sample"], how="semi")
 
-    def _weight(self, choice: Choice) -> float:
-        """The weight of popularity in a run's scores."""
+    def weight(self, choice: Choice) -> float:
+        """The weight of popularity in a run's scores.
+
+        Raises:
+            UserError: the file of the chosen weight cannot be read.
+        """
         weight = self.finished.layout.run_weight(choice.run)
         return read_weight(0.0, self.finished.path(weight)) if isinstance(weight, str) else weight
+
+    def largest_weight(self, choice: Choice) -> float:
+        """The largest weight of popularity that the page offers: of the config's grid, or twice the run's own."""
+        return max(2 * self.weight(choice), *self.finished.workflow.config.training.popularity_weights)
 
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout
@@ -311,7 +324,7 @@ class Live:
             with self._lock:
                 decoder = self._decoder(choice)
                 queries = embed(decoder.model, [p.text for p in done], decoder.prefix).vectors
-                scores = decoder.scoring(self._weight(choice)).scores(queries)
+                scores = decoder.scoring(self.weight(choice)).scores(queries)
             (kept,) = best_rows([scores], [history], [history], entry.history_items)
         profile = done[kept]
         ended = "ended by itself" if profile.finished else "cut at the limit"

@@ -1,7 +1,7 @@
 """The views of the explorer: the data that its page shows, computed from a request and finished results.
 
 Nothing about a user is kept between requests. The address of the page contains its whole state: ``dataset``,
-``session`` (or ``own``), ``left``, ``right``, ``text``.
+``session`` (or ``own``), ``left``, ``right``, ``text``, ``weight``, ``same``.
 """
 
 from __future__ import annotations
@@ -45,13 +45,19 @@ class _Body(BaseModel):
 
 
 class Rerank(_Body):
-    """A text to rank with one side's run. ``session`` or ``own`` selects the history."""
+    """A text to rank with one side's run. ``session`` or ``own`` selects the history.
+
+    weight: of popularity in the score; None: the run's own.
+    beside: a second run that ranks the same text, with its own weight.
+    """
 
     dataset: Name
     run: Name
     text: Text
     session: int | None = None
     own: Own = []
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    beside: Name | None = None
 
 
 class Lines(_Body):
@@ -132,14 +138,26 @@ class Explorer:
             "best_rating": f"{data.best_rating:g}",
         }
         views = {name: self._side(data, choice, session, own) for name, choice in sides.items()}
-        if text is not None and views["right"].get("text") is None:
+        shown = views["right"].get("text")
+        if shown is None or text == shown:
             text = None
-        if text == views["right"].get("text"):
-            text = None
-        if text is not None:
-            views["right"]["edited"] = self.rerank(
-                Rerank(dataset=dataset, run=sides["right"].key, text=text, session=session, own=own)
+        weight = self._weight(asked.get("weight"), sides["right"], notices) if shown is not None else None
+        same = self._same(asked.get("same"), sides["left"], notices) and shown is not None
+        if text is not None or weight is not None or same:
+            order = Rerank(
+                dataset=dataset,
+                run=sides["right"].key,
+                text=shown if text is None else text,
+                session=session,
+                own=own,
+                weight=weight,
+                beside=sides["left"].key if same else None,
             )
+            try:
+                out["ranked"] = self.rerank(order)
+            except UserError as error:  # the sides can be shown all the same
+                notices.append(str(error))
+                text, weight, same = None, None, False
         texts = [side.get("text") for side in views.values()]
         out["differences"] = None if None in texts else differences(*texts)
         out["same_text"] = None not in texts and texts[0] == texts[1]
@@ -147,8 +165,34 @@ class Explorer:
         out["user"] = self._user(data, session, own)
         number = "own" if own else str(session)
         state = {"dataset": dataset, "session": number, "left": sides["left"].key, "right": sides["right"].key}
-        out["state"] = state | ({"own": _own_text(own)} if own else {}) | ({} if text is None else {"text": text})
+        changes = {"text": text, "weight": None if weight is None else f"{weight:g}", "same": "1" if same else None}
+        out["state"] = state | ({"own": _own_text(own)} if own else {})
+        out["state"] |= {key: value for key, value in changes.items() if value is not None}
         return out
+
+    def _weight(self, asked: str | None, choice: Choice, notices: list[str]) -> float | None:
+        """The weight of popularity in an address; None: the run's own."""
+        if asked is None:
+            return None
+        own, largest = self.live.weight(choice), self.live.largest_weight(choice)
+        try:
+            weight = float(asked)
+            if not 0 <= weight <= largest:
+                raise ValueError
+        except ValueError:
+            notices.append(
+                f"Weight “{asked[:40]}” is no number from 0 to {largest:g}; the run's own, {own:g}, is used."
+            )
+            return None
+        return None if weight == own else weight
+
+    def _same(self, asked: str | None, choice: Choice, notices: list[str]) -> bool:
+        """Whether an address asks that the left run ranks the right text."""
+        if asked not in (None, "1"):
+            notices.append(f"same=“{asked[:40]}” is not 1; each side ranks its own text.")
+        elif asked and not choice.live:
+            notices.append(f"{choice.silent}.")
+        return asked == "1" and choice.live
 
     def _session(self, data: Data, asked: str | None, notices: list[str]) -> int:
         if asked and asked != "own":
@@ -232,6 +276,7 @@ class Explorer:
                 out["list"] = self._list(data, stored["top"][:TOP], target)
                 return out
             text, source, standing = self._text(data, choice, session, own)
+            out |= {"weight": self.live.weight(choice), "largest_weight": self.live.largest_weight(choice)}
             ranking = self.live.rank(choice, text, seen, target)
             out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
             out["writes"] = session is None and choice.kind == "profiles" and standing
@@ -245,40 +290,61 @@ class Explorer:
         return out
 
     def _list(
-        self, data: Data, items: list[int], target: int | None, before: Any = None, places: Any = None
+        self, data: Data, items: list[int], target: int | None, before: Any = None, other: Any = None
     ) -> list[dict[str, Any]]:
+        """Rows of a list; ``before`` and ``other``: places of all items before an edit, and by the other run."""
         out = []
         for place, item in enumerate(items, 1):
             row = data.item(item) | {"place": place, "target": item == target}
             if before is not None:
                 row["was"] = int(before[item])
+            if other is not None:
+                row["there"] = int(other[item])
             out.append(row)
         return out
 
     def rerank(self, asked: Rerank) -> dict[str, Any]:
-        """The list of an edited text, and its changes from the run's own text.
+        """The list of an edited text, or of another weight, and its changes from the run's own text and weight.
+
+        With ``beside``, also the list of a second run for the same text, and the places of both lists' items in the
+        other one.
 
         Raises:
-            UserError: the text is too long, the run ranks by no text, or the session is unknown.
+            UserError: the text is too long, the weight too large, a run ranks by no text, or the session is unknown.
         """
         if len(asked.text) > TEXT:
             raise UserError(f"The text has {len(asked.text):,} characters; at most {TEXT:,} are ranked.")
         data = self.finished.data(self._known(asked.dataset))
         choice = self.choice(asked.dataset, asked.run)
-        if not choice.live:
-            raise UserError(choice.silent)
+        beside = None if asked.beside is None else self.choice(asked.dataset, asked.beside)
+        for one in (choice, beside):
+            if one is not None and not one.live:
+                raise UserError(one.silent)
+        own, largest = self.live.weight(choice), self.live.largest_weight(choice)
+        weight = own if asked.weight is None else asked.weight
+        if weight > largest:
+            raise UserError(f"weight {weight:g}: at most {largest:g} is ranked with {choice.label}")
         seen, target = self._whose(data, asked.session, asked.own)
         base = self._text(data, choice, asked.session, asked.own)[0]
         before = self.live.rank(choice, base, seen, target)
-        after = self.live.rank(choice, asked.text, seen, target)
+        after = self.live.rank(choice, asked.text, seen, target, weight)
         stored = self.finished.stored(choice, asked.session) if asked.session is not None else None
         was, now = before.places(len(data.items)), after.places(len(data.items))
-        return {
+        other = None
+        out: dict[str, Any] = {}
+        if beside is not None:
+            second = self.live.rank(beside, asked.text, seen, target)
+            other = second.places(len(data.items))
+            rows = self._list(data, second.order[:TOP].tolist(), target, other=now)
+            out["beside"] = {"rank": second.rank, "cut": second.cut, "list": rows, "weight": self.live.weight(beside)}
+        return out | {
             "text": asked.text,
+            "weight": weight,
+            "changed": asked.text != base or weight != own,
             "rank": after.rank,
             "before": stored["rank"] if stored else before.rank,
             "cut": after.cut,
-            "list": self._list(data, after.order[:TOP].tolist(), target, was),
+            "list": self._list(data, after.order[:TOP].tolist(), target, was, other),
             "gone": self._gone(data, before, now),
             "edits": differences(base, asked.text),
         }

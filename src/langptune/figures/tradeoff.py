@@ -13,6 +13,8 @@ from langptune.figures.style import METHODS, new_figure, of_texts, styled
 def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, better: int = 1) -> Figure:
     """Accuracy (better upwards) against other measures (sideways, one panel each), a cross of intervals per method.
 
+    More than four panels stand in rows of three.
+
     Args:
         accuracy: one per method.
         panels: measure's title -> one per method; methods without a value are not drawn.
@@ -20,8 +22,13 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, bet
         better: +1 if a higher accuracy is better, -1 if a lower one is: its axis is then inverted.
     """
     with styled():
-        figure = new_figure(2.7 * len(panels) + 0.4, 3.1)
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        columns = len(panels) if len(panels) <= 4 else 3
+        rows = -(-len(panels) // columns)
+        figure = new_figure(2.7 * columns + 0.4, 3.1 if rows == 1 else 2.5 * rows + 0.6)
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        axes = grid.ravel()[: len(panels)]
+        for axis in grid.ravel()[len(panels) :]:
+            axis.set_axis_off()
         marks = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
         looks = {bar.key: (METHODS[at % len(METHODS)], marks[at % len(marks)]) for at, bar in enumerate(accuracy)}
         heights = {bar.key: bar for bar in accuracy}
@@ -34,7 +41,8 @@ def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, bet
             axis.set_title(title, fontsize=8)
             axis.grid(color="#e5e5e5", linewidth=0.6)
             axis.locator_params(axis="x", nbins=5)
-        axes[0].set_ylabel(metric)
+        for axis in grid[:, 0]:
+            axis.set_ylabel(metric)
         axes[0].margins(y=0.1)  # the axis would hide an interval at 0
         if better < 0:
             axes[0].invert_yaxis()

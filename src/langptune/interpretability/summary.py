@@ -160,21 +160,18 @@ def _estimates(
     values: Mapping[str, np.ndarray], references: Mapping[str, str], resamples: int, confidence: float, seed: int
 ) -> dict[str, Estimate]:
     """The estimates of one measure, with uncorrected p-values."""
-    tables = {
-        name: np.stack([np.nan_to_num(table), (~np.isnan(table)).astype(float)], axis=-1)
-        for name, table in values.items()
-    }
-    draws = {name: _ratio(sums) for name, sums in replicates(tables, resamples, seed).items()}
-    means = {name: float(_ratio(table.mean(axis=(0, 1))[None])[0]) for name, table in tables.items()}
+    found = resampled({name: table[..., None] for name, table in values.items()}, resamples, seed)
+    means = {name: float(mean[0]) for name, (mean, _) in found.items()}
+    draws = {name: drawn[:, 0] for name, (_, drawn) in found.items()}
     out = {}
-    for name, table in tables.items():
-        low, high = _interval(draws[name], confidence)
+    for name, table in values.items():
+        low, high = interval_of(draws[name], confidence)
         other, paired = [float("nan")] * 3, (0, float("nan"), float("nan"))
         reference = references.get(name, name)
         if name != reference:
-            other = [means[name] - means[reference], *_interval(draws[name] - draws[reference], confidence)]
+            other = [means[name] - means[reference], *interval_of(draws[name] - draws[reference], confidence)]
             paired = _paired(values[name], values[reference], seed)
-        out[name] = Estimate(means[name], low, high, *other, int(table[..., 1].sum()), *paired, float("nan"))
+        out[name] = Estimate(means[name], low, high, *other, int((~np.isnan(table)).sum()), *paired, float("nan"))
     return out
 
 
@@ -187,13 +184,34 @@ def _paired(method: np.ndarray, reference: np.ndarray, seed: int) -> tuple[int, 
     return found.n, found.difference, found.p_permutation
 
 
+def resampled(values: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Means over sessions and seeds, and their bootstrap replicates; undefined values are left out of both.
+
+    Args:
+        values: name -> float ``[S, R, K]``, NaN if undefined; R and K may differ.
+
+    Returns:
+        name -> means float ``[K]`` and replicates float ``[B, K]``; replicate b of all names is over the same sessions.
+    """
+    tables = {name: np.stack([np.nan_to_num(table), ~np.isnan(table)], axis=-1) for name, table in values.items()}
+    flat = {name: table.reshape(*table.shape[:2], -1) for name, table in tables.items()}
+    return {
+        name: (
+            _ratio(tables[name].mean(axis=(0, 1))),
+            _ratio(sums.reshape(len(sums), *tables[name].shape[2:])),
+        )
+        for name, sums in replicates(flat, resamples, seed).items()
+    }
+
+
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    """Mean of the defined values, from ``[B, 2]`` sums of values and of their counts."""
+    """Mean of the defined values, from ``[..., 2]`` sums of values and of their counts."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
+        return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
 
 
-def _interval(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+def interval_of(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The interval of replicates ``[B]`` without the undefined ones; NaN if there are none."""
     kept = draws[~np.isnan(draws)]
     if not len(kept):
         return float("nan"), float("nan")

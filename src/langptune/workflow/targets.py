@@ -21,7 +21,7 @@ TABLES = {
     "gains_out": "gains.parquet",
 }
 """Fields of compare.py's spec -> files."""
-MEASURES = ("measures", "simulation", "steering")
+MEASURES = ("measures", "simulation", "steering", "steering_weights")
 """Measures of one run that tables report."""
 INTERPRETED = (
     "table.csv",
@@ -29,9 +29,15 @@ INTERPRETED = (
     "judges.csv",
     "tradeoff.pdf",
     "steering.pdf",
+    "frontier.csv",
+    "frontier.pdf",
+    "steering_weights.csv",
+    "weights.pdf",
     "table.html",
     "tradeoff.png",
     "steering.png",
+    "frontier.png",
+    "weights.png",
     "examples.html",
 )
 

@@ -10,7 +10,8 @@ const limit = Number(document.body.dataset.limit);
 const mostLines = Number(document.body.dataset.lines);
 
 let view = null; // the last answer of /api/view
-let edited = null; // the last answer of /api/rank; null while the text is the profile's own
+let ranked = null; // the last answer of /api/rank; null while there is nothing to rank
+let edited = null; // the same; null while text and weight are the run's own
 let turn = 0; // number of the newest request for a view
 let ranking = null; // AbortController of the current request for ranks
 let writing = null; // AbortController of the profile that is being written
@@ -55,7 +56,7 @@ async function ask(path, body, signal) {
 function address(changes = {}) {
   const state = { ...(view ? view.state : {}), ...changes };
   const query = new URLSearchParams();
-  for (const key of ["dataset", "session", "own", "left", "right", "text"]) {
+  for (const key of ["dataset", "session", "own", "left", "right", "text", "weight", "same"]) {
     if (state[key] !== undefined && state[key] !== null && !(key === "own" && state.session !== "own")) query.set(key, state[key]);
   }
   return "?" + query;
@@ -72,7 +73,7 @@ async function go(search, push = true) {
     const answer = await ask("/api/view" + search);
     if (mine !== turn) return;
     view = answer;
-    edited = answer.sides.right.edited || null;
+    take(answer.ranked || null);
     history[push ? "pushState" : "replaceState"](null, "", address());
     draw();
   } catch (error) {
@@ -86,6 +87,13 @@ async function go(search, push = true) {
   }
 }
 const change = (changes) => go(address(changes));
+
+function take(answer) {
+  ranked = answer;
+  edited = answer && answer.changed ? answer : null;
+}
+const otherText = () => Boolean(edited) && edited.text !== view.sides.right.text;
+const otherWeight = () => Boolean(edited) && edited.weight !== view.sides.right.weight;
 
 // ---- what is shown
 
@@ -171,7 +179,7 @@ function drawProfiles() {
   $("same").hidden = !view.same_text && !apart;
   if (apart) $("same").textContent = "The two texts have hardly a word in common, so none is marked.";
   else if (view.sides.left.run === view.sides.right.run) $("same").textContent = "Both sides are the same run.";
-  else $("same").textContent = "Both sides rank the same text; where the lists differ, the decoders do.";
+  else $("same").textContent = "Both profiles are the same text; where its lists differ, the decoders or the weights do.";
 }
 
 function drawEditor() {
@@ -183,25 +191,49 @@ function drawEditor() {
   $("wish").hidden = !view.words.length;
   fill($("word"), ...view.words.map((word) => el("option", {}, word)));
   $("edit-facts").textContent = `Ranked by the decoder of ${side.label}`;
+  $("weight").max = side.largest_weight; // before the value, which may not exceed it
+  $("weight").value = edited ? edited.weight : side.weight;
+  $("beside").checked = view.state.same === "1";
+  $("beside").disabled = !view.sides.left.live;
   tell();
 }
+
+// The slider has no steps, so that the run's own weight is on it exactly; near it, it is meant.
+function weight() {
+  const { weight: own, largest_weight: largest } = view.sides.right;
+  const value = Number($("weight").value);
+  return Math.abs(value - own) < largest / 200 ? own : Math.round(value * 1000) / 1000;
+}
+const number = (value) => String(Math.round(value * 1000) / 1000);
 
 function tell() {
   const length = $("text").value.length;
   $("text-count").textContent = `${count(length)} of ${count(limit)} characters`;
   $("text-count").classList.toggle("over", length > limit);
-  $("undo").disabled = $("text").value === view.sides.right.text;
-  $("changed").hidden = !edited;
-  if (edited) fill($("changed").querySelector("p"), ...marked(edited.edits, { "-": "removed", "+": "added" }));
+  const own = view.sides.right.weight;
+  $("undo").disabled = $("text").value === view.sides.right.text && weight() === own;
+  const what = weight() === own ? ", the run’s own" : `; the run’s own is ${number(own)}`;
+  $("weight-shown").textContent = number(weight()) + (weight() === 0 ? " (text alone)" : "") + what;
+  $("weight").setAttribute("aria-valuetext", $("weight-shown").textContent);
+  $("changed").hidden = !otherText();
+  if (otherText()) fill($("changed").querySelector("p"), ...marked(edited.edits, { "-": "removed", "+": "added" }));
 }
 
-function row(item, shown) {
+// A difference of places, by sign and number; `words` says it to a screen reader.
+function moved(by, words) {
+  const sign = by > 0 ? `▲ ${count(by)}` : by < 0 ? `▼ ${count(-by)}` : "=";
+  return el("span", { class: `move${by > 0 ? " up" : by < 0 ? " down" : ""}` }, el("span", { ariaHidden: "true" }, sign), hidden(words));
+}
+
+function row(item, side) {
   let move = null;
-  if (shown.before !== undefined) {
+  if (item.there !== undefined) {
+    const by = item.there - item.place;
+    const other = side === "left" ? "right" : "left";
+    move = moved(by, by ? `${Math.abs(by)} places ${by > 0 ? "above" : "below"} its place on the ${other}, ${item.there}` : `the same place on the ${other}`);
+  } else if (item.was !== undefined) {
     const by = item.was - item.place;
-    if (by > 0) move = el("span", { class: "move up" }, el("span", { ariaHidden: "true" }, `▲ ${count(by)}`), hidden(`up ${by}, was ${item.was}`));
-    else if (by < 0) move = el("span", { class: "move down" }, el("span", { ariaHidden: "true" }, `▼ ${count(-by)}`), hidden(`down ${-by}, was ${item.was}`));
-    else move = el("span", { class: "move" }, el("span", { ariaHidden: "true" }, "="), hidden("unmoved"));
+    move = moved(by, by ? `${by > 0 ? "up" : "down"} ${Math.abs(by)}, was ${item.was}` : "unmoved");
   }
   const name = el("span", { class: "name" }, named(item), item.target ? el("span", { class: "tag" }, "target") : null, facts(item));
   const line = el("li", { class: item.target ? "target" : "" }, el("span", { class: "place" }, String(item.place)), name, move);
@@ -212,7 +244,11 @@ function row(item, shown) {
 function drawList(name, shown, animate) {
   const side = view.sides[name];
   const box = document.querySelector(`.list.${name}`);
-  box.querySelector("h3").textContent = side.label + (name === "right" && edited ? ", in your words" : "");
+  let title = side.label;
+  if (name === "right" && otherText()) title += ", in your words";
+  if (name === "right" && otherWeight()) title += `, weight ${number(edited.weight)}`;
+  if (name === "left" && shown !== side) title += `, by the right text (weight ${number(shown.weight)})`;
+  box.querySelector("h3").textContent = title;
   const rank = box.querySelector(".rank");
   const list = box.querySelector("ol");
   if (!shown.list) {
@@ -224,17 +260,17 @@ function drawList(name, shown, animate) {
   if (shown.rank === null || shown.rank === undefined) fill(rank, el("span", { class: "note" }, `The best of ${count(side.of)} titles you did not name`));
   else {
     const parts = [el("span", {}, "Target at "), el("span", { class: "number" }, count(shown.rank)), el("span", {}, `of ${count(side.of)}`)];
-    if (shown.before !== undefined) {
+    if (shown.changed) {
       const by = shown.before - shown.rank;
       parts.push(el("span", { class: by > 0 ? "better" : by < 0 ? "worse" : "" }, by ? `${by > 0 ? "▲" : "▼"} ${count(Math.abs(by))} ${by > 0 ? "better" : "worse"}, was ${count(shown.before)}` : "unmoved"));
-    } else if (side.here !== undefined && side.here !== side.rank) {
+    } else if (shown === side && side.here !== undefined && side.here !== side.rank) {
       const why = Math.abs(side.here - side.rank) <= CLOSE ? "rounding differs by batch and machine" : "text or decoder have changed since";
       parts.push(el("span", { class: "note" }, `From ranks.parquet; ranked again here: ${count(side.here)} (${why})`));
     }
     fill(rank, ...parts);
   }
   const before = new Map([...list.children].map((line) => [line.dataset.item, line.getBoundingClientRect().top]));
-  fill(list, ...shown.list.map((item) => row(item, shown)));
+  fill(list, ...shown.list.map((item) => row(item, name)));
   const gone = (shown.gone || []).map((one) => `${one.title} (now ${count(one.place)})`);
   const rest = gone.length > GONE ? ` and ${gone.length - GONE} more` : "";
   fill(box.querySelector(".gone"), gone.length ? `Left the list: ${gone.slice(0, GONE).join(", ")}${rest}` : null);
@@ -250,12 +286,15 @@ function drawList(name, shown, animate) {
 }
 
 function drawLists(animate) {
-  const right = edited || view.sides.right;
-  if (!animate) drawList("left", view.sides.left, false);
+  const right = ranked || view.sides.right;
+  const left = ranked && ranked.beside ? ranked.beside : view.sides.left;
+  drawList("left", left, animate && left !== view.sides.left);
   drawList("right", right, animate);
-  const other = new Set((view.sides.left.list || []).map((item) => item.item));
+  const other = new Set((left.list || []).map((item) => item.item));
   const both = (right.list || []).filter((item) => other.has(item.item)).length;
-  $("overlap").textContent = right.list && view.sides.left.list ? `${both} of ${right.list.length} titles in both lists` : "";
+  const lines = [`${both} of ${(right.list || []).length} titles in both lists`];
+  if (left !== view.sides.left) lines.push("▲ ▼ places above or below the other list");
+  $("overlap").textContent = right.list && left.list ? lines.join(" · ") : "";
 }
 
 // ---- editing
@@ -271,8 +310,9 @@ async function rerank() {
   const text = $("text").value;
   if (ranking) ranking.abort();
   problem("");
-  if (text === view.sides.right.text) {
-    edited = null;
+  const same = $("beside").checked;
+  if (text === view.sides.right.text && weight() === view.sides.right.weight && !same) {
+    take(null);
     settle();
     return;
   }
@@ -281,29 +321,32 @@ async function rerank() {
     return;
   }
   const mine = (ranking = new AbortController());
-  const list = document.querySelector(".list.right ol");
-  list.classList.add("pending");
+  const lists = document.querySelectorAll(same ? ".list ol" : ".list.right ol");
+  for (const list of lists) list.classList.add("pending");
   try {
-    const answer = await ask("/api/rank", { dataset: view.state.dataset, run: view.state.right, text, ...whose() }, mine.signal);
+    const beside = same ? { beside: view.state.left } : {};
+    const answer = await ask("/api/rank", { dataset: view.state.dataset, run: view.state.right, text, weight: weight(), ...beside, ...whose() }, mine.signal);
     if (mine !== ranking) return;
-    edited = answer;
+    take(answer);
     settle();
   } catch (error) {
     if (error.name !== "AbortError") problem(error.message);
   } finally {
-    if (mine === ranking) list.classList.remove("pending");
+    if (mine === ranking) for (const list of document.querySelectorAll(".list ol")) list.classList.remove("pending");
   }
 }
 
 function settle() {
-  if (edited) view.state.text = edited.text;
-  else delete view.state.text;
+  view.state.text = otherText() ? edited.text : undefined;
+  view.state.weight = otherWeight() ? String(edited.weight) : undefined;
+  view.state.same = ranked && ranked.beside ? "1" : undefined;
   history.replaceState(null, "", address());
   tell();
   drawLists(true);
-  const shown = edited || view.sides.right;
-  const lines = [edited ? "Ranked." : "Back to the profile as it was written."];
+  const shown = ranked || view.sides.right;
+  const lines = [edited ? "Ranked." : "The profile as it was written, with the run’s own weight."];
   if (shown.rank) lines.push(`Target at ${shown.rank} of ${view.sides.right.of}${edited ? `, was ${edited.before}` : ""}.`);
+  if (ranked && ranked.beside && ranked.beside.rank) lines.push(`On the left at ${ranked.beside.rank}.`);
   if (edited) lines.push(`${edited.list.filter((item) => item.was > edited.list.length).length} of ${edited.list.length} titles are new. First: ${edited.list[0].title}.`);
   $("moved").textContent = lines.join(" ");
 }
@@ -483,12 +526,19 @@ $("own-match").addEventListener("click", match);
 $("own-lines").addEventListener("input", () => { $("own-use").disabled = true; });
 $("own-use").addEventListener("click", use);
 for (const side of ["left", "right"]) {
-  $(side).addEventListener("change", () => change({ [side]: $(side).value, ...(side === "right" ? { text: undefined } : {}) }));
+  $(side).addEventListener("change", () => change({ [side]: $(side).value, ...(side === "right" ? { text: undefined, weight: undefined } : {}) }));
 }
-$("swap").addEventListener("click", () => change({ left: view.state.right, right: view.state.left, text: undefined }));
+$("swap").addEventListener("click", () => change({ left: view.state.right, right: view.state.left, text: undefined, weight: undefined }));
 $("mark").addEventListener("change", drawProfiles);
 $("text").addEventListener("input", typed);
-$("undo").addEventListener("click", () => { $("text").value = view.sides.right.text; rerank(); $("text").focus(); });
+$("weight").addEventListener("input", typed);
+$("beside").addEventListener("change", rerank);
+$("undo").addEventListener("click", () => {
+  $("text").value = view.sides.right.text;
+  $("weight").value = view.sides.right.weight;
+  rerank();
+  $("text").focus();
+});
 for (const button of $("wish").querySelectorAll("button")) {
   button.addEventListener("click", () => {
     const text = $("text").value.trimEnd();
