@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from langptune import processes
 from langptune.cli import finish
 from langptune.comparison.grid import RunEntry
-from langptune.config.base import read_yaml, validate
+from langptune.config.base import nearest, read_yaml, validate
 from langptune.config.load import load
 from langptune.config.workflow import Workflow
 from langptune.errors import UserError
@@ -345,13 +345,22 @@ def main() -> int:
     """Keep the results; exit status 2 after one line on an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "config/config.yaml", help="what the run was made by")
-    parser.add_argument("--to", type=Path, required=True, help="the folder to keep it in; one below it per dataset")
+    parser.add_argument(
+        "--to", type=Path, required=True, help="the folder to keep it in; one below it per dataset if there are several"
+    )
+    parser.add_argument("--dataset", help="keep only this dataset of the config, in the folder itself")
     args = parser.parse_args()
     if args.to.is_absolute() or ".." in args.to.parts:
         raise UserError(f"{args.to}: give it relative to the repository, so that no file names a machine's path")
     workflow = load(read_yaml(args.config), ROOT, str(args.config))
-    several = len(workflow.config.datasets) > 1
-    for dataset in workflow.config.datasets:
+    datasets = workflow.config.datasets
+    if args.dataset is not None:
+        if args.dataset not in datasets:
+            hint = nearest(args.dataset, datasets)
+            raise UserError(f"--dataset: '{args.dataset}' is not among the datasets of {args.config}{hint}")
+        datasets = [args.dataset]
+    several = len(datasets) > 1
+    for dataset in datasets:
         results = Path(workflow.config.results) / dataset
         keep(results, args.config, args.to / dataset if several else args.to, workflow)
     return 0
