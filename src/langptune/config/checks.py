@@ -33,10 +33,9 @@ def _check_study_reference(workflow: Workflow, study: str, where: str) -> None:
     chosen = workflow.config.studies[study].reference
     unchanged = [one.name for one in workflow.variants(study) if one.name == one.of]
     if chosen is not None and chosen not in unchanged:
-        known = ", ".join(unchanged) or "none of its methods"
         raise UserError(
-            f"{where}: studies: {study}: reference: '{chosen}' is not a method that the study leaves unchanged ({known})"
-            f"{nearest(chosen, unchanged)}"
+            f"{where}: studies: {study}: reference: '{chosen}' is not a method that the study leaves unchanged "
+            f"({', '.join(unchanged) or 'it varies all'}){nearest(chosen, unchanged)}"
         )
 
 
