@@ -191,6 +191,14 @@ function tell() {
   $("text-count").textContent = `${count(length)} of ${count(limit)} characters`;
   $("text-count").classList.toggle("over", length > limit);
   $("undo").disabled = $("text").value === view.sides.right.text;
+  const read = (edited || view.sides.right).read;
+  $("read").hidden = !read;
+  if (read) {
+    fill($("read").querySelector(".likes"), read.likes || el("span", { class: "none" }, "nothing"));
+    fill($("read").querySelector(".avoids"), read.avoids || el("span", { class: "none" }, "nothing"));
+    const both = read.contradicted.join(", ");
+    $("read").querySelector("p").textContent = both ? `Both liked and avoided: ${both}. The later statement counts.` : "";
+  }
   $("changed").hidden = !edited;
   if (edited) fill($("changed").querySelector("p"), ...marked(edited.edits, { "-": "removed", "+": "added" }));
 }
