@@ -47,6 +47,9 @@ PLAIN, SPLITTER = Splitter(Titles(TITLES)), Splitter(Titles(TITLES), TASTES)
         ("Comedies please, no horror", "Comedies please", "horror"),
         ("no horror pls, just comedy", "just comedy", "horror"),
         ("Less war, more comedy.", "more comedy.", "war"),
+        ("i dont like horror", "", "horror"),
+        ("Westerns bore me to death, but I love war films.", "I love war films.", "Westerns"),
+        ("I love comedy and can't bear love stories.", "I love comedy.", "love stories"),
         ("Skip the musicals. I love romance.", "I love romance.", "musicals"),
         ("I love comedy, and have had enough of war films!", "I love comedy!", "war films"),
         ("Thrillers without gore, please.", "Thrillers.", "gore"),
@@ -69,6 +72,7 @@ def test_a_denial_is_taken_out_and_what_it_denies_is_kept(text, likes, avoids):
         'Loves Dead Man Walking and "Who Is Not Here?".',
         "Can't get enough of westerns; never misses a comedy, and loves not only war but also drama.",
         "Not really. They do not.",
+        "I cant get enough of horror",
         "\ue000 a private character",
         "恐怖映画が好きです。",
         *(f"The user {one.format('comedy')}{join}{other.format('horror')}." for one in LIKED for other in LIKED

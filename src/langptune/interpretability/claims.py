@@ -22,8 +22,10 @@ CLAUSE = re.compile(
     r"(?<!\bnothing )(?<!\banything )\bbut\b|\b(?:however|although|though|while|whereas)\b",
     re.IGNORECASE,
 )
-_NOT = r"(?:not|never|cannot|\w+n['’]t)"
-_CANNOT = r"(?:(?:can|could)(?:not|n['’]t| not)|never|can['’]t)"
+_TYPED = r"(?:do|does|did|ca|wo|is|are|was|were|would|could|should|have|has)nt"
+"""Denials as they are typed without an apostrophe."""
+_NOT = rf"(?:not|never|cannot|{_TYPED}|\w+n['’]t)"
+_CANNOT = r"(?:(?:can|could)(?:not|n['’]?t| not)|never|can['’]?t)"
 _ADVERB = r"(?:(?:really|actually|quite|at all|ever|often|easily|usually|possibly|particularly)\s+)?"
 _OF = r"(?:tired?|tires|bored|sick|wear(?:y|ies)) (?:of|by|with)"
 KEEN = re.compile(
@@ -49,7 +51,8 @@ APART = (
 _NO = r"(?:no|little|less|lacks?(?: of)?|zero|without)"
 NEGATION = re.compile(
     r"\b(?:dislik\w+|hat(?:e|es|ed|ing)|avoid\w*|loath\w+|detest\w*|despis\w+|never|not|nor|neither|cannot|no longer|"
-    r"(?:have|had|has) (?:quite )?enough of|"
+    rf"(?:have|had|has) (?:quite )?enough of|{_TYPED}|"
+    r"bores? (?:me|us|them|him|her)(?: to (?:death|tears))?|"
     rf"{_NO} (?:interest|fan|taste|love|liking|fondness|appetite|patience|time|desire)\b(?!-)|"
     r"uninterested|bored (?:by|with)|(?:tired|sick) of|averse to|(?:put|turned) off by|stays? away from|"
     rf"steers? clear of|sh(?:y|ies) away from|(?P<apart>{APART}))\b|\b\w+n['’]t\b",

@@ -35,7 +35,8 @@ _AROUND = (
     "want wants wanted watch watches watching see seeing seen read reads reading suggest recommend show shows "
     "give take need needs find finds enough ok okay also then now about into up down away out off above truly "
     "always absolutely especially mostly completely totally definitely but while although though however rather "
-    "instead than because since when"
+    "instead than because since when apart already tbh "
+    "honestly recommending suggesting showing giving"
 )
 AROUND = COMMON | frozenset(_AROUND.split())
 """Words at the edges of a denial that are not what it denies: "can't *stand* horror *any more*"."""
@@ -44,7 +45,9 @@ NOTHING = AROUND | EMPTY
 CONJUNCTION = re.compile(r"\s*,?\s*(?:(?:and|or|nor|yet|plus|so)\b\s*,?)?", re.IGNORECASE)
 
 
-DENYING = re.compile(rf",|{NEGATION.pattern.replace('?P<apart>', '?:')}|{LIKING.pattern}", re.IGNORECASE)
+LOVE = r"love (?:stor(?:y|ies)|songs?|scenes?|triangles?)\b"
+"""Where "love" is no verb."""
+DENYING = re.compile(rf",|{NEGATION.pattern.replace('?P<apart>', '?:')}|(?!{LOVE})(?:{LIKING.pattern})", re.IGNORECASE)
 """What separates the objects of a denial."""
 NAMED = re.compile(f"{WORD.pattern}|{PRIVATE.pattern}")
 """A word, or a title of a masked text."""
