@@ -91,6 +91,7 @@ OWN: dict[str, list[Hostile]] = {
     "comparison/pages.py:_label": [],
     "config/base.py:_NAME": [("a", "._-", "!")],
     "data/card.py:URL": [("http://", "a/", "<"), ("", "http://", ""), ("", "https", "")],
+    "interpretability/denials.py:avoided": [],
     "interpretability/denials.py:CONJUNCTION": [("", ", ", "x"), ("", " ", "x"), ("and", " ", "x"), ("", "\n,", "x")],
     "interpretability/denials.py:DENYING": [
         ("", "lacks of ", "x"),
