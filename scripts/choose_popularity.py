@@ -1,4 +1,4 @@
-"""Choose the weight of popularity beside a decoder's similarities, on validation sessions."""
+"""Choose the weights of popularity and of denials beside a decoder's similarities, on validation sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Spec(stage.StageSpec):
-    """Validation texts and a decoder in; a JSON file with the weight, and the metrics of each weight of the grid, out.
+    """Validation texts and a decoder in; a JSON file with the weights, and the metrics of each of the grid, out.
 
     The texts are those of the validation in the decoder's training: greedy profiles or histories. For an untrained
     decoder they are histories. All later ranks by this decoder use the same weight.
@@ -34,6 +34,10 @@ class Spec(stage.StageSpec):
     text: Literal["profiles", "history"] = Field(description="what is ranked by")
     history_items: int = Field(10, description="for `history`: most recent items")
     weights: Annotated[list[float], Field(min_length=1)] = Field(description="the grid")
+    denials: Annotated[list[float], Field(min_length=1)] = Field(
+        [0.0], description="weights of denials in texts: the grid, or the only one"
+    )
+    taste_field: str | None = Field(None, description="item field of genres; null: no contradictions are looked for")
     decoder: DecoderEntry = Field(description="the decoder's registry entry")
     decoder_in: str = Field(description="its folder: materialised, or trained")
     vectors_in: str = Field(description="the catalogue as it embeds it")
@@ -55,7 +59,8 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "text": phase.weighed_by,
         # A history has as many items as in the decoder's training.
         "history_items": (phase.recipe.history_items if phase.chain else None) or phase.history_items,
-        "weights": project.config.training.popularity_weights,
+        "weights": job.weights(),
+        **job.grid_of_denials(),
         "decoder": job.used_decoder(),
     }
 
@@ -75,9 +80,10 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.models.load import load_decoder, pick_device
     from langptune.profiles import text
     from langptune.ranking.decoder import ItemVectors, embed
-    from langptune.ranking.scoring import Scoring, choose, log_popularity
+    from langptune.ranking.queries import embed_parts, splitter_of
+    from langptune.ranking.scoring import Scoring, choose, choose_both, log_popularity
 
-    sessions = contracts.read(spec.sessions_in, "sessions")
+    sessions, catalogue = contracts.read(spec.sessions_in, "sessions"), contracts.read(spec.items_in, "items")
     chosen = contracts.read(spec.training_in, "evaluation").filter(pl.col("split") == "val")
     rows = sessions.join(chosen, on="session", how="semi").sort("session")
     if rows.is_empty():
@@ -96,19 +102,30 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             )
         texts = joined.to_list()
     else:
-        item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
+        item_texts = catalogue["text"].to_list()
         texts = [text.query(spec.text, h, item_texts, spec.history_items) for h in rows["history"].to_list()]
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     items = ItemVectors.load(Path(spec.vectors_in))
-    queries = embed(model, texts, spec.decoder.query_prefix).vectors
+    prefix, queries = spec.decoder.query_prefix, {}
+    if 0 in spec.denials:
+        queries[0.0] = embed(model, texts, prefix).vectors
+    if above := [beta for beta in spec.denials if beta]:
+        parts = embed_parts(model, texts, prefix, splitter_of(catalogue, spec.taste_field))
+        queries |= {beta: parts.at(beta) for beta in above}
     scoring = Scoring(items, log_popularity(sessions, len(items.row_of_item)))
-    weight, grid = choose(rows.select("session", "target", "seen"), queries, scoring, spec.weights)
-    largest = len(grid) > 1 and weight == grid[-1]["weight"]
+    asked = rows.select("session", "target", "seen")
+    denials: dict[str, float] = {}
+    if len(queries) > 1:
+        weight, denials["denials"], grid = choose_both(asked, queries, scoring, spec.weights)
+    else:
+        weight, grid = choose(asked, queries[spec.denials[0]], scoring, spec.weights)
+    largest = len(spec.weights) > 1 and weight == max(spec.weights)
     used = {name: getattr(spec, name) for name in ("decoder_in", "vectors_in", "profiles_in")}
     provenance.write_json(
         Path(spec.weight_out),
         {
             "weight": weight,
+            **denials,
             "text": spec.text,
             "sessions": len(rows),
             "grid": grid,
@@ -116,11 +133,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             "inputs": {name: provenance.input_hash(Path(path)) for name, path in used.items() if path is not None},
         },
     )
-    record.note(sessions=len(rows), weight=weight)
+    record.note(sessions=len(rows), weight=weight, **denials)
     for row in grid:
         log(
-            f"weight {row['weight']:g}: NDCG {row['ndcg']:.4f}, NDCG@10 {row['ndcg@10']:.4f}, "
-            f"log rank {row['log_rank']:.3f}" + (" (chosen)" if row["weight"] == weight else "")
+            (f"denials {row['denials']:g}, " if denials else "")
+            + f"weight {row['weight']:g}: NDCG {row['ndcg']:.4f}, NDCG@10 {row['ndcg@10']:.4f}, "
+            f"log rank {row['log_rank']:.3f}"
+            + (" (chosen)" if row.items() >= {"weight": weight, **denials}.items() else "")
         )
     if largest:
         log(

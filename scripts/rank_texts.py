@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from langptune.plan import Sizes
+    from langptune.ranking.queries import Denials
     from langptune.ranking.scoring import Scoring
     from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
@@ -48,6 +49,11 @@ class Spec(stage.StageSpec):
         0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
     )
     popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
+    denials: float = Field(
+        0.0, description="weight of denials in texts, where there is no `denials_in`; 0: texts are whole", strict=False
+    )
+    denials_in: str | None = Field(None, description="the weight of denials that was chosen on validation, likewise")
+    taste_field: str | None = Field(None, description="item field of genres; null: no contradictions are looked for")
     items_in: str
     sessions_in: str
     evaluation_in: str
@@ -71,6 +77,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "history_items": job.source.history_items,
         "decoder": job.used_decoder(),
         **job.number_of_weight(),
+        **job.reading(),
     }
 
 
@@ -94,17 +101,20 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking import kept
     from langptune.ranking.decoder import ItemVectors, rank_sessions
+    from langptune.ranking.queries import denials_of
     from langptune.ranking.scoring import read_weight, scoring_of
 
-    item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
+    items = contracts.read(spec.items_in, "items")
+    item_texts = items["text"].to_list()
     sessions = contracts.read(spec.sessions_in, "sessions")
     model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
     weight = read_weight(spec.weight, spec.popularity_in)
     scoring = scoring_of(ItemVectors.load(Path(spec.vectors_in)), sessions, weight)
+    denials = denials_of(items, spec.taste_field, read_weight(spec.denials, spec.denials_in, "denials"))
 
     def asked(path: str, split: str, profiles_in: str | None) -> tuple[pl.DataFrame, _Queries]:
         rows = sampled(path, split).select("session").join(sessions, on="session", how="left", maintain_order="left")
-        return rows, _queries(spec, rows, profiles_in, item_texts, model, scoring)
+        return rows, _queries(spec, rows, profiles_in, item_texts, model, scoring, denials)
 
     meter = Meter()
     with meter.running():
@@ -118,6 +128,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         val, texts = asked(spec.training_in, "val", spec.val_profiles_in)
         kept.write(spec.val_scores_out, val, scoring.blocks(texts.vectors))
     record.note(**queries.notes, **meter.note(len(ranks)))
+    if denials is not None:
+        record.note(denials=denials.weight)
     record.note(sessions=len(ranks), weight=weight, texts_cut_at_limit=queries.cut, empty_texts=queries.empty)
     what = f"{spec.source}, {spec.change}" if spec.change else spec.source
     log(
@@ -146,6 +158,7 @@ def _queries(
     item_texts: list[str],
     model: SentenceTransformer,
     scoring: Scoring,
+    denials: Denials | None,
 ) -> _Queries:
     """The vectors by which sessions are ranked.
 
@@ -159,14 +172,15 @@ def _queries(
     """
     from langptune.profiles import text
     from langptune.profiles.shuffle import deal
-    from langptune.ranking.decoder import embed, mean_vector
+    from langptune.ranking.decoder import mean_vector
+    from langptune.ranking.queries import embed_queries
 
     notes: dict[str, Any] = {}
     if profiles_in is not None:
         profiles = contracts.read(profiles_in, "profiles")
         samples = profiles["sample"].max() + 1
         if samples > 1:
-            profiles, mean = _best(spec, profiles, chosen, model, scoring)
+            profiles, mean = _best(spec, profiles, chosen, model, scoring, denials)
             notes = {"best_of": samples, "kept_sample_mean": mean}
         if spec.change == "shuffled":
             profiles = deal(profiles, dict(chosen.select("session", "user_id").iter_rows()), spec.seed)
@@ -176,20 +190,25 @@ def _queries(
         texts = joined["profile"].to_list()
     else:
         texts = [text.query(spec.source, h, item_texts, spec.history_items) for h in chosen["history"].to_list()]
-    embedded = embed(model, texts, spec.decoder.query_prefix)
+    embedded = embed_queries(model, texts, spec.decoder.query_prefix, denials)
     used = mean_vector(embedded.vectors) if spec.change == "mean-vector" else embedded.vectors
     return _Queries(used, embedded.cut, sum(not one for one in texts), notes)
 
 
 def _best(
-    spec: Spec, profiles: pl.DataFrame, chosen: pl.DataFrame, model: SentenceTransformer, scoring: Scoring
+    spec: Spec,
+    profiles: pl.DataFrame,
+    chosen: pl.DataFrame,
+    model: SentenceTransformer,
+    scoring: Scoring,
+    denials: Denials | None,
 ) -> tuple[pl.DataFrame, float]:
     """The best profile of each session, and the mean number of the samples that were kept."""
     from langptune.profiles.best_of import best_samples
-    from langptune.ranking.decoder import embed
+    from langptune.ranking.queries import embed_queries
 
     rows = chosen.select("session", "history", "seen").join(profiles, on="session").sort("session", "sample")
-    queries = embed(model, rows["profile"].to_list(), spec.decoder.query_prefix).vectors
+    queries = embed_queries(model, rows["profile"].to_list(), spec.decoder.query_prefix, denials).vectors
     first = rows.filter(pl.col("sample") == 0)
     histories, seen = first["history"].to_list(), first["seen"].to_list()
     kept = best_samples(queries, scoring.scores, histories, seen, spec.history_items)

@@ -34,6 +34,10 @@ class Spec(ProfileSpec):
         0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
     )
     popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
+    denials: float = Field(
+        0.0, description="weight of denials in texts, where there is no `denials_in`; 0: texts are whole", strict=False
+    )
+    denials_in: str | None = Field(None, description="the weight of denials that was chosen on validation, likewise")
     tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
     weights: list[float] = Field(description="further weights of popularity at which each edit is measured")
     steering_out: str
@@ -50,6 +54,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         **job.subjects(),
         "decoder": job.used_decoder(),
         **job.number_of_weight(),
+        **job.reading(),
         "tastes": project.config.interpretability.tastes,
         "weights": project.config.training.popularity_weights,
     }
@@ -66,7 +71,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.interpretability.claims import Titles
     from langptune.interpretability.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
-    from langptune.ranking.decoder import ItemVectors, embed
+    from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.queries import denials_of, embed_queries
     from langptune.ranking.scoring import log_popularity, read_weight, score
 
     items, rows = inputs.load(spec)
@@ -79,7 +85,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     weight = read_weight(spec.weight, spec.popularity_in)
     sessions = contracts.read(spec.sessions_in, "sessions")
     catalogue, popularity = ItemVectors.load(Path(spec.vectors_in)), log_popularity(sessions, len(items))
-    embedded = embed(model, texts, spec.decoder.query_prefix)
+    denials = denials_of(items, spec.taste_field, read_weight(spec.denials, spec.denials_in, "denials"))
+    embedded = embed_queries(model, texts, spec.decoder.query_prefix, denials)
     vectors = dict(zip(texts, embedded.vectors, strict=True))
     log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
     weights = sorted({0.0, weight, *spec.weights})
@@ -110,6 +117,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         if len(changes):
             up = (changes > 0).mean() if edit in steering.UP else (changes < 0).mean()
             log(f"{edit}: {len(changes)} edits, AUC {changes.mean():+.3f}, as meant in {100 * up:.0f}%")
+    if denials is not None:
+        record.note(denials=denials.weight)
     record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=embedded.cut)
 
 

@@ -52,6 +52,8 @@ class Spec(stage.StageSpec):
     training_in: str = Field(description="training.parquet: the sampled train and val sessions")
     train_profiles_in: str | None = None
     val_profiles_in: str | None = None
+    without_denials: bool = Field(False, description="denials are taken out of profiles: only the likes are trained on")
+    taste_field: str | None = Field(None, description="item field of genres; null: no contradictions are looked for")
     base: str = Field(description="for the model card: name of the untrained decoder")
     licence: str = Field("", description="for the model card: of the untrained decoder")
     phase: str = Field(description="for the model card: the phase's name")
@@ -75,6 +77,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "seed": job.seed,
         "stream": phase.stream,
         "threads": project.config.training.threads,
+        **job.likes_alone(),
         **job.card(job.decoder),
     }
 
@@ -281,6 +284,8 @@ def _with_profiles(spec: Spec, split: str, rows: pl.DataFrame) -> pl.DataFrame:
     Raises:
         UserError: a session has no profile.
     """
+    from langptune.ranking.queries import splitter_of
+
     path = spec.train_profiles_in if split == "train" else spec.val_profiles_in
     if path is None:
         raise UserError(f"train_decoder.py --spec: texts '{spec.recipe.texts}' need '{split}_profiles_in'")
@@ -288,7 +293,12 @@ def _with_profiles(spec: Spec, split: str, rows: pl.DataFrame) -> pl.DataFrame:
     out = rows.join(profiles, on="session", how="left", maintain_order="left").sort("session", "sample")
     if missing := out["profile"].null_count():
         raise UserError(f"{path}: {missing} of {len(rows)} {split} sessions have no profile; rerun the profiles")
-    return out
+    if not spec.without_denials:
+        return out
+    splitter = splitter_of(contracts.read(spec.items_in, "items"), spec.taste_field)
+    return out.with_columns(
+        pl.Series("profile", [splitter.parts(text).likes for text in out["profile"]], dtype=pl.String)
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ class Spec(stage.StageSpec):
         0.0, description="of popularity in the score, where there is no `popularity_in`", strict=False
     )
     popularity_in: str | None = Field(None, description="the weight that was chosen on validation (choose_popularity)")
+    denials: float = Field(
+        0.0, description="weight of denials in texts, where there is no `denials_in`; 0: texts are whole", strict=False
+    )
+    denials_in: str | None = Field(None, description="the weight of denials that was chosen on validation, likewise")
     recipe: ReinforcementRecipe
     prompt: str = Field(description="name of the prompt")
     prompt_entry: Prompt = Field(description="its entry in prompts.yaml")
@@ -60,7 +64,7 @@ class Spec(stage.StageSpec):
     sessions_in: str
     users_in: str
     training_in: str = Field(description="training.parquet: the sampled train and val sessions")
-    taste_field: str | None = Field(None, description="item field of genres, for the term `false_claims`")
+    taste_field: str | None = Field(None, description="item field of genres, for terms and denials")
     base: str = Field(description="for the model card: name of the untrained encoder")
     licence: str = Field("", description="for the model card: of the untrained encoder")
     phase: str = Field(description="for the model card: the phase's name")
@@ -85,6 +89,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "encoder": job.used_encoder(),
         "decoder": job.used_decoder(),
         **job.number_of_weight(),
+        **job.reading(),
         "recipe": phase.recipe,
         **job.prompt(),
         "history_items": phase.history_items,
@@ -138,6 +143,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     from langptune.models.load import load_decoder, load_encoder, pick_device, pick_dtype
     from langptune.prompts import PromptWriter, encode_sessions
     from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.queries import denials_of
     from langptune.ranking.scoring import read_weight, scoring_of
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
@@ -203,11 +209,12 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         reader=_reader(spec, items["title"].to_list(), device, dtype),
         seed=spec.seed,
         phase=spec.stream,
+        denials=denials_of(items, spec.taste_field, read_weight(spec.denials, spec.denials_in, "denials")),
     )
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
     what = ["encoder", "decoder", "prompt_entry", "history_items", "max_tokens", "train_fraction", "batch_size"]
-    what += ["taste_field", "seed", "stream", "weight"]
+    what += ["taste_field", "seed", "stream", "weight", "denials"]
     identity = {
         **spec.model_dump(mode="json", include=set(what)),
         "recipe": spec.recipe.identity(),

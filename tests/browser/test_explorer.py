@@ -195,6 +195,33 @@ def test_ranks_and_lists_are_those_of_the_benchmark(explorer, finished, one_thre
 
 
 @real
+def test_a_text_with_denials_is_shown_and_ranked_in_two_parts(smoke_run, explorer, one_thread):
+    """The same results, ranked by a method with `denials`: its untrained phase is the same one."""
+    from langptune.explorer.live import Live
+    from langptune.explorer.views import Explorer, Rerank
+
+    config = read_yaml(smoke_run / "config/smoke.yaml") | {"registries": str(smoke_run / "config")}
+    config["overrides"]["langptune-0"] |= {"denials": 0.5}
+    there = Finished(load(config, smoke_run), smoke_run)
+    parted = Explorer(there, Live(there, 2**31))
+    asked = {"dataset": DATASET, "run": run_key("langptune-0"), "session": there.data(DATASET).ids[0]}
+
+    def ranked(explorer: Explorer, text: str) -> dict:
+        return explorer.rerank(Rerank(**asked, text=text))
+
+    denied = "They love comedy and war. They dislike horror."
+    whole, found = (ranked(one, denied) for one in (explorer, parted))
+    assert whole["read"] is None
+    assert found["read"] == {"likes": "They love comedy and war.", "avoids": "horror", "contradicted": ()}
+    assert [item["item"] for item in found["list"]] != [item["item"] for item in whole["list"]]
+    plain = "They love comedy and war."
+    same, alone = ranked(parted, plain), ranked(explorer, plain)
+    assert same["read"] is None and [one["item"] for one in same["list"]] == [one["item"] for one in alone["list"]]
+    both = ranked(parted, "They love horror. They love war. They dislike horror.")["read"]
+    assert both == {"likes": "They love war.", "avoids": "horror", "contradicted": ("Horror",)}
+
+
+@real
 def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished, one_thread):
     from langptune.explorer.live import Cancelled
 

@@ -25,7 +25,7 @@ from langptune.data.readers import titles as titles_read
 from langptune.endpoint import answers
 from langptune.explorer import titles as titles_typed
 from langptune.explorer.differences import differences
-from langptune.interpretability import claims, steering, wording
+from langptune.interpretability import claims, denials, steering, wording
 from langptune.interpretability.tastes import Tastes, pattern
 from langptune.judge import prompt, verdict
 from langptune.training import terms
@@ -91,6 +91,17 @@ OWN: dict[str, list[Hostile]] = {
     "comparison/pages.py:_label": [],
     "config/base.py:_NAME": [("a", "._-", "!")],
     "data/card.py:URL": [("http://", "a/", "<"), ("", "http://", ""), ("", "https", "")],
+    "interpretability/denials.py:avoided": [],
+    "interpretability/denials.py:CONJUNCTION": [("", ", ", "x"), ("", " ", "x"), ("and", " ", "x"), ("", "\n,", "x")],
+    "interpretability/denials.py:DENYING": [
+        ("", "lacks of ", "x"),
+        ("", "not a, ", ""),
+        ("", "n'", "t"),
+        ("", "also ", "lik"),
+        ("", "without a ", "x"),
+    ],
+    "interpretability/denials.py:NAMED": [("", "a-", ""), ("", "a''", ""), ("", "\ue000", "")],
+    "interpretability/denials.py:SEPARATOR": [("", ".!", ""), ("", ": ", "")],
     "models/check.py:_LAYERS": [
         (".*\\.layers\\.(", "1", ")"),
         (".*\\.layers\\.(", "1|", ""),
@@ -119,6 +130,7 @@ OWN: dict[str, list[Hostile]] = {
     "explorer/titles.py:YEAR": [("(1999)", " ", "x"), ("", "(1999) ", "x"), ("", "(199", "")],
     "explorer/titles.py:key": [],
     "explorer/differences.py:_WORD": [("", "a'", ""), ("", "'a", ""), ("", "a''", "")],
+    "interpretability/claims.py:AFFIRMATIVE": [("", "and ", "x"), ("and", " ", "x"), ("", " ", "more than")],
     "interpretability/claims.py:BE": [
         ("is", " ", "x"),
         ("is ", "a", "!"),
@@ -144,6 +156,12 @@ OWN: dict[str, list[Hostile]] = {
         ("", "1990", "'"),
         ("", "early late ", "19"),
         ("", "'9", "0"),
+    ],
+    "interpretability/claims.py:IMPERATIVE": [
+        ("", "and ", "x"),
+        ("and", " ", "x"),
+        ("", "no ", "-"),
+        ("", "less ", "than"),
     ],
     "interpretability/claims.py:KEEN": [
         ("", "never  ", "x"),
@@ -387,6 +405,7 @@ TITLES = [
     "Star Wars (1977)",
 ]
 PROSE = claims.Titles(TITLES)
+SPLITTER = denials.Splitter(PROSE, TASTES)
 TYPED = titles_typed.Titles(TITLES, [""] * 6)
 JUDGES = {
     kind: SimpleNamespace(answer=kind, answers=SimpleNamespace(labels={"A": "first", "B": "second", "tie": "tie"}))
@@ -419,6 +438,21 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
     "interpretability/claims.py:extract": (
         lambda sample: claims.extract(sample, TASTES, PROSE),
         [("", '"Heat" ', ""), ("", "Usual Suspects, ", ""), ("", "The War and ", ""), ("", "Tom Hanks. ", "")],
+    ),
+    "interpretability/denials.py:avoided": (
+        denials.avoided,
+        [("", "not a, ", ""), ("no ", "the ", "war"), ("", "not  likes ", ""), ("war ", "the ", "x"), ("", "and ", "")],
+    ),
+    "interpretability/denials.py:parts": (
+        lambda sample: SPLITTER.parts(sample),
+        [
+            ("", "likes war, not drama. ", ""),
+            ("", "hates war. ", "loves war."),
+            ("", "not a, ", ""),
+            ("hates war, likes ", "drama and ", ""),
+            ("", '"Heat" and no Star Wars, ', ""),
+            ("", "but not war ", ""),
+        ],
     ),
     "interpretability/steering.py:removed": (
         lambda sample: steering.removed(sample, "Comedy"),
@@ -537,6 +571,7 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
 RUNS: list[Hostile] = [("", unit, "x") for unit in (" ", "\n", ",", "a", "a. ", "(", "and ")]
 SLOW = {
     "interpretability/claims.py:extract",
+    "interpretability/denials.py:parts",
     "interpretability/steering.py:edits",
     "interpretability/wording.py:measure",
     "interpretability/wording.py:sameness",

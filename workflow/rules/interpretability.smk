@@ -72,6 +72,7 @@ rule steer:
         decoder_in=lambda w: job(w).decoder_folder,
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
+        denials_in=lambda w: job(w).denials_file or [],
         profiles_in=lambda w: job(w).profiles,
     output:
         steering_out=f"{MEASURED}/steering.parquet",

@@ -59,6 +59,7 @@ rule rank_profiles:
         decoder_in=lambda w: job(w).decoder_folder,
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
+        denials_in=lambda w: job(w).denials_file or [],
         profiles_in=lambda w: job(w).profiles,
     output:
         ranks_out=f"{PROFILED}/ranks.parquet",
@@ -84,6 +85,7 @@ rule rank_history_text:
         decoder_in=lambda w: job(w).decoder_folder,
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
+        denials_in=lambda w: job(w).denials_file or [],
     output:
         ranks_out=f"{RESULTS}/{{dataset}}/{{method}}/{{decoder}}/seed{{seed}}/ranks.parquet",
     log:
@@ -109,6 +111,7 @@ rule rank_fused_texts:
         decoder_in=lambda w: job(w).decoder_folder,
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
+        denials_in=lambda w: job(w).denials_file or [],
         profiles_in=lambda w: job(w).profiles if PROJECT.has_profiles(w.method) else [],
         val_profiles_in=lambda w: job(w).val_profiles or [],
     output:

@@ -71,6 +71,7 @@ rule train_encoder:
         decoder_in=lambda w: job(w).decoder_folder,
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
+        denials_in=lambda w: job(w).denials_file or [],
     output:
         encoder_out=directory(f"{PHASE}/encoder"),
         curve_out=f"{PHASE}/curve.jsonl",

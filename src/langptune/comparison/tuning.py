@@ -273,7 +273,8 @@ def _weights(texts: list[TextChoices]) -> list[dict[str, Any]]:
             continue
         found = content(weight) or {}
         grid = at(found, "grid") or []
-        scores = {number(one, "weight"): number(one, "ndcg") for one in grid}
+        denials = number(found, "denials")  # None unless it was chosen, too
+        scores = {number(one, "weight"): number(one, "ndcg") for one in grid if number(one, "denials") == denials}
         out.append(
             {
                 **row,
@@ -286,7 +287,12 @@ def _weights(texts: list[TextChoices]) -> list[dict[str, Any]]:
                 "default": "0 (text alone)",
                 "default_score": scores.get(0.0),
                 "seconds": number(manifest(weight), "wall_seconds"),
-                "remark": "the largest of the grid" if at(found, "largest_of_grid") else "",
+                "remark": ", ".join(
+                    [
+                        *([f"together with the weight of denials, {denials:g}"] if denials is not None else []),
+                        *(["the largest of the grid"] if at(found, "largest_of_grid") else []),
+                    ]
+                ),
                 "source": weight,
             }
         )

@@ -106,12 +106,13 @@ class Layout:
         return f"{self._config.results}/{dataset}/data/vectors/{decoder_of(models)}.safetensors"
 
     def weight_file(self, dataset: str, models: str, seed: int | str, phase: Phase) -> str:
-        """The file of the weight of popularity that is chosen for the decoder of a phase.
+        """The file of the weight of popularity, and of denials, that is chosen for the decoder of a phase.
 
-        An untrained decoder has one weight for all seeds (``UNTRAINED_SEED``).
+        An untrained decoder has one weight for all seeds (``UNTRAINED_SEED``), unless a transferred encoder writes the
+        profiles.
         """
         state = phase.weighed
-        seed = seed if state.chain else UNTRAINED_SEED
+        seed = seed if state.chain or state.transfer else UNTRAINED_SEED
         return f"{self.phase_folder(dataset, models, seed, state)}/popularity.json"
 
     def source_of(self, method: str) -> str:
@@ -142,6 +143,19 @@ class Layout:
         if weight != "auto":
             return weight
         return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
+
+    def run_denials(self, run: Run) -> float | str:
+        """The weight of denials in a run's texts: the method's number, or the file of the chosen weight."""
+        weight = self._workflow.methods[run.method].weight_of_denials(self._workflow.methods)
+        if weight != "auto":
+            return weight
+        return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
+
+    def reward_denials(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
+        """The weight of denials in the reward of a phase: a number, or the file of the chosen weight."""
+        if phase.denials is not None:
+            return phase.denials
+        return self.weight_file(dataset, models, seed, phase)
 
     def reward_weight(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
         """The weight of popularity in the reward of a phase: a number, or the file of the chosen weight."""

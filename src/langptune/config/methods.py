@@ -73,6 +73,10 @@ class Method(Strict):
         """The weight of popularity in its scores; None if it ranks without a text."""
         return None
 
+    def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
+        """The weight of denials in its texts; 0 if they are embedded whole, or it ranks without a text."""
+        return 0.0
+
     def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """The ``{models}`` path segments of its runs."""
         raise NotImplementedError
@@ -133,12 +137,23 @@ class _TrainedMethod(Method):
         description="weight of log(1 + train count of the item) in the score, added to the text's similarity / 0.05; "
         "auto: chosen on validation after the decoder's training (training.popularity_weights); 0: text alone",
     )
+    denials: Literal["auto"] | Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
+        0.0,
+        description='weight of what a text denies ("They dislike horror"): denials are taken out of the text, and the '
+        "similarity to what they deny is subtracted with this weight; training a decoder on profiles leaves them out. "
+        "0: texts are embedded whole; auto: 0, 0.25, 0.5, 0.75 or 1, chosen with the weight of popularity, on "
+        "validation profiles where there are profiles (of equal values the largest)",
+    )
 
     ranked_by = "rank_texts"
 
     def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
         """The weight of popularity in its scores."""
         return self.popularity
+
+    def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
+        """The weight of denials in its texts."""
+        return self.denials
 
     @property
     def trained(self) -> bool:
@@ -157,10 +172,10 @@ class _TrainedMethod(Method):
         """
         histories = not self.writes_profiles
         chain = tuple((name, recipe.resolved(self.history_items, histories)) for name, recipe in iteration)
-        weight = None if self.popularity == "auto" else self.popularity
+        weight, denials = (None if value == "auto" else value for value in (self.popularity, self.denials))
         prompt, tokens = self._written(prompt)
         chain *= self.iterations
-        return Phase(prompt, self.history_items, tokens, self.train_fraction, chain, weight, transfer)
+        return Phase(prompt, self.history_items, tokens, self.train_fraction, chain, weight, transfer, denials)
 
     def _written(self, prompt: str | None) -> tuple[str | None, int]:
         """Prompt and longest profile; None and 0 without an encoder."""
@@ -405,6 +420,10 @@ class ControlMethod(Method):
     def weight(self, methods: Mapping[str, Method]) -> float | Literal["auto"] | None:
         """The weight of popularity in its scores: 0 with text-alone, otherwise that of its method."""
         return 0.0 if self.change == "text-alone" else methods[self.of].weight(methods)
+
+    def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
+        """That of its method."""
+        return methods[self.of].weight_of_denials(methods)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """A method without texts, or without profiles if they are shuffled; then the problems of its method."""

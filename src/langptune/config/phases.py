@@ -21,6 +21,8 @@ draw, and must stay below 255 characters."""
 
 UNTRAINED_HISTORY = 10
 """Items in the histories with which the weight of popularity is chosen for an untrained decoder."""
+DENIALS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Candidate weights of denials for methods with ``denials: auto``."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Phase:
     popularity: the method's weight of popularity in the encoder's reward; None: chosen on validation.
     transfer: the trained encoder from which it starts, and which no recipe of the chain trains further; None: the
         untrained one.
+    denials: the method's weight of denials in texts; None: chosen on validation.
     """
 
     prompt: str | None
@@ -78,6 +81,7 @@ class Phase:
     chain: tuple[tuple[str, Recipe], ...] = ()
     popularity: float | None = None
     transfer: Transfer | None = None
+    denials: float | None = 0.0
 
     @property
     def id(self) -> str:
@@ -89,8 +93,11 @@ class Phase:
         # Without a recipe nothing is trained, so the fraction has no effect.
         fraction = self.train_fraction if chain else 1.0
         settings = [self.prompt, self.history_items, self.max_tokens, fraction, chain]
-        if self._rewarded and self.popularity != 0:  # at 0 the name is that from before the weight existed
+        # At 0 the name is that from before the weights existed. Denials are chosen together with popularity.
+        if (self._rewarded or self.denials is None) and self.popularity != 0:
             settings.append("auto" if self.popularity is None else self.popularity)
+        if self.denials != 0:
+            settings.append({"denials": "auto" if self.denials is None else self.denials})
         names = [name for name, _ in self.chain]
         if self.transfer is not None:
             settings.append({"from": self.transfer.dataset, "phase": self.transfer.phase.id})
@@ -132,11 +139,14 @@ class Phase:
         """The chain up to ``end``, as one phase for all methods whose chain begins with it.
 
         A phase that has read only histories depends neither on a method's prompt nor on an encoder. A phase without a
-        rewarded encoder does not depend on the weight of popularity.
+        rewarded encoder does not depend on the weight of popularity; and if no decoder was trained on profiles either,
+        not on the weight of denials.
         """
         short = replace(self, chain=self.chain[:end])
         if not short._rewarded:
             short = replace(short, popularity=None)
+            if not any(recipe.needs_profiles for _, recipe in short.chain):
+                short = replace(short, denials=0.0)
         if short.reads_histories_alone:
             return replace(short, prompt=None, history_items=0, max_tokens=0, transfer=None)
         return short
@@ -172,13 +182,27 @@ class Phase:
 
         A phase that trains only the encoder keeps the weight: all texts that one decoder ranks have the same weight. An
         untrained decoder has one weight for all methods.
+
+        The weight of denials is chosen together with it, in a state of its own: by the method's profiles, because
+        histories deny nothing, and with the method's number for popularity if it has one.
         """
-        return self.decoder if self._end("decoder") else Phase(None, UNTRAINED_HISTORY, 0)
+        state = self.decoder if self._end("decoder") else Phase(None, UNTRAINED_HISTORY, 0)
+        if self.denials is not None:
+            return state
+        if self.prompt is not None:
+            written = {"prompt": self.prompt, "history_items": self.history_items, "max_tokens": self.max_tokens}
+            state = replace(state, **written, transfer=self.transfer)
+        return replace(state, popularity=self.popularity, denials=None)
 
     @property
     def weighed_by(self) -> Literal["profiles", "history"]:
-        """The validation texts with which a state's weight is chosen: those that select the decoder's state."""
-        return "history" if self.prompt is None or self.recipe.texts == "history" else "profiles"
+        """The validation texts with which a state's weight is chosen: those that select the decoder's state.
+
+        With a weight of denials to choose, they are profiles wherever there are some.
+        """
+        if self.prompt is None:
+            return "history"
+        return "profiles" if self.denials is None or self.recipe.texts != "history" else "history"
 
     def draws(self) -> list[Draw]:
         """The profiles that this phase's training reads; a phase that trains the encoder writes its own."""

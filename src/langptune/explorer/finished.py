@@ -17,8 +17,10 @@ from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.titles import Titles
+from langptune.interpretability.denials import Splitter
 from langptune.profiles import text as history_texts
 from langptune.randomness import numbered
+from langptune.ranking.queries import splitter_of
 from langptune.ranking.scoring import log_popularity
 
 FIELD = 60
@@ -150,6 +152,11 @@ class Data:
         return Titles(self.titles, self._years)
 
     @cached_property
+    def splitter(self) -> Splitter:
+        """Splits texts into what they like and avoid; tastes are those of the first field with several values."""
+        return splitter_of(self.items, next(iter(self._lists), None))
+
+    @cached_property
     def words(self) -> list[str]:
         """The most frequent values of the first field with several values: genres, categories."""
         if not self._lists:
@@ -243,6 +250,8 @@ class Finished:
         needs = {"decoder": self.layout.run_decoder(run), "item vectors": self.layout.run_vectors(run)}
         if isinstance(weight := self.layout.run_weight(run), str):
             needs["weight of popularity"] = weight
+        if isinstance(denials := self.layout.run_denials(run), str):
+            needs["weight of denials"] = denials
         if kind != "text":
             needs["profiles"] = self.layout.run_profiles(run)
         return [what for what, path in needs.items() if not self.path(path).exists()]

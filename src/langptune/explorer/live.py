@@ -18,12 +18,15 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.finished import Choice, Finished
 from langptune.randomness import profile_seed
-from langptune.ranking.decoder import ItemVectors, embed
+from langptune.ranking.decoder import ItemVectors
+from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import full_ranks
 from langptune.ranking.scoring import Scoring, read_weight
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from langptune.interpretability.denials import Parts
 
 OWN = -1
 """The session number of a history that was typed in; the seed of a sampled profile depends on it."""
@@ -67,32 +70,41 @@ class Decoder:
     prefix: str
     vectors: ItemVectors
     popularity: np.ndarray
-    known: OrderedDict[str, tuple[np.ndarray, bool]] = field(default_factory=OrderedDict)
+    known: OrderedDict[tuple[str, float], tuple[np.ndarray, bool]] = field(default_factory=OrderedDict)
 
-    def vector(self, text: str) -> tuple[np.ndarray, bool]:
+    def vector(self, text: str, denials: Denials | None = None) -> tuple[np.ndarray, bool]:
         """The text's vector, float32 ``[D]``, and whether the text was cut."""
-        if text not in self.known:
-            done = embed(self.model, [text], self.prefix)
-            self.known[text] = (done.vectors[0], done.cut > 0)
+        key = text, denials.weight if denials else 0.0
+        if key not in self.known:
+            done = embed_queries(self.model, [text], self.prefix, denials)
+            self.known[key] = (done.vectors[0], done.cut > 0)
             if len(self.known) > TEXTS:
                 self.known.popitem(last=False)
-        self.known.move_to_end(text)
-        return self.known[text]
+        self.known.move_to_end(key)
+        return self.known[key]
 
     def scoring(self, weight: float) -> Scoring:
         """The scoring of a run with this weight of popularity; several runs may share a decoder."""
         return Scoring(self.vectors, self.popularity, weight)
 
-    def rank(self, text: str, seen: Sequence[int], target: int | None = None, weight: float = 0.0) -> Ranking:
+    def rank(
+        self,
+        text: str,
+        seen: Sequence[int],
+        target: int | None = None,
+        weight: float = 0.0,
+        denials: Denials | None = None,
+    ) -> Ranking:
         """Rank the catalogue by a text with the benchmark's code for scores and ranks.
 
         Args:
             weight: of popularity in the score.
+            denials: how denials in the text count; None: it is embedded whole.
 
         Raises:
             UserError: every item was seen, or scores are not finite.
         """
-        vector, cut = self.vector(text)
+        vector, cut = self.vector(text, denials)
         scores = self.scoring(weight).scores(vector[None])
         anchor = target
         if anchor is None:  # any unseen item; its rank is not used
@@ -151,7 +163,18 @@ class Live:
             UserError: the model or its vectors cannot be read, or belong to another catalogue.
         """
         with self._lock:
-            return self._decoder(choice).rank(text, seen, target, self.weight(choice) if weight is None else weight)
+            return self._decoder(choice).rank(
+                text, seen, target, self.weight(choice) if weight is None else weight, self._denials(choice)
+            )
+
+    def parts(self, choice: Choice, text: str) -> Parts | None:
+        """What a run reads a text as, if it contains denials; None where the run embeds texts whole.
+
+        Raises:
+            UserError: the chosen weight of denials cannot be read.
+        """
+        denials = self._denials(choice)
+        return None if denials is None else denials.splitter.parts(text)
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Select the profile of each session that the benchmark keeps."""
@@ -163,7 +186,8 @@ class Live:
         first = rows.unique("session", keep="first").sort("session")
         with self._lock:
             decoder = self._decoder(choice)
-            queries = embed(decoder.model, rows["profile"].to_list(), decoder.prefix).vectors
+            texts, denials = rows["profile"].to_list(), self._denials(choice)
+            queries = embed_queries(decoder.model, texts, decoder.prefix, denials).vectors
         histories, seen = first["history"].to_list(), first["seen"].to_list()
         score = decoder.scoring(self.weight(choice)).scores
         kept = best_samples(queries, score, histories, seen, entry.history_items)
@@ -182,6 +206,13 @@ class Live:
     def largest_weight(self, choice: Choice) -> float:
         """The largest weight of popularity that the page offers: of the config's grid, or twice the run's own."""
         return max(2 * self.weight(choice), *self.finished.workflow.config.training.popularity_weights)
+
+    def _denials(self, choice: Choice) -> Denials | None:
+        """How denials count in a run's texts; None where texts are embedded whole."""
+        weight = self.finished.layout.run_denials(choice.run)
+        if isinstance(weight, str):
+            weight = read_weight(0.0, self.finished.path(weight), "denials")
+        return Denials(weight, self.finished.data(choice.run.dataset).splitter) if weight else None
 
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout
@@ -323,7 +354,8 @@ class Live:
         if len(done) > 1:
             with self._lock:
                 decoder = self._decoder(choice)
-                queries = embed(decoder.model, [p.text for p in done], decoder.prefix).vectors
+                texts = [profile.text for profile in done]
+                queries = embed_queries(decoder.model, texts, decoder.prefix, self._denials(choice)).vectors
                 scores = decoder.scoring(self.weight(choice)).scores(queries)
             (kept,) = best_rows([scores], [history], [history], entry.history_items)
         profile = done[kept]

@@ -6,6 +6,7 @@ Nothing about a user is kept between requests. The address of the page contains 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -279,6 +280,7 @@ class Explorer:
             out |= {"weight": self.live.weight(choice), "largest_weight": self.live.largest_weight(choice)}
             ranking = self.live.rank(choice, text, seen, target)
             out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
+            out["read"] = self._read(choice, text)
             out["writes"] = session is None and choice.kind == "profiles" and standing
             if stored:
                 # The benchmark's own rank. Scores of a single text are rounded slightly differently than in the
@@ -288,6 +290,11 @@ class Explorer:
         except UserError as error:
             out["error"] = str(error)
         return out
+
+    def _read(self, choice: Choice, text: str) -> dict[str, Any] | None:
+        """The parts that a run reads a text in; None if it denies nothing, or the run embeds texts whole."""
+        parts = self.live.parts(choice, text)
+        return asdict(parts) if parts is not None and (parts.avoids or parts.contradicted) else None
 
     def _list(
         self, data: Data, items: list[int], target: int | None, before: Any = None, other: Any = None
@@ -344,6 +351,7 @@ class Explorer:
             "rank": after.rank,
             "before": stored["rank"] if stored else before.rank,
             "cut": after.cut,
+            "read": self._read(choice, asked.text),
             "list": self._list(data, after.order[:TOP].tolist(), target, was, other),
             "gone": self._gone(data, before, now),
             "edits": differences(base, asked.text),

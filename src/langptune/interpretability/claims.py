@@ -22,8 +22,10 @@ CLAUSE = re.compile(
     r"(?<!\bnothing )(?<!\banything )\bbut\b|\b(?:however|although|though|while|whereas)\b",
     re.IGNORECASE,
 )
-_NOT = r"(?:not|never|cannot|\w+n['’]t)"
-_CANNOT = r"(?:(?:can|could)(?:not|n['’]t| not)|never|can['’]t)"
+_TYPED = r"(?:do|does|did|ca|wo|is|are|was|were|would|could|should|have|has)nt"
+"""Denials as they are typed without an apostrophe."""
+_NOT = rf"(?:not|never|cannot|{_TYPED}|\w+n['’]t)"
+_CANNOT = r"(?:(?:can|could)(?:not|n['’]?t| not)|never|can['’]?t)"
 _ADVERB = r"(?:(?:really|actually|quite|at all|ever|often|easily|usually|possibly|particularly)\s+)?"
 _OF = r"(?:tired?|tires|bored|sick|wear(?:y|ies)) (?:of|by|with)"
 KEEN = re.compile(
@@ -43,15 +45,32 @@ NEUTRAL = re.compile(
     re.IGNORECASE,
 )
 """Words that look like a denial but deny nothing: "not only horror but also war"."""
-APART = r"rather than|instead of|as opposed to|except(?: for)?|anything but"
+APART = (
+    r"rather than|instead of|as opposed to|except(?: for)?|anything but|without(?! (?:a )?(?:doubt|fail|question)\b)"
+)
 _NO = r"(?:no|little|less|lacks?(?: of)?|zero|without)"
 NEGATION = re.compile(
     r"\b(?:dislik\w+|hat(?:e|es|ed|ing)|avoid\w*|loath\w+|detest\w*|despis\w+|never|not|nor|neither|cannot|no longer|"
+    rf"(?:have|had|has) (?:quite )?enough of|{_TYPED}|"
+    r"bores? (?:me|us|them|him|her)(?: to (?:death|tears))?|"
     rf"{_NO} (?:interest|fan|taste|love|liking|fondness|appetite|patience|time|desire)\b(?!-)|"
     r"uninterested|bored (?:by|with)|(?:tired|sick) of|averse to|(?:put|turned) off by|stays? away from|"
     rf"steers? clear of|sh(?:y|ies) away from|(?P<apart>{APART}))\b|\b\w+n['’]t\b",
     re.IGNORECASE,
 )
+_WITHOUT = (
+    r"(?:no(?! (?:one|doubt|matter|wonder|less|fewer)\b)|zero|nothing|(?:less|fewer)(?! (?:than|known)\b))\b(?!-)"
+)
+IMPERATIVE = re.compile(
+    rf"\s*(?:(?:and|or|but|so|please|pls|just|also|with)\s+)*(?:{_WITHOUT}|"
+    r"(?:skip|stop|drop|forget|enough (?:of|with)|spare me|leave out|get rid of|keep away)\b)",
+    re.IGNORECASE,
+)
+"""Denials as people type them, at the start of a part: "no horror", "less war", "skip the musicals"."""
+AFFIRMATIVE = re.compile(
+    r"\s*(?:(?:and|but|so|please)\s+)*(?:just|only|more(?! than\b)|give me|show me)\b", re.IGNORECASE
+)
+"""After an imperative denial, these words begin a liking: "no horror, just comedy"."""
 _VERBS = (
     r"lik(?:es|ed|ing)|lov(?:e|es|ed|ing)|enjoy\w*|prefer\w*|favou?rs?|favou?rites?|admir\w+|appreciat\w+|ador\w+|"
     r"drawn to|fans? of|fond of|keen on|into|passionate about|interested in"
@@ -72,7 +91,7 @@ _BEFORE_VERB = (
 )
 CONJUNCTION = re.compile(
     rf"\b(?:and|or|nor|yet|plus|because|since|as|so|if|when|unless)\b(?=\s+{_BEFORE_VERB}"
-    rf"(?:{_VERBS}|like\b|\x01|{NEGATION.pattern.replace('?P<apart>', '?:')}))|\bnor\b",
+    rf"(?:{_VERBS}|like\b|\x01|{_WITHOUT}|{NEGATION.pattern.replace('?P<apart>', '?:')}))|\bnor\b",
     re.IGNORECASE,
 )
 """The start of a part of a sentence with its own verb, and therefore its own polarity."""
@@ -188,23 +207,55 @@ def statements(text: str) -> list[tuple[str, bool]]:
     A denial applies from its verb on ("likes comedy and does not like horror"). Without a liking before it in its part
     of the sentence, it also applies to what precedes it ("horror is not for them"). Across commas it applies up to the
     end of the clause or the next liking: "they hate horror, war and musicals" likes none. "Rather than" and similar
-    words deny what follows them. Likings with the wording of denials ("can't get enough of") are likings.
+    words deny what follows them; so do "no", "less" and "skip" at the start of a part. Likings with the wording of
+    denials ("can't get enough of") are likings.
     """
-    out: list[tuple[str, bool]] = []
+    return [
+        (text[start:stop].strip(STRIPPED), liked) for clause in clauses(text) for start, stop, liked in clause.parts
+    ]
+
+
+STRIPPED = " ,-*\t"
+"""Characters around a statement that are no part of it."""
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A clause of a text.
+
+    stop: where it ends and its separator (a full stop, a colon, "but") begins.
+    parts: start, end and polarity of its statements, in order, without empty ones.
+    """
+
+    stop: int
+    parts: list[tuple[int, int, bool]]
+
+
+def clauses(text: str) -> list[Clause]:
+    """The clauses of a text with the places of its ``statements``."""
+    out = []
     for start, stop in _spans(CLAUSE, text):
         liked = True
-        polar: list[tuple[str, bool]] = []
+        polar: list[tuple[int, int, bool]] = []
         clause = text[start:stop]
         # Replacements keep the length, so that positions are the same in both strings.
         masked = KEEN.sub(lambda found: "\x01" * len(found[0]), clause)
         masked = NEUTRAL.sub(lambda found: "\x02" * len(found[0]), masked)
+        typed = False
         for at, end in _parts(masked):
+            if typed and AFFIRMATIVE.match(masked, at, end):
+                liked = True
+            typed = typed or IMPERATIVE.match(masked, at, end) is not None
             for a, b, polarity in _polarities(masked, at, end, liked):
-                polar.append((clause[a:b], polarity))
+                polar.append((start + a, start + b, polarity))
                 liked = polarity
-        for polarity, parts in itertools.groupby(polar, key=lambda one: one[1]):
-            if joined := "".join(part for part, _ in parts).strip(" ,-*\t"):
-                out.append((joined, polarity))
+        parts = []
+        for polarity, group in itertools.groupby(polar, key=lambda one: one[2]):
+            same = list(group)
+            first, last = same[0][0], same[-1][1]
+            if text[first:last].strip(STRIPPED):
+                parts.append((first, last, polarity))
+        out.append(Clause(stop, parts))
     return out
 
 
@@ -215,8 +266,8 @@ def _spans(separator: re.Pattern[str], text: str) -> list[tuple[int, int]]:
 
 
 def _parts(masked: str) -> list[tuple[int, int]]:
-    """Start and end of the parts of a clause: after each comma, and from each conjunction before a verb."""
-    cuts = {match.end() for match in re.finditer(",", masked)} | {
+    """Start and end of the parts of a clause: after each comma and line, and from each conjunction before a verb."""
+    cuts = {match.end() for match in re.finditer("[,\n]", masked)} | {
         match.start() for match in CONJUNCTION.finditer(masked)
     }
     edges = [0, *sorted(cuts - {0}), len(masked)]
@@ -230,6 +281,8 @@ def _polarities(masked: str, at: int, end: int, liked: bool) -> list[tuple[int, 
         liked: the polarity before the part.
     """
     part = masked[at:end]
+    if IMPERATIVE.match(part):
+        return [(at, end, False)]
     found = NEGATION.search(part)
     if found is None:
         return [(at, end, liked or LIKING.search(part) is not None)]

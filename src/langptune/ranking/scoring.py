@@ -7,10 +7,10 @@ it trains only the similarity, and ``w`` is chosen on validation after the decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -55,7 +55,7 @@ class Scoring:
     weight: float = 0.0
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
-        """float32 ``[B, N]``: scores of every item for unit-length queries ``[B, D]``."""
+        """float32 ``[B, N]``: scores of every item for queries ``[B, D]`` (``langptune.ranking.queries``)."""
         return score(self.items.scores(queries), self.popularity, self.weight)
 
     def blocks(self, queries: np.ndarray) -> Iterator[np.ndarray]:
@@ -85,19 +85,22 @@ def scoring_of(items: ItemVectors, sessions: pl.DataFrame, weight: float) -> Sco
     return Scoring(items, log_popularity(sessions, len(items.row_of_item)), weight)
 
 
-def read_weight(weight: float, path: str | Path | None) -> float:
-    """The weight of a spec: the one chosen on validation if ``path`` is given, else the number.
+def read_weight(weight: float, path: str | Path | None, key: Literal["weight", "denials"] = "weight") -> float:
+    """A weight of a spec: the one chosen on validation if ``path`` is given, else the number.
+
+    Args:
+        key: ``weight``: that of popularity; ``denials``: that of denials.
 
     Raises:
-        UserError: the file cannot be read or contains no weight.
+        UserError: the file cannot be read or contains no such weight.
     """
     if path is None:
         return weight
     try:
-        return float(read_json(path)["weight"])
+        return float(read_json(path)[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: no weight in it ({type(error).__name__}: {error}); delete it and rerun the rule that makes it"
+            f"{path}: no {key} in it ({type(error).__name__}: {error}); delete it and rerun the rule that makes it"
         ) from None
 
 
@@ -124,3 +127,29 @@ def choose(
         grid.append({"weight": weight, **means, "log_rank": float(np.log(ranks).mean())})
     best = max(grid, key=lambda row: row["ndcg"])  # max() returns the first of equals
     return best["weight"], grid
+
+
+def choose_both(
+    sessions: pl.DataFrame, queries: Mapping[float, np.ndarray], scoring: Scoring, weights: Sequence[float]
+) -> tuple[float, float, list[dict[str, float]]]:
+    """The weights of popularity and of denials with which texts rank validation targets best, chosen together.
+
+    Args:
+        sessions, scoring, weights: as for ``choose``.
+        queries: weight of denials -> the texts' vectors ``[S, D]`` with it.
+
+    Returns:
+        The two weights with the highest NDCG without cut-off, and the rows of ``choose``, each with its weight of
+        denials. Of equals the largest weight of denials is taken, because texts without denials do not constrain it;
+        then the smallest weight of popularity.
+    """
+    grid: list[dict[str, float]] = []
+    rows: list[dict[str, float]] = []
+    before: np.ndarray | None = None
+    for denials in sorted(queries, reverse=True):
+        if before is None or not np.array_equal(before, queries[denials]):
+            rows = choose(sessions, queries[denials], scoring, weights)[1]
+        before = queries[denials]
+        grid += [{"denials": denials, **row} for row in rows]
+    best = max(grid, key=lambda row: row["ndcg"])  # max() returns the first of equals
+    return best["weight"], best["denials"], grid

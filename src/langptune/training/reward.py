@@ -22,7 +22,7 @@ from langptune.config.rewards import parse
 from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.randomness import stream
-from langptune.ranking.decoder import embed
+from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import flat_masks, target_ranks
 from langptune.ranking.scoring import Scoring
 from langptune.training.rewards import REWARDS, Contest, Reader
@@ -102,6 +102,7 @@ class Reward:
         reader: Reader | None = None,
         seed: int = 0,
         phase: str = "reinforcement-1",
+        denials: Denials | None = None,
     ):
         """Set up a reward; without a recipe only ``ranks`` may be used.
 
@@ -112,13 +113,14 @@ class Reward:
             limit: limit on a profile in tokens, for the term ``length``.
             reader: for rewards from a language model.
             seed, phase: determine the random stream of ``shuffle_rewards``.
+            denials: how denials in texts count; None: texts are embedded whole.
 
         Raises:
             UserError: the recipe's reward or terms need facts, limit or reader, which are missing.
         """
         self._decoder, self._scoring, self._prefix, self._recipe = decoder, scoring, prefix, recipe
         self._facts, self._limit, self._reader = facts, limit, reader
-        self._seed, self._phase = seed, phase
+        self._seed, self._phase, self._denials = seed, phase, denials
         if recipe is None:
             return
         parsed = {name: parse(name) for name in recipe.rewards}
@@ -216,7 +218,7 @@ class Reward:
         return (slice(start, start + step) for start in range(0, count, step))
 
     def _scores(self, texts: Sequence[str]) -> np.ndarray:
-        return self._scoring.scores(embed(self._decoder, texts, self._prefix).vectors)
+        return self._scoring.scores(embed_queries(self._decoder, texts, self._prefix, self._denials).vectors)
 
     def _earned(self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Each reward of the recipe, as the mean over the targets of each profile, float64 ``[B]``."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from langptune.config.layout import decoder_of, encoder_of
-from langptune.config.phases import VALIDATION, Draw, Phase
+from langptune.config.phases import DENIALS, VALIDATION, Draw, Phase
 from langptune.config.workflow import Run
 from langptune.workflow.project import Project
 
@@ -97,6 +97,13 @@ class Job:
         return self.project.paths.run_weight(self.run)
 
     @property
+    def denials(self) -> float | str:
+        """The weight of denials in its texts: a number, or the file with the chosen weight."""
+        if "phase" in self.wildcards:
+            return self.project.paths.reward_denials(*self._place, self.phase)
+        return self.project.paths.run_denials(self.run)
+
+    @property
     def _place(self) -> tuple[str, str, str]:
         return self.dataset, self.models, self.wildcards["seed"]
 
@@ -121,6 +128,36 @@ class Job:
     def number_of_weight(self) -> dict[str, float]:
         """The weight of popularity where it is a number; empty where ``popularity_in`` has the file of a chosen one."""
         return {} if isinstance(self.weight, str) else {"weight": self.weight}
+
+    def reading(self) -> dict[str, Any]:
+        """How denials in its texts count; empty where texts are embedded whole.
+
+        ``denials_in`` has the file of a chosen weight.
+        """
+        if self.denials == 0:
+            return {}
+        number = {} if isinstance(self.denials, str) else {"denials": self.denials}
+        return {**number, "taste_field": self.project.taste_field(self.dataset)}
+
+    def likes_alone(self) -> dict[str, Any]:
+        """The settings with which denials are left out of the profiles that its phase trains a decoder on."""
+        if self.phase.denials == 0:
+            return {}
+        return {"without_denials": True, "taste_field": self.project.taste_field(self.dataset)}
+
+    def weights(self) -> list[float]:
+        """The candidate weights of popularity; beside a choice of denials, a number of the method is the only one."""
+        phase = self.phase
+        if phase.denials is None and phase.popularity is not None:
+            return [phase.popularity]
+        return self.project.config.training.popularity_weights
+
+    def grid_of_denials(self) -> dict[str, Any]:
+        """The candidate weights of denials, or the only one; empty where texts are embedded whole."""
+        if self.phase.denials == 0:
+            return {}
+        grid = list(DENIALS) if self.phase.denials is None else [self.phase.denials]
+        return {"denials": grid, "taste_field": self.project.taste_field(self.dataset)}
 
     def card(self, model: str) -> dict[str, str]:
         """The fields of a model card on data and base model; ``model``: the name of the base model."""
@@ -191,6 +228,11 @@ class Job:
     def popularity(self) -> str | None:
         """The file of the chosen weight of popularity; None where the config has a number."""
         return self.weight if isinstance(self.weight, str) else None
+
+    @property
+    def denials_file(self) -> str | None:
+        """The file of the chosen weight of denials; None where the method has a number."""
+        return self.denials if isinstance(self.denials, str) else None
 
     @property
     def written(self) -> str:

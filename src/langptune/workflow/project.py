@@ -128,7 +128,7 @@ class Project:
             return
         last = self.paths.run_phase(run)
         elsewhere = last.transfer.phase.all() if last.transfer else []
-        for phase in (*elsewhere, *last.all(), *(phase.weighed for phase in (*elsewhere, *last.all()))):
+        for phase in (*elsewhere, *last.all(), *(phase.weighed for phase in (*elsewhere, *last.all(), last))):
             self.phases[phase.id] = phase
             self.draws |= {draw.name: draw for draw in (VALIDATION, *phase.draws())}
         if self.has_profiles(run.method):

@@ -215,6 +215,14 @@ function tell() {
   const what = weight() === own ? ", the run’s own" : `; the run’s own is ${number(own)}`;
   $("weight-shown").textContent = number(weight()) + (weight() === 0 ? " (text alone)" : "") + what;
   $("weight").setAttribute("aria-valuetext", $("weight-shown").textContent);
+  const read = (edited || view.sides.right).read;
+  $("read").hidden = !read;
+  if (read) {
+    fill($("read").querySelector(".likes"), read.likes || el("span", { class: "none" }, "nothing"));
+    fill($("read").querySelector(".avoids"), read.avoids || el("span", { class: "none" }, "nothing"));
+    const both = read.contradicted.join(", ");
+    $("read").querySelector("p").textContent = both ? `Both liked and avoided: ${both}. The later statement counts.` : "";
+  }
   $("changed").hidden = !otherText();
   if (otherText()) fill($("changed").querySelector("p"), ...marked(edited.edits, { "-": "removed", "+": "added" }));
 }
