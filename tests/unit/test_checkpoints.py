@@ -53,6 +53,11 @@ KINDS = {
     "cl": lambda folder, log: p.decoder_trainer(
         folder, p.contrastive(batches=12, checkpoint_every=1, validate_every=4), log=log
     ),
+    "cl-edited": lambda folder, log: p.decoder_trainer(
+        folder,
+        p.contrastive(batches=12, checkpoint_every=1, validate_every=4, edited_share=0.5, anchor=0.5),
+        log=log,
+    ),
 }
 
 
@@ -413,6 +418,7 @@ trainer = {{
     ),
     "cl": lambda: p.decoder_trainer(out, p.contrastive(batches=4)),
     "cl-groups": lambda: p.decoder_trainer(out, p.contrastive(batches=4, negatives=4)),
+    "cl-edited": lambda: p.decoder_trainer(out, p.contrastive(batches=4, edited_share=0.3, anchor=2.0)),
 }}[kind]()
 trainer.run()
 if trainer.accelerator.is_main_process:
@@ -421,7 +427,7 @@ if trainer.accelerator.is_main_process:
 RECORDED = yaml.safe_load((Path(__file__).parent / "trajectories.yaml").read_text())
 
 
-@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups"])
+@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups", "cl-edited"])
 def test_one_process_and_two_follow_the_recorded_trajectory(tmp_path, kind):
     """The same losses as a recorded run, on one process and on two (gloo): nothing is silently rescaled."""
     script = tmp_path / "two.py"
