@@ -60,7 +60,7 @@ class Spec(stage.StageSpec):
     sessions_in: str
     users_in: str
     training_in: str = Field(description="training.parquet: the sampled train and val sessions")
-    taste_field: str | None = Field(None, description="item field of genres, for the term `false_claims`")
+    taste_field: str | None = Field(None, description="item field of genres, for terms")
     base: str = Field(description="for the model card: name of the untrained encoder")
     licence: str = Field("", description="for the model card: of the untrained encoder")
     phase: str = Field(description="for the model card: the phase's name")

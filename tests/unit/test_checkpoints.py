@@ -382,7 +382,7 @@ def test_model_card_and_plain_adapter(tmp_path, data):
 
 
 def test_the_script_gives_every_reward_and_term_what_it_needs(tmp_path, data):
-    terms = dict.fromkeys(("unfinished", "repetition", "list", "length", "copied", "false_claims"), -0.1)
+    terms = dict.fromkeys(("unfinished", "repetition", "list", "length", "copied", "false_claims", "steering"), -0.1)
     changes = {"reward": {"log-rank": 1.0, "title": 0.1}, "targets": 3, "terms": terms, "unfinished": "score"}
     spec = spec_of("rlso", data, tmp_path, batches=2, validate_every=1, **changes)
     done = subprocess.run(command("rlso", spec), capture_output=True, text=True)

@@ -294,7 +294,7 @@ class ReinforcementRecipe(_Recipe):
     terms: dict[str, Weight] = Field(
         {"unfinished": -1.0, "repetition": -2.0},
         description="entries of langptune.training.terms (`unfinished`, `repetition`, `list`, `length`, `copied`, "
-        "`false_claims`) -> weight in standard deviations of the batch's reward; 0: only recorded in the curve",
+        "`false_claims`, `steering`) -> weight in standard deviations of the batch's reward; 0: only in the curve",
     )
     shuffle_rewards: bool = Field(
         False,
