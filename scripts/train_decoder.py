@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from langptune.plan import Sizes
+    from langptune.training.contrastive import Pairs
     from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
@@ -53,7 +54,11 @@ class Spec(stage.StageSpec):
     train_profiles_in: str | None = None
     val_profiles_in: str | None = None
     without_denials: bool = Field(False, description="denials are taken out of profiles: only the likes are trained on")
-    taste_field: str | None = Field(None, description="item field of genres; null: no contradictions are looked for")
+    taste_field: str | None = Field(
+        None,
+        description="item field of genres, for edited texts and denials; null: edited texts use tags mined from the "
+        "items' texts, and no contradictions are looked for",
+    )
     base: str = Field(description="for the model card: name of the untrained decoder")
     licence: str = Field("", description="for the model card: of the untrained decoder")
     phase: str = Field(description="for the model card: the phase's name")
@@ -78,6 +83,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "stream": phase.stream,
         "threads": project.config.training.threads,
         **job.likes_alone(),
+        **({"taste_field": project.taste_field(job.dataset)} if phase.recipe.edited_share else {}),
         **job.card(job.decoder),
     }
 
@@ -99,11 +105,12 @@ def needs(project: Project, job: Job) -> Needs:
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
     """Texts through the decoder.
 
-    A training text counts four times (two forward passes and a backward one, GradCache). Each validation embeds the
-    catalogue again, and one text per session and kind.
+    A training text counts four times (two forward passes and a backward one, GradCache), and with an anchor a row's
+    text once more. Each validation embeds the catalogue again, and one text per session and kind.
     """
     recipe = spec["recipe"]
     trained = 4 * recipe["batches"] * (2 * recipe["batch_size"] + recipe["uniform_negatives"])
+    trained += recipe["batches"] * recipe["batch_size"] if recipe.get("anchor") else 0
     kinds = 2 if recipe.get("texts") == "mixed" else 1
     sessions = amounts.product(sizes.sessions(spec["training_in"], "val"), kinds)
     validated = amounts.product(amounts.total(sizes.items(spec["items_in"]), sessions), amounts.validations(recipe))
@@ -121,13 +128,14 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     from langptune.ranking.scoring import text_alone
     from langptune.training.card import card
     from langptune.training.checkpoints import Checkpoints
-    from langptune.training.contrastive import ContrastiveTrainer, Pairs
+    from langptune.training.contrastive import ContrastiveTrainer, Kind, Pairs
     from langptune.training.reward import Reward, validation_metrics
 
     device = pick_device()
     bf16 = pick_dtype(spec.recipe.precision, device) == torch.bfloat16
     seed_torch(stream_seed(spec.seed, spec.stream, "libraries"))
-    item_texts = contracts.read(spec.items_in, "items")["text"].to_list()
+    items = contracts.read(spec.items_in, "items")
+    item_texts = items["text"].to_list()
     sessions = contracts.read(spec.sessions_in, "sessions")
     prefix = spec.decoder.query_prefix
     train = _train(spec, sessions, item_texts, prefix)
@@ -135,15 +143,20 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
     counts = {kind: len(texts) for kind, (texts, _, _) in train.items()}
     trained = len({session for _, _, ids in train.values() for session in ids})
     val_sessions = len(next(iter(val.values())))
-    record.note(train_sessions=trained, rows=counts, val_sessions=val_sessions, bf16=bf16)
-
-    model = load_decoder(Path(spec.decoder_in), spec.decoder, device)
+    share, edited = spec.recipe.profile_share, bool(spec.recipe.edited_share)
+    shares = {"history": 1 - share, "profiles": share} if len(counts) > 1 else dict.fromkeys(counts, 1.0)
+    names = {"history": "histories", "profiles": "profiles"}
     pairs = Pairs(
         _Joined([texts for texts, _, _ in train.values()]),
         np.concatenate([targets for _, targets, _ in train.values()]),
         [spec.decoder.item_prefix + text for text in item_texts],
-        counts["history"] if len(counts) > 1 else None,
+        tuple(Kind(names[kind], rows, shares[kind]) for kind, rows in counts.items() if edited or len(counts) > 1),
     )
+    if edited:
+        pairs = _edited(spec, pairs, items)
+        counts["edited"] = len(pairs.edited)
+    record.note(train_sessions=trained, rows=counts, val_sessions=val_sessions, bf16=bf16)
+    model = load_decoder(Path(spec.decoder_in), spec.decoder, device)
 
     def validate(model: SentenceTransformer) -> dict[str, float]:
         """Validation metrics by the texts of ``SELECTS``; those by another kind have its name as a prefix."""
@@ -161,10 +174,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
         return metrics
 
     inputs = {str(path): provenance.input_hash(path) for path in spec.paths("_in")}
-    what = spec.model_dump(mode="json", include={"decoder", "train_fraction", "seed", "stream"})
+    what = spec.model_dump(mode="json", include={"decoder", "train_fraction", "seed", "stream", "taste_field"})
     identity = {**what, "recipe": spec.recipe.identity(), "inputs": inputs, "bf16": bf16}
     checkpoints = Checkpoints(Path(spec.checkpoints or Path(spec.decoder_out).parent / ".checkpoints"), identity, log)
-    rows = " and ".join(f"{count} rows of {kind}" for kind, count in counts.items())
+    rows = " and ".join(f"{count} rows of {kind}" for kind, count in counts.items() if kind != "edited")
+    rows += f", {counts['edited']} of them also edited," if edited else ""
     log(
         f"{spec.recipe.title}: {rows} of {trained} train sessions, {val_sessions} validation sessions, {device}, "
         f"bfloat16 {bf16}"
@@ -214,6 +228,29 @@ class _Joined(Sequence[str]):
                 return part[row]
             row -= len(part)
         raise IndexError(row)
+
+
+def _edited(spec: Spec, pairs: Pairs, items: pl.DataFrame) -> Pairs:
+    """The pairs with their edited rows.
+
+    Raises:
+        UserError: the dataset has no tastes, or no text admits an edit.
+    """
+    from langptune.interpretability.claims import Titles
+    from langptune.interpretability.tastes import tastes_of
+    from langptune.training.contrastive import with_edits
+    from langptune.training.edits import Edits
+
+    tastes = tastes_of(items, spec.taste_field)
+    if not tastes.names:
+        what = "no tag can be mined from its texts" if spec.taste_field is None else "no value of it has five items"
+        raise UserError(
+            f"{spec.items_in}: field '{spec.taste_field or 'text'}': {what}, and edited rows need tastes; name a field "
+            "of genres or categories in `lists` of the dataset in datasets.yaml, or set the recipe's edited_share to 0"
+        )
+    titles, recipe = Titles(items["title"].to_list()), spec.recipe
+    edits = Edits(pairs.texts, pairs.targets, tastes, titles, recipe.edits, spec.decoder.query_prefix)
+    return with_edits(pairs, edits, recipe.edited_share)
 
 
 def _kinds(spec: Spec) -> Iterator[str]:

@@ -7,13 +7,16 @@ the taste first, in any order, and its expected NDCG is known exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from langptune.interpretability.claims import Titles
+from langptune.interpretability.tastes import Tastes
 
 TASTES = ["western", "horror", "musical", "war", "romance", "space", "crime", "cartoon", "sports", "drama"]
 PER_TASTE = 16
@@ -233,6 +236,12 @@ def contrastive(**changes):
     return ContrastiveRecipe.model_validate({**fields, **changes})
 
 
+def tastes(data: Planted) -> Tastes:
+    """The planted tastes of the items."""
+    has = np.array([[item.split()[0] == taste for taste in sorted(TASTES)] for item in data.items])
+    return Tastes(sorted(TASTES), has)
+
+
 def policy_trainer(
     folder, recipe, data=None, model=None, decoder=None, reward=None, log=None, phase="reinforcement-1", **extra
 ):
@@ -266,7 +275,8 @@ def policy_trainer(
 def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None, seed=0, phase="contrastive-1"):
     """A trainer of the tiny decoder on planted histories."""
     from langptune.training.checkpoints import Checkpoints
-    from langptune.training.contrastive import ContrastiveTrainer, Pairs
+    from langptune.training.contrastive import ContrastiveTrainer, Kind, Pairs, with_edits
+    from langptune.training.edits import Edits
     from langptune.training.reward import Reward, validation_metrics
 
     data, model = data or planted(train=40, val=10), model or tiny_decoder()
@@ -286,6 +296,10 @@ def decoder_trainer(folder, recipe, data=None, model=None, texts=None, log=None,
     log = log or (lambda line: None)
     checkpoints = Checkpoints(folder, {"recipe": recipe.model_dump(mode="json")}, log)
     pairs = Pairs(texts["train"], np.array(data.target["train"]), data.items)
+    if recipe.edited_share:
+        pairs = replace(pairs, kinds=(Kind("histories", len(texts["train"]), 1.0),))
+        edits = Edits(pairs.texts, pairs.targets, tastes(data), Titles([]), recipe.edits)
+        pairs = with_edits(pairs, edits, recipe.edited_share)
     return ContrastiveTrainer(model, pairs, recipe, checkpoints, validate, seed, phase, False, log)
 
 

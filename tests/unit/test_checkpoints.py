@@ -53,6 +53,11 @@ KINDS = {
     "cl": lambda folder, log: p.decoder_trainer(
         folder, p.contrastive(batches=12, checkpoint_every=1, validate_every=4), log=log
     ),
+    "cl-edited": lambda folder, log: p.decoder_trainer(
+        folder,
+        p.contrastive(batches=12, checkpoint_every=1, validate_every=4, edited_share=0.5, anchor=0.5),
+        log=log,
+    ),
 }
 
 
@@ -377,7 +382,7 @@ def test_model_card_and_plain_adapter(tmp_path, data):
 
 
 def test_the_script_gives_every_reward_and_term_what_it_needs(tmp_path, data):
-    terms = dict.fromkeys(("unfinished", "repetition", "list", "length", "copied", "false_claims"), -0.1)
+    terms = dict.fromkeys(("unfinished", "repetition", "list", "length", "copied", "false_claims", "steering"), -0.1)
     changes = {"reward": {"log-rank": 1.0, "title": 0.1}, "targets": 3, "terms": terms, "unfinished": "score"}
     spec = spec_of("rlso", data, tmp_path, batches=2, validate_every=1, **changes)
     done = subprocess.run(command("rlso", spec), capture_output=True, text=True)
@@ -413,6 +418,7 @@ trainer = {{
     ),
     "cl": lambda: p.decoder_trainer(out, p.contrastive(batches=4)),
     "cl-groups": lambda: p.decoder_trainer(out, p.contrastive(batches=4, negatives=4)),
+    "cl-edited": lambda: p.decoder_trainer(out, p.contrastive(batches=4, edited_share=0.3, anchor=2.0)),
 }}[kind]()
 trainer.run()
 if trainer.accelerator.is_main_process:
@@ -421,7 +427,7 @@ if trainer.accelerator.is_main_process:
 RECORDED = yaml.safe_load((Path(__file__).parent / "trajectories.yaml").read_text())
 
 
-@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups"])
+@pytest.mark.parametrize("kind", ["rlso", "grpo", "cl", "cl-groups", "cl-edited"])
 def test_one_process_and_two_follow_the_recorded_trajectory(tmp_path, kind):
     """On one process and on two (gloo), losses equal those of a recorded run: nothing is silently rescaled."""
     script = tmp_path / "two.py"

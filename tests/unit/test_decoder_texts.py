@@ -69,23 +69,24 @@ def test_each_kind_has_its_share_of_every_batch_and_of_the_correction(tmp_path):
     """Mixed rows put items among the candidates at the rate that the correction assumes."""
     data = p.planted(train=60, val=4)
     targets = np.array(data.target["train"])
-    pairs = contrastive.Pairs([str(at) for at in range(60)], targets, data.items, histories=50)
+    kinds = (contrastive.Kind("histories", 50, 0.75), contrastive.Kind("profiles", 10, 0.25))
     batch, needed = 16, 16 * 3000
-    order = contrastive.mixed_order(pairs, 0.25, needed, 0, "contrastive-1")
+    order = contrastive.mixed_order(kinds, needed, 0, "contrastive-1")
     share = (order.reshape(-1, batch) >= 50).sum(1)
     assert (share == 4).all(), "ten profiles are four rows of sixteen in each batch"
     assert (np.bincount(order[order >= 50], minlength=60)[50:] == needed // 4 // 10).all()
     assert np.ptp(np.bincount(order, minlength=60)[:50]) <= 1, "gone through as often as one another"
     drawn = np.bincount(targets[order], minlength=len(data.items)) / (needed / batch)
-    weights = contrastive.row_weights(pairs, 0.25)
+    weights = contrastive.row_weights(kinds)
     assert weights.mean() == pytest.approx(1)
     expected = np.exp(contrastive.log_frequency(targets, len(data.items), batch, 0, weights))
     there = drawn > 0
     assert np.allclose(expected[there], drawn[there], rtol=5e-3)
-    spread = contrastive.mixed_order(pairs, 0.3, 1000, 0, "contrastive-1") >= 50
+    other = (contrastive.Kind("histories", 50, 0.7), contrastive.Kind("profiles", 10, 0.3))
+    spread = contrastive.mixed_order(other, 1000, 0, "contrastive-1") >= 50
     assert set(spread.reshape(-1, 10).sum(1)) == {3}
-    assert np.array_equal(order, contrastive.mixed_order(pairs, 0.25, needed, 0, "contrastive-1"))
-    assert not np.array_equal(order, contrastive.mixed_order(pairs, 0.25, needed, 0, "contrastive-2"))
+    assert np.array_equal(order, contrastive.mixed_order(kinds, needed, 0, "contrastive-1"))
+    assert not np.array_equal(order, contrastive.mixed_order(kinds, needed, 0, "contrastive-2"))
 
 
 @pytest.mark.parametrize("texts", ["history", "profiles", "mixed"])

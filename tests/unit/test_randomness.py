@@ -144,7 +144,7 @@ def test_a_title_or_a_name_changes_no_stream():
 def candidates(folder, phase, seed=0):
     """The rows and the uniform negatives that a CL trainer draws, for all of its batches."""
     trainer = p.decoder_trainer(folder, p.contrastive(batches=6), phase=phase, seed=seed)
-    rows = [trainer.train_dataset[at] for at in range(len(trainer.train_dataset))]
+    rows = trainer.order.tolist()
     uniform = []
     for step in range(6):
         trainer.state.global_step = step

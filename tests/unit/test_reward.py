@@ -14,6 +14,7 @@ from langptune.config import rewards
 from langptune.config.recipes import ReinforcementRecipe
 from langptune.config.rewards import parse
 from langptune.data import contracts
+from langptune.errors import UserError
 from langptune.metrics import from_ranks
 from langptune.randomness import stream
 from langptune.ranking.decoder import embed
@@ -354,6 +355,37 @@ def test_terms_count_in_deviations_of_the_reward(facts):
     assert same == pytest.approx(0.3 - found["unfinished"] - 0.5 * found["copied"]), "form alone tells them apart"
 
 
+def test_steering_is_the_change_of_the_auc_after_a_sentence():
+    """Profile by profile, from ranks counted here."""
+    data, decoder = p.planted(train=5, val=6), p.tiny_decoder()
+    tastes, scored = p.tastes(data), p.scoring(decoder, data.items)
+    items = pl.DataFrame({"title": data.items, "text": data.items, "genres": [text.split()[0] for text in data.items]})
+    known = facts_of(items, "genres")
+    assert known.catalogue.tastes.names == tastes.names
+    used = Reward(decoder, scored, recipe=recipe(terms={"steering": 1.0}), facts=known)
+    sessions = p.sessions_of(data, "val", p.tokenizer())
+    every = " ".join(p.TASTES)
+    texts = ["likes western", "likes horror", "likes war", "likes western", every, "user likes space"]
+    found = used.columns(texts, sessions, [0, 1, 2, 0, 4, 5], np.ones(6, dtype=bool))["steering"]
+    assert found[0] == found[3], "drawn by session"
+    assert found[4] == 0.0, "no taste is left to add"
+    for at in (0, 1, 2, 5):
+        edited, taste = TERMS["steering"].edit(
+            texts[at], known, stream(0, "reinforcement-1", "edits of terms", sessions.sessions[at])
+        )
+        assert edited.endswith(" " + texts[at]) and tastes.names[taste] in edited.removesuffix(texts[at])
+        assert tastes.names[taste] not in texts[at]
+        unseen = [item for item in range(len(data.items)) if item not in sessions.seen[at]]
+        auc = []
+        for text in (texts[at], edited):
+            scores = scored.scores(embed(decoder, [text]).vectors)[0]
+            own, rest = ([scores[item] for item in unseen if tastes.has[item, taste] == has] for has in (True, False))
+            auc.append(np.mean([(a > b) + 0.5 * (a == b) for a in own for b in rest]))
+        assert found[at] == pytest.approx(auc[1] - auc[0], abs=1e-9) and found[at] != 0
+    with pytest.raises(UserError, match="the items"):
+        Reward(decoder, scored, recipe=recipe(terms={"steering": 1.0}))
+
+
 def test_length_counts_the_tokens_that_were_written():
     data, used, _ = reward(recipe(terms={"length": -1.0}), limit=10)
     sessions, finished = p.sessions_of(data, "val", p.tokenizer()), np.arange(30) < 29
@@ -363,8 +395,6 @@ def test_length_counts_the_tokens_that_were_written():
 
 
 def test_what_a_term_needs_is_asked_for_before_work():
-    from langptune.errors import UserError
-
     for changes, what in (
         ({"terms": {"copied": -1}}, "the items"),
         ({"terms": {"length": -1}}, "the longest profile"),
@@ -418,8 +448,6 @@ def test_terms_of_form_are_not_shuffled():
 
 
 def test_one_session_cannot_be_shuffled():
-    from langptune.errors import UserError
-
     with pytest.raises(UserError, match="raise sessions_per_batch"):
         dealt([1, 1, 2], 2, stream(0, "a", "b"))
 

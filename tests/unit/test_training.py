@@ -118,7 +118,7 @@ def test_log_q_is_the_rate_at_which_the_trainer_draws_candidates(tmp_path, train
     recipe = p.contrastive(batches=1500, **changes)
     data = p.planted(train=train, val=2)
     trainer = p.decoder_trainer(tmp_path, recipe, data=data)
-    rows = [trainer.train_dataset[at] for at in range(len(trainer.train_dataset))]
+    rows = trainer.order
     targets = np.bincount(trainer._pairs.targets[rows], minlength=len(data.items))
     uniform = np.zeros(len(data.items))
     for step in range(recipe.batches):

@@ -37,6 +37,7 @@ nearest valid key.
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | the effect of RLSO on MovieLens-100K, with controls: all test users, three seeds, hours on two cores |
+| `steering.yaml` | options of CL that keep profiles steerable: accuracy and steerability, one seed |
 | `reward-study.yaml` | rewards x algorithms of RLSO, all with the same limit of generated tokens |
 | `ml-1m.yaml` | baselines on MovieLens-1M under two protocols, beside published figures |
 | `two-datasets.yaml` | the default run on two datasets and transfer; the second is an optional package (docs/data.md) |

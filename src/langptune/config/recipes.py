@@ -27,8 +27,15 @@ LATER = {
     "profile_samples": 1,
     "profile_share": 0.5,
     "settings": {},
+    "edited_share": 0.0,
+    "edits": ["add", "strengthen", "remove"],
+    "anchor": 0.0,
 }
 """Keys that were added later, with their defaults; a key at its default does not change the names of phases."""
+
+Edit = Literal["add", "strengthen", "remove", "deny"]
+EDITS: tuple[Edit, ...] = ("add", "strengthen", "remove", "deny")
+"""Edits of texts in CL (``langptune.training.edits``)."""
 
 Rate = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]
@@ -144,6 +151,30 @@ class ContrastiveRecipe(_Recipe):
     profile_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="mixed: share of profiles among the rows of each batch; the other rows are histories"
     )
+    edited_share: Fraction = Field(
+        0.0,
+        description="share of the rows of each batch, of each kind of text, in whose text one taste (genre or tag) is "
+        "edited so that the text is true of the row's target",
+    )
+    edits: Annotated[list[Edit], Field(min_length=1)] = Field(
+        ["add", "strengthen", "remove"],
+        description="kinds of edits that are drawn. add, strengthen: a sentence with a taste of the target that the "
+        "text does not name, or names; remove: the mentions of a taste that the target lacks are removed; deny: a "
+        "sentence that denies a taste that the target lacks",
+    )
+    anchor: Share = Field(
+        0.0,
+        description="weight of the mean distance (1 - cosine similarity) of the batch's texts, or of the edited ones "
+        "where there are some, to their vectors before the phase, added to the loss",
+    )
+
+    @field_validator("edits")
+    @classmethod
+    def _one_order(cls, value: list[Edit]) -> list[Edit]:
+        """The edits in one order: two lists of the same edits are the same training."""
+        if len(set(value)) < len(value):
+            raise ValueError("name each kind of edit once")
+        return [kind for kind in EDITS if kind in value]
 
     @model_validator(mode="after")
     def _drawn(self) -> ContrastiveRecipe:
@@ -181,6 +212,8 @@ class ContrastiveRecipe(_Recipe):
             changed |= {"profile_temperature": 0.0, "profile_samples": 1}
         if texts != "mixed":
             changed["profile_share"] = 0.5
+        if not self.edited_share:
+            changed["edits"] = [*LATER["edits"]]
         return self.model_copy(update=changed)
 
     @property
@@ -261,7 +294,7 @@ class ReinforcementRecipe(_Recipe):
     terms: dict[str, Weight] = Field(
         {"unfinished": -1.0, "repetition": -2.0},
         description="entries of langptune.training.terms (`unfinished`, `repetition`, `list`, `length`, `copied`, "
-        "`false_claims`) -> weight in standard deviations of the batch's reward; 0: only recorded in the curve",
+        "`false_claims`, `steering`) -> weight in standard deviations of the batch's reward; 0: only in the curve",
     )
     shuffle_rewards: bool = Field(
         False,

@@ -38,7 +38,7 @@ REWARDS: dict[str, RewardKind] = {
 }
 """Values of a recipe's ``reward``; ``ndcg`` is the paper's (PAPER: Training)."""
 
-TERMS = ("unfinished", "repetition", "list", "length", "copied", "false_claims")
+TERMS = ("unfinished", "repetition", "list", "length", "copied", "false_claims", "steering")
 """Keys of a recipe's ``terms``."""
 
 

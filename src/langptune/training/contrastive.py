@@ -13,10 +13,16 @@ the whole batch (PAPER, defect 8: each device saw its own 32 rows only). Memory 
 the batch: embeddings are computed without gradients first, the loss gives the gradient of each embedding, and each
 micro-batch is then embedded again to carry it into the weights (GradCache, Gao et al., 2021). So the micro-batch and
 the number of processes do not change the loss.
+
+With an ``anchor`` a the loss has one more term, in which v are the vectors of the texts, v0 their vectors by the
+decoder before the phase, and T the edited texts of the batch, or all its texts if none is edited::
+
+    a * mean over t in T of (1 - cos(v(t), v0(t)))
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +40,7 @@ from langptune.launch import join
 from langptune.randomness import stream
 from langptune.ranking.decoder import unit_vectors
 from langptune.training.checkpoints import Checkpoints
+from langptune.training.edits import Edits
 from langptune.training.trainer import Resumable, row_order, training_arguments
 from langptune.training.watch import Watch
 
@@ -45,20 +52,73 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Consecutive rows of one kind.
+
+    name: names the random stream of their order.
+    rows: their number.
+    share: their share of the rows of every batch.
+    """
+
+    name: str
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Pairs:
-    """Training data of the decoder: rows of one text and one target item.
+    """Training data of the decoder: rows of one text and one target item, then rows whose texts are edited.
 
     texts: with the decoder's query prefix; accessed one by one, so they may be computed lazily.
-    targets: int64 ``[R]``.
+    targets: int64 ``[R]``, of all rows.
     item_texts: texts of the whole catalogue, with the decoder's item prefix.
-    histories: number of first rows that are histories, if the others are profiles and every batch has a share of both
-        (``profile_share``); None: all rows are of one kind.
+    kinds: the kinds of rows in their order; empty: all rows are of one kind.
+    edits: makes the texts of the edited rows; None: there are none.
+    edited: int64 ``[R - number of texts]``, the row whose text an edited row edits.
     """
 
     texts: Sequence[str]
     targets: np.ndarray
     item_texts: list[str]
-    histories: int | None = None
+    kinds: tuple[Kind, ...] = ()
+    edits: Edits | None = None
+    edited: np.ndarray | None = None
+
+    def is_edited(self, rows: np.ndarray) -> np.ndarray:
+        """bool ``[B]``, whether the text of each row is edited."""
+        return rows >= len(self.texts)
+
+    def text(self, row: int, rng: Callable[[], np.random.Generator]) -> str:
+        """The text of a row; ``rng`` is called for the generator of an edit."""
+        if row < len(self.texts):
+            return self.texts[row]
+        assert self.edits is not None and self.edited is not None
+        return self.edits.text(int(self.edited[row - len(self.texts)]), rng())
+
+
+def with_edits(pairs: Pairs, edits: Edits, share: float) -> Pairs:
+    """The pairs with edited rows: of each kind, all rows that admit an edit, with ``share`` of the kind's share.
+
+    A kind without such a row has no edited rows and keeps its share.
+
+    Args:
+        pairs: without edited rows, but with ``kinds``.
+        share: in (0, 1).
+
+    Raises:
+        UserError: no row admits an edit.
+    """
+    admitted = edits.admitted()
+    if not len(admitted):
+        raise UserError("edits: no text admits one of these edits; name others in `edits`, or set edited_share to 0")
+    plain, made, first = [], [], 0
+    for kind in pairs.kinds:
+        rows = int(((admitted >= first) & (admitted < first + kind.rows)).sum())
+        first += kind.rows
+        plain.append(Kind(kind.name, kind.rows, kind.share * (1 - share) if rows else kind.share))
+        made += [Kind(f"edited {kind.name}", rows, kind.share * share)] if rows else []
+    targets = np.concatenate([pairs.targets, pairs.targets[admitted]])
+    return Pairs(pairs.texts, targets, pairs.item_texts, (*plain, *made), edits, admitted)
 
 
 def info_nce(
@@ -116,48 +176,50 @@ def log_frequency(
     return np.log(np.where(expected > 0, expected, rows / len(targets)))
 
 
-def mixed_order(pairs: Pairs, share: float, needed: int, seed: int, phase: str) -> np.ndarray:
-    """int64 ``[needed]``: rows for all batches, histories and profiles interleaved by the share of the profiles.
+def mixed_order(kinds: Sequence[Kind], needed: int, seed: int, phase: str) -> np.ndarray:
+    """int64 ``[needed]``: rows for all batches, the kinds interleaved by their shares.
 
-    Each kind has the order of ``row_order``. The two are spread evenly, so that every batch, and every group of rows in
-    it, has the share to within one row.
+    Each kind has the order of ``row_order``. Its rows are spread evenly over the places that later kinds leave free: of
+    two kinds every batch, and every group of rows in it, has both shares to within one row; of more, the last kind's.
     """
-    assert pairs.histories is not None
-    ends = np.floor(np.arange(needed + 1) * share).astype(np.int64)
-    profile = np.diff(ends) == 1
     out = np.empty(needed, dtype=np.int64)
-    for kind, first, rows, name in (
-        (~profile, 0, pairs.histories, "histories"),
-        (profile, pairs.histories, len(pairs.targets) - pairs.histories, "profiles"),
-    ):
-        if kind.any():
-            out[kind] = first + row_order(rows, int(kind.sum()), seed, f"{phase} {name}")
+    free, share = np.arange(needed), 1.0
+    first = sum(kind.rows for kind in kinds)
+    for at, kind in reversed(list(enumerate(kinds))):
+        first -= kind.rows
+        own = np.ones(len(free), dtype=bool)
+        if at:
+            own = np.diff(np.floor(np.arange(len(free) + 1) * (kind.share / share)).astype(np.int64)) == 1
+        if own.any():
+            out[free[own]] = first + row_order(kind.rows, int(own.sum()), seed, f"{phase} {kind.name}")
+        free, share = free[~own], share - kind.share
     return out
 
 
-def row_weights(pairs: Pairs, share: float) -> np.ndarray:
-    """float64 ``[R]``: relative frequency of each row of mixed pairs, with mean 1."""
-    assert pairs.histories is not None
-    rows, profiles = len(pairs.targets), len(pairs.targets) - pairs.histories
-    each = [(1 - share) * rows / pairs.histories, share * rows / profiles]
-    return np.repeat(each, [pairs.histories, profiles])
+def row_weights(kinds: Sequence[Kind]) -> np.ndarray:
+    """float64 ``[R]``: relative frequency of each row of several kinds, with mean 1."""
+    rows = sum(kind.rows for kind in kinds)
+    return np.repeat([kind.share * rows / kind.rows for kind in kinds], [kind.rows for kind in kinds])
 
 
-class _Rows(Dataset):
-    """Row numbers for all batches."""
+class _Places(Dataset):
+    """The places in the order of the rows, for all batches."""
 
-    def __init__(self, rows: np.ndarray):
-        self._rows = rows
+    def __init__(self, count: int):
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def __getitem__(self, index: int) -> int:
-        return int(self._rows[index])
+        return index
 
 
 class ContrastiveTrainer(Resumable, Trainer):
-    """Trains a sentence-transformers model on ``Pairs`` by a contrastive recipe."""
+    """Trains a sentence-transformers model on ``Pairs`` by a contrastive recipe.
+
+    order: int64, the row of each place, for all batches.
+    """
 
     def __init__(
         self,
@@ -187,6 +249,9 @@ class ContrastiveTrainer(Resumable, Trainer):
                 value, processes = getattr(recipe, key), arguments.world_size
                 raise UserError(f"{recipe.title}: {key} {value} does not divide over {processes} processes")
         arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
+        # Copied before anything wraps the model. A resumed job loads the same model before its checkpoint.
+        self._start = copy.deepcopy(model).requires_grad_(False).eval() if recipe.anchor else None
+        self.order = self._order(pairs, recipe, seed, phase)
         # With dropout, the two embeddings of a text would differ, and the result would depend on the micro-batch.
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -194,8 +259,8 @@ class ContrastiveTrainer(Resumable, Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=_Rows(self._order(pairs, recipe, seed, phase)),
-            data_collator=lambda rows: {"rows": torch.tensor(rows)},
+            train_dataset=_Places(len(self.order)),
+            data_collator=lambda places: {"places": torch.tensor(places)},
         )
         self._pairs, self._recipe, self._seed, self._phase = pairs, recipe, seed, phase
         self._log_q = None
@@ -205,7 +270,7 @@ class ContrastiveTrainer(Resumable, Trainer):
                 len(pairs.item_texts),
                 recipe.rivals,
                 recipe.uniform_negatives,
-                None if pairs.histories is None else row_weights(pairs, recipe.profile_share),
+                row_weights(pairs.kinds) if pairs.kinds else None,
             )
             self._log_q = torch.tensor(values, dtype=torch.float32)
         self._micro = recipe.micro_batch
@@ -218,34 +283,43 @@ class ContrastiveTrainer(Resumable, Trainer):
     @staticmethod
     def _order(pairs: Pairs, recipe: ContrastiveRecipe, seed: int, phase: str) -> np.ndarray:
         needed = recipe.batches * recipe.batch_size
-        if pairs.histories is None:
+        if not pairs.kinds:
             return row_order(len(pairs.targets), needed, seed, phase)
-        return mixed_order(pairs, recipe.profile_share, needed, seed, phase)
+        return mixed_order(pairs.kinds, needed, seed, phase)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return inputs  # row numbers, used on the CPU
+        return inputs  # places in the order, used on the CPU
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the inputs are row numbers."""
+        """Not counted: the inputs are places in the order of the rows."""
         return 0
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> Any:
         """Compute the gradients of one batch, independent of micro-batch and number of processes."""
         model.train()
-        rows = inputs["rows"].numpy()
-        loss = self.fitting(lambda: self._backward(model, rows), len(rows))
-        self.watch.record(loss=float(loss), learning_rate=self._get_learning_rate())
+        places = inputs["places"].numpy()
+        loss, distance = self.fitting(lambda: self._backward(model, places), len(places))
+        measured = {} if distance is None else {"distance": float(distance)}
+        self.watch.record(loss=float(loss), **measured, learning_rate=self._get_learning_rate())
         return loss
 
-    def _backward(self, model: Any, rows: np.ndarray) -> torch.Tensor:
+    def text(self, place: int) -> str:
+        """The text of the row at a place of the order; an edit depends on seed, phase and place only."""
+        return self._pairs.text(int(self.order[place]), lambda: stream(self._seed, self._phase, "edits", place))
+
+    def _backward(self, model: Any, places: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The batch's loss, and its distance to the start (None without an anchor)."""
         device = self.accelerator.device
+        rows = self.order[places]
         targets = self._pairs.targets[rows]
         negatives = self._uniform()
         items = np.concatenate([targets, negatives])
-        texts = np.array([*(self._pairs.texts[row] for row in rows), *(self._pairs.item_texts[item] for item in items)])
+        queries = [self.text(place) for place in places.tolist()]
+        anchors = None if self._start is None else self._anchors(queries, self._pairs.is_edited(rows))
+        texts = np.array([*queries, *(self._pairs.item_texts[item] for item in items)])
         place = np.arange(len(texts))
         # Repeated texts are embedded once. With sharded weights, all processes need the same number of forward passes,
         # so each embeds all of its texts, whose number is the same.
@@ -262,13 +336,17 @@ class ContrastiveTrainer(Resumable, Trainer):
         position = np.empty(len(order), dtype=np.int64)
         position[order] = np.arange(len(order))
         at = torch.as_tensor(position[place], device=device)
-        loss = self._loss(vectors[at[: len(rows)]], vectors[at[len(rows) :]], torch.as_tensor(items, device=device))
+        own = vectors[at[: len(rows)]]
+        loss, distance = self._loss(own, vectors[at[len(rows) :]], torch.as_tensor(items, device=device)), None
+        if anchors is not None:
+            distance = self._distance(own, *anchors)
+            loss, distance = loss + self._recipe.anchor * distance, distance.detach()
         # Every process computes the loss of the whole batch, with gradients of its own rows only. DDP averages
         # gradients over processes, so the loss is multiplied by their number.
         scaled = loss * self.accelerator.num_processes
         if len(chunks) == 1:
             self.accelerator.backward(scaled)
-            return loss.detach()
+            return loss.detach(), distance
         (gradient,) = torch.autograd.grad(scaled, vectors)
         start = 0
         for number, chunk in enumerate(chunks):
@@ -277,7 +355,7 @@ class ContrastiveTrainer(Resumable, Trainer):
                 part = self._embed(model, texts[chunk])
                 self.accelerator.backward((part * gradient[start : start + len(chunk)]).sum())
             start += len(chunk)
-        return loss.detach()
+        return loss.detach(), distance
 
     def _loss(self, queries: torch.Tensor, items: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """The loss of the whole batch: rows and candidates of all processes."""
@@ -299,6 +377,29 @@ class ContrastiveTrainer(Resumable, Trainer):
             self._recipe.mask_duplicates,
             None if self._recipe.negatives == "batch" else self._recipe.negatives,
         )
+
+    def _anchors(self, texts: list[str], edited: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors of this process's texts before the phase ``[B, D]``, and whether each is edited, bool ``[B]``."""
+        self._start.to(self.accelerator.device)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        parts = [order[start : start + self._micro] for start in range(0, len(order), self._micro)]
+        with torch.no_grad():
+            found = torch.cat([self._embed(self._start, [texts[at] for at in part]) for part in parts])
+        back = torch.as_tensor(np.argsort(order, kind="stable"), device=found.device)
+        return found[back], torch.as_tensor(edited, device=found.device)
+
+    def _distance(self, queries: torch.Tensor, before: torch.Tensor, edited: torch.Tensor) -> torch.Tensor:
+        """Mean of 1 - cos to the vectors before the phase, over the edited texts of the whole batch, or all its texts.
+
+        Args:
+            queries, before: unit vectors ``[B, D]`` of this process's texts.
+            edited: bool ``[B]``.
+        """
+        if self.accelerator.num_processes > 1:
+            queries, before = self._gathered(queries), self.accelerator.gather(before)
+            edited = self.accelerator.gather(edited.long()).bool()  # not every backend gathers truth values
+        distances = 1 - (queries * before).sum(dim=1)
+        return (distances[edited] if edited.any() else distances).mean()
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
         """Vectors of all processes in order; those of this process keep their gradient."""

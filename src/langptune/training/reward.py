@@ -26,7 +26,7 @@ from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import flat_masks, target_ranks
 from langptune.ranking.scoring import Scoring
 from langptune.training.rewards import REWARDS, Contest, Reader
-from langptune.training.terms import TERMS, Facts, Written
+from langptune.training.terms import TERMS, EditTerm, Facts, Written
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,7 +112,7 @@ class Reward:
             facts: facts about the catalogue, for terms that need them.
             limit: limit on a profile in tokens, for the term ``length``.
             reader: for rewards from a language model.
-            seed, phase: determine the random stream of ``shuffle_rewards``.
+            seed, phase: determine the random streams of ``shuffle_rewards`` and of terms.
             denials: how denials in texts count; None: texts are embedded whole.
 
         Raises:
@@ -184,10 +184,13 @@ class Reward:
             )
             for at, (text, row, ended) in enumerate(zip(texts, rows, finished, strict=True))
         ]
-        terms = {
-            name: np.array([TERMS[name].value(one, self._facts) for one in written], dtype=np.float64)
-            for name in self._recipe.terms
-        }
+        terms = {}
+        for name in self._recipe.terms:
+            term = TERMS[name]
+            if isinstance(term, EditTerm):
+                terms[name] = self._compared(term, texts, sessions, rows)
+            else:
+                terms[name] = np.array([term.value(one, self._facts) for one in written], dtype=np.float64)
         return {"reward": total} | (rewards if len(rewards) > 1 else {}) | terms
 
     def combine(self, columns: dict[str, np.ndarray], sessions: Sequence[int], batch: int = 0) -> np.ndarray:
@@ -219,6 +222,22 @@ class Reward:
 
     def _scores(self, texts: Sequence[str]) -> np.ndarray:
         return self._scoring.scores(embed_queries(self._decoder, texts, self._prefix, self._denials).vectors)
+
+    def _compared(self, term: EditTerm, texts: Sequence[str], sessions: Sessions, rows: Sequence[int]) -> np.ndarray:
+        """A term of profiles and the texts that it makes from them, float64 ``[B]``."""
+        assert self._facts is not None
+        made = {}
+        for at, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            rng = stream(self._seed, self._phase, "edits of terms", sessions.sessions[row])
+            if (edit := term.edit(text, self._facts, rng)) is not None:
+                made[at] = edit
+        has, edited, out = self._facts.catalogue.tastes.has, list(made), np.zeros(len(texts))
+        for part in self._blocks(len(edited)):
+            here = edited[part]
+            before, after = self._scores([texts[at] for at in here]), self._scores([made[at][0] for at in here])
+            for at, *scores in zip(here, before, after, strict=True):
+                out[at] = term.value(*scores, has[:, made[at][1]], sessions.seen[rows[at]])
+        return out
 
     def _earned(self, texts: Sequence[str], sessions: Sessions, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Each reward of the recipe, as the mean over the targets of each profile, float64 ``[B]``."""

@@ -1,8 +1,9 @@
-"""Terms of form: qualities of a profile other than its rank, each a number in [0, 1].
+"""Terms: qualities of a profile other than its rank. Those of form are numbers in [0, 1], from the text alone.
 
 A recipe gives each term a weight in standard deviations of the batch's reward (``terms: {unfinished: -1.0}``); a term
 of weight 0 appears in the curve only. To add a term, write a function here, add it to ``TERMS``, and add its name to
-``langptune.config.rewards``.
+``langptune.config.rewards``. A term that compares the decoder's scores of a profile with those of a changed text is an
+``EditTerm``: it says which text, and ``langptune.training.reward`` gives it the scores of both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import polars as pl
 
 from langptune.interpretability.claims import FIRST, PRIVATE, Titles, extract, title_key, unmasked
 from langptune.interpretability.faithfulness import Catalogue, looked_up
+from langptune.interpretability.steering import effect, with_sentence
 from langptune.interpretability.wording import COMMON, copied_words, repetition, words
+from langptune.training.edits import SENTENCES
 
 ITEM = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\d{1,2}[.)])\s", re.MULTILINE)
 """The beginning of a list item."""
@@ -198,12 +201,45 @@ class Term:
     items: bool = False
 
 
-TERMS: dict[str, Term] = {
+@dataclass(frozen=True)
+class EditTerm:
+    """One term that compares the scores of a profile with those of a text made from it.
+
+    edit: the other text and a taste, drawn by a generator; None if the profile admits none, for which the term is 0.
+    value: from the scores of both texts float ``[N]``, the items of the taste bool ``[N]``, and the seen items.
+    """
+
+    edit: Callable[[str, Facts, np.random.Generator], tuple[str, int] | None]
+    value: Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int]], float]
+    items: bool = True
+
+
+def _added_taste(text: str, facts: Facts, rng: np.random.Generator) -> tuple[str, int] | None:
+    """The profile with a sentence that likes a taste which it does not name: the first such in a drawn order.
+
+    The profiles of a session have one generator each with the same state, so they mostly get the same taste.
+    """
+    tastes = facts.catalogue.tastes
+    order = rng.permutation(len(tastes.names)).tolist()
+    sentence = SENTENCES["add"][int(rng.integers(len(SENTENCES["add"])))]
+    named = set(tastes.in_text(facts.known.mask(text)[0]))
+    taste = next((at for at in order if at not in named), None)
+    return None if taste is None else (with_sentence(sentence.format(tastes.names[taste]), text), taste)
+
+
+def _steering(before: np.ndarray, after: np.ndarray, has: np.ndarray, seen: Sequence[int]) -> float:
+    """Change of the AUC of the taste's items, in [-1, 1]; 0 if the user has seen all of them, or all others."""
+    change = effect(before, after, has, seen)[0]
+    return 0.0 if np.isnan(change) else change
+
+
+TERMS: dict[str, Term | EditTerm] = {
     "unfinished": Term(_unfinished),
     "repetition": Term(_repetition),
     "list": Term(_list),
     "length": Term(_length),
     "copied": Term(_copied, items=True),
     "false_claims": Term(_false_claims, items=True),
+    "steering": EditTerm(_added_taste, _steering),
 }
 """The function of each term in ``langptune.config.rewards``."""
