@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A SLURM cluster of four nodes on this one machine: real controller, node daemons and accounting, invented hardware.
+# A SLURM cluster of four nodes on this one machine: real controller, node daemons and accounting, simulated hardware.
 #   cluster.sh up | down | status | env
 #   cluster.sh kill-node n2 | start-node n2 | stop-ctld | start-ctld | stop-dbd | start-dbd
-# Everything lies below $LANGPTUNE_LAB (default: .slurmlab in the repository); /etc/slurm is not touched, nor is systemd
-# needed. Ports start at $LANGPTUNE_LAB_PORT (default 16800).
+# All files are in $LANGPTUNE_LAB (default: .slurmlab in the repository). The script does not change /etc/slurm and needs
+# no systemd. Ports start at $LANGPTUNE_LAB_PORT (default 16800).
 set -euo pipefail
 
 REPO=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
@@ -15,7 +15,7 @@ ACCOUNT=lab
 PACKAGES="munge slurmctld slurmd slurmdbd slurm-client mariadb-server-core mariadb-client-core"
 COMMANDS=(sbatch srun squeue sacct sacctmgr scancel scontrol sinfo)
 export SLURM_CONF=$LAB/etc/slurm.conf
-# The wrappers of an earlier `up` must not be taken for the real commands.
+# The wrappers of an earlier `up` must not be mistaken for the real commands.
 PATH=$(tr ':' '\n' <<<"$PATH" | grep -vxF "$LAB/bin" | paste -sd:):/usr/sbin:/sbin
 
 SQL_PORT=$((PORT + 1)) DBD_PORT=$((PORT + 2)) CTLD_PORT=$((PORT + 3)) NODE_PORT=$((PORT + 10))
@@ -35,13 +35,13 @@ check() {
   [ ${#missing[@]} = 0 ] ||
     die "not installed: ${missing[*]}; on Debian: apt-get install $PACKAGES"
   [ "$(id -u)" = 0 ] || die "the test cluster needs root: it makes device files and starts jobs for users"
-  # Sockets below it have names of at most 107 bytes, and SLURM's files know no quoting.
+  # Paths of sockets in this folder have at most 107 bytes, and SLURM's files have no quoting.
   if [ ${#LAB} -gt 70 ] || [[ $LAB == *[[:space:]]* ]]; then
-    die "the folder's name is too long or has spaces, set LANGPTUNE_LAB to another: $LAB"
+    die "the folder's name is too long or has spaces; set LANGPTUNE_LAB to another folder: $LAB"
   fi
 }
 
-# The process that a file names; nothing where it is gone. A number that another program has got since does not count.
+# The process id in a file, or nothing if the process has ended. An id that another program has reused does not count.
 pid_of() {
   local pid
   pid=$(cat "$LAB/run/$1.pid" 2>/dev/null) || return 1
@@ -55,17 +55,18 @@ wait_for() {
   shift
   end=$((SECONDS + seconds))
   until "$@" >/dev/null 2>&1; do
-    ((SECONDS < end)) || die "not after $seconds seconds: $*; logs are in $LAB/log"
+    ((SECONDS < end)) || die "no success within $seconds seconds: $*; logs are in $LAB/log"
     sleep 0.1
   done
 }
 
-# Else whoever listens there would be taken for this cluster's daemon, or nothing said but that one did not start.
+# Otherwise a foreign program on a port could be mistaken for this cluster's daemon, or the only message would be that a
+# daemon did not start.
 ports_free() {
   local daemon ports=("$SQL_PORT:mariadb" "$DBD_PORT:slurmdbd" "$CTLD_PORT:slurmctld" "$NODE_PORT:${NODES[0]}")
   for daemon in "${ports[@]}"; do
     alive "${daemon#*:}" || ! (exec 3<>"/dev/tcp/127.0.0.1/${daemon%:*}") 2>/dev/null ||
-      die "port ${daemon%:*} is taken, by another cluster maybe; set LANGPTUNE_LAB_PORT"
+      die "port ${daemon%:*} is in use, perhaps by another cluster; set LANGPTUNE_LAB_PORT"
   done
 }
 
@@ -85,24 +86,24 @@ stop() {
 known_node() {
   local node
   for node in "${NODES[@]}"; do [ "$node" != "${1:-}" ] || return 0; done
-  die "no such node: '${1:-}'; there are ${NODES[*]}"
+  die "no such node: '${1:-}'; the nodes are ${NODES[*]}"
 }
 
 # Configuration
 
 configure() {
   local host node gpu nodes at
-  # SLURM takes a name for its own only if it is the host's.
+  # A SLURM daemon accepts a name as its own only if it is the host's name.
   host=$(hostname -s)
   nodes=$(IFS=,; echo "${NODES[*]}")
   mkdir -p "$LAB"/{bin,dev,etc,log,run,state,sql}
-  # munged refuses folders that others can write to; jobs of any user look up the configuration.
+  # munged refuses folders that others can write to; jobs of any user must be able to read the configuration.
   chmod 755 "$LAB" "$LAB"/{bin,dev,etc,log,run}
   for node in "${NODES[@]}"; do mkdir -p "$LAB/spool/$node"; done
-  # Jobs get CUDA_VISIBLE_DEVICES only for GPUs that are character devices: each is one more /dev/null.
+  # Jobs get CUDA_VISIBLE_DEVICES only for GPUs that are character devices: each is a copy of /dev/null.
   for ((gpu = 0; gpu < GPUS; gpu++)); do [ -c "$LAB/dev/gpu$gpu" ] || mknod "$LAB/dev/gpu$gpu" c 1 3; done
   echo "NodeName=$nodes Name=gpu File=$LAB/dev/gpu[0-$((GPUS - 1))]" >"$LAB/etc/gres.conf"
-  echo "# No cgroups: slurmd wants the file all the same." >"$LAB/etc/cgroup.conf"
+  echo "# No cgroups, but slurmd requires this file." >"$LAB/etc/cgroup.conf"
   {
     cat <<CONF
 ClusterName=lab
@@ -121,17 +122,17 @@ SlurmctldLogFile=$LAB/log/slurmctld.log
 SlurmdLogFile=$LAB/log/%n.log
 MpiDefault=none
 SwitchType=switch/none
-# Several nodes on one host, with more hardware than it has.
+# Several nodes on one host, which together have more hardware than the host.
 SlurmdParameters=config_overrides
 ReturnToService=2
-# No cgroups in containers. By process group, for by parents a process is lost, and outlives SIGKILL, once its shell is
-# gone; memory is sampled.
+# Containers have no cgroups. Processes are tracked by process group: if they were tracked by parent, a process whose
+# shell has ended would be lost and outlive SIGKILL. Memory is sampled.
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
-# Tests wait for every decision, so it comes within seconds.
+# Tests wait for every scheduling decision, so it must come within seconds.
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=0,batch_sched_delay=0
 SelectType=select/cons_tres
@@ -193,8 +194,8 @@ CONF
   site
 }
 
-# Snakemake's executor inside a job takes SLURM_* out of the environment, and SLURM_CONF with it. On a real cluster the
-# configuration is where every command finds it; here the commands on PATH bring it along.
+# Snakemake's executor inside a job removes SLURM_* from the environment, including SLURM_CONF. On a real cluster every
+# command finds the configuration in its default place; here the commands in PATH set SLURM_CONF.
 wrap() {
   local real tool
   for tool in "${COMMANDS[@]}"; do
@@ -205,7 +206,7 @@ wrap() {
   done
 }
 
-# What its user would write into slurm/cluster.yaml.
+# The values that a user of this cluster would write to slurm/cluster.yaml.
 site() {
   cat >"$LAB/etc/cluster.yaml" <<SITE
 account: $ACCOUNT
@@ -226,14 +227,14 @@ sql() { mariadb --no-defaults -uroot --socket="$SQL_SOCKET" "$@"; }
 
 start_sql() {
   alive mariadb && return
-  # As root: the database's own user may not be let into the folders above.
+  # The database runs as root, because its own user may not be able to enter the parent folders.
   if [ ! -d "$LAB/sql/mysql" ]; then
     # No --user here: it would change the owner of files that the package installed.
     mariadb-install-db --no-defaults --datadir="$LAB/sql" --skip-test-db --auth-root-authentication-method=normal \
       --innodb-log-file-size=16M >"$LAB/log/mariadb-install.log" 2>&1 ||
-      die "the database could not be made; see $LAB/log/mariadb-install.log"
+      die "the database could not be created; see $LAB/log/mariadb-install.log"
   fi
-  # slurmdbd warns, and is slow, below this wait for locks; nobody needs these records after a power cut.
+  # With a shorter wait for locks, slurmdbd warns and is slow. No flush at commit: these records may be lost in a power cut.
   setsid mariadbd --no-defaults --user=root --datadir="$LAB/sql" --socket="$SQL_SOCKET" --bind-address=127.0.0.1 \
     --port="$SQL_PORT" --pid-file="$LAB/run/mariadb.pid" --skip-name-resolve --innodb-buffer-pool-size=64M \
     --innodb-log-file-size=16M --innodb-flush-log-at-trx-commit=0 --innodb-lock-wait-timeout=900 \
@@ -252,7 +253,7 @@ add_account() {
   local known
   known=$(sacctmgr -nP list assoc cluster=lab format=account,user)
   grep -qx "$ACCOUNT|root" <<<"$known" && return
-  # Each of them may be there already, of an `up` that was cut off: that is no error.
+  # Each of them may already exist after an interrupted `up`, which is not an error.
   sacctmgr -i add cluster lab >/dev/null || true
   sacctmgr -i add account "$ACCOUNT" cluster=lab >/dev/null || true
   sacctmgr -i add user root account="$ACCOUNT" >/dev/null || true
@@ -271,9 +272,10 @@ start_node() { alive "$1" || slurmd -N "$1"; }
 
 node_usable() { sinfo -h -N -n "$1" -p cpu -t idle,alloc,mix,comp -o %N | grep -qx "$1"; }
 
-# All processes of a node's jobs. Every step has a slurmstepd that listens at a socket in the node's folder; what it
-# started has the node's name in its environment. Names and job numbers will not do: several nodes, and clusters, share
-# this machine's process table. Nor will parents: a process whose shell is gone has none.
+# All processes of a node's jobs. Every step has a slurmstepd that listens on a socket in the node's folder, and the
+# processes that it started have the node's name in their environment. Names and job numbers are not unique, because
+# several nodes and clusters share this machine's process table. Parents are not enough either: a process whose shell has
+# ended has lost its parent.
 processes_of() {
   local sockets pid
   sockets=$(awk -v folder="$LAB/spool/$1/" 'index($8, folder) == 1 { print "socket:[" $7 "]" }' /proc/net/unix)
@@ -283,14 +285,14 @@ processes_of() {
   { grep -lzxF "SLURMD_NODENAME=$1" /proc/[0-9]*/environ | xargs -r grep -laF "$LAB"; } 2>/dev/null | cut -d/ -f3 || true # processes end while they are read
 }
 
-# As a power cut: nothing on the node can clean up, or tell anyone.
+# Like a power cut: no process on the node can clean up or send a message.
 kill_node() {
   local pid pids
   if pid=$(pid_of "$1"); then kill -KILL "$pid"; fi
   rm -f "$LAB/run/$1.pid"
-  # Again, for what was started meanwhile.
+  # Repeated, because processes may have been started meanwhile.
   while pids=$(processes_of "$1") && [ -n "$pids" ]; do
-    # shellcheck disable=SC2086 # one word a process
+    # shellcheck disable=SC2086 # one word per process
     kill -KILL $pids 2>/dev/null || true
     sleep 0.1
   done
@@ -299,7 +301,7 @@ kill_node() {
 up() {
   local node fresh=-c
   check
-  # Where no node is up, the jobs of an earlier cluster are gone; the controller would wait for them.
+  # If no node is up, the jobs of an earlier cluster have ended, but the controller would wait for them: start afresh.
   for node in "${NODES[@]}"; do ! alive "$node" || fresh=; done
   [ -n "$fresh" ] || [ -f "$SLURM_CONF" ] || die "nodes are up, but $SLURM_CONF is gone"
   if [ -n "$fresh" ]; then
@@ -317,7 +319,7 @@ up() {
 
 down() {
   local node
-  # Told to the accounting while it is there, so that no job is left running in it for ever.
+  # Cancel jobs while the accounting is up, so that it keeps no job as running forever.
   if alive slurmctld && timeout 10 scancel --user=root 2>/dev/null; then
     for _ in {1..20}; do
       [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] || break

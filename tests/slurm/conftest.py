@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine, four nodes with two invented GPUs each (cluster.sh), and drivers on it."""
+"""A real SLURM cluster on this machine, four nodes with two simulated GPUs each (cluster.sh), and drivers on it."""
 
 from __future__ import annotations
 
