@@ -539,10 +539,13 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
     "training/terms.py:terms": (
         lambda sample: [
             term.value(terms.Written(sample, True, 9, 9, [0, 1], [1.0, 2.0]), CATALOGUE)
+            if isinstance(term, terms.Term)
+            else term.edit(sample, CATALOGUE, np.random.default_rng(0))
             for term in terms.TERMS.values()
         ],
         [
             ("", "1999 ", ""),
+            ("", " (1995", ""),
             ("", "Heat (1999) ", ""),
             ("", "Tom Hanks (1999), ", ""),
             ("1999", " (", "1999"),
