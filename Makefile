@@ -134,9 +134,10 @@ plan: env
 doctor: env
 	@$(RUN) scripts/doctor.py --config $(call quoted,CONFIG)
 
-# tests/conftest.py decides which tests stay in one of the two processes, and their order.
+# Three processes for two cores: that of the cluster's tests mostly waits for a queue. tests/conftest.py decides which tests
+# share a process, and their order.
 test: env-dev check
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-slurm: env-dev
 	@$(BIN)/python -m pytest -m slurm tests/slurm

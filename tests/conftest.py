@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the cluster's tests first, then units, then whole workflows, and slow tests last, as time may run out.
 
     The cluster comes first because its tests run one after another and mostly wait for a queue: meanwhile, the other
-    worker has the machine to itself.
+    workers have the machine to themselves.
     """
     places = {}
     for item in items:
