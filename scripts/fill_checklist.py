@@ -8,8 +8,9 @@ from pydantic import Field
 
 from langptune import cost, inference
 from langptune.comparison import checklist, tuning
-from langptune.comparison.checklist import Manifests, Tables
+from langptune.comparison.manifests import Manifests
 from langptune.comparison.pages import to_html
+from langptune.comparison.variables import Tables
 from langptune.data import contracts
 from langptune.files import whole
 from langptune.provenance import Record

@@ -21,10 +21,10 @@ from langptune.figures.tradeoff import tradeoff
 from langptune.figures.weights import WeightLine, along_weights
 from langptune.files import whole
 from langptune.interpretability.frontier import Kept, kept
-from langptune.interpretability.pages import frontier_section, weight_section
+from langptune.interpretability.pages import cell, frontier_section, judge_section, weight_section
 from langptune.interpretability.steering import EDITS
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
-from langptune.interpretability.weights import METRIC, by_weight, read_validation, summarise
+from langptune.interpretability.weights import COLUMNS, METRIC, by_weight, read_validation, summarise
 from langptune.judge.summary import summary
 from langptune.markup import markdown
 from langptune.provenance import Record
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from langptune.config.workflow import Run
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
-
-MARKS = {1: " ▲", -1: " ▼", 0: ""}
 
 
 class Verdicts(Strict):
@@ -327,19 +325,6 @@ def _write_frontier(
         in_cells(pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
 
 
-WEIGHTS = {
-    "method": pl.String,
-    "models": pl.String,
-    "seeds": pl.Int64,
-    "weight": pl.Float64,
-    "chosen_by": pl.Int64,
-    "validation_text": pl.String,
-    f"validation_{METRIC}": pl.Float64,
-    "edit": pl.String,
-    **dict.fromkeys(("auc_change", "low", "high", "obeyed", "obeyed_low", "obeyed_high"), pl.Float64),
-}
-
-
 def _write_weights(path: str, rows: dict[str, list[RunEntry]], weighed: dict[str, list[dict[str, Any]]]) -> None:
     lines = [
         {"method": runs[0].method, "models": runs[0].models, "seeds": len(runs), **line}
@@ -347,14 +332,8 @@ def _write_weights(path: str, rows: dict[str, list[RunEntry]], weighed: dict[str
         for line in weighed[name]
     ]
     with whole(path) as part:
-        table = pl.DataFrame(lines, schema=WEIGHTS).with_columns(pl.col(pl.Float64).fill_nan(None))
+        table = pl.DataFrame(lines, schema=COLUMNS).with_columns(pl.col(pl.Float64).fill_nan(None))
         in_cells(table).write_csv(part, float_precision=6)
-
-
-def _cell(one: Estimate, digits: int, confidence: float) -> str:
-    if np.isnan(one.mean):
-        return "–"
-    return f"{one.mean:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]{MARKS[one.mark(confidence)]}"
 
 
 def _markdown(
@@ -388,11 +367,11 @@ def _markdown(
         heads = [measure.title + {1: " ↑", -1: " ↓", 0: ""}[measure.better] for measure in own]
         parts += [f"## {block}", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(own)]
         for name in rows:
-            cells = [_cell(estimated[measure.key][name], measure.digits, spec.confidence) for measure in own]
+            cells = [cell(estimated[measure.key][name], measure.digits, spec.confidence) for measure in own]
             parts.append(f"| {markdown(names[name])} | " + " | ".join(cells) + " |")
         parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
     if judged:
-        parts += _judge_block(reference, judged, percent)
+        parts += judge_section(reference, judged, spec.confidence)
     return "\n".join(parts) + "\n"
 
 
@@ -415,33 +394,6 @@ def _kept(
     }
     obeyed = {f"{edit} obeyed": estimated[f"obeyed_{edit}"] for edit in EDITS}
     return frontier_section(_titles(rows), meaning, shares, obeyed, spec.confidence)
-
-
-def _judge_block(reference: str, judged: list[dict[str, Any]], percent: str) -> list[str]:
-    heads = ["sessions", "preference", "orders agree", "position", "answers without verdict", "agreement (alpha)"]
-    parts = [
-        "## Judges",
-        "",
-        f"Each judge compared a method's profiles with those of {reference}, in both orders. Preference: wins "
-        f"and half of the ties, of the sessions with a verdict; 0.5 is indifference [{percent} interval]. Orders that "
-        "disagree are ties. Position: of the verdicts for a side, those for the first one; 0.5 is no bias.",
-        "",
-        "| method | judge | " + " | ".join(heads) + " |",
-        "|---|---|" + "---:|" * len(heads),
-    ]
-    number = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
-    for line in judged:
-        low, high = number(line["preference_low"]), number(line["preference_high"])
-        cells = [
-            str(line["sessions"]),
-            f"{number(line['preference'])} [{low}, {high}]" if line["preference"] is not None else "–",
-            number(line["order_consistency"]),
-            number(line["first_share"]),
-            number(line["unparsed_answers"]),
-            number(line["agreement"]),
-        ]
-        parts.append(f"| {markdown(line['method'])} | {markdown(line['judge'])} | " + " | ".join(cells) + " |")
-    return [*parts, ""]
 
 
 def _draw(

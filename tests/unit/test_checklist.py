@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 
 from langptune import cost, inference
-from langptune.comparison import checklist, tuning
-from langptune.comparison.checklist import Line, Manifests, Tables
+from langptune.comparison import checklist, tuning, variables
+from langptune.comparison.checklist import Line
+from langptune.comparison.manifests import Manifests
+from langptune.comparison.variables import Tables
 from langptune.config.datasets import LeaveOneOut
 
 TESTS = ("difference", "d_z", "p_permutation", "p_permutation_holm", "p_wilcoxon", "p_wilcoxon_holm")
@@ -147,7 +149,7 @@ def test_baselines_have_their_budget_and_what_was_fixed():
 
 def test_tests_and_their_correction_are_those_of_the_table():
     found = filled(job("compare", "c/table.csv", spec={"metrics": ["ndcg@10", "log-rank"], "facts": ["full ranking"]}))
-    assert value(found, "tests") == f"{checklist.TESTS['p_permutation']}; Wilcoxon signed-rank"
+    assert value(found, "tests") == f"{variables.TESTS['p_permutation']}; Wilcoxon signed-rank"
     assert value(found, "effect sizes") == "difference, d_z"
     assert value(found, "metrics with cut-offs") == "NDCG@10, Log rank (lower is better)"
     assert value(found, "candidates and mask") == "full ranking"

@@ -12,7 +12,8 @@ from langptune.config.base import NAME_RULE, Strict, nearest, read_yaml, sound_n
 from langptune.config.checks import check
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import read_judges
-from langptune.config.methods import Method, MethodEntry
+from langptune.config.method import Method
+from langptune.config.methods import MethodEntry
 from langptune.config.models import DecoderEntry, EncoderEntry, ModelEntry
 from langptune.config.prompts import Prompt
 from langptune.config.published import Published, read_published

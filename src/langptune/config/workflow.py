@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from langptune.config.datasets import DatasetEntry
 from langptune.config.judges import Judge
-from langptune.config.methods import Method
+from langptune.config.method import Method
 from langptune.config.models import DecoderEntry, EncoderEntry
 from langptune.config.phases import Phase, Transfer
 from langptune.config.prompts import Prompt

@@ -1,4 +1,4 @@
-"""Sections of the page of `make interpret`, in Markdown: what is kept of a reference, and what the weights do."""
+"""Sections of the page of `make interpret`, in Markdown: cells, what is kept of a reference, weights, and judges."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from langptune.interpretability.steering import EDITS
 from langptune.interpretability.summary import Estimate
 from langptune.interpretability.weights import METRIC
 from langptune.markup import markdown
+
+MARKS = {1: " ▲", -1: " ▼", 0: ""}
+"""Significantly above, significantly below the reference, and neither."""
+
+
+def cell(one: Estimate, digits: int, confidence: float) -> str:
+    """A mean with its interval, and its mark against the reference."""
+    if np.isnan(one.mean):
+        return "–"
+    return f"{one.mean:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]{MARKS[one.mark(confidence)]}"
 
 
 def frontier_section(
@@ -84,6 +94,39 @@ def weight_section(
             *(f"{_number(alone.get(edit), 3)} → {_number(steered[edit][name], 3)}" for edit in EDITS),
         ]
         parts.append(f"| {markdown(title)} | " + " | ".join(cells) + " |")
+    return [*parts, ""]
+
+
+def judge_section(reference: str, judged: Sequence[Mapping[str, Any]], confidence: float) -> list[str]:
+    """The judges' comparisons of each method with the reference.
+
+    Args:
+        reference: its title, in Markdown.
+        judged: a mapping per method and judge, ``judge.summary.summary`` with the titles ``method`` and ``judge``.
+    """
+    heads = ["sessions", "preference", "orders agree", "position", "answers without verdict", "agreement (alpha)"]
+    parts = [
+        "## Judges",
+        "",
+        f"Each judge compared a method's profiles with those of {reference}, in both orders. Preference: wins "
+        f"and half of the ties, of the sessions with a verdict; 0.5 is indifference [{100 * confidence:g}% interval]. "
+        "Orders that disagree are ties. Position: of the verdicts for a side, those for the first one; 0.5 is no bias.",
+        "",
+        "| method | judge | " + " | ".join(heads) + " |",
+        "|---|---|" + "---:|" * len(heads),
+    ]
+    number = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
+    for line in judged:
+        low, high = number(line["preference_low"]), number(line["preference_high"])
+        cells = [
+            str(line["sessions"]),
+            f"{number(line['preference'])} [{low}, {high}]" if line["preference"] is not None else "–",
+            number(line["order_consistency"]),
+            number(line["first_share"]),
+            number(line["unparsed_answers"]),
+            number(line["agreement"]),
+        ]
+        parts.append(f"| {markdown(line['method'])} | {markdown(line['judge'])} | " + " | ".join(cells) + " |")
     return [*parts, ""]
 
 

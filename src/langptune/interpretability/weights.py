@@ -14,7 +14,20 @@ from langptune.interpretability.summary import interval_of, resampled
 from langptune.reading import read_json
 
 METRIC = "ndcg@10"
-"""The metric of the grid of weights that stands beside the steering."""
+"""The metric of the grid of weights that is shown beside the steering."""
+
+COLUMNS = {
+    "method": pl.String,
+    "models": pl.String,
+    "seeds": pl.Int64,
+    "weight": pl.Float64,
+    "chosen_by": pl.Int64,
+    "validation_text": pl.String,
+    f"validation_{METRIC}": pl.Float64,
+    "edit": pl.String,
+    **dict.fromkeys(("auc_change", "low", "high", "obeyed", "obeyed_low", "obeyed_high"), pl.Float64),
+}
+"""Columns of ``steering_weights.csv`` (docs/interpretability.md)."""
 
 
 @dataclass(frozen=True)

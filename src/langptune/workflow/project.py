@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from langptune.config.layout import Layout
-from langptune.config.methods import Method
+from langptune.config.method import Method
 from langptune.config.phases import VALIDATION, Draw, Phase
 from langptune.config.workflow import Run, Workflow
 
