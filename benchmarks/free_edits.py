@@ -23,9 +23,9 @@ from langptune.config.base import read_yaml, validate
 from langptune.config.models import DecoderEntry
 from langptune.config.phases import DENIALS
 from langptune.errors import UserError
-from langptune.interpretability.claims import title_key
 from langptune.interpretability.steering import effect
-from langptune.interpretability.tastes import Tastes
+from langptune.language.claims import title_key
+from langptune.language.tastes import Tastes
 
 ROOT = Path(__file__).parents[1]
 EDITS = ROOT / "tests/free_edits.yaml"
@@ -130,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from langptune.data import contracts
-    from langptune.interpretability.tastes import tastes_of
+    from langptune.language.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import embed
     from langptune.ranking.queries import denials_of

@@ -13,7 +13,7 @@ from langptune.comparison.lists import RankedRun
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
-from langptune.interpretability.tastes import tastes_of
+from langptune.language.tastes import tastes_of
 from langptune.provenance import Record, file_hash
 from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run

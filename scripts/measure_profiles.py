@@ -71,7 +71,8 @@ def needs(project: Project, job: Job) -> Needs:
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Measure wording, claims and drift, and write both tables."""
     stage.set_threads(spec.threads)
-    from langptune.interpretability import claims, faithfulness, inputs, wording
+    from langptune.interpretability import faithfulness, inputs
+    from langptune.language import claims, wording
 
     items, rows = inputs.load(spec)
     titles = items["title"].to_list()
@@ -168,7 +169,7 @@ def _drift(spec: Spec, profiles: list[str], prompts: list[Any], log: stage.Log) 
     """Mean negative log-likelihood per token of each profile, in nats, under the untrained encoder."""
     if spec.encoder_in is None:
         return [None] * len(profiles)
-    from langptune.interpretability.likelihood import text_logprobs
+    from langptune.models.likelihood import text_logprobs
     from langptune.models.load import load_encoder, pick_device, pick_dtype
 
     device = pick_device()

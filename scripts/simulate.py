@@ -84,7 +84,7 @@ def _reader(spec: Spec, texts: list[str], wanted: list[int]) -> Callable[[str, S
 
     device, folder = pick_device(), Path(spec.reader_in)
     if isinstance(spec.reader, EncoderEntry):
-        from langptune.interpretability.likelihood import Reader
+        from langptune.models.likelihood import Reader
 
         reader = Reader(*load_encoder(folder, device, pick_dtype(spec.dtype, device)))
         return lambda profile, choice: reader.scores(profile, [texts[item] for item in choice])

@@ -68,8 +68,8 @@ def needs(project: Project, job: Job) -> Needs:
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Embed all texts once, then measure each edit."""
     from langptune.interpretability import inputs, steering
-    from langptune.interpretability.claims import Titles
-    from langptune.interpretability.tastes import tastes_of
+    from langptune.language.claims import Titles
+    from langptune.language.tastes import tastes_of
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import ItemVectors
     from langptune.ranking.queries import denials_of, embed_queries

@@ -236,8 +236,8 @@ def _edited(spec: Spec, pairs: Pairs, items: pl.DataFrame) -> Pairs:
     Raises:
         UserError: the dataset has no tastes, or no text admits an edit.
     """
-    from langptune.interpretability.claims import Titles
-    from langptune.interpretability.tastes import tastes_of
+    from langptune.language.claims import Titles
+    from langptune.language.tastes import tastes_of
     from langptune.training.contrastive import with_edits
     from langptune.training.edits import Edits
 

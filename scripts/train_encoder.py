@@ -280,7 +280,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
 
 def _reader(spec: Spec, titles: list[str], device: Any, dtype: Any) -> Any:
     """A frozen copy of the initial encoder as a reader of profiles; None where no reward needs one."""
-    from langptune.interpretability.likelihood import Reader
+    from langptune.models.likelihood import Reader
     from langptune.models.load import load_encoder
 
     if not any(parse(name)[1].reads == "reader" for name in spec.recipe.rewards):

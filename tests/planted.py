@@ -15,8 +15,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from langptune.interpretability.claims import Titles
-from langptune.interpretability.tastes import Tastes
+from langptune.language.claims import Titles
+from langptune.language.tastes import Tastes
 
 TASTES = ["western", "horror", "musical", "war", "romance", "space", "crime", "cartoon", "sports", "drama"]
 PER_TASTE = 16

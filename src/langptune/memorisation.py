@@ -115,7 +115,7 @@ def answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question], batch_size: int = 16
 ) -> pl.DataFrame:
     """How likely each answer is after its own and after another beginning (``SCHEMA``); a row per question."""
-    from langptune.interpretability.likelihood import likeliest
+    from langptune.models.likelihood import likeliest
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

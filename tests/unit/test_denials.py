@@ -13,10 +13,10 @@ from langptune.config.phases import DENIALS
 from langptune.config.workflow import Run
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.interpretability.claims import Titles, statements
-from langptune.interpretability.denials import Parts, Splitter
-from langptune.interpretability.tastes import Tastes
-from langptune.interpretability.wording import words
+from langptune.language.claims import Titles, statements
+from langptune.language.denials import Parts, Splitter
+from langptune.language.tastes import Tastes
+from langptune.language.wording import words
 from langptune.models.load import load_decoder
 from langptune.ranking.decoder import ItemVectors, embed
 from langptune.ranking.queries import denials_of, embed_queries, splitter_of

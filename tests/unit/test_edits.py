@@ -15,8 +15,8 @@ from langptune.config.phases import Phase
 from langptune.data import contracts, protocols, readers
 from langptune.errors import UserError
 from langptune.interpretability import steering
-from langptune.interpretability.claims import Titles, extract
-from langptune.interpretability.tastes import Tastes, pattern, tastes_of
+from langptune.language.claims import Titles, extract
+from langptune.language.tastes import Tastes, pattern, tastes_of
 from langptune.profiles.text import history_text
 from langptune.randomness import stream
 from langptune.ranking.decoder import unit_vectors

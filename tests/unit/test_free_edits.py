@@ -10,7 +10,7 @@ from benchmarks import free_edits
 from langptune.config.load import load
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.interpretability.tastes import tastes_of
+from langptune.language.tastes import tastes_of
 from langptune.models.load import load_decoder
 from langptune.ranking.decoder import embed
 from langptune.ranking.queries import denials_of

@@ -18,19 +18,18 @@ from langptune.config.prompts import Prompt
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.interpretability import (
-    claims,
     faithfulness,
     frontier,
     simulation,
     steering,
     summary,
     weights,
-    wording,
 )
 from langptune.interpretability.inputs import catalogue_of, drawn
-from langptune.interpretability.likelihood import text_logprobs
-from langptune.interpretability.tastes import Tastes, pattern, tastes_of
-from langptune.interpretability.wording import words
+from langptune.language import claims, wording
+from langptune.language.tastes import Tastes, pattern, removed, tastes_of
+from langptune.language.wording import words
+from langptune.models.likelihood import text_logprobs
 from langptune.models.load import load_decoder, load_encoder, load_verifier
 from langptune.models.tiny import write_verifier
 from langptune.prompts import Encoded
@@ -419,7 +418,7 @@ def test_outcome_shares_ties():
 def test_a_reader_tells_items_by_a_profile_and_not_by_a_shuffled_one(items, real_models, one_thread):
     import torch
 
-    from langptune.interpretability.likelihood import Reader, text_logprobs
+    from langptune.models.likelihood import Reader, text_logprobs
 
     model, tokenizer = load_encoder(real_models / "smollm2-135m", torch.device("cpu"), torch.float32)
     reader = Reader(model, tokenizer)
@@ -448,7 +447,7 @@ def test_likelihoods_are_those_of_the_models_own_logits(cap, one_thread):
     import torch
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    from langptune.interpretability.likelihood import text_logprobs
+    from langptune.models.likelihood import text_logprobs
 
     torch.manual_seed(0)
     config = Gemma2Config(
@@ -491,8 +490,8 @@ def test_edits_add_what_is_missing_and_change_what_is_there(items):
             assert not tastes.in_text(text).count(tastes.names.index(name)) and len(words(text)) < len(words(profile))
         if edit == "negate":
             assert text.startswith(f"They dislike {name}. ")
-    assert steering.removed("Loves westerns, horror and war.", "Horror") == "Loves westerns and war."
-    assert steering.removed("Loves westerns and horror.", "Horror") == "Loves westerns."
+    assert removed("Loves westerns, horror and war.", "Horror") == "Loves westerns and war."
+    assert removed("Loves westerns and horror.", "Horror") == "Loves westerns."
     assert [edit.edit for edit in steering.edits("", tastes, titles, 9, 0, 0)] == ["add"] * 6
     # A word in a title is not a taste.
     edited = steering.edits("Loves war and The Sound of Musicals.", tastes, titles, 9, 0, 0)

@@ -24,7 +24,7 @@ from langptune.data import contracts
 from langptune.data.interactions import train_pairs
 from langptune.errors import UserError
 from langptune.figures.inputs import Comparison
-from langptune.interpretability.tastes import tastes_of
+from langptune.language.tastes import tastes_of
 from langptune.list_metrics import Facts, Lists
 from langptune.provenance import ROOT
 from langptune.ranking.ranks import TOP

@@ -138,7 +138,7 @@ def test_the_block_size_changes_nothing(monkeypatch):
 
 
 def test_title_asks_the_reader_alone():
-    from langptune.interpretability.likelihood import Reader
+    from langptune.models.likelihood import Reader
 
     data, words = p.planted(train=5, val=4), p.tokenizer()
     words.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -232,7 +232,7 @@ ITEMS = pl.DataFrame(
 @pytest.fixture(scope="module")
 def facts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("langptune.interpretability.tastes.FEWEST", 2)
+        patch.setattr("langptune.language.tastes.FEWEST", 2)
         return facts_of(ITEMS, "genres")
 
 
@@ -307,7 +307,7 @@ UNDATED = {
 
 @pytest.mark.parametrize("text", UNDATED)
 def test_without_years_no_year_is_false(text, monkeypatch):
-    monkeypatch.setattr("langptune.interpretability.tastes.FEWEST", 2)
+    monkeypatch.setattr("langptune.language.tastes.FEWEST", 2)
     share, why = UNDATED[text]
     assert term("false_claims", text, facts_of(ITEMS.drop("year"), "genres")) == pytest.approx(share), why
 

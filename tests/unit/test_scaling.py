@@ -25,9 +25,10 @@ from langptune.data.readers import titles as titles_read
 from langptune.endpoint import answers
 from langptune.explorer import titles as titles_typed
 from langptune.explorer.differences import differences
-from langptune.interpretability import claims, denials, steering, wording
-from langptune.interpretability.tastes import Tastes, pattern
+from langptune.interpretability import steering
 from langptune.judge import prompt, verdict
+from langptune.language import claims, denials, tastes, wording
+from langptune.language.tastes import Tastes, pattern
 from langptune.training import terms
 from tests.conftest import ROOT
 
@@ -91,17 +92,17 @@ OWN: dict[str, list[Hostile]] = {
     "comparison/pages.py:_label": [],
     "config/base.py:_NAME": [("a", "._-", "!")],
     "data/card.py:URL": [("http://", "a/", "<"), ("", "http://", ""), ("", "https", "")],
-    "interpretability/denials.py:avoided": [],
-    "interpretability/denials.py:CONJUNCTION": [("", ", ", "x"), ("", " ", "x"), ("and", " ", "x"), ("", "\n,", "x")],
-    "interpretability/denials.py:DENYING": [
+    "language/denials.py:avoided": [],
+    "language/denials.py:CONJUNCTION": [("", ", ", "x"), ("", " ", "x"), ("and", " ", "x"), ("", "\n,", "x")],
+    "language/denials.py:DENYING": [
         ("", "lacks of ", "x"),
         ("", "not a, ", ""),
         ("", "n'", "t"),
         ("", "also ", "lik"),
         ("", "without a ", "x"),
     ],
-    "interpretability/denials.py:NAMED": [("", "a-", ""), ("", "a''", ""), ("", "\ue000", "")],
-    "interpretability/denials.py:SEPARATOR": [("", ".!", ""), ("", ": ", "")],
+    "language/denials.py:NAMED": [("", "a-", ""), ("", "a''", ""), ("", "\ue000", "")],
+    "language/denials.py:SEPARATOR": [("", ".!", ""), ("", ": ", "")],
     "models/check.py:_LAYERS": [
         (".*\\.layers\\.(", "1", ")"),
         (".*\\.layers\\.(", "1|", ""),
@@ -130,18 +131,18 @@ OWN: dict[str, list[Hostile]] = {
     "explorer/titles.py:YEAR": [("(1999)", " ", "x"), ("", "(1999) ", "x"), ("", "(199", "")],
     "explorer/titles.py:key": [],
     "explorer/differences.py:_WORD": [("", "a'", ""), ("", "'a", ""), ("", "a''", "")],
-    "interpretability/claims.py:AFFIRMATIVE": [("", "and ", "x"), ("and", " ", "x"), ("", " ", "more than")],
-    "interpretability/claims.py:BE": [
+    "language/claims.py:AFFIRMATIVE": [("", "and ", "x"), ("and", " ", "x"), ("", " ", "more than")],
+    "language/claims.py:BE": [
         ("is", " ", "x"),
         ("is ", "a", "!"),
         ("", "is  a ", "!"),
         ("", "isn't", "x"),
         ("", "been ", "!"),
     ],
-    "interpretability/claims.py:CLAUSE": [
+    "language/claims.py:CLAUSE": [
         *(("", unit, "x") for unit in (".\n", "!?", "::", "dislikes:", "dislikes::", "hates: :", ".:", "nothing but ")),
     ],
-    "interpretability/claims.py:CONJUNCTION": [
+    "language/claims.py:CONJUNCTION": [
         *(
             ("and ", unit, "x")
             for unit in ("the ", "a an the ", "the    ", "really  ", "user users ", "to to ", "no no ")
@@ -151,19 +152,19 @@ OWN: dict[str, list[Hostile]] = {
         ("and ", "n", "'x"),
         ("and the ", "a", "n't"),
     ],
-    "interpretability/claims.py:DECADE": [
+    "language/claims.py:DECADE": [
         ("", "19", "s"),
         ("", "1990", "'"),
         ("", "early late ", "19"),
         ("", "'9", "0"),
     ],
-    "interpretability/claims.py:IMPERATIVE": [
+    "language/claims.py:IMPERATIVE": [
         ("", "and ", "x"),
         ("and", " ", "x"),
         ("", "no ", "-"),
         ("", "less ", "than"),
     ],
-    "interpretability/claims.py:KEEN": [
+    "language/claims.py:KEEN": [
         ("", "never  ", "x"),
         ("never", " ", "x"),
         ("never really", " ", "x"),
@@ -175,59 +176,59 @@ OWN: dict[str, list[Hostile]] = {
         ("", "no stranger ", "x"),
         ("", "nothing ", "x"),
     ],
-    "interpretability/claims.py:LAST_AND": [("", "and ", "x"), ("", "and", "x"), ("", "or\n", "")],
-    "interpretability/claims.py:LIKING": [
+    "language/claims.py:LAST_AND": [("", "and ", "x"), ("", "and", "x"), ("", "or\n", "")],
+    "language/claims.py:LIKING": [
         ("", "also ", "lik"),
         ("", "\x01\x02", ""),
         ("", "fan of", ""),
         ("", "would ", "like"),
     ],
-    "interpretability/claims.py:NEGATION": [
+    "language/claims.py:NEGATION": [
         ("", "lacks of ", "x"),
         ("", "no  ", "x"),
         ("", "n'", "t"),
         ("", "avoid", "-"),
         ("", "hated", ""),
     ],
-    "interpretability/claims.py:NEUTRAL": [
+    "language/claims.py:NEUTRAL": [
         ("", "not  ", "only"),
         ("not", " ", "x"),
         ("not really", " ", "x"),
         ("", "more often than ", ""),
     ],
-    "interpretability/claims.py:PASSIVE": [
+    "language/claims.py:PASSIVE": [
         ("is", " ", "x"),
         ("is ", "ly", "!"),
         ("", "is ly  ", "!"),
         ("is aly", " ", "x"),
     ],
-    "interpretability/claims.py:PERSON": [
+    "language/claims.py:PERSON": [
         ("A", "a", "1"),
         ("", "Aa ", "A"),
         ("", "Aa A.", ""),
         ("", "Aa Aaa", "1"),
         ("Aa A", "a", "1"),
     ],
-    "interpretability/claims.py:PRIVATE": [("", "\ue000", "")],
-    "interpretability/claims.py:QUOTED": [("", '"aa', ""), ("", "*", "a"), ("", "“a", ""), ("", "“" + "a" * 80, "")],
-    "interpretability/claims.py:RELATIVE": [
+    "language/claims.py:PRIVATE": [("", "\ue000", "")],
+    "language/claims.py:QUOTED": [("", '"aa', ""), ("", "*", "a"), ("", "“a", ""), ("", "“" + "a" * 80, "")],
+    "language/claims.py:RELATIVE": [
         ("that", " ", "x"),
         ("", "that  ", "x"),
         ("", "that the ", ""),
         ("", "who who ", ""),
     ],
-    "interpretability/claims.py:_parts": [("", ",", "")],
-    "interpretability/claims.py:_decades": [],
-    "interpretability/steering.py:removed": [
+    "language/claims.py:_parts": [("", ",", "")],
+    "language/claims.py:_decades": [],
+    "language/tastes.py:removed": [
         ("", " ", "x"),
         ("", ", ", "x"),
         ("", ",", "x"),
         ("", ": ", "x"),
         ("", " ,", "x"),
     ],
-    "interpretability/tastes.py:_with_plural": [("", "y", "x")],
-    "interpretability/tastes.py:pattern": [],
-    "interpretability/wording.py:WORD": [("", "a-", ""), ("", "a--", ""), ("", "_", ""), ("", "a’", "")],
+    "language/tastes.py:_with_plural": [("", "y", "x")],
+    "language/tastes.py:pattern": [],
+    "language/wording.py:WORD": [("", "a-", ""), ("", "a--", ""), ("", "_", ""), ("", "a’", "")],
     "judge/prompt.py:as_data": [("", "ver", ""), ("", "=", "x"), ("", "= ", "")],
     "judge/verdict.py:_AFTER": [("", "` ", "x")],
     "judge/verdict.py:_BARE": [("", "**", "x!"), ("", "((", "a"), ("(", "a", "!"), ("", "a)", ""), ("(a", ")", "!")],
@@ -433,17 +434,17 @@ def frame(content: str, column: str = "title") -> pl.DataFrame:
 
 
 CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
-    "interpretability/claims.py:_decades": (claims._decades, [("", "sixtie", ""), ("", "sixties ", "")]),
-    "interpretability/claims.py:statements": (claims.statements, [("", "likes a, not b. ", ""), ("", "not a, ", "")]),
-    "interpretability/claims.py:extract": (
+    "language/claims.py:_decades": (claims._decades, [("", "sixtie", ""), ("", "sixties ", "")]),
+    "language/claims.py:statements": (claims.statements, [("", "likes a, not b. ", ""), ("", "not a, ", "")]),
+    "language/claims.py:extract": (
         lambda sample: claims.extract(sample, TASTES, PROSE),
         [("", '"Heat" ', ""), ("", "Usual Suspects, ", ""), ("", "The War and ", ""), ("", "Tom Hanks. ", "")],
     ),
-    "interpretability/denials.py:avoided": (
+    "language/denials.py:avoided": (
         denials.avoided,
         [("", "not a, ", ""), ("no ", "the ", "war"), ("", "not  likes ", ""), ("war ", "the ", "x"), ("", "and ", "")],
     ),
-    "interpretability/denials.py:parts": (
+    "language/denials.py:parts": (
         lambda sample: SPLITTER.parts(sample),
         [
             ("", "likes war, not drama. ", ""),
@@ -454,15 +455,15 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
             ("", "but not war ", ""),
         ],
     ),
-    "interpretability/steering.py:removed": (
-        lambda sample: steering.removed(sample, "Comedy"),
+    "language/tastes.py:removed": (
+        lambda sample: tastes.removed(sample, "Comedy"),
         [("", "and ", "x"), ("", ", comedy", ""), ("", "and  comedy,", ""), ("and", " ", "x"), ("", " and comed", "")],
     ),
     "interpretability/steering.py:edits": (
         lambda sample: steering.edits(sample, TASTES, PROSE, 5, 0, 0),
         [("", "comedy and war, ", ""), ("", '"Heat" and drama ', "")],
     ),
-    "interpretability/tastes.py:pattern": (
+    "language/tastes.py:pattern": (
         lambda sample: [pattern(name).search(sample) for name in (*TASTES.names, "Fantasy", "Biography")],
         [
             ("", "comic", " book"),
@@ -472,16 +473,16 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
             ("", "fantastic", ""),
         ],
     ),
-    "interpretability/wording.py:copied": (
+    "language/wording.py:copied": (
         lambda sample: wording.copied(wording.words(sample), TITLES),
         [*HALF, ("", "a ", ""), ("", "The War and ", ""), ("", "heat ", "")],
     ),
-    "interpretability/wording.py:repetition": (lambda sample: wording.repetition(wording.words(sample)), HALF),
-    "interpretability/wording.py:measure": (
+    "language/wording.py:repetition": (lambda sample: wording.repetition(wording.words(sample)), HALF),
+    "language/wording.py:measure": (
         lambda sample: wording.measure(sample, TITLES),
         [("", "a b ", ""), ("", "a", "")],
     ),
-    "interpretability/wording.py:sameness": (lambda sample: wording.sameness([sample, "a b c"]), HALF),
+    "language/wording.py:sameness": (lambda sample: wording.sameness([sample, "a b c"]), HALF),
     "data/readers/titles.py:move_article": (
         titles_read.move_article,
         [("", ", The (a", ""), ("", ", The (a\n", ")"), ("x", ", The (a)", ")"), ("", ", The", "\n")],
@@ -573,11 +574,11 @@ CASES: dict[str, tuple[Callable[[str], object], list[Hostile]]] = {
 
 RUNS: list[Hostile] = [("", unit, "x") for unit in (" ", "\n", ",", "a", "a. ", "(", "and ")]
 SLOW = {
-    "interpretability/claims.py:extract",
-    "interpretability/denials.py:parts",
+    "language/claims.py:extract",
+    "language/denials.py:parts",
     "interpretability/steering.py:edits",
-    "interpretability/wording.py:measure",
-    "interpretability/wording.py:sameness",
+    "language/wording.py:measure",
+    "language/wording.py:sameness",
     "training/terms.py:terms",
 }
 """Functions that are slow on any text."""
@@ -665,7 +666,7 @@ def test_what_is_faster_finds_the_same():
         assert len(terms.ITEM.findall(sample)) == len(re.findall(r"(?m)^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s", sample)), (
             sample
         )
-        assert steering.removed(sample, "Comedy") == plainly_removed(sample, "Comedy"), sample
+        assert tastes.removed(sample, "Comedy") == plainly_removed(sample, "Comedy"), sample
         words, titles = wording.words(sample), [*TITLES[:3], sample[:40]]
         assert wording.copied_words(words, titles).tolist() == plainly_copied(words, titles), sample
         for title in (sample, sample.split("\n")[0] + ", The", sample[:30] + ", A (1999)", sample[:30] + ", The\n"):

@@ -17,7 +17,7 @@ from langptune.config.workflow import Run, Workflow
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.explorer.titles import Titles
-from langptune.interpretability.denials import Splitter
+from langptune.language.denials import Splitter
 from langptune.profiles import text as history_texts
 from langptune.randomness import numbered
 from langptune.ranking.queries import splitter_of

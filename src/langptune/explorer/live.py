@@ -26,7 +26,7 @@ from langptune.ranking.scoring import Scoring, read_weight
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from langptune.interpretability.denials import Parts
+    from langptune.language.denials import Parts
 
 OWN = -1
 """The session number of a history that was typed in; the seed of a sampled profile depends on it."""

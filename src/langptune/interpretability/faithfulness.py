@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from langptune.interpretability.claims import Claim
-from langptune.interpretability.tastes import Tastes
+from langptune.language.claims import Claim
+from langptune.language.tastes import Tastes
 
 ENOUGH = 0.2
 """Minimum share of shown items with a genre or era, for a history to support a liking of it."""

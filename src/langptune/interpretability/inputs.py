@@ -10,9 +10,9 @@ from pydantic import Field
 
 from langptune.data import contracts
 from langptune.errors import UserError
-from langptune.interpretability.claims import title_key
 from langptune.interpretability.faithfulness import Catalogue
-from langptune.interpretability.tastes import tastes_of
+from langptune.language.claims import title_key
+from langptune.language.tastes import tastes_of
 from langptune.profiles.shuffle import deal
 from langptune.randomness import numbered
 from langptune.stage import StageSpec

@@ -6,15 +6,14 @@ taste ranks above one of another; the shift counts places in the whole unseen ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from langptune.interpretability.claims import Titles, unmasked
-from langptune.interpretability.tastes import Tastes, pattern
+from langptune.language.claims import Titles, unmasked
+from langptune.language.tastes import Tastes, removed
 from langptune.randomness import numbered
 
 Edit = Literal["add", "strengthen", "remove", "negate"]
@@ -61,16 +60,6 @@ def edits(profile: str, tastes: Tastes, titles: Titles, count: int, seed: int, s
 def with_sentence(sentence: str, profile: str) -> str:
     """A profile with a sentence before it."""
     return f"{sentence} {profile.strip()}".strip()
-
-
-def removed(profile: str, name: str) -> str:
-    """A profile without its mentions of a taste, including the comma or "and" before a list entry."""
-    # Whitespace is matched from its first character only: from each, a long run would take quadratic time.
-    before = r"(?:(?:,|(?<!\s))\s*\b(?:and|or)\s+|,\s*)?"
-    out = re.sub(before + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
-    out = re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", out)
-    out = re.sub(r"([,:])\s*(?=[.;!?])", "", out)
-    return re.sub(r"\s{2,}", " ", out).strip(" ,")
 
 
 def effect(before: np.ndarray, after: np.ndarray, has: np.ndarray, seen: Sequence[int]) -> tuple[float, float]:

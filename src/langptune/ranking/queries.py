@@ -1,6 +1,6 @@
 """Query vectors of texts: all that ranks by a text (ranks, rewards, explorer, steering) makes its queries here.
 
-A text is embedded whole, or in two parts (``langptune.interpretability.denials``): ``query = likes - beta * avoids``,
+A text is embedded whole, or in two parts (``langptune.language.denials``): ``query = likes - beta * avoids``,
 both of unit length. Scores are dot products with the items' vectors, so the similarity of an item is
 ``cos(likes, item) - beta * cos(avoids, item)``. A text without denials has the same vector either way.
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from langptune.interpretability.claims import Titles
-from langptune.interpretability.denials import Splitter
-from langptune.interpretability.tastes import tastes_of
+from langptune.language.claims import Titles
+from langptune.language.denials import Splitter
+from langptune.language.tastes import tastes_of
 from langptune.ranking.decoder import Embedded, embed
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from langptune.config.recipes import EDITS, Edit
-from langptune.interpretability.claims import Titles, unmasked
-from langptune.interpretability.steering import removed, with_sentence
-from langptune.interpretability.tastes import Tastes
+from langptune.interpretability.steering import with_sentence
+from langptune.language.claims import Titles, unmasked
+from langptune.language.tastes import Tastes, removed
 
 SENTENCES: dict[Edit, tuple[str, ...]] = {
     "add": (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from langptune.config.recipes import GuardLimits
-from langptune.interpretability.wording import repetition, words
+from langptune.language.wording import repetition, words
 from langptune.metrics import from_ranks
 from langptune.randomness import numbered
 from langptune.training.reward import Reward, Sessions, dealt, standard_error, validation_metrics

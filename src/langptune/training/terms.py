@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from langptune.interpretability.claims import FIRST, PRIVATE, Titles, extract, title_key, unmasked
 from langptune.interpretability.faithfulness import Catalogue, looked_up
 from langptune.interpretability.steering import effect, with_sentence
-from langptune.interpretability.wording import COMMON, copied_words, repetition, words
+from langptune.language.claims import FIRST, PRIVATE, Titles, extract, title_key, unmasked
+from langptune.language.wording import COMMON, copied_words, repetition, words
 from langptune.training.edits import SENTENCES
 
 ITEM = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\d{1,2}[.)])\s", re.MULTILINE)
@@ -58,7 +58,7 @@ def facts_of(items: pl.DataFrame, taste_field: str | None) -> Facts:
     """Facts about contract ``items``, with years from its field ``year`` if there is one.
 
     Args:
-        taste_field: the item field of genres; None: tags are mined (``langptune.interpretability.tastes``).
+        taste_field: the item field of genres; None: tags are mined (``langptune.language.tastes``).
     """
     from langptune.interpretability.inputs import catalogue_of  # its specs are not needed by the config
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from langptune.interpretability.tastes import Tastes, pattern
-from langptune.interpretability.wording import COMMON, WORD, words
+from langptune.language.tastes import Tastes, pattern
+from langptune.language.wording import COMMON, WORD, words
 
 Kind = Literal["genre", "era", "title", "person", "theme"]
 

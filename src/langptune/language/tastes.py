@@ -95,6 +95,16 @@ def pattern(name: str) -> re.Pattern[str]:
     return re.compile(r"(?<![\w-])(?:" + "|".join(forms) + r")(?![\w-])", re.IGNORECASE)
 
 
+def removed(profile: str, name: str) -> str:
+    """A profile without its mentions of a taste, including the comma or "and" before a list entry."""
+    # Whitespace is matched from its first character only: from each, a long run would take quadratic time.
+    before = r"(?:(?:,|(?<!\s))\s*\b(?:and|or)\s+|,\s*)?"
+    out = re.sub(before + pattern(name).pattern, "", profile, flags=re.IGNORECASE)
+    out = re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", out)
+    out = re.sub(r"([,:])\s*(?=[.;!?])", "", out)
+    return re.sub(r"\s{2,}", " ", out).strip(" ,")
+
+
 def _with_plural(form: str) -> str:
     """A regular expression for a noun and its plural."""
     if re.search("[^aeiou]y$", form):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from langptune.interpretability.claims import (
+from langptune.language.claims import (
     EMPTY,
     IMPERATIVE,
     LIKING,
@@ -21,9 +21,8 @@ from langptune.interpretability.claims import (
     clauses,
     unmasked,
 )
-from langptune.interpretability.steering import removed
-from langptune.interpretability.tastes import Tastes, pattern
-from langptune.interpretability.wording import COMMON, WORD, words
+from langptune.language.tastes import Tastes, pattern, removed
+from langptune.language.wording import COMMON, WORD, words
 
 ENDS = frozenset(".!?;\n")
 """Characters that end a sentence."""
