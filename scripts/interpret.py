@@ -26,7 +26,7 @@ from langptune.interpretability.steering import EDITS
 from langptune.interpretability.summary import MEASURES, Estimate, Measure, estimates, per_session
 from langptune.interpretability.weights import COLUMNS, METRIC, by_weight, read_validation, summarise
 from langptune.judge.summary import summary
-from langptune.markup import markdown
+from langptune.markup import markdown, table_row
 from langptune.provenance import Record
 from langptune.ranking.scoring import read_weight
 from langptune.spreadsheet import cells as in_cells
@@ -264,6 +264,12 @@ def _judged(rows: dict[str, list[RunEntry]], spec: Spec) -> list[dict[str, Any]]
     return out
 
 
+def _save(path: str, table: pl.DataFrame) -> None:
+    """A table as CSV for people; NaN becomes an empty cell."""
+    with whole(path) as part:
+        in_cells(table.with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
+
+
 def _write_csv(
     path: str, measures: list[Measure], rows: dict[str, list[RunEntry]], estimated: dict[str, dict[str, Estimate]]
 ) -> None:
@@ -288,8 +294,7 @@ def _write_csv(
         for name, runs in rows.items()
         for measure in measures
     ]
-    with whole(path) as part:
-        in_cells(pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
+    _save(path, pl.DataFrame(lines))
 
 
 def _write_judges(path: str, judged: list[dict[str, Any]]) -> None:
@@ -321,8 +326,7 @@ def _write_frontier(
         for name, runs in rows.items()
         for key, (references, shares) in frontier.items()
     ]
-    with whole(path) as part:
-        in_cells(pl.DataFrame(lines).with_columns(pl.col(pl.Float64).fill_nan(None))).write_csv(part, float_precision=6)
+    _save(path, pl.DataFrame(lines))
 
 
 def _write_weights(path: str, rows: dict[str, list[RunEntry]], weighed: dict[str, list[dict[str, Any]]]) -> None:
@@ -331,9 +335,7 @@ def _write_weights(path: str, rows: dict[str, list[RunEntry]], weighed: dict[str
         for name, runs in rows.items()
         for line in weighed[name]
     ]
-    with whole(path) as part:
-        table = pl.DataFrame(lines, schema=COLUMNS).with_columns(pl.col(pl.Float64).fill_nan(None))
-        in_cells(table).write_csv(part, float_precision=6)
+    _save(path, pl.DataFrame(lines, schema=COLUMNS))
 
 
 def _markdown(
@@ -365,10 +367,10 @@ def _markdown(
     ]
     for block, own in blocks.items():
         heads = [measure.title + {1: " ↑", -1: " ↓", 0: ""}[measure.better] for measure in own]
-        parts += [f"## {block}", "", "| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(own)]
+        parts += [f"## {block}", "", table_row(["method", *heads]), "|---|" + "---:|" * len(own)]
         for name in rows:
             cells = [cell(estimated[measure.key][name], measure.digits, spec.confidence) for measure in own]
-            parts.append(f"| {markdown(names[name])} | " + " | ".join(cells) + " |")
+            parts.append(table_row([markdown(names[name]), *cells]))
         parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
     if judged:
         parts += judge_section(reference, judged, spec.confidence)

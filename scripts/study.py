@@ -157,9 +157,9 @@ def study(spec: StudySpec, record: Record, log: Log) -> None:
     log(f"{spec.title}: {len(drawn)} points")
 
 
-def _measured(line: Line, tests: Sequence[Against], metrics: Sequence[str]) -> Iterator[dict[str, str | float | None]]:
+def _measured(line: Line, tests: Sequence[Against], names: Sequence[str]) -> Iterator[dict[str, str | float | None]]:
     """A point's mean by each metric with its interval, and its test against the reference, if it has one."""
-    for at, metric in enumerate(metrics):
+    for at, metric in enumerate(names):
         values = {"mean": line.means[at], "low": line.low[at], "high": line.high[at]}
         tested: dict[str, float | None] = dict.fromkeys(TESTED)
         if tests:

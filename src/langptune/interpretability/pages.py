@@ -12,7 +12,7 @@ from langptune.interpretability.frontier import Kept
 from langptune.interpretability.steering import EDITS
 from langptune.interpretability.summary import Estimate
 from langptune.interpretability.weights import METRIC
-from langptune.markup import markdown
+from langptune.markup import markdown, table_row
 
 MARKS = {1: " ▲", -1: " ▼", 0: ""}
 """Significantly above, significantly below the reference, and neither."""
@@ -47,12 +47,12 @@ def frontier_section(
         f"{markdown(meaning)} [{100 * confidence:g}% bootstrap interval of the ratio, paired by session]. –: the "
         "reference's own interval is not above 0. Obeyed: share of the edits that moved as meant.",
         "",
-        "| method | " + " | ".join(heads) + " |",
+        table_row(["method", *heads]),
         "|---|" + "---:|" * len(heads),
     ]
     for name, title in names.items():
         cells = [_share(own[name]) for own in shares.values()] + [_mean(own[name]) for own in obeyed.values()]
-        parts.append(f"| {markdown(title)} | " + " | ".join(cells) + " |")
+        parts.append(table_row([markdown(title), *cells]))
     return [*parts, ""]
 
 
@@ -79,7 +79,7 @@ def weight_section(
         "texts of the next column; the changes of the AUC are those of the test profiles. All weights, with intervals: "
         "steering_weights.csv.",
         "",
-        "| method | " + " | ".join(heads) + " |",
+        table_row(["method", *heads]),
         "|---|" + "---:|" * len(heads),
     ]
     for name, title in names.items():
@@ -93,7 +93,7 @@ def weight_section(
             next((line["validation_text"] for line in weighed[name]), "") or "–",
             *(f"{_number(alone.get(edit), 3)} → {_number(steered[edit][name], 3)}" for edit in EDITS),
         ]
-        parts.append(f"| {markdown(title)} | " + " | ".join(cells) + " |")
+        parts.append(table_row([markdown(title), *cells]))
     return [*parts, ""]
 
 
@@ -112,7 +112,7 @@ def judge_section(reference: str, judged: Sequence[Mapping[str, Any]], confidenc
         f"and half of the ties, of the sessions with a verdict; 0.5 is indifference [{100 * confidence:g}% interval]. "
         "Orders that disagree are ties. Position: of the verdicts for a side, those for the first one; 0.5 is no bias.",
         "",
-        "| method | judge | " + " | ".join(heads) + " |",
+        table_row(["method", "judge", *heads]),
         "|---|---|" + "---:|" * len(heads),
     ]
     number = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
@@ -126,7 +126,7 @@ def judge_section(reference: str, judged: Sequence[Mapping[str, Any]], confidenc
             number(line["unparsed_answers"]),
             number(line["agreement"]),
         ]
-        parts.append(f"| {markdown(line['method'])} | {markdown(line['judge'])} | " + " | ".join(cells) + " |")
+        parts.append(table_row([markdown(line["method"]), markdown(line["judge"]), *cells]))
     return [*parts, ""]
 
 
