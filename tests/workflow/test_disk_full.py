@@ -26,7 +26,7 @@ WHOLE = "DISK_MOMENTS" in os.environ
 MOMENTS = int(os.environ.get("DISK_MOMENTS", "3"))
 RESULTS = Path("results/smoke")
 TARGET = "all" if WHOLE else "baselines"
-# What jobs write and remove while they run: for training, the states of its optimizer (two jobs, up to three checkpoints each).
+# What jobs write and remove while they run: in training, states of the optimizer (two jobs, three checkpoints each).
 WORKING_SPACE = 2_000_000_000 if WHOLE else 40_000_000
 COMMAND = ["-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml", "--", TARGET]
 
@@ -87,7 +87,7 @@ def finished(log: str) -> set[str]:
 
 def test_a_disk_that_fills_up_at_random_moments(tmp_path, request, small_disk):
     models = request.getfixturevalue("real_models") if WHOLE else tmp_path / "nothing"
-    # Both runs are in one folder: in bfloat16, kernels depend on the alignment of memory, and that on the length of paths.
+    # Both runs are in one folder: in bfloat16, kernels depend on the alignment of memory, and that on paths.
     repo = copy_of_repo(tmp_path / "repo", models)
     began = time.monotonic()
     finish(repo)
