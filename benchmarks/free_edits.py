@@ -2,8 +2,9 @@
 
 Each edit is made in the same profiles. For every taste or title that should rise (or fall), the AUC of its items (the
 chance that one ranks above another item) must be higher (or lower) than before the edit; an edit is obeyed in a profile
-if this holds for all of them. Printed for every weight of denials: the share over edits and profiles, with a bootstrap
-interval over edits and profiles; the share of edits that are obeyed in most profiles; and each edit's own.
+if this holds for all of them. Printed for every weight of denials in edited profiles, and for every weight of the
+untrained decoder's reading: the share over edits and profiles, with a bootstrap interval over edits and profiles; the
+share of edits that are obeyed in most profiles; and each edit's own.
 
     python benchmarks/free_edits.py --profiles results/.../profiles/test.parquet --data results/ml-100k/data
 """
@@ -125,7 +126,15 @@ def main() -> None:
     parser.add_argument("--profiles", type=Path, required=True, help="profiles.parquet of real users")
     parser.add_argument("--decoder", type=Path, default=ROOT / "results/models/minilm-l6", help="trained or not")
     parser.add_argument("--entry", default="minilm-l6", help="the decoder's entry in config/models.yaml")
-    parser.add_argument("--denials", type=float, nargs="+", default=DENIALS, help="weights of denials")
+    parser.add_argument(
+        "--untrained", type=Path, default=ROOT / "results/models/minilm-l6", help="for weights of --untrained-edits"
+    )
+    parser.add_argument(
+        "--untrained-edits", type=float, nargs="+", default=[0.0], help="weights of the untrained decoder's reading"
+    )
+    parser.add_argument(
+        "--denials", type=float, nargs="+", default=DENIALS, help="weights of denials in edited profiles"
+    )
     parser.add_argument("--count", type=int, default=20, help="number of profiles, the first ones")
     args = parser.parse_args()
 
@@ -134,22 +143,33 @@ def main() -> None:
     from langptune.models.load import load_decoder, pick_device
     from langptune.ranking.decoder import embed
     from langptune.ranking.queries import denials_of
+    from langptune.ranking.scoring import of_edited
 
     catalogue = contracts.read(args.data / "items.parquet", "items")
     profiles = (
         contracts.read(args.profiles, "profiles").filter(pl.col("sample") == 0)["profile"].head(args.count).to_list()
     )
     entry = validate(DecoderEntry, read_yaml(ROOT / "config/models.yaml")[args.entry], f"models.yaml: {args.entry}")
-    model = load_decoder(args.decoder, entry, pick_device())
-    items = embed(model, catalogue["text"].to_list(), entry.item_prefix).vectors
+    models = [load_decoder(folder, entry, pick_device()) for folder in (args.decoder, args.untrained)]
+    items = [embed(model, catalogue["text"].to_list(), entry.item_prefix).vectors for model in models]
     tastes, titles, edits = tastes_of(catalogue, "genres"), catalogue["title"].to_list(), read_edits()
     texts = [edit.applied(profile) for edit in edits for profile in profiles]
-    shown: dict[float, np.ndarray] = {}
+    before = scores(models[0], profiles, items[0], entry.query_prefix, None)
+    originals = np.tile(before, (len(edits), 1))
+    shown: dict[tuple[float, float], np.ndarray] = {}
     for weight in args.denials:
         denials = denials_of(catalogue, "genres", weight)
-        before = scores(model, profiles, items, entry.query_prefix, denials)
-        after = scores(model, texts, items, entry.query_prefix, denials).reshape(len(edits), len(profiles), -1)
-        found = shown[weight] = obeyed(edits, before, after, tastes, titles)
+        changes = [
+            (
+                np.tile(scores(model, profiles, vectors, entry.query_prefix, denials), (len(edits), 1)),
+                scores(model, texts, vectors, entry.query_prefix, denials),
+            )
+            for model, vectors in zip(models, items, strict=True)
+        ]
+        for other in args.untrained_edits:
+            after = of_edited(originals, *changes, other).reshape(len(edits), len(profiles), -1)
+            shown[weight, other] = obeyed(edits, before, after, tastes, titles)
+    for (weight, other), found in shown.items():
         low, high = interval(found)
         parts = {
             "up": [not e.down for e in edits],
@@ -159,7 +179,7 @@ def main() -> None:
         rest = ", ".join(f"{name} {100 * found[np.array(rows)].mean():.0f}%" for name, rows in parts.items())
         most = 100 * (found.mean(axis=1) > 0.5).mean()
         share = f"{100 * found.mean():.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
-        print(f"denials {weight:g}: obeyed {share}; {most:.0f}% of edits in most profiles; {rest}")
+        print(f"denials {weight:g}, untrained {other:g}: obeyed {share}; {most:.0f}% of edits in most profiles; {rest}")
     for at, edit in enumerate(edits):
         print(" ".join(f"{100 * found[at].mean():4.0f}%" for found in shown.values()), edit.text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from langptune.provenance import Record
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
+    from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.queries import Denials
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -38,6 +42,14 @@ class Spec(ProfileSpec):
         0.0, description="weight of denials in texts, where there is no `denials_in`; 0: texts are whole", strict=False
     )
     denials_in: str | None = Field(None, description="the weight of denials that was chosen on validation, likewise")
+    edited_denials: float | None = Field(
+        None, description="weight of denials in edited profiles; null: as in unedited ones", strict=False
+    )
+    untrained_edits: float = Field(
+        0.0, description="weight of the change that the untrained decoder sees in an edit", strict=False
+    )
+    untrained_in: str | None = Field(None, description="the untrained decoder; needed only with such a weight")
+    untrained_vectors_in: str | None = Field(None, description="the catalogue as that decoder embeds it, likewise")
     tastes: int = Field(description="tastes that are added to a profile, and as many of those that it names")
     weights: list[float] = Field(description="further weights of popularity at which each edit is measured")
     steering_out: str
@@ -55,6 +67,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "decoder": job.used_decoder(),
         **job.number_of_weight(),
         **job.reading(),
+        **job.edit_reading(),
         "tastes": project.config.interpretability.tastes,
         "weights": project.config.training.popularity_weights,
     }
@@ -70,32 +83,41 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.interpretability import inputs, steering
     from langptune.language.claims import Titles
     from langptune.language.tastes import tastes_of
-    from langptune.models.load import load_decoder, pick_device
-    from langptune.ranking.decoder import ItemVectors
-    from langptune.ranking.queries import denials_of, embed_queries
-    from langptune.ranking.scoring import log_popularity, read_weight, score
+    from langptune.ranking.queries import denials_of
+    from langptune.ranking.scoring import log_popularity, of_edited, read_weight, score
 
     items, rows = inputs.load(spec)
     tastes = tastes_of(items, spec.taste_field)
     profiles = rows.select("session", "profile", "seen").to_dicts()
     titles = Titles(items["title"].to_list())
     made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in profiles]
-    texts = sorted({row["profile"] for row in profiles} | {edit.text for edits in made for edit in edits})
-    model = load_decoder(Path(spec.decoder_in), spec.decoder, pick_device())
+    originals = sorted({row["profile"] for row in profiles})
+    texts = sorted({*originals, *(edit.text for edits in made for edit in edits)})
     weight = read_weight(spec.weight, spec.popularity_in)
     sessions = contracts.read(spec.sessions_in, "sessions")
-    catalogue, popularity = ItemVectors.load(Path(spec.vectors_in)), log_popularity(sessions, len(items))
+    popularity = log_popularity(sessions, len(items))
     denials = denials_of(items, spec.taste_field, read_weight(spec.denials, spec.denials_in, "denials"))
-    embedded = embed_queries(model, texts, spec.decoder.query_prefix, denials)
-    vectors = dict(zip(texts, embedded.vectors, strict=True))
-    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {embedded.cut} texts cut")
+    in_edits = denials
+    if spec.edited_denials is not None:
+        in_edits = denials_of(items, spec.taste_field, spec.edited_denials)
+    trained = _reading(spec, spec.decoder_in, spec.vectors_in, texts, in_edits)
+    whole = trained if in_edits == denials else _reading(spec, spec.decoder_in, spec.vectors_in, originals, denials)
+    untrained = None
+    if spec.untrained_in is not None and spec.untrained_vectors_in is not None:
+        untrained = _reading(spec, spec.untrained_in, spec.untrained_vectors_in, texts, in_edits)
+    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {trained.cut} texts cut")
     weights = sorted({0.0, weight, *spec.weights})
     out, weighed = [], []
     for row, edits in zip(profiles, made, strict=True):
         if not edits:
             continue
-        plain = catalogue.scores(vectors[row["profile"]][None])
-        edited = catalogue.scores(np.stack([vectors[edit.text] for edit in edits]))
+        original, after_edit = [row["profile"]], [edit.text for edit in edits]
+        plain = whole.similarities(original)
+        edited = of_edited(
+            plain,
+            *((one and (one.similarities(original), one.similarities(after_edit))) for one in (trained, untrained)),
+            spec.untrained_edits,
+        )
         for other in weights:
             (before,), after = (score(similarity, popularity, other) for similarity in (plain, edited))
             for edit, scores in zip(edits, after, strict=True):
@@ -119,7 +141,30 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             log(f"{edit}: {len(changes)} edits, AUC {changes.mean():+.3f}, as meant in {100 * up:.0f}%")
     if denials is not None:
         record.note(denials=denials.weight)
-    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=embedded.cut)
+    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=trained.cut)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A decoder's reading of texts about its catalogue; ``cut``: number of texts cut at its token limit."""
+
+    items: ItemVectors
+    vectors: dict[str, np.ndarray]
+    cut: int
+
+    def similarities(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[T, N]``."""
+        return self.items.scores(np.stack([self.vectors[text] for text in texts]))
+
+
+def _reading(spec: Spec, folder: str, vectors: str, texts: Sequence[str], denials: Denials | None) -> _Reading:
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.queries import embed_queries
+
+    model = load_decoder(Path(folder), spec.decoder, pick_device())
+    embedded = embed_queries(model, texts, spec.decoder.query_prefix, denials)
+    return _Reading(ItemVectors.load(Path(vectors)), dict(zip(texts, embedded.vectors, strict=True)), embedded.cut)
 
 
 if __name__ == "__main__":

@@ -332,7 +332,9 @@ def test_read_edit_share(address, page, explorer, finished):
 
     # A text that changes the target's rank.
     texts = ["Likes science fiction of the 1980s, with robots and war.", "Loves musicals.", "Loves film noir."]
-    rankings = {text: explorer.live.rank(choice, text, row["seen"], row["target"]) for text in texts}
+    own = finished.text(choice, session).text
+    rankings = {text: explorer.live.rank(choice, text, row["seen"], row["target"], original=own) for text in texts}
+    assert rankings[texts[0]].order.tolist() != explorer.live.rank(choice, texts[0], row["seen"]).order.tolist()
     text = next(text for text in texts if rankings[text].rank != stored["rank"])
     ranked = rankings[text]
     page.locator("#text").fill(text)
@@ -406,14 +408,14 @@ def test_the_weight_of_popularity_is_a_slider(address, page, explorer, finished)
     expect(page.locator(".list.right h3")).to_contain_text(f", weight {largest:g}")
     # It holds for an edited text, too, and a link has both.
     page.locator("#text").fill("Loves film noir.")
-    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], largest)
+    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], largest, original=text)
     expect(page.locator("#changed")).to_contain_text("film noir", timeout=20_000)
     link = page.url
     opened(page, link)
     assert number(page, "right") == ranked.rank and float(slider.input_value()) == largest
     slider.focus()
     page.keyboard.press("Home")
-    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], 0.0)
+    ranked = explorer.live.rank(choice, "Loves film noir.", row["seen"], row["target"], 0.0, original=text)
     expect(page.locator("#weight-shown")).to_contain_text("0 (text alone)")
     expect(page.locator("#moved")).to_contain_text(f"Target at {ranked.rank} of", timeout=20_000)
     page.locator("#undo").click()
@@ -432,12 +434,12 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
     data = finished.data(DATASET)
     left, right = (explorer.choice(DATASET, run_key(name)) for name in ("langptune-0", "langptune"))
     session = next(one for one in data.ids if finished.text(right, one).text)
-    row = data.session(session)
+    row, own = data.session(session), finished.text(right, session).text
     opened(page, address, session=str(session))
     plain = titles(page, "left")
 
     def check(text: str) -> None:
-        rankings = [explorer.live.rank(run, text, row["seen"], row["target"]) for run in (left, right)]
+        rankings = [explorer.live.rank(run, text, row["seen"], row["target"], original=own) for run in (left, right)]
         expect(page.locator("#moved")).to_contain_text(f"On the left at {rankings[0].rank}.", timeout=20_000)
         for side, (own, other) in {"left": rankings, "right": rankings[::-1]}.items():
             top = own.order[:20].tolist()
@@ -452,7 +454,7 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
                 assert move.locator("[aria-hidden]").text_content() == sign and words in move.text_content()
 
     page.get_by_role("checkbox", name="Rank this text with the left run, too").check()
-    check(finished.text(right, session).text)
+    check(own)
     assert "same=1" in page.url and "text=" not in page.url
     page.locator("#text").fill("Likes science fiction of the 1980s, with robots and war.")
     expect(page.locator(".list.right h3")).to_contain_text("in your words", timeout=20_000)
@@ -470,9 +472,9 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
     )
     expect(page.locator("#notices")).to_contain_text("ranks by no text")
     assert page.locator("#beside").is_disabled() and "same=" not in page.url
-    own = run_key("langptune")
-    opened(page, address, session=str(session), left=own, right=own, same="1", weight="0")
-    rank = explorer.live.rank(right, finished.text(right, session).text, row["seen"], row["target"], 0.0).rank
+    key = run_key("langptune")
+    opened(page, address, session=str(session), left=key, right=key, same="1", weight="0")
+    rank = explorer.live.rank(right, own, row["seen"], row["target"], 0.0).rank
     assert number(page, "right") == rank
 
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from langptune.ranking.scoring import log_popularity
 from tests.conftest import ROOT, copy_of_run, jobs_of, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.models, pytest.mark.slow]
@@ -83,6 +85,43 @@ def test_edits_are_measured_at_every_weight_of_popularity(finished):
     frontier = pl.read_csv(finished / FOLDER / "interpretability/frontier.csv")
     own = frontier.filter(pl.col("method") == pl.col("reference"))
     assert set(own["reference"]) == {"langptune-0", "langptune"} and (own["kept"].drop_nulls() == 1).all()
+
+
+def test_the_untrained_decoder_reads_edits_too(finished):
+    """Steering of `langptune`, computed again with sentence-transformers: its `edits` name a weight for both."""
+    from scipy.stats import rankdata
+    from sentence_transformers import SentenceTransformer
+
+    folder = finished / FOLDER / "langptune/smollm2-135m+minilm-l6/seed0"
+    spec = json.loads((folder / "interpretability/steering.parquet.manifest.json").read_text())["spec"]
+    assert spec["untrained_edits"] == 1 and spec["edited_denials"] == 0.5
+    assert spec["decoder_in"] != spec["untrained_in"] == "results/models/minilm-l6"
+    items = pl.read_parquet(finished / FOLDER / "data/items.parquet")
+    sessions = pl.read_parquet(finished / FOLDER / "data/sessions.parquet")
+    profiles = dict(pl.read_parquet(finished / spec["profiles_in"]).select("session", "profile").iter_rows())
+    weight = json.loads((finished / spec["popularity_in"]).read_text())["weight"]
+    popular = weight * log_popularity(sessions, len(items))
+    models = [SentenceTransformer(str(finished / spec[name]), device="cpu") for name in ("decoder_in", "untrained_in")]
+    catalogue = [model.encode(items["text"].to_list(), normalize_embeddings=True) for model in models]
+
+    def similarities(at: int, text: str) -> np.ndarray:
+        return catalogue[at] @ models[at].encode(text, normalize_embeddings=True)
+
+    def auc(scores: np.ndarray, has: np.ndarray) -> float:
+        places = rankdata(scores)
+        return (places[has].sum() - has.sum() * (has.sum() + 1) / 2) / (has.sum() * (~has).sum())
+
+    edits = pl.read_parquet(folder / "interpretability/steering.parquet").filter(edit="add")
+    assert len(edits) > 8
+    for row in edits.head(8).iter_rows(named=True):
+        original = profiles[row["session"]]
+        seen = sessions.filter(session=row["session"])["seen"][0].to_list()
+        unseen = ~np.isin(np.arange(len(items)), seen)
+        has = np.array([row["taste"] in (genres or "").split(", ") for genres in items["genres"]])[unseen]
+        before, after = ([similarities(at, text) / 0.05 for at in (0, 1)] for text in (original, row["text"]))
+        edited = after[0] + after[1] - before[1]
+        change = auc((edited + popular)[unseen], has) - auc((before[0] + popular)[unseen], has)
+        assert row["auc_change"] == pytest.approx(change, abs=2e-3)
 
 
 def test_a_second_run_has_nothing_to_do_and_a_lost_measure_is_made_again(finished):

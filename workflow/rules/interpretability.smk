@@ -73,6 +73,8 @@ rule steer:
         vectors_in=lambda w: job(w).vectors,
         popularity_in=lambda w: job(w).popularity or [],
         denials_in=lambda w: job(w).denials_file or [],
+        untrained_in=lambda w: job(w).untrained_folder or [],
+        untrained_vectors_in=lambda w: job(w).untrained_vectors or [],
         profiles_in=lambda w: job(w).profiles,
     output:
         steering_out=f"{MEASURED}/steering.parquet",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from langptune.config.phases import Draw, Phase
 from langptune.config.workflow import Run, Workflow
 
@@ -150,6 +152,15 @@ class Layout:
         if weight != "auto":
             return weight
         return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
+
+    def untrained(self, run: Run) -> tuple[str, str] | None:
+        """Folder and item embeddings of the untrained decoder that reads edits of a run; None if none does."""
+        methods = self._workflow.methods
+        if not methods[run.method].edit_reading(methods).untrained:
+            return None
+        start = replace(self.run_phase(run), chain=())
+        place = run.dataset, run.models, run.seed, start
+        return self.decoder_folder(*place), self.vectors_of(*place)
 
     def reward_denials(self, dataset: str, models: str, seed: int | str, phase: Phase) -> float | str:
         """The weight of denials in the reward of a phase: a number, or the file of the chosen weight."""

@@ -23,6 +23,20 @@ class EncoderFrom(Strict):
     dataset: str = Field(description="dataset of the run on which it is trained; the method has no run on it")
 
 
+class EditReading(Strict):
+    """How edited profiles are read, in the explorer and in the measure of steering; rankings of the benchmark use none.
+
+    The change that an edit makes is added to the similarities of the unedited profile, so those stay as they are.
+    """
+
+    untrained: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
+        0.0, description="weight of the change that the untrained decoder sees, added to that of the trained one"
+    )
+    denials: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] | None = Field(
+        None, description="weight of denials in edited profiles; null: as in unedited ones (`denials`)"
+    )
+
+
 class Method(Strict):
     """One method: it turns sessions into ranks.
 
@@ -71,6 +85,10 @@ class Method(Strict):
     def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
         """The weight of denials in its texts; 0 if they are embedded whole, or it ranks without a text."""
         return 0.0
+
+    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+        """How edits of its texts are read; by default as unedited texts."""
+        return EditReading()
 
     def models(self, config: Config, methods: Mapping[str, Method]) -> list[str]:
         """The ``{models}`` path segments of its runs."""
@@ -139,6 +157,9 @@ class TrainedMethod(Method):
         "0: texts are embedded whole; auto: 0, 0.25, 0.5, 0.75 or 1, chosen with the weight of popularity, on "
         "validation profiles where there are profiles (of equal values the largest)",
     )
+    edits: EditReading = Field(
+        EditReading(), description="how edited profiles are read (explorer, steering); no rank of the benchmark changes"
+    )
 
     ranked_by = "rank_texts"
 
@@ -149,6 +170,10 @@ class TrainedMethod(Method):
     def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
         """The weight of denials in its texts."""
         return self.denials
+
+    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+        """How edits of its texts are read."""
+        return self.edits
 
     @property
     def trained(self) -> bool:
@@ -201,6 +226,11 @@ class TrainedMethod(Method):
                         f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without local "
                         "weights; run it in a config without this method"
                     )
+        if self.edits.untrained and not any(workflow.recipes[phase].trains == "decoder" for phase in self.phases):
+            yield (
+                f"method '{name}': edits: untrained is {self.edits.untrained:g}, but no phase trains its decoder; "
+                "leave it out, or add a phase that does"
+            )
         for encoder in encoders:
             chain = [workflow.recipe_of(phase, encoder) for phase in self.phases]
             yield from (f"{at} {problem}" for problem in _adapter_problems(chain))

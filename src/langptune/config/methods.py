@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from pydantic import Field, create_model, model_validator
 
 from langptune.config.base import nearest
-from langptune.config.method import EncoderFrom, Method, TrainedMethod
+from langptune.config.method import EditReading, EncoderFrom, Method, TrainedMethod
 from langptune.config.phases import Draw
 from langptune.errors import UserError
 from langptune.registry import Registry
@@ -221,6 +221,10 @@ class ControlMethod(Method):
     def weight_of_denials(self, methods: Mapping[str, Method]) -> float | Literal["auto"]:
         """That of its method."""
         return methods[self.of].weight_of_denials(methods)
+
+    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+        """That of its method."""
+        return methods[self.of].edit_reading(methods)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """A method without texts, or without profiles if they are shuffled; then the problems of its method."""

@@ -21,11 +21,12 @@ from langptune.randomness import profile_seed
 from langptune.ranking.decoder import ItemVectors
 from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import full_ranks
-from langptune.ranking.scoring import Scoring, read_weight
+from langptune.ranking.scoring import Scoring, of_edited, read_weight, score
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from langptune.config.method import EditReading
     from langptune.language.denials import Parts
 
 OWN = -1
@@ -62,6 +63,21 @@ class Ranking:
         return out
 
 
+@dataclass(frozen=True)
+class Edit:
+    """How an edited profile is read (``langptune.config.method.EditReading``).
+
+    original: the profile before the edit.
+    denials: how denials count in both.
+    untrained: the untrained decoder; None if its reading has no weight.
+    """
+
+    original: str
+    denials: Denials | None
+    untrained: Decoder | None = None
+    weight: float = 0.0
+
+
 @dataclass
 class Decoder:
     """A loaded decoder with its embeddings of the catalogue and the popularity of the items."""
@@ -87,6 +103,10 @@ class Decoder:
         """The scoring of a run with this weight of popularity; several runs may share a decoder."""
         return Scoring(self.vectors, self.popularity, weight)
 
+    def similarities(self, text: str, denials: Denials | None = None) -> np.ndarray:
+        """float32 ``[1, N]``: similarities of all items to a text."""
+        return self.vectors.scores(self.vector(text, denials)[0][None])
+
     def rank(
         self,
         text: str,
@@ -94,18 +114,28 @@ class Decoder:
         target: int | None = None,
         weight: float = 0.0,
         denials: Denials | None = None,
+        edit: Edit | None = None,
     ) -> Ranking:
         """Rank the catalogue by a text with the benchmark's code for scores and ranks.
 
         Args:
             weight: of popularity in the score.
             denials: how denials in the text count; None: it is embedded whole.
+            edit: the text is an edited profile, read in this way; None: it is read as it is.
 
         Raises:
             UserError: every item was seen, or scores are not finite.
         """
-        vector, cut = self.vector(text, denials)
-        scores = self.scoring(weight).scores(vector[None])
+        if edit is None or edit.original == text:
+            similarities, cut = self.similarities(text, denials), self.vector(text, denials)[1]
+        else:
+            around = (edit.original, text)
+            trained, untrained = (
+                one and tuple(one.similarities(side, edit.denials) for side in around) for one in (self, edit.untrained)
+            )
+            similarities = of_edited(self.similarities(edit.original, denials), trained, untrained, edit.weight)
+            cut = self.vector(text, edit.denials)[1]
+        scores = score(similarities, self.popularity, weight)
         anchor = target
         if anchor is None:  # any unseen item; its rank is not used
             unseen = np.ones(scores.shape[1], dtype=bool)
@@ -152,28 +182,38 @@ class Live:
         self._own: OrderedDict[tuple, tuple[str, str]] = OrderedDict()
 
     def rank(
-        self, choice: Choice, text: str, seen: Sequence[int], target: int | None = None, weight: float | None = None
+        self,
+        choice: Choice,
+        text: str,
+        seen: Sequence[int],
+        target: int | None = None,
+        weight: float | None = None,
+        original: str | None = None,
     ) -> Ranking:
         """Rank by a text as a run does.
 
         Args:
             weight: of popularity in the score; None: the run's own.
+            original: the run's own text, of which ``text`` is an edit; None: the text is read as it is.
 
         Raises:
             UserError: the model or its vectors cannot be read, or belong to another catalogue.
         """
         with self._lock:
-            return self._decoder(choice).rank(
-                text, seen, target, self.weight(choice) if weight is None else weight, self._denials(choice)
-            )
+            weight = self.weight(choice) if weight is None else weight
+            edit = None if original is None else self._edit(choice, original)
+            return self._decoder(choice).rank(text, seen, target, weight, self._denials(choice), edit)
 
-    def parts(self, choice: Choice, text: str) -> Parts | None:
+    def parts(self, choice: Choice, text: str, edited: bool = False) -> Parts | None:
         """What a run reads a text as, if it contains denials; None where the run embeds texts whole.
+
+        Args:
+            edited: the text is an edited profile.
 
         Raises:
             UserError: the chosen weight of denials cannot be read.
         """
-        denials = self._denials(choice)
+        denials = self._denials_of_edits(choice) if edited else self._denials(choice)
         return None if denials is None else denials.splitter.parts(text)
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
@@ -214,10 +254,29 @@ class Live:
             weight = read_weight(0.0, self.finished.path(weight), "denials")
         return Denials(weight, self.finished.data(choice.run.dataset).splitter) if weight else None
 
+    def _denials_of_edits(self, choice: Choice) -> Denials | None:
+        """How denials count in edited texts."""
+        weight = self._edit_reading(choice).denials
+        if weight is None:
+            return self._denials(choice)
+        return Denials(weight, self.finished.data(choice.run.dataset).splitter) if weight else None
+
+    def _edit_reading(self, choice: Choice) -> EditReading:
+        methods = self.finished.workflow.methods
+        return methods[choice.run.method].edit_reading(methods)
+
+    def _edit(self, choice: Choice, original: str) -> Edit:
+        """How an edit of a text is read by a run."""
+        used = self.finished.layout.untrained(choice.run)
+        untrained = used and self._load_decoder(choice, *used)
+        return Edit(original, self._denials_of_edits(choice), untrained, self._edit_reading(choice).untrained)
+
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout
-        folder = self.finished.path(layout.run_decoder(choice.run))
-        file = self.finished.path(layout.run_vectors(choice.run))
+        return self._load_decoder(choice, layout.run_decoder(choice.run), layout.run_vectors(choice.run))
+
+    def _load_decoder(self, choice: Choice, decoder: str, vectors_file: str) -> Decoder:
+        folder, file = self.finished.path(decoder), self.finished.path(vectors_file)
 
         def load() -> tuple[Decoder, int]:
             from langptune.models.load import load_decoder, pick_device

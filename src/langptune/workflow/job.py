@@ -139,6 +139,14 @@ class Job:
         number = {} if isinstance(self.denials, str) else {"denials": self.denials}
         return {**number, "taste_field": self.project.taste_field(self.dataset)}
 
+    def edit_reading(self) -> dict[str, Any]:
+        """How edits of its texts are read, where the method says so; empty if they are read as unedited texts."""
+        used = self.project.methods[self.method].edit_reading(self.project.methods)
+        denials = {} if used.denials is None else {"edited_denials": used.denials}
+        if used.denials:
+            denials |= {"taste_field": self.project.taste_field(self.dataset)}
+        return ({"untrained_edits": used.untrained} if used.untrained else {}) | denials
+
     def likes_alone(self) -> dict[str, Any]:
         """The settings with which denials are left out of the profiles that its phase trains a decoder on."""
         if self.phase.denials == 0:
@@ -223,6 +231,16 @@ class Job:
     def vectors(self) -> str:
         """The vectors of the catalogue by that decoder."""
         return self.project.paths.vectors_of(*self._place, self.phase)
+
+    @property
+    def untrained_folder(self) -> str | None:
+        """The untrained decoder, if it reads edits of its run."""
+        return (self.project.paths.untrained(self.run) or (None, None))[0]
+
+    @property
+    def untrained_vectors(self) -> str | None:
+        """The vectors of the catalogue by that decoder."""
+        return (self.project.paths.untrained(self.run) or (None, None))[1]
 
     @property
     def popularity(self) -> str | None:
