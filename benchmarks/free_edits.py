@@ -113,11 +113,28 @@ def interval(found: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[f
     return float(low), float(high)
 
 
-def scores(model: Any, texts: Sequence[str], items: np.ndarray, prefix: str, denials: Any) -> np.ndarray:
-    """float32 ``[T, N]``: similarities of the items to the texts."""
-    from langptune.ranking.queries import embed_queries
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder with its query prefix and its vectors of the items (``langptune.ranking.edited.Reader``)."""
 
-    return embed_queries(model, texts, prefix, denials).vectors @ items.T
+    model: Any
+    prefix: str
+    items: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path, entry: DecoderEntry, item_texts: Sequence[str]) -> Decoder:
+        """A decoder from a model folder."""
+        from langptune.models.load import load_decoder, pick_device
+        from langptune.ranking.decoder import embed
+
+        model = load_decoder(folder, entry, pick_device())
+        return cls(model, entry.query_prefix, embed(model, item_texts, entry.item_prefix).vectors)
+
+    def similarities(self, texts: Sequence[str], denials: Any) -> np.ndarray:
+        """float32 ``[T, N]``: similarities of all items to texts."""
+        from langptune.ranking.queries import embed_queries
+
+        return embed_queries(self.model, texts, self.prefix, denials).vectors @ self.items.T
 
 
 def main() -> None:
@@ -126,12 +143,8 @@ def main() -> None:
     parser.add_argument("--profiles", type=Path, required=True, help="profiles.parquet of real users")
     parser.add_argument("--decoder", type=Path, default=ROOT / "results/models/minilm-l6", help="trained or not")
     parser.add_argument("--entry", default="minilm-l6", help="the decoder's entry in config/models.yaml")
-    parser.add_argument(
-        "--untrained", type=Path, default=ROOT / "results/models/minilm-l6", help="for weights of --untrained-edits"
-    )
-    parser.add_argument(
-        "--untrained-edits", type=float, nargs="+", default=[0.0], help="weights of the untrained decoder's reading"
-    )
+    parser.add_argument("--untrained", type=Path, help="the untrained decoder; default: results/models/<entry>")
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0], help="weights of its reading of edits")
     parser.add_argument(
         "--denials", type=float, nargs="+", default=DENIALS, help="weights of denials in edited profiles"
     )
@@ -140,34 +153,26 @@ def main() -> None:
 
     from langptune.data import contracts
     from langptune.language.tastes import tastes_of
-    from langptune.models.load import load_decoder, pick_device
-    from langptune.ranking.decoder import embed
+    from langptune.ranking.edited import EditReader
     from langptune.ranking.queries import denials_of
-    from langptune.ranking.scoring import of_edited
 
     catalogue = contracts.read(args.data / "items.parquet", "items")
     profiles = (
         contracts.read(args.profiles, "profiles").filter(pl.col("sample") == 0)["profile"].head(args.count).to_list()
     )
     entry = validate(DecoderEntry, read_yaml(ROOT / "config/models.yaml")[args.entry], f"models.yaml: {args.entry}")
-    models = [load_decoder(folder, entry, pick_device()) for folder in (args.decoder, args.untrained)]
-    items = [embed(model, catalogue["text"].to_list(), entry.item_prefix).vectors for model in models]
+    texts_of_items = catalogue["text"].to_list()
+    decoder = Decoder.load(args.decoder, entry, texts_of_items)
+    untrained = Decoder.load(args.untrained or ROOT / "results/models" / args.entry, entry, texts_of_items)
     tastes, titles, edits = tastes_of(catalogue, "genres"), catalogue["title"].to_list(), read_edits()
     texts = [edit.applied(profile) for edit in edits for profile in profiles]
-    before = scores(models[0], profiles, items[0], entry.query_prefix, None)
-    originals = np.tile(before, (len(edits), 1))
+    before = decoder.similarities(profiles, None)
     shown: dict[tuple[float, float], np.ndarray] = {}
     for weight in args.denials:
         denials = denials_of(catalogue, "genres", weight)
-        changes = [
-            (
-                np.tile(scores(model, profiles, vectors, entry.query_prefix, denials), (len(edits), 1)),
-                scores(model, texts, vectors, entry.query_prefix, denials),
-            )
-            for model, vectors in zip(models, items, strict=True)
-        ]
-        for other in args.untrained_edits:
-            after = of_edited(originals, *changes, other).reshape(len(edits), len(profiles), -1)
+        for other in args.weights:
+            reader = EditReader(decoder, None, denials, untrained if other else None, other)
+            after = reader.edited(profiles * len(edits), texts).reshape(len(edits), len(profiles), -1)
             shown[weight, other] = obeyed(edits, before, after, tastes, titles)
     for (weight, other), found in shown.items():
         low, high = interval(found)

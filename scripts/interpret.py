@@ -53,6 +53,7 @@ class RunEntry(grid.RunEntry):
     simulation: str
     steering: str
     steering_weights: str
+    edit_reading: str = Field("", description="how edits of its profiles are read, if not as other texts")
     grid_path: str | None = Field(
         None,
         description="the file with the metrics of each weight on validation, where they are of the run's own texts",
@@ -105,6 +106,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
                 **run_entry(project, run),
                 **{name: project.measured(run, name) for name in FILES},
                 **_grid(project, run),
+                **_edit_reading(project, run),
                 "verdicts": [
                     {"judge": judge, "title": project.judges[judge].title, "path": path}
                     for judge, path in project.judged(run).items()
@@ -121,6 +123,14 @@ def spec(project: Project, job: Job) -> dict[str, object]:
         "confidence": how.confidence,
         "seed": how.seed,
     }
+
+
+def _edit_reading(project: Project, run: Run) -> dict[str, str]:
+    """How edits of a run's profiles are read; empty if they are read as other texts."""
+    used = project.methods[run.method].reads_edits(project.methods)
+    parts = [f"untrained decoder {used.untrained:g}"] if used.untrained else []
+    parts += [] if used.denials is None else [f"denials {used.denials:g}"]
+    return {"edit_reading": ", ".join(parts)} if parts else {}
 
 
 def _grid(project: Project, run: Run) -> dict[str, str]:
@@ -372,9 +382,22 @@ def _markdown(
             cells = [cell(estimated[measure.key][name], measure.digits, spec.confidence) for measure in own]
             parts.append(table_row([markdown(names[name]), *cells]))
         parts += ["", *(f"- **{measure.title}**: {measure.meaning}" for measure in own), ""]
+        if block == "Steering":
+            parts += _readings(rows, names)
     if judged:
         parts += judge_section(reference, judged, spec.confidence)
     return "\n".join(parts) + "\n"
+
+
+def _readings(rows: dict[str, list[RunEntry]], names: dict[str, str]) -> list[str]:
+    """A paragraph on the methods whose edits are read in another way than other texts; empty if there are none."""
+    read = [f"{markdown(names[name])} ({runs[0].edit_reading})" for name, runs in rows.items() if runs[0].edit_reading]
+    if not read:
+        return []
+    return [
+        f"Edits are read with weights of their own (docs/interpretability.md, Reading edits): {'; '.join(read)}.",
+        "",
+    ]
 
 
 def _kept(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ from pydantic import Field
 from langptune import stage
 from langptune.config.models import DecoderEntry
 from langptune.data import contracts
+from langptune.errors import UserError
 from langptune.interpretability.inputs import ProfileSpec
 from langptune.provenance import Record
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
-    from langptune.ranking.decoder import ItemVectors
     from langptune.ranking.queries import Denials
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
@@ -83,41 +82,40 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     from langptune.interpretability import inputs, steering
     from langptune.language.claims import Titles
     from langptune.language.tastes import tastes_of
+    from langptune.ranking.edited import EditReader
     from langptune.ranking.queries import denials_of
-    from langptune.ranking.scoring import log_popularity, of_edited, read_weight, score
+    from langptune.ranking.scoring import log_popularity, read_weight, score
 
+    if (spec.untrained_in is None or spec.untrained_vectors_in is None) and spec.untrained_edits:
+        raise UserError("steer.py --spec: untrained_edits needs untrained_in and untrained_vectors_in")
     items, rows = inputs.load(spec)
     tastes = tastes_of(items, spec.taste_field)
     profiles = rows.select("session", "profile", "seen").to_dicts()
     titles = Titles(items["title"].to_list())
     made = [steering.edits(row["profile"], tastes, titles, spec.tastes, spec.seed, row["session"]) for row in profiles]
-    originals = sorted({row["profile"] for row in profiles})
-    texts = sorted({*originals, *(edit.text for edits in made for edit in edits)})
+    originals = {row["profile"] for row in profiles}
+    texts = originals | {edit.text for edits in made for edit in edits}
     weight = read_weight(spec.weight, spec.popularity_in)
-    sessions = contracts.read(spec.sessions_in, "sessions")
-    popularity = log_popularity(sessions, len(items))
+    popularity = log_popularity(contracts.read(spec.sessions_in, "sessions"), len(items))
     denials = denials_of(items, spec.taste_field, read_weight(spec.denials, spec.denials_in, "denials"))
     in_edits = denials
     if spec.edited_denials is not None:
         in_edits = denials_of(items, spec.taste_field, spec.edited_denials)
-    trained = _reading(spec, spec.decoder_in, spec.vectors_in, texts, in_edits)
-    whole = trained if in_edits == denials else _reading(spec, spec.decoder_in, spec.vectors_in, originals, denials)
-    untrained = None
+    decoder, untrained = _Decoder(spec, spec.decoder_in, spec.vectors_in), None
+    decoder.embed(originals, denials)
+    decoder.embed(texts, in_edits)
     if spec.untrained_in is not None and spec.untrained_vectors_in is not None:
-        untrained = _reading(spec, spec.untrained_in, spec.untrained_vectors_in, texts, in_edits)
-    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {trained.cut} texts cut")
+        untrained = _Decoder(spec, spec.untrained_in, spec.untrained_vectors_in)
+        untrained.embed(texts, in_edits)
+    reader = EditReader(decoder, denials, in_edits, untrained, spec.untrained_edits)
+    log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {decoder.cut} texts cut")
     weights = sorted({0.0, weight, *spec.weights})
     out, weighed = [], []
     for row, edits in zip(profiles, made, strict=True):
         if not edits:
             continue
-        original, after_edit = [row["profile"]], [edit.text for edit in edits]
-        plain = whole.similarities(original)
-        edited = of_edited(
-            plain,
-            *((one and (one.similarities(original), one.similarities(after_edit))) for one in (trained, untrained)),
-            spec.untrained_edits,
-        )
+        plain = reader.similarities([row["profile"]])
+        edited = reader.edited([row["profile"]] * len(edits), [edit.text for edit in edits])
         for other in weights:
             (before,), after = (score(similarity, popularity, other) for similarity in (plain, edited))
             for edit, scores in zip(edits, after, strict=True):
@@ -141,30 +139,37 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
             log(f"{edit}: {len(changes)} edits, AUC {changes.mean():+.3f}, as meant in {100 * up:.0f}%")
     if denials is not None:
         record.note(denials=denials.weight)
-    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=trained.cut)
+    record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=decoder.cut)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A decoder's reading of texts about its catalogue; ``cut``: number of texts cut at its token limit."""
+class _Decoder:
+    """A decoder with its catalogue and the vectors of texts (``langptune.ranking.edited.Reader``).
 
-    items: ItemVectors
-    vectors: dict[str, np.ndarray]
-    cut: int
+    cut: number of texts that were cut at its limit.
+    """
 
-    def similarities(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[T, N]``."""
-        return self.items.scores(np.stack([self.vectors[text] for text in texts]))
+    def __init__(self, spec: Spec, folder: str, vectors: str):
+        from langptune.models.load import load_decoder, pick_device
+        from langptune.ranking.decoder import ItemVectors
 
+        self._model = load_decoder(Path(folder), spec.decoder, pick_device())
+        self._items, self._prefix, self.cut = ItemVectors.load(Path(vectors)), spec.decoder.query_prefix, 0
+        self._known: dict[tuple[str, float], np.ndarray] = {}
 
-def _reading(spec: Spec, folder: str, vectors: str, texts: Sequence[str], denials: Denials | None) -> _Reading:
-    from langptune.models.load import load_decoder, pick_device
-    from langptune.ranking.decoder import ItemVectors
-    from langptune.ranking.queries import embed_queries
+    def embed(self, texts: Collection[str], denials: Denials | None) -> None:
+        """Embed all texts that are new, in one pass."""
+        from langptune.ranking.queries import embed_queries
 
-    model = load_decoder(Path(folder), spec.decoder, pick_device())
-    embedded = embed_queries(model, texts, spec.decoder.query_prefix, denials)
-    return _Reading(ItemVectors.load(Path(vectors)), dict(zip(texts, embedded.vectors, strict=True)), embedded.cut)
+        weight = denials.weight if denials else 0.0
+        new = sorted(text for text in set(texts) if (text, weight) not in self._known)
+        embedded = embed_queries(self._model, new, self._prefix, denials)
+        self.cut += embedded.cut
+        self._known |= {(text, weight): vector for text, vector in zip(new, embedded.vectors, strict=True)}
+
+    def similarities(self, texts: Sequence[str], denials: Denials | None) -> np.ndarray:
+        """float32 ``[T, N]``: similarities of all items to texts that were embedded."""
+        weight = denials.weight if denials else 0.0
+        return self._items.scores(np.stack([self._known[text, weight] for text in texts]))
 
 
 if __name__ == "__main__":

@@ -222,6 +222,38 @@ def test_a_text_with_denials_is_shown_and_ranked_in_two_parts(smoke_run, explore
 
 
 @real
+def test_an_edit_is_read_by_both_decoders_and_a_text_for_own_titles_by_one(explorer, finished, one_thread):
+    """`langptune` of config/smoke.yaml has `edit_reading`; its formula is tested in tests/unit/test_edit_reading.py."""
+    from langptune.explorer.live import Live
+    from langptune.explorer.views import Explorer, Rerank
+
+    data, choice = finished.data(DATASET), explorer.choice(DATASET, run_key("langptune"))
+    session = data.ids[0]
+    own, row, text = finished.text(choice, session).text, data.session(session), "Loves musicals."
+
+    def items(found: dict) -> list[int]:
+        return [item["item"] for item in found["list"]]
+
+    plain = explorer.live.rank(choice, text, row["seen"]).order[:20].tolist()
+    edited = explorer.live.rank(choice, text, row["seen"], original=own).order[:20].tolist()
+    assert plain != edited
+    assert items(explorer.rerank(Rerank(dataset=DATASET, run=choice.key, text=text, session=session))) == edited
+    # A link with own titles ranks alike on a server that has written their profile, and on one that has not.
+    titles = [(item, 5.0) for item in row["history"]]
+    asked = Rerank(dataset=DATASET, run=choice.key, text=text, own=titles)
+    plain = explorer.live.rank(choice, text, row["history"]).order[:20].tolist()
+    assert items(explorer.rerank(asked)) == plain
+    other = Explorer(finished, Live(finished, 2**31))
+    other.live.write(choice, titles, lambda *_: None, threading.Event())
+    assert other.live.written(choice, titles) is not None and items(other.rerank(asked)) == plain
+    # Denials count in edits alone here, so one of the profile itself is no change.
+    assert explorer.live.parts(choice, "They dislike horror.") is None
+    assert explorer.live.parts(choice, "They dislike horror. They love war.", "They love war.").avoids == "horror"
+    denying = "They dislike horror. They love war."
+    assert explorer.live.parts(choice, f"They dislike comedy. {denying}", denying).avoids == "comedy"
+
+
+@real
 def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, finished, one_thread):
     from langptune.explorer.live import Cancelled
 

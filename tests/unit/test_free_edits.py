@@ -89,10 +89,10 @@ def test_the_untrained_decoder_obeys_most_plain_edits_with_denials(items, decode
     profiles = ["This user enjoys dramas of the 1990s.", "This user enjoys mysteries and crime films."]
     texts = [edit.applied(profile) for edit in edits for profile in profiles]
     tastes, vectors = tastes_of(items, "genres"), embed(decoder, items["text"].to_list()).vectors
-    shares = {}
+    shares, reader = {}, free_edits.Decoder(decoder, "", vectors)
     for weight in (0.0, 0.5):
         denials = denials_of(items, "genres", weight)
-        before, after = (free_edits.scores(decoder, part, vectors, "", denials) for part in (profiles, texts))
+        before, after = (reader.similarities(part, denials) for part in (profiles, texts))
         after = after.reshape(len(edits), len(profiles), -1)
         found = free_edits.obeyed(edits, before, after, tastes, items["title"].to_list())
         shares[weight] = found.mean()

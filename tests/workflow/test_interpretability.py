@@ -55,6 +55,7 @@ def test_every_measure_is_there_for_every_method(finished):
     page = (finished / FOLDER / "interpretability/table.md").read_text()
     assert "## Wording" in page and "## Truth" in page and "## Steering" in page and "## Judges" in page
     assert "## Accuracy and steerability kept" in page and "## Popularity" in page
+    assert "Reading edits): LangPTune (untrained decoder 1, denials 0.5); " in page
 
 
 def test_measures_are_stored_per_session_and_traced(finished):
@@ -88,7 +89,7 @@ def test_edits_are_measured_at_every_weight_of_popularity(finished):
 
 
 def test_the_untrained_decoder_reads_edits_too(finished):
-    """Steering of `langptune`, computed again with sentence-transformers: its `edits` name a weight for both."""
+    """Steering of `langptune`, computed again with sentence-transformers, of additions and of denials."""
     from scipy.stats import rankdata
     from sentence_transformers import SentenceTransformer
 
@@ -104,24 +105,33 @@ def test_the_untrained_decoder_reads_edits_too(finished):
     models = [SentenceTransformer(str(finished / spec[name]), device="cpu") for name in ("decoder_in", "untrained_in")]
     catalogue = [model.encode(items["text"].to_list(), normalize_embeddings=True) for model in models]
 
-    def similarities(at: int, text: str) -> np.ndarray:
-        return catalogue[at] @ models[at].encode(text, normalize_embeddings=True)
+    def similarities(at: int, likes: str, avoids: str = "") -> np.ndarray:
+        query = models[at].encode(likes, normalize_embeddings=True)
+        if avoids:
+            query = query - 0.5 * models[at].encode(avoids, normalize_embeddings=True)
+        return catalogue[at] @ query / 0.05
 
     def auc(scores: np.ndarray, has: np.ndarray) -> float:
         places = rankdata(scores)
         return (places[has].sum() - has.sum() * (has.sum() + 1) / 2) / (has.sum() * (~has).sum())
 
-    edits = pl.read_parquet(folder / "interpretability/steering.parquet").filter(edit="add")
-    assert len(edits) > 8
-    for row in edits.head(8).iter_rows(named=True):
+    edits = pl.read_parquet(folder / "interpretability/steering.parquet")
+    checked = [*edits.filter(edit="add").head(6).iter_rows(named=True)]
+    checked += [*edits.filter(edit="negate").head(6).iter_rows(named=True)]
+    assert {row["edit"] for row in checked} == {"add", "negate"}
+    for row in checked:
         original = profiles[row["session"]]
+        sentence = f"They dislike {row['taste']}. "
+        parts = (row["text"].removeprefix(sentence), row["taste"]) if row["edit"] == "negate" else (row["text"],)
+        assert row["edit"] == "add" or row["text"].startswith(sentence)
         seen = sessions.filter(session=row["session"])["seen"][0].to_list()
         unseen = ~np.isin(np.arange(len(items)), seen)
         has = np.array([row["taste"] in (genres or "").split(", ") for genres in items["genres"]])[unseen]
-        before, after = ([similarities(at, text) / 0.05 for at in (0, 1)] for text in (original, row["text"]))
+        before, after = ([similarities(at, *text) for at in (0, 1)] for text in ((original,), parts))
         edited = after[0] + after[1] - before[1]
         change = auc((edited + popular)[unseen], has) - auc((before[0] + popular)[unseen], has)
-        assert row["auc_change"] == pytest.approx(change, abs=2e-3)
+        assert row["auc_change"] == pytest.approx(change, abs=2e-3), row
+        assert row["edit"] == "add" or change < 0
 
 
 def test_a_second_run_has_nothing_to_do_and_a_lost_measure_is_made_again(finished):

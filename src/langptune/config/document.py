@@ -81,7 +81,7 @@ SECTIONS = [
     ("`source` of a model", models.ModelSource),
     ("`methods.yaml`: `kind: profiles`", methods.ProfileMethod),
     ("`encoder_from` of a profile method", methods.EncoderFrom),
-    ("`edits` of a profile or text method", methods.EditReading),
+    ("`edit_reading` of a profile or text method", methods.EditReading),
     ("`methods.yaml`: `kind: control`", methods.ControlMethod),
     ("`methods.yaml`: `kind: text`", methods.TextMethod),
     ("`methods.yaml`: `kind: fusion`", methods.FusionMethod),

@@ -153,10 +153,10 @@ class Layout:
             return weight
         return self.weight_file(run.dataset, run.models, run.seed, self.run_phase(run))
 
-    def untrained(self, run: Run) -> tuple[str, str] | None:
+    def untrained_decoder(self, run: Run) -> tuple[str, str] | None:
         """Folder and item embeddings of the untrained decoder that reads edits of a run; None if none does."""
         methods = self._workflow.methods
-        if not methods[run.method].edit_reading(methods).untrained:
+        if not methods[run.method].reads_edits(methods).untrained:
             return None
         start = replace(self.run_phase(run), chain=())
         place = run.dataset, run.models, run.seed, start

@@ -23,6 +23,7 @@ from langptune.config.workflow import Workflow, variant
 from langptune.errors import UserError
 
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
+METHOD_MAPPINGS = ("settings", "edit_reading")
 RECIPE_MAPPINGS = ("train", "terms", "guard", "settings")
 """Keys of recipes that are mappings; a config changes them key by key."""
 
@@ -58,7 +59,7 @@ def load(config: dict[str, Any], root: Path, where: str = "config") -> Workflow:
         name: validate(_ModelBox, {"entry": entry}, f"{folder / 'models.yaml'}: {name}").entry
         for name, entry in _registry(folder / "models.yaml").items()
     }
-    methods = _with_overrides(_MethodBox, folder / "methods.yaml", settings.overrides, "method", "settings", where)
+    methods = _with_overrides(_MethodBox, folder / "methods.yaml", settings.overrides, "method", METHOD_MAPPINGS, where)
     recipes = _with_overrides(
         _RecipeBox, folder / "recipes.yaml", settings.recipe_overrides, "recipe", RECIPE_MAPPINGS, where
     )

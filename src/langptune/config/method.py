@@ -24,7 +24,7 @@ class EncoderFrom(Strict):
 
 
 class EditReading(Strict):
-    """How edited profiles are read, in the explorer and in the measure of steering; rankings of the benchmark use none.
+    """How the explorer and the measure of steering read edited profiles. The benchmark itself ranks none.
 
     The change that an edit makes is added to the similarities of the unedited profile, so those stay as they are.
     """
@@ -86,7 +86,7 @@ class Method(Strict):
         """The weight of denials in its texts; 0 if they are embedded whole, or it ranks without a text."""
         return 0.0
 
-    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+    def reads_edits(self, methods: Mapping[str, Method]) -> EditReading:
         """How edits of its texts are read; by default as unedited texts."""
         return EditReading()
 
@@ -157,7 +157,7 @@ class TrainedMethod(Method):
         "0: texts are embedded whole; auto: 0, 0.25, 0.5, 0.75 or 1, chosen with the weight of popularity, on "
         "validation profiles where there are profiles (of equal values the largest)",
     )
-    edits: EditReading = Field(
+    edit_reading: EditReading = Field(
         EditReading(), description="how edited profiles are read (explorer, steering); no rank of the benchmark changes"
     )
 
@@ -171,9 +171,9 @@ class TrainedMethod(Method):
         """The weight of denials in its texts."""
         return self.denials
 
-    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+    def reads_edits(self, methods: Mapping[str, Method]) -> EditReading:
         """How edits of its texts are read."""
-        return self.edits
+        return self.edit_reading
 
     @property
     def trained(self) -> bool:
@@ -226,14 +226,17 @@ class TrainedMethod(Method):
                         f"{at} '{phase}' trains the encoder, but encoder '{encoder}' is an endpoint without local "
                         "weights; run it in a config without this method"
                     )
-        if self.edits.untrained and not any(workflow.recipes[phase].trains == "decoder" for phase in self.phases):
-            yield (
-                f"method '{name}': edits: untrained is {self.edits.untrained:g}, but no phase trains its decoder; "
-                "leave it out, or add a phase that does"
-            )
         for encoder in encoders:
             chain = [workflow.recipe_of(phase, encoder) for phase in self.phases]
             yield from (f"{at} {problem}" for problem in _adapter_problems(chain))
+        chains = [[workflow.recipe_of(phase, encoder)[1] for phase in self.phases] for encoder in encoders]
+        for chain in chains or [[workflow.recipes[phase] for phase in self.phases]]:
+            if self.edit_reading.untrained and not any(recipe.trains == "decoder" for recipe in chain):
+                yield (
+                    f"method '{name}': edit_reading: untrained is {self.edit_reading.untrained:g}, but no phase trains "
+                    "its decoder; leave it out, or add a phase that does"
+                )
+                return
 
 
 def _adapter_problems(chain: list[tuple[str, Recipe]]) -> Iterator[str]:

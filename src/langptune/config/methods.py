@@ -222,9 +222,9 @@ class ControlMethod(Method):
         """That of its method."""
         return methods[self.of].weight_of_denials(methods)
 
-    def edit_reading(self, methods: Mapping[str, Method]) -> EditReading:
+    def reads_edits(self, methods: Mapping[str, Method]) -> EditReading:
         """That of its method."""
-        return methods[self.of].edit_reading(methods)
+        return methods[self.of].reads_edits(methods)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
         """A method without texts, or without profiles if they are shuffled; then the problems of its method."""

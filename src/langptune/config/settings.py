@@ -290,7 +290,7 @@ class Config(Strict):
     )
     overrides: dict[str, dict[str, Any]] = Field(
         {},
-        description="method -> changed keys of its entry in methods.yaml; `settings` merges by key",
+        description="method -> changed keys of its entry in methods.yaml; `settings` and `edit_reading` merge by key",
     )
     dataset_overrides: dict[str, dict[str, Any]] = Field(
         {},

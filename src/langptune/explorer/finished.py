@@ -252,8 +252,6 @@ class Finished:
             needs["weight of popularity"] = weight
         if isinstance(denials := self.layout.run_denials(run), str):
             needs["weight of denials"] = denials
-        if (untrained := self.layout.untrained(run)) is not None:
-            needs |= dict(zip(("untrained decoder", "its item vectors"), untrained, strict=True))
         if kind != "text":
             needs["profiles"] = self.layout.run_profiles(run)
         return [what for what, path in needs.items() if not self.path(path).exists()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from langptune.errors import UserError
 from langptune.explorer.finished import Choice, Finished
 from langptune.randomness import profile_seed
 from langptune.ranking.decoder import ItemVectors
+from langptune.ranking.edited import EditReader
 from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import full_ranks
-from langptune.ranking.scoring import Scoring, of_edited, read_weight, score
+from langptune.ranking.scoring import Scoring, read_weight, score
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -63,21 +64,6 @@ class Ranking:
         return out
 
 
-@dataclass(frozen=True)
-class Edit:
-    """How an edited profile is read (``langptune.config.method.EditReading``).
-
-    original: the profile before the edit.
-    denials: how denials count in both.
-    untrained: the untrained decoder; None if its reading has no weight.
-    """
-
-    original: str
-    denials: Denials | None
-    untrained: Decoder | None = None
-    weight: float = 0.0
-
-
 @dataclass
 class Decoder:
     """A loaded decoder with its embeddings of the catalogue and the popularity of the items."""
@@ -103,38 +89,28 @@ class Decoder:
         """The scoring of a run with this weight of popularity; several runs may share a decoder."""
         return Scoring(self.vectors, self.popularity, weight)
 
-    def similarities(self, text: str, denials: Denials | None = None) -> np.ndarray:
-        """float32 ``[1, N]``: similarities of all items to a text."""
-        return self.vectors.scores(self.vector(text, denials)[0][None])
+    def similarities(self, texts: Sequence[str], denials: Denials | None = None) -> np.ndarray:
+        """float32 ``[T, N]``: similarities of all items to texts."""
+        return self.vectors.scores(np.stack([self.vector(text, denials)[0] for text in texts]))
 
     def rank(
         self,
-        text: str,
+        similarities: np.ndarray,
+        cut: bool,
         seen: Sequence[int],
         target: int | None = None,
         weight: float = 0.0,
-        denials: Denials | None = None,
-        edit: Edit | None = None,
     ) -> Ranking:
-        """Rank the catalogue by a text with the benchmark's code for scores and ranks.
+        """Rank the catalogue with the benchmark's code for scores and ranks.
 
         Args:
+            similarities: float32 ``[1, N]``, of all items to the text.
+            cut: the text was longer than the decoder's limit.
             weight: of popularity in the score.
-            denials: how denials in the text count; None: it is embedded whole.
-            edit: the text is an edited profile, read in this way; None: it is read as it is.
 
         Raises:
             UserError: every item was seen, or scores are not finite.
         """
-        if edit is None or edit.original == text:
-            similarities, cut = self.similarities(text, denials), self.vector(text, denials)[1]
-        else:
-            around = (edit.original, text)
-            trained, untrained = (
-                one and tuple(one.similarities(side, edit.denials) for side in around) for one in (self, edit.untrained)
-            )
-            similarities = of_edited(self.similarities(edit.original, denials), trained, untrained, edit.weight)
-            cut = self.vector(text, edit.denials)[1]
         scores = score(similarities, self.popularity, weight)
         anchor = target
         if anchor is None:  # any unseen item; its rank is not used
@@ -149,7 +125,10 @@ class Decoder:
 
 
 class Models:
-    """A cache of loaded models: the least recently used are dropped if all together exceed a limit of bytes."""
+    """A cache of loaded models: the least recently used are dropped if all together exceed a limit of bytes.
+
+    Two are always kept: a run may read edits with two decoders.
+    """
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -159,7 +138,7 @@ class Models:
         """The model under a key; ``load`` returns the model and its size in bytes."""
         if key not in self._held:
             self._held[key] = load()
-            while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self.limit:
+            while len(self._held) > 2 and sum(size for _, size in self._held.values()) > self.limit:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key][0]
@@ -172,7 +151,7 @@ class Live:
     """Ranks texts and writes profiles for the finished runs of a config."""
 
     def __init__(self, finished: Finished, memory: int):
-        """``memory``: limit on the size of all loaded models in bytes; one is always kept."""
+        """``memory``: limit on the size of all loaded models in bytes; two are always kept."""
         self.finished = finished
         self.kept = Models(memory)
         # One at a time: loading changes torch's default dtype temporarily, and a tokenizer is not thread-safe.
@@ -201,20 +180,38 @@ class Live:
         """
         with self._lock:
             weight = self.weight(choice) if weight is None else weight
-            edit = None if original is None else self._edit(choice, original)
-            return self._decoder(choice).rank(text, seen, target, weight, self._denials(choice), edit)
+            decoder, denials = self._decoder(choice), self._denials(choice)
+            if original in (None, text):
+                similarities = decoder.similarities([text], denials)
+            else:
+                reader = self._reader(choice, decoder)
+                similarities, denials = reader.edited([original], [text]), reader.edited_denials
+            return decoder.rank(similarities, decoder.vector(text, denials)[1], seen, target, weight)
 
-    def parts(self, choice: Choice, text: str, edited: bool = False) -> Parts | None:
+    def parts(self, choice: Choice, text: str, original: str | None = None) -> Parts | None:
         """What a run reads a text as, if it contains denials; None where the run embeds texts whole.
 
         Args:
-            edited: the text is an edited profile.
+            original: the run's own text, of which ``text`` is an edit. If denials count only in edits, those of the
+                original are no part of the change and are left out.
 
         Raises:
             UserError: the chosen weight of denials cannot be read.
         """
-        denials = self._denials_of_edits(choice) if edited else self._denials(choice)
-        return None if denials is None else denials.splitter.parts(text)
+        own = self._denials(choice)
+        denials = own if original in (None, text) else self._denials_of_edits(choice)
+        if denials is None:
+            return None
+        parts = denials.splitter.parts(text)
+        if own is None and original is not None:
+            known = denials.splitter.parts(original).avoids.split(", ")
+            parts = replace(parts, avoids=", ".join(one for one in parts.avoids.split(", ") if one not in known))
+        return parts
+
+    def edits(self, choice: Choice) -> str:
+        """The end of a sentence about the decoder that ranks edits of a run; empty if no other one reads them."""
+        weight = self._edit_reading(choice).untrained
+        return f"; what the untrained decoder sees in an edit is added (weight {weight:g})" if weight else ""
 
     def best(self, choice: Choice, profiles: pl.DataFrame) -> pl.DataFrame:
         """Select the profile of each session that the benchmark keeps."""
@@ -263,13 +260,18 @@ class Live:
 
     def _edit_reading(self, choice: Choice) -> EditReading:
         methods = self.finished.workflow.methods
-        return methods[choice.run.method].edit_reading(methods)
+        return methods[choice.run.method].reads_edits(methods)
 
-    def _edit(self, choice: Choice, original: str) -> Edit:
-        """How an edit of a text is read by a run."""
-        used = self.finished.layout.untrained(choice.run)
-        untrained = used and self._load_decoder(choice, *used)
-        return Edit(original, self._denials_of_edits(choice), untrained, self._edit_reading(choice).untrained)
+    def _reader(self, choice: Choice, decoder: Decoder) -> EditReader:
+        """How a run reads edits."""
+        used = self.finished.layout.untrained_decoder(choice.run)
+        return EditReader(
+            decoder,
+            self._denials(choice),
+            self._denials_of_edits(choice),
+            None if used is None else self._load_decoder(choice, *used),
+            self._edit_reading(choice).untrained,
+        )
 
     def _decoder(self, choice: Choice) -> Decoder:
         layout = self.finished.layout

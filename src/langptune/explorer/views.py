@@ -281,6 +281,7 @@ class Explorer:
             ranking = self.live.rank(choice, text, seen, target)
             out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
             out["read"] = self._read(choice, text)
+            out["edits"] = "" if session is None else self.live.edits(choice)
             out["writes"] = session is None and choice.kind == "profiles" and standing
             if stored:
                 # The benchmark's own rank. Scores of a single text are rounded slightly differently than in the
@@ -291,9 +292,9 @@ class Explorer:
             out["error"] = str(error)
         return out
 
-    def _read(self, choice: Choice, text: str, edited: bool = False) -> dict[str, Any] | None:
+    def _read(self, choice: Choice, text: str, original: str | None = None) -> dict[str, Any] | None:
         """The parts that a run reads a text in; None if it denies nothing, or the run embeds texts whole."""
-        parts = self.live.parts(choice, text, edited)
+        parts = self.live.parts(choice, text, original)
         return asdict(parts) if parts is not None and (parts.avoids or parts.contradicted) else None
 
     def _list(
@@ -334,14 +335,17 @@ class Explorer:
         seen, target = self._whose(data, asked.session, asked.own)
         base = self._text(data, choice, asked.session, asked.own)[0]
         before = self.live.rank(choice, base, seen, target)
-        after = self.live.rank(choice, asked.text, seen, target, weight, original=base)
+        # A link has no profile for own titles, so a text for them is ranked as it is: nothing in the link says of what
+        # it is an edit.
+        original = None if asked.session is None else base
+        after = self.live.rank(choice, asked.text, seen, target, weight, original=original)
         stored = self.finished.stored(choice, asked.session) if asked.session is not None else None
         was, now = before.places(len(data.items)), after.places(len(data.items))
         other = None
         out: dict[str, Any] = {}
         if beside is not None:
             # The two runs are compared on one text, so the other one reads it as an edit of the same text.
-            second = self.live.rank(beside, asked.text, seen, target, original=base)
+            second = self.live.rank(beside, asked.text, seen, target, original=original)
             other = second.places(len(data.items))
             rows = self._list(data, second.order[:TOP].tolist(), target, other=now)
             out["beside"] = {"rank": second.rank, "cut": second.cut, "list": rows, "weight": self.live.weight(beside)}
@@ -352,7 +356,7 @@ class Explorer:
             "rank": after.rank,
             "before": stored["rank"] if stored else before.rank,
             "cut": after.cut,
-            "read": self._read(choice, asked.text, edited=asked.text != base),
+            "read": self._read(choice, asked.text, original),
             "list": self._list(data, after.order[:TOP].tolist(), target, was, other),
             "gone": self._gone(data, before, now),
             "edits": differences(base, asked.text),

@@ -41,25 +41,6 @@ def score(similarity: Array, log_popularity: Array, weight: float) -> Array:
     return scaled + weight * log_popularity if weight else scaled
 
 
-def of_edited(
-    original: Array, trained: tuple[Array, Array], untrained: tuple[Array, Array] | None = None, weight: float = 0.0
-) -> Array:
-    """Similarities of an edited text: those of the text before the edit, and the changes that decoders see in the edit.
-
-    ``original + (trained[1] - trained[0]) + weight * (untrained[1] - untrained[0])``. A trained decoder follows edits
-    less than the untrained one, so the latter's change can be added (docs/interpretability.md, Reading edits).
-
-    Args:
-        original: float ``[B, N]``, similarities with which the unedited texts are ranked.
-        trained: float ``[B, N]`` each, by the run's decoder, before and after the edit; both are read as edited texts
-            are, in which denials may have another weight than in unedited ones.
-        untrained: the same by the untrained decoder; None if ``weight`` is 0.
-        weight: ``w``, at least 0.
-    """
-    out = original + (trained[1] - trained[0])
-    return out if untrained is None else out + weight * (untrained[1] - untrained[0])
-
-
 @dataclass(frozen=True)
 class Scoring:
     """Scores a catalogue by texts.

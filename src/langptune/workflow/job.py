@@ -141,10 +141,8 @@ class Job:
 
     def edit_reading(self) -> dict[str, Any]:
         """How edits of its texts are read, where the method says so; empty if they are read as unedited texts."""
-        used = self.project.methods[self.method].edit_reading(self.project.methods)
+        used = self.project.methods[self.method].reads_edits(self.project.methods)
         denials = {} if used.denials is None else {"edited_denials": used.denials}
-        if used.denials:
-            denials |= {"taste_field": self.project.taste_field(self.dataset)}
         return ({"untrained_edits": used.untrained} if used.untrained else {}) | denials
 
     def likes_alone(self) -> dict[str, Any]:
@@ -235,12 +233,12 @@ class Job:
     @property
     def untrained_folder(self) -> str | None:
         """The untrained decoder, if it reads edits of its run."""
-        return (self.project.paths.untrained(self.run) or (None, None))[0]
+        return (self.project.paths.untrained_decoder(self.run) or (None, None))[0]
 
     @property
     def untrained_vectors(self) -> str | None:
         """The vectors of the catalogue by that decoder."""
-        return (self.project.paths.untrained(self.run) or (None, None))[1]
+        return (self.project.paths.untrained_decoder(self.run) or (None, None))[1]
 
     @property
     def popularity(self) -> str | None:

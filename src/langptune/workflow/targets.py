@@ -78,6 +78,12 @@ def final_figures(project: Project) -> list[str]:
     return out
 
 
+def editing(project: Project) -> list[str]:
+    """The vectors with which untrained decoders read edits in the explorer."""
+    runs = [run for dataset in project.config.datasets for run in project.runs(dataset)]
+    return sorted({used[1] for run in runs if (used := project.paths.untrained_decoder(run)) is not None})
+
+
 def studies(project: Project) -> list[str]:
     """A table and a figure of each study on all datasets."""
     return [

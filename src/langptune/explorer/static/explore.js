@@ -190,7 +190,7 @@ function drawEditor() {
   if ($("text").value !== text) $("text").value = text;
   $("wish").hidden = !view.words.length;
   fill($("word"), ...view.words.map((word) => el("option", {}, word)));
-  $("edit-facts").textContent = `Ranked by the decoder of ${side.label}`;
+  $("edit-facts").textContent = `Ranked by the decoder of ${side.label}${side.edits}`;
   $("weight").max = side.largest_weight; // before the value, which may not exceed it
   $("weight").value = edited ? edited.weight : side.weight;
   $("beside").checked = view.state.same === "1";
