@@ -435,7 +435,7 @@ def _draw(
         panels = {
             "Faithful: share of claims supported": bar("supported"),
             "Own history against strangers'": bar("advantage"),
-            "Forward simulation": bar("told"),
+            "Forward simulation": bar("chosen"),
         }
         style.save(tradeoff(bar(main.key), panels, metric, main.better), path)
     for path in spec.frontier_out:

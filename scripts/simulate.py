@@ -70,11 +70,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         outcomes.append(simulation.outcome(score(profile, choice)))
         if at % 20 == 0 or at == len(rows):
             log(f"{at}/{len(rows)} profiles read")
-    frame = {"session": rows["session"], "told": [one[0] for one in outcomes], "place": [one[1] for one in outcomes]}
+    frame = {"session": rows["session"], "chosen": [one[0] for one in outcomes], "place": [one[1] for one in outcomes]}
     contracts.write_parquet(
-        pl.DataFrame(frame, schema={"session": pl.Int32, "told": pl.Float64, "place": pl.Int32}), spec.simulation_out
+        pl.DataFrame(frame, schema={"session": pl.Int32, "chosen": pl.Float64, "place": pl.Int32}), spec.simulation_out
     )
-    accuracy = float(np.mean(frame["told"]))
+    accuracy = float(np.mean(frame["chosen"]))
     record.note(sessions=len(rows), candidates=spec.candidates, accuracy=accuracy, reader=Path(spec.reader_in).name)
     log(f"chose {accuracy:.3f} of the next items among {spec.candidates}; chance is {1 / spec.candidates:.3f}")
 

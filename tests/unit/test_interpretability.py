@@ -611,7 +611,7 @@ def interpreted(tmp_path_factory):
         own = {key: rng.normal(size=30) + shift for key in ("words", "reading_ease", "grade", "repetition", "copied")}
         own |= {key: rng.normal(size=30) for key in ("sameness", "nats_per_token", "claims", "supported", "strangers")}
         pl.DataFrame({"session": sessions, **own}).write_parquet(files["measures"])
-        pl.DataFrame({"session": sessions, "told": np.zeros(30)}).write_parquet(files["simulation"])
+        pl.DataFrame({"session": sessions, "chosen": np.zeros(30)}).write_parquet(files["simulation"])
         pl.DataFrame({"session": sessions, "edit": "add", "auc_change": 0.1}).write_parquet(files["steering"])
         weighed = pl.DataFrame({"session": sessions, "edit": "add"}).join(
             pl.DataFrame({"weight": [0.0, 0.5]}), how="cross"

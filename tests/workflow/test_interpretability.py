@@ -43,7 +43,7 @@ def finished(repo) -> Path:
 def test_every_measure_is_there_for_every_method(finished):
     table = pl.read_csv(finished / FOLDER / "interpretability/table.csv")
     assert set(table["method"]) == {"langptune-0", "langptune", "shuffled-profiles"}
-    for measure in ("ndcg@10", "words", "copied", "sameness", "nats_per_token", "told", "steer_add"):
+    for measure in ("ndcg@10", "words", "copied", "sameness", "nats_per_token", "chosen", "steer_add"):
         own = table.filter(pl.col("measure") == measure)
         assert len(own) == 3 and own["mean"].is_not_null().all(), measure
         assert (own["low"] <= own["mean"]).all() and (own["mean"] <= own["high"]).all()

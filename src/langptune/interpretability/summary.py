@@ -62,7 +62,7 @@ MEASURES = (
         "the same, less the share that strangers' histories support; 0 is what a stranger's profile earns",
     ),
     Measure(
-        "told", "simulation", 1, "Truth", 3, "share of sessions whose next item a reader of the profile alone tells"
+        "chosen", "simulation", 1, "Truth", 3, "share of sessions whose next item a reader of the profile alone chooses"
     ),
     *(
         Measure(
@@ -115,7 +115,7 @@ def per_session(
     measures: pl.DataFrame, simulation: pl.DataFrame, steering: pl.DataFrame
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """All measures of one run: the sessions in ascending order, and key -> float ``[S]``, NaN if undefined."""
-    table = measures.join(simulation.select("session", "told"), on="session", how="left")
+    table = measures.join(simulation.select("session", "chosen"), on="session", how="left")
     table = table.with_columns(advantage=pl.col("supported") - pl.col("strangers"))
     for edit in EDITS:
         sign = 1 if edit in UP else -1
