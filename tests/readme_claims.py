@@ -11,7 +11,7 @@ A claim is a comment on a separate line before its paragraph, in one of two form
     three seeds; ``in`` takes one folder or a pattern. The words must be in the README.
 
 ``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
-    Cells of a folder's ``comparisons.csv``, rounded as written. Each must be in the next paragraph. Instead of a
+    Cells of a folder's ``comparisons.csv``, or of the ``table.csv`` of measures of profiles, rounded as written. Each must be in the next paragraph. Instead of a
     method, ``contrast:name`` takes the cells from ``contrasts.csv``.
 """
 
@@ -55,7 +55,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Cells of one row of ``comparisons.csv`` as the README writes them, and the paragraph that does."""
+    """Cells of one row of a table as the README writes them, and the paragraph that does."""
 
     folder: str
     method: str
@@ -185,6 +185,10 @@ def _contrasts(folder: Path, *keys: str) -> dict[tuple[str, ...], dict[str, str]
 
 
 def _rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """(method, metric or measure) -> row of ``comparisons.csv``, or of the table of measures of profiles."""
+    if not (folder / "comparisons.csv").is_file():
+        with (folder / "table.csv").open(encoding="utf-8") as file:
+            return {(row["method"], row["measure"]): row for row in csv.DictReader(file)}
     with (folder / "comparisons.csv").open(encoding="utf-8") as file:
         return {(row["method"], row["metric"]): row for row in csv.DictReader(file)}
 
