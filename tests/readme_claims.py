@@ -11,8 +11,8 @@ A claim is a comment on a separate line before its paragraph, in one of two form
     three seeds; ``in`` takes one folder or a pattern. The words must be in the README.
 
 ``<!-- numbers: ml-100k-demo langptune-cl ndcg@10 mean=0.0230 wins=11 p_permutation_holm=0.03 -->``
-    Cells of a folder's ``comparisons.csv``, or of the ``table.csv`` of measures of profiles, rounded as written. Each must be in the next paragraph. Instead of a
-    method, ``contrast:name`` takes the cells from ``contrasts.csv``.
+    Cells of a folder's ``comparisons.csv``, or of the ``table.csv`` of measures of profiles, rounded as written. Each
+    must be in the next paragraph. Instead of a method, ``contrast:name`` takes the cells from ``contrasts.csv``.
 """
 
 from __future__ import annotations
