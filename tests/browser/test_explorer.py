@@ -466,12 +466,12 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
     data = finished.data(DATASET)
     left, right = (explorer.choice(DATASET, run_key(name)) for name in ("langptune-0", "langptune"))
     session = next(one for one in data.ids if finished.text(right, one).text)
-    row, own = data.session(session), finished.text(right, session).text
+    row, base = data.session(session), finished.text(right, session).text
     opened(page, address, session=str(session))
     plain = titles(page, "left")
 
     def check(text: str) -> None:
-        rankings = [explorer.live.rank(run, text, row["seen"], row["target"], original=own) for run in (left, right)]
+        rankings = [explorer.live.rank(run, text, row["seen"], row["target"], original=base) for run in (left, right)]
         expect(page.locator("#moved")).to_contain_text(f"On the left at {rankings[0].rank}.", timeout=20_000)
         for side, (own, other) in {"left": rankings, "right": rankings[::-1]}.items():
             top = own.order[:20].tolist()
@@ -486,7 +486,7 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
                 assert move.locator("[aria-hidden]").text_content() == sign and words in move.text_content()
 
     page.get_by_role("checkbox", name="Rank this text with the left run, too").check()
-    check(own)
+    check(base)
     assert "same=1" in page.url and "text=" not in page.url
     page.locator("#text").fill("Likes science fiction of the 1980s, with robots and war.")
     expect(page.locator(".list.right h3")).to_contain_text("in your words", timeout=20_000)
@@ -506,7 +506,7 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
     assert page.locator("#beside").is_disabled() and "same=" not in page.url
     key = run_key("langptune")
     opened(page, address, session=str(session), left=key, right=key, same="1", weight="0")
-    rank = explorer.live.rank(right, own, row["seen"], row["target"], 0.0).rank
+    rank = explorer.live.rank(right, base, row["seen"], row["target"], 0.0).rank
     assert number(page, "right") == rank
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from langptune.language.claims import Titles
+from langptune.language.denials import Splitter
 from langptune.ranking.scoring import log_popularity
 from tests.conftest import ROOT, copy_of_run, jobs_of, snakemake
 
@@ -55,7 +57,7 @@ def test_every_measure_is_there_for_every_method(finished):
     page = (finished / FOLDER / "interpretability/table.md").read_text()
     assert "## Wording" in page and "## Truth" in page and "## Steering" in page and "## Judges" in page
     assert "## Accuracy and steerability kept" in page and "## Popularity" in page
-    assert "Reading edits): LangPTune (untrained decoder 1, denials 0.5); " in page
+    assert "Reading edits): LangPTune (untrained decoder 1, denials 0.5)." in page
 
 
 def test_measures_are_stored_per_session_and_traced(finished):
@@ -106,7 +108,7 @@ def test_the_untrained_decoder_reads_edits_too(finished):
     catalogue = [model.encode(items["text"].to_list(), normalize_embeddings=True) for model in models]
 
     def similarities(at: int, likes: str, avoids: str = "") -> np.ndarray:
-        query = models[at].encode(likes, normalize_embeddings=True)
+        query = models[at].encode(likes, normalize_embeddings=True) if likes else np.zeros(384, dtype=np.float32)
         if avoids:
             query = query - 0.5 * models[at].encode(avoids, normalize_embeddings=True)
         return catalogue[at] @ query / 0.05
@@ -115,15 +117,16 @@ def test_the_untrained_decoder_reads_edits_too(finished):
         places = rankdata(scores)
         return (places[has].sum() - has.sum() * (has.sum() + 1) / 2) / (has.sum() * (~has).sum())
 
+    splitter = Splitter(Titles(items["title"].to_list()))
     edits = pl.read_parquet(folder / "interpretability/steering.parquet")
     checked = [*edits.filter(edit="add").head(6).iter_rows(named=True)]
     checked += [*edits.filter(edit="negate").head(6).iter_rows(named=True)]
     assert {row["edit"] for row in checked} == {"add", "negate"}
     for row in checked:
         original = profiles[row["session"]]
-        sentence = f"They dislike {row['taste']}. "
-        parts = (row["text"].removeprefix(sentence), row["taste"]) if row["edit"] == "negate" else (row["text"],)
-        assert row["edit"] == "add" or row["text"].startswith(sentence)
+        read = splitter.parts(row["text"])
+        parts = read.likes, read.avoids
+        assert read.avoids == ("" if row["edit"] == "add" else row["taste"])
         seen = sessions.filter(session=row["session"])["seen"][0].to_list()
         unseen = ~np.isin(np.arange(len(items)), seen)
         has = np.array([row["taste"] in (genres or "").split(", ") for genres in items["genres"]])[unseen]
