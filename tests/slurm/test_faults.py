@@ -31,7 +31,7 @@ SEEDS = [0, 1, 2]
 LONG = 100
 """Seconds of a training when two run at once on this machine: with four at once, none ends within a minute."""
 CONFIG = TRAINING | {"results": "results/faults", "generation": {"threads": 1}}
-BATCHES = {"batches": 24, "validate_every": 24}
+BATCHES = {"batches": 20, "validate_every": 20}
 DATA = "results/faults/ml-100k-small"
 
 

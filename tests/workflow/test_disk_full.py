@@ -1,6 +1,6 @@
 """A disk that fills up at random moments of a run: one line of error, no finished result lost, the same final results.
 
-The results are on a separate file system. By default, the baselines run and the disk fills up three times. With
+The results are on a separate file system. By default, the baselines run and the disk fills up twice. With
 ``DISK_MOMENTS=10``, it fills up ten times in a run of the whole config/smoke.yaml.
 """
 
@@ -23,7 +23,7 @@ from tests.conftest import PLAIN_PYTHON, copy_of_repo
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 WHOLE = "DISK_MOMENTS" in os.environ
-MOMENTS = int(os.environ.get("DISK_MOMENTS", "3"))
+MOMENTS = int(os.environ.get("DISK_MOMENTS", "2"))
 RESULTS = Path("results/smoke")
 TARGET = "all" if WHOLE else "baselines"
 # What jobs write and remove while they run: in training, states of the optimizer (two jobs, three checkpoints each).
