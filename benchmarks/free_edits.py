@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,9 @@ from langptune.errors import UserError
 from langptune.interpretability.steering import effect
 from langptune.language.claims import title_key
 from langptune.language.tastes import Tastes
+
+if TYPE_CHECKING:
+    from langptune.ranking.edited import CachedReader
 
 ROOT = Path(__file__).parents[1]
 EDITS = ROOT / "tests/free_edits.yaml"
@@ -113,28 +116,14 @@ def interval(found: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[f
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder with its query prefix and its vectors of the items (``langptune.ranking.edited.Reader``)."""
+def reader_of(folder: Path, entry: DecoderEntry, item_texts: Sequence[str]) -> CachedReader:
+    """The decoder in a model folder, with its vectors of the items."""
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.ranking.decoder import embed_items
+    from langptune.ranking.edited import CachedReader
 
-    model: Any
-    prefix: str
-    items: np.ndarray
-
-    @classmethod
-    def load(cls, folder: Path, entry: DecoderEntry, item_texts: Sequence[str]) -> Decoder:
-        """A decoder from a model folder."""
-        from langptune.models.load import load_decoder, pick_device
-        from langptune.ranking.decoder import embed
-
-        model = load_decoder(folder, entry, pick_device())
-        return cls(model, entry.query_prefix, embed(model, item_texts, entry.item_prefix).vectors)
-
-    def similarities(self, texts: Sequence[str], denials: Any) -> np.ndarray:
-        """float32 ``[T, N]``: similarities of all items to texts."""
-        from langptune.ranking.queries import embed_queries
-
-        return embed_queries(self.model, texts, self.prefix, denials).vectors @ self.items.T
+    model = load_decoder(folder, entry, pick_device())
+    return CachedReader(model, embed_items(model, item_texts, entry.item_prefix)[0], entry.query_prefix)
 
 
 def main() -> None:
@@ -162,8 +151,9 @@ def main() -> None:
     )
     entry = validate(DecoderEntry, read_yaml(ROOT / "config/models.yaml")[args.entry], f"models.yaml: {args.entry}")
     texts_of_items = catalogue["text"].to_list()
-    decoder = Decoder.load(args.decoder, entry, texts_of_items)
-    untrained = Decoder.load(args.untrained or ROOT / "results/models" / args.entry, entry, texts_of_items)
+    decoder, untrained = reader_of(args.decoder, entry, texts_of_items), None
+    if any(args.weights):
+        untrained = reader_of(args.untrained or ROOT / "results/models" / args.entry, entry, texts_of_items)
     tastes, titles, edits = tastes_of(catalogue, "genres"), catalogue["title"].to_list(), read_edits()
     texts = [edit.applied(profile) for edit in edits for profile in profiles]
     before = decoder.similarities(profiles, None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -19,7 +17,7 @@ from langptune.provenance import Record
 from langptune.workflow.needs import Needs, embedding
 
 if TYPE_CHECKING:
-    from langptune.ranking.queries import Denials
+    from langptune.ranking.edited import CachedReader
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
 
@@ -101,11 +99,11 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     in_edits = denials
     if spec.edited_denials is not None:
         in_edits = denials_of(items, spec.taste_field, spec.edited_denials)
-    decoder, untrained = _Decoder(spec, spec.decoder_in, spec.vectors_in), None
+    decoder, untrained = _reader(spec, spec.decoder_in, spec.vectors_in), None
     decoder.embed(originals, denials)
     decoder.embed(texts, in_edits)
     if spec.untrained_in is not None and spec.untrained_vectors_in is not None:
-        untrained = _Decoder(spec, spec.untrained_in, spec.untrained_vectors_in)
+        untrained = _reader(spec, spec.untrained_in, spec.untrained_vectors_in)
         untrained.embed(texts, in_edits)
     reader = EditReader(decoder, denials, in_edits, untrained, spec.untrained_edits)
     log(f"{len(rows)} profiles, {sum(map(len, made))} edits of {len(tastes.names)} tastes, {decoder.cut} texts cut")
@@ -142,34 +140,13 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     record.note(sessions=len(rows), edits=len(frame), tastes=tastes.names, texts_cut_at_limit=decoder.cut)
 
 
-class _Decoder:
-    """A decoder with its catalogue and the vectors of texts (``langptune.ranking.edited.Reader``).
+def _reader(spec: Spec, folder: str, vectors: str) -> CachedReader:
+    from langptune.models.load import load_decoder, pick_device
+    from langptune.ranking.decoder import ItemVectors
+    from langptune.ranking.edited import CachedReader
 
-    cut: number of texts that were cut at its limit.
-    """
-
-    def __init__(self, spec: Spec, folder: str, vectors: str):
-        from langptune.models.load import load_decoder, pick_device
-        from langptune.ranking.decoder import ItemVectors
-
-        self._model = load_decoder(Path(folder), spec.decoder, pick_device())
-        self._items, self._prefix, self.cut = ItemVectors.load(Path(vectors)), spec.decoder.query_prefix, 0
-        self._known: dict[tuple[str, float], np.ndarray] = {}
-
-    def embed(self, texts: Collection[str], denials: Denials | None) -> None:
-        """Embed all texts that are new, in one pass."""
-        from langptune.ranking.queries import embed_queries
-
-        weight = denials.weight if denials else 0.0
-        new = sorted(text for text in set(texts) if (text, weight) not in self._known)
-        embedded = embed_queries(self._model, new, self._prefix, denials)
-        self.cut += embedded.cut
-        self._known |= {(text, weight): vector for text, vector in zip(new, embedded.vectors, strict=True)}
-
-    def similarities(self, texts: Sequence[str], denials: Denials | None) -> np.ndarray:
-        """float32 ``[T, N]``: similarities of all items to texts that were embedded."""
-        weight = denials.weight if denials else 0.0
-        return self._items.scores(np.stack([self._known[text, weight] for text in texts]))
+    model = load_decoder(Path(folder), spec.decoder, pick_device())
+    return CachedReader(model, ItemVectors.load(Path(vectors)), spec.decoder.query_prefix)
 
 
 if __name__ == "__main__":

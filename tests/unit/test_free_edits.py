@@ -12,7 +12,8 @@ from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.language.tastes import tastes_of
 from langptune.models.load import load_decoder
-from langptune.ranking.decoder import embed
+from langptune.ranking.decoder import embed_items
+from langptune.ranking.edited import CachedReader
 from langptune.ranking.queries import denials_of
 from tests.conftest import ROOT
 from tests.unit.test_config import base
@@ -88,8 +89,8 @@ def test_the_untrained_decoder_obeys_most_plain_edits_with_denials(items, decode
     assert sum(bool(edit.down) for edit in edits) >= 8 and sum(bool(edit.up) for edit in edits) >= 5
     profiles = ["This user enjoys dramas of the 1990s.", "This user enjoys mysteries and crime films."]
     texts = [edit.applied(profile) for edit in edits for profile in profiles]
-    tastes, vectors = tastes_of(items, "genres"), embed(decoder, items["text"].to_list()).vectors
-    shares, reader = {}, free_edits.Decoder(decoder, "", vectors)
+    tastes, vectors = tastes_of(items, "genres"), embed_items(decoder, items["text"].to_list(), "")[0]
+    shares, reader = {}, CachedReader(decoder, vectors, "")
     for weight in (0.0, 0.5):
         denials = denials_of(items, "genres", weight)
         before, after = (reader.similarities(part, denials) for part in (profiles, texts))

@@ -19,7 +19,7 @@ from langptune.errors import UserError
 from langptune.explorer.finished import Choice, Finished
 from langptune.randomness import profile_seed
 from langptune.ranking.decoder import ItemVectors
-from langptune.ranking.edited import EditReader
+from langptune.ranking.edited import EditReader, weight_of
 from langptune.ranking.queries import Denials, embed_queries
 from langptune.ranking.ranks import full_ranks
 from langptune.ranking.scoring import Scoring, read_weight, score
@@ -76,7 +76,7 @@ class Decoder:
 
     def vector(self, text: str, denials: Denials | None = None) -> tuple[np.ndarray, bool]:
         """The text's vector, float32 ``[D]``, and whether the text was cut."""
-        key = text, denials.weight if denials else 0.0
+        key = text, weight_of(denials)
         if key not in self.known:
             done = embed_queries(self.model, [text], self.prefix, denials)
             self.known[key] = (done.vectors[0], done.cut > 0)
@@ -249,14 +249,16 @@ class Live:
         weight = self.finished.layout.run_denials(choice.run)
         if isinstance(weight, str):
             weight = read_weight(0.0, self.finished.path(weight), "denials")
+        return self._denials_at(choice, weight)
+
+    def _denials_at(self, choice: Choice, weight: float) -> Denials | None:
+        """How denials count at a weight; None at 0."""
         return Denials(weight, self.finished.data(choice.run.dataset).splitter) if weight else None
 
     def _denials_of_edits(self, choice: Choice) -> Denials | None:
         """How denials count in edited texts."""
         weight = self._edit_reading(choice).denials
-        if weight is None:
-            return self._denials(choice)
-        return Denials(weight, self.finished.data(choice.run.dataset).splitter) if weight else None
+        return self._denials(choice) if weight is None else self._denials_at(choice, weight)
 
     def _edit_reading(self, choice: Choice) -> EditReading:
         methods = self.finished.workflow.methods

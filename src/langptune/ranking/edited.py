@@ -11,13 +11,17 @@ the brackets, denials have the weight of edited profiles, before them that of ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from langptune.ranking.queries import Denials
+from langptune.ranking.decoder import ItemVectors
+from langptune.ranking.queries import Denials, embed_queries
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class Reader(Protocol):
@@ -28,8 +32,35 @@ class Reader(Protocol):
         ...
 
 
-def _weight(denials: Denials | None) -> float:
+def weight_of(denials: Denials | None) -> float:
+    """The weight of denials; 0 where texts are embedded whole."""
     return denials.weight if denials else 0.0
+
+
+class CachedReader:
+    """A decoder with its catalogue, which embeds each text once.
+
+    cut: number of texts that were cut at its limit.
+    """
+
+    def __init__(self, model: SentenceTransformer, items: ItemVectors, prefix: str):
+        """``prefix``: the decoder's query prefix."""
+        self._model, self._items, self._prefix, self.cut = model, items, prefix, 0
+        self._known: dict[tuple[str, float], np.ndarray] = {}
+
+    def embed(self, texts: Collection[str], denials: Denials | None) -> None:
+        """Embed all texts that are new, in one pass."""
+        weight = weight_of(denials)
+        if not (new := sorted(text for text in set(texts) if (text, weight) not in self._known)):
+            return
+        embedded = embed_queries(self._model, new, self._prefix, denials)
+        self.cut += embedded.cut
+        self._known |= {(text, weight): vector for text, vector in zip(new, embedded.vectors, strict=True)}
+
+    def similarities(self, texts: Sequence[str], denials: Denials | None) -> np.ndarray:
+        """float32 ``[T, N]``: similarities of all items to texts."""
+        self.embed(texts, denials)
+        return self._items.scores(np.stack([self._known[text, weight_of(denials)] for text in texts]))
 
 
 @dataclass(frozen=True)
@@ -61,7 +92,7 @@ class EditReader:
             texts: the texts after it.
         """
         pairs = list(zip(originals, texts, strict=True))
-        if self.untrained is None and _weight(self.denials) == _weight(self.edited_denials):
+        if self.untrained is None and weight_of(self.denials) == weight_of(self.edited_denials):
             return self.similarities([text for _, text in pairs])
         places = {text: at for at, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
         first, last = (np.array([places[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
