@@ -1,4 +1,4 @@
-"""Keep a finished comparison and its studies in a folder small enough for git: tables, figures, metrics, curves.
+"""Keep a finished comparison, its studies and the measures of its profiles in a folder small enough for git.
 
 Seeds from several machines can be added one after the other. The runs of a second results folder are added to those of
 the first, and the tables and figures are made again over all of them.
@@ -30,6 +30,7 @@ from langptune.figures.comparison import REGISTRY
 from langptune.files import whole, whole_file
 from langptune.provenance import ROOT, write_json
 from langptune.reading import read_inside, read_json
+from langptune.workflow.targets import INTERPRETED
 
 BESIDE_RUNS = ("metrics.parquet", "metrics.parquet.manifest.json", "ranks.parquet.manifest.json", "curve.jsonl")
 BESIDE_PHASES = ("curve.jsonl", "curve.jsonl.manifest.json", "popularity.json", "popularity.json.manifest.json")
@@ -38,6 +39,8 @@ BESIDE_TABLES = (
     *("slices.csv", "slices.csv.manifest.json", "lists.csv", "lists.csv.manifest.json"),
     *("tuning.csv", "checklist.md"),
 )
+MEASURED = ("table.csv.manifest.json", *(name for name in INTERPRETED if not name.endswith((".pdf", "table.html"))))
+"""Files of the measures of profiles, kept in ``interpretability/`` where they were made."""
 LARGEST = 100_000_000
 """Maximum size in bytes of a file to keep."""
 
@@ -268,6 +271,8 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         take_phase(results, entry, to)
     for name in BESIDE_TABLES:
         take(results, results / "comparison" / name, ROOT / to / name)
+    for name in MEASURED:
+        take(results, results / "interpretability" / name, ROOT / to / "interpretability" / name)
     whole_file(config, ROOT / to / "config.yaml")
 
     notes = read_object(results, Path(f"{figures['runs'][0]['metrics_path']}.manifest.json")).get("notes")

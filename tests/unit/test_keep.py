@@ -61,7 +61,13 @@ def refused(module, message: str) -> None:
 
 def test_what_is_finished_is_copied(keep, tmp_path):
     manifests(tmp_path / "repo")
+    measures = tmp_path / "repo" / RESULTS / "interpretability"
+    measures.mkdir()
+    for name in ("table.csv", "frontier.png", "frontier.pdf"):
+        (measures / name).write_text(name)
     refused(keep, "not carried out")  # there is no compare.py in this repository
+    found = sorted(path.name for path in (tmp_path / "repo" / TO / "interpretability").iterdir())
+    assert found == ["frontier.png", "table.csv"], "figures are kept as PNG"
     copied = tmp_path / "repo" / TO / "random/tiny/seed0/metrics.parquet"
     assert copied.read_text() == "numbers"
     assert json.loads((tmp_path / "repo" / TO / "compare.json").read_text())["sessions_in"] is None
