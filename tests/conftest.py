@@ -100,6 +100,11 @@ def snakemake(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+def environment_of(python: str) -> dict[str, str]:
+    """The environment in which Snakemake's jobs run with this interpreter."""
+    return {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def sessions_table(rows: list[tuple[str, str, list[int], int, int]]) -> pl.DataFrame:
     """A table by the contract ``sessions``, from user, split, history (also all that is seen), target and its time."""
     return pl.DataFrame(

@@ -22,7 +22,7 @@ import yaml
 
 from langptune.provenance import file_hash
 from langptune.training.checkpoints import SEAL
-from tests.conftest import PLAIN_PYTHON, copy_of_repo, copy_of_run
+from tests.conftest import PLAIN_PYTHON, copy_of_repo, copy_of_run, environment_of
 from tests.slurm.conftest import RECIPE, TRAINING, Cluster, driver, start_driver
 
 pytestmark = [pytest.mark.slurm, pytest.mark.models, pytest.mark.slow]
@@ -61,9 +61,8 @@ class Trial:
         weights then differ by rounding.
         """
         command = [PLAIN_PYTHON, "-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "faults.yaml", *args]
-        path = f"{Path(PLAIN_PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(command, cwd=self.repo, env={**os.environ, "PATH": path}, text=True, **streams)
+        return subprocess.run(command, cwd=self.repo, env=environment_of(PLAIN_PYTHON), text=True, **streams)
 
     def phase(self, seed: int) -> Path | None:
         return next(iter((self.repo / DATA / "phases" / "minilm-l6" / f"seed{seed}").glob("cl-history-*")), None)
@@ -257,11 +256,13 @@ def driver_killed(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_
 
 def full_disk(cluster: Cluster, trained_here: Trial, real_models: Path, tmp_path: Path) -> None:
     """The disk fills up during a training: three attempts fail with one line each. With free space, it resumes."""
-    trial = Trial(tmp_path, real_models, [0])
+    trial = Trial(tmp_path, real_models, [0], like=trained_here)
     disk = trial.repo / "results" / "faults"
+    prepared = disk.rename(tmp_path / "prepared")
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400m", "tmpfs", str(disk)], check=True)
     try:
+        shutil.copytree(prepared, disk, dirs_exist_ok=True)
         args = ("--configfile", "faults.yaml", "--", "all")
         running = start_driver(cluster, trial.repo, trial.log, *args)
         cluster.wait_for(lambda: trial.steps(0) >= 2, seconds=240)

@@ -28,8 +28,9 @@ BASELINES = {"try_baseline", "fit_baseline"}
 """These rules use a GPU if their model is one of RecBole's."""
 GPU_SCRIPTS = ("embed_items", "train_decoder", "train_encoder", "write_profiles", "rank_texts")
 LOCAL = {"compare", "slice_metrics", "list_metrics", "report_tuning", "plot", "study", "show_profiles"}
-METHODS = "langptune-0,langptune,shuffled-profiles,pop,ease,sasrec,oracle"
-RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]")
+METHODS = "langptune-0,langptune,pop,ease,sasrec"
+STUDIES = "{history: {values: [1]}}"
+RUN = ("--configfile", "config/smoke.yaml", "--config", "seeds=[0]", f"methods=[{METHODS}]", f"studies={STUDIES}")
 
 
 @dataclass
@@ -122,7 +123,7 @@ def test_tables_are_those_of_a_local_run(grid, local):
     theirs, ours = rows(grid.repo / "results" / "smoke"), rows(local)
     assert theirs.keys() == ours.keys()
     others = {key: row for key, row in ours.items() if key[0] not in TRAINED}
-    assert len({key[0] for key in others}) > 5 and {key: theirs[key] for key in others} == others
+    assert len({key[0] for key in others}) > 3 and {key: theirs[key] for key in others} == others
     # A training in bfloat16 may differ by rounding between two processes: kernels also depend on memory alignment.
     for key in ours.keys() - others.keys():
         for column in ("mean", "low", "high"):

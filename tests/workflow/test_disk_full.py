@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from langptune.provenance import file_hash
-from tests.conftest import PLAIN_PYTHON, copy_of_repo
+from tests.conftest import PLAIN_PYTHON, copy_of_repo, environment_of
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 WHOLE = "DISK_MOMENTS" in os.environ
@@ -31,7 +31,7 @@ WORKING_SPACE = 2_000_000_000 if WHOLE else 40_000_000
 # All jobs of the whole run use the plain interpreter. Otherwise the first ones do and later ones use the preloaded one
 # (tests/preload.py), in which torch selects other kernels: the weights then differ by rounding.
 PYTHON = PLAIN_PYTHON if WHOLE else sys.executable
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"}
+ENVIRONMENT = environment_of(PYTHON)
 COMMAND = ["-m", "snakemake", "--nolock", "--cores", "2", "--configfile", "config/smoke.yaml", "--", TARGET]
 
 
