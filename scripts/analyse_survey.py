@@ -62,7 +62,9 @@ def short(arguments: list[str]) -> list[str]:
         return arguments
     parser = argparse.ArgumentParser(prog="analyse_survey.py", description=AnalyseSpec.__doc__)
     parser.add_argument("--survey", type=Path, required=True, help="folder with codebook.json")
-    parser.add_argument("--responses", type=Path, default=None, help="folder of response files (default: in it)")
+    parser.add_argument(
+        "--responses", type=Path, default=None, help="folder of response files (default: SURVEY/responses)"
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder for analysis.* (default: the survey's)")
     args = parser.parse_args(arguments)
     out = args.out or args.survey

@@ -88,8 +88,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     rows = sessions.join(chosen, on="session", how="semi").sort("session")
     if rows.is_empty():
         raise UserError(
-            f"{spec.training_in}: no val session to choose a weight of popularity on; raise sample.val, or give the "
-            "methods a number (`popularity: 0`)"
+            f"{spec.training_in}: no val session to choose a weight of popularity on; use a protocol that has some, "
+            "or give the methods a number (`popularity: 0`)"
         )
     if spec.text == "profiles":
         if spec.profiles_in is None:

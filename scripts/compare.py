@@ -109,8 +109,8 @@ def _training_facts(project: Project, dataset: str) -> list[str]:
             titles.setdefault("all" if recipe.sessions == "all" else train, []).append(recipe.title)
     listed = "; ".join(f"{sessions} for {', '.join(dict.fromkeys(names))}" for sessions, names in titles.items())
     return [
-        f"Train sessions that phases draw from: {listed}. They select by NDCG on {val} validation sessions. The "
-        "RecBole baselines see all sessions of both."
+        f"Train sessions that phases draw from: {listed}. They select by NDCG on {val} validation sessions. "
+        "Baselines see all sessions of both."
     ]
 
 

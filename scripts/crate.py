@@ -42,7 +42,7 @@ TYPES = {
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """All files of a results folder in a fixed order, but hidden ones (checkpoints, locks) and links."""
+    """All files of a results folder in a fixed order, except hidden ones (checkpoints, locks) and links."""
     for path, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -161,7 +161,7 @@ def main() -> int:
     """Write the metadata file of one folder.
 
     Raises:
-        UserError: see ``crate_of``; or the folder is none.
+        UserError: see ``crate_of``; or there is no such folder.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="a dataset's results, or a folder that `keep` made")

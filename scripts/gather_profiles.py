@@ -44,6 +44,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Concatenate, compare with the sample, write."""
     profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
     wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)["session"]
+    if wanted.is_empty():
+        raise UserError(f"{spec.evaluation_in}: no {spec.split} session in it; use a protocol that has some")
     sessions = profiles["session"].unique().sort()
     if not sessions.equals(wanted.sort()) or len(profiles) != len(wanted) * spec.samples:
         raise UserError(

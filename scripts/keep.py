@@ -110,7 +110,9 @@ def content(results: Path, path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: not kept: a link stands there or on the way, or no file ({error.strerror})") from None
+        raise UserError(
+            f"{path}: not kept: it is not a plain file, or a link is in its path ({error.strerror})"
+        ) from None
     if len(out) > LARGEST:
         raise UserError(f"{path}: not kept: more than {LARGEST:,} bytes, which git hosts refuse")
     return out

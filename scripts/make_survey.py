@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,9 +90,9 @@ def make(spec: MakeSpec, record: Record, log: Log) -> None:
     """
     for title in (spec.reference_title, spec.trained_title):
         shown = " ".join([spec.title, *spec.consent, spec.agreement, spec.contact])
-        if title and title.casefold() in shown.casefold():
+        if title and re.search(rf"(?<!\w){re.escape(title)}(?!\w)", shown, re.IGNORECASE):
             raise UserError(
-                f"'{title}', a method's title, stands in what respondents read: leave it out of title and consent"
+                f"'{title}', a method's title, is in a text that respondents read: leave it out of title and consent"
             )
     ids = contracts.read(spec.evaluation_in, "evaluation")["session"]
     drawn = partial(

@@ -36,7 +36,7 @@ SELECTS = {"profiles": "profiles", "history": "history", "mixed": "profiles"}
 
 
 class Spec(stage.StageSpec):
-    """Texts of train sessions and their targets in, a trained sentence-transformers folder out.
+    """Take texts of train sessions and their targets, and write a trained sentence-transformers folder.
 
     Checkpoints are kept under `checkpoints` until the phase is finished: a job that is killed or stopped resumes there.
     """
@@ -274,7 +274,7 @@ def _sampled(spec: Spec, split: str, sessions: pl.DataFrame) -> pl.DataFrame:
     chosen = contracts.read(spec.training_in, "evaluation").filter(pl.col("split") == split)
     rows = sessions.join(chosen, on="session", how="semi").sort("session")
     if rows.is_empty():
-        raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
+        raise UserError(f"{spec.training_in}: no {split} session; use a protocol that has some")
     return rows
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Spec(stage.StageSpec):
-    """Train sessions and a frozen decoder in, a PEFT adapter of the encoder out.
+    """Take train sessions and a frozen decoder, and write a PEFT adapter of the encoder.
 
     Checkpoints are kept under `checkpoints` until the phase is finished: a job that is killed or stopped resumes there.
     """
@@ -172,7 +172,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> Callable[[], None]:
             needed = spec.recipe.batches * spec.recipe.sessions_per_batch
             rows = rows.filter(pl.col("session").is_in(sample.drawn(rows["session"], needed, spec.seed, spec.stream)))
         if rows.is_empty():
-            raise UserError(f"{spec.training_in}: no {split} session to work with; raise sample.{split}")
+            raise UserError(f"{spec.training_in}: no {split} session; use a protocol that has some")
         prompts = encode_sessions(writer, rows, items, users, spec.history_items)
         dropped = [prompt.dropped_items for prompt in prompts]
         shown, ratings = (

@@ -51,7 +51,7 @@ class Spent:
     """The usage of one job.
 
     rule: the script's name where there is no benchmark file. model: a registry name; empty where none is used.
-    seconds: wall time; None without a benchmark file. memory, requested: MB. cores, gpus: granted.
+    seconds: wall time; None without a benchmark file. memory: MiB. requested: as ``mem_mb``. cores, gpus: granted.
     resumed: its time covers only a part of the work. shared: its outputs are not of this dataset alone.
     predicted: hours of one core or GPU (``device``) at the stated speeds; None where no speed is stated.
     """
@@ -256,8 +256,8 @@ def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list
     out = [
         f"Measured on {markdown('; '.join(sorted(set(machines))))}. Another machine, or other work beside it, takes "
         "another time.",
-        "Time: of all jobs together, as if one ran after the other; jobs that ran side by side were waited for less. "
-        "Core- and GPU-hours: of those granted. Memory: the most that one job held, of what was asked for.",
+        "Time: the sum over all jobs; the wall time was shorter where jobs ran side by side. Core- and GPU-hours: of "
+        "the cores and GPUs that were granted. Memory: the highest use of one job, of its request.",
         "Predicted: at the speeds stated in `config/rates.yaml`, without anything measured, in time of one core or "
         "GPU; measured: the same jobs in the same unit; ratio: measured over predicted.",
         "Attempts that failed leave no benchmark file and are in no number.",
@@ -270,11 +270,9 @@ def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list
             rules = ", ".join(rows["rule"].unique(maintain_order=True))
             out.append(f"{what}: {rows['count'].sum()} of {jobs} jobs ({rules}){why}.")
 
-    blank = (
-        ", made by another run or version, or without `--benchmark-extended`. They are in no number but that of jobs"
-    )
+    blank = ", made by another run or version, or without `--benchmark-extended`. Only the number of jobs counts them"
     of_jobs(pl.col("missing"), "Without a benchmark file", blank)
-    part = ". They went on from where another stopped; their time is that of the last part, and compared with nothing"
+    part = ". They continued an earlier attempt. Their time is that of the last part; no prediction is compared with it"
     of_jobs(pl.col("resumed"), "Resumed", part)
     others = pl.col("jobs") - pl.col("missing") - pl.col("resumed") - pl.col("predicted_jobs")
     of_jobs(others, "Without a prediction", ": no speed is stated")
@@ -285,9 +283,11 @@ def remarks(costs: pl.DataFrame, machines: Iterable[str], lost: int = 0) -> list
         what = (
             "models, raw data and the training of encoders from other datasets" if elsewhere else "models and raw data"
         )
-        out.append(f"Shared: {what}, which no dataset pays for alone; they are not in the total.")
+        out.append(f"Shared: {what}, which several datasets may use; they are not in the total.")
     if lost:
-        out.append(f"Without a manifest: {lost} files. The jobs that made them, and those before, are not counted.")
+        out.append(
+            f"Without a manifest: {lost} files. The jobs that made them, and the jobs before those, are not counted."
+        )
     return out
 
 

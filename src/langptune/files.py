@@ -321,7 +321,9 @@ def _resolved(name: str, at: int, path: Path, links: int) -> Path:
     again = os.stat(name, dir_fd=at, follow_symlinks=False)
     same = (state.st_ino, state.st_ctime_ns, state.st_uid) == (again.st_ino, again.st_ctime_ns, again.st_uid)
     protected = state.st_uid == around.st_uid and not around.st_mode & 0o022
-    if links > _LINKS or not same or not (state.st_uid in (0, os.geteuid()) or protected):
+    if links > _LINKS:
+        raise UserError(f"{path}: its path has more than {_LINKS} links, or they form a loop; name the folder itself")
+    if not same or not (state.st_uid in (0, os.geteuid()) or protected):
         raise UserError(
             f"{path}: '{name}' in its path is a link of another user ({state.st_uid}), to {target!r}; it is not "
             "followed when writing: remove it, or name its target"

@@ -37,8 +37,8 @@ def visible(env: Mapping[str, str] = os.environ) -> list[str]:
         return there
     out = []
     for name in (part.strip() for part in listed.split(",")):
-        # CUDA uses the list up to the first unknown entry.
-        if not name or name == "-1" or (name.isdigit() and name not in there):
+        # CUDA uses the list up to the first unknown entry. A GPU that is named twice is still one.
+        if not name or name == "-1" or name in out or (name.isdecimal() and name not in there):
             break
         out.append(name)
     return out
@@ -47,7 +47,7 @@ def visible(env: Mapping[str, str] = os.environ) -> list[str]:
 def _count(stated: str | None) -> int:
     if stated is None:
         return _found()
-    if not stated.isdigit():
+    if not stated.isdecimal():
         raise UserError(f"{COUNT}: give the number of GPUs, such as 2, or unset it (found {stated!r})")
     return int(stated)
 
@@ -129,7 +129,7 @@ def refuse_several(seen: int) -> None:
         seen: GPUs that the trainer would use (``TrainingArguments.n_gpu``).
 
     Raises:
-        UserError: there are several, by whose number transformers would multiply the batch.
+        UserError: there are several; transformers would multiply the batch size by their number.
     """
     if seen > 1:
         raise UserError(

@@ -111,7 +111,6 @@ def _row(method: str, title: str, models: str, runs: list[RankedRun]) -> dict[st
             found = steps(run.ranks_path)
             notes = [(step, [manifest["notes"][NOTE] for manifest in jobs]) for (step, _), jobs in found.items()]
         except (OSError, ValueError, KeyError, TypeError):
-            row["why_not"] = "made by a version that did not measure it"
             continue
         row["runs"] += 1
         devices |= {manifest["device"] for jobs in found.values() for manifest in jobs}
@@ -120,7 +119,7 @@ def _row(method: str, title: str, models: str, runs: list[RankedRun]) -> dict[st
             parts.setdefault((step, place), []).extend(measured)
     row["device"] = ", ".join(sorted(devices))
     if not row["runs"]:
-        return row
+        return row | {"why_not": "made by a version that did not measure it"}
     users = {key: sum(note["sessions"] for note in measured) for key, measured in parts.items()}
     row["users"] = int(users["rank", 0])
     if not all(users.values()):

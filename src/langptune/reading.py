@@ -17,7 +17,7 @@ from typing import IO, Any
 from langptune.errors import UserError
 
 LARGEST = 1 << 28
-"""Limit on a file that is read completely, in bytes; the largest that this program writes, a curve, has 1% of it."""
+"""Limit in bytes on a file that is read completely. The largest one that this program writes has 1% of it."""
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,7 +65,7 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
     """Read a file that ``write_lines`` wrote.
 
     Raises:
-        UserError: a line is not JSON.
+        UserError: the file cannot be read, or a line is not JSON.
     """
     try:
         return [from_json(line) for line in read_plain(path).decode().splitlines()]

@@ -22,7 +22,7 @@ _OPEN = rf"<(?:{_NAMES})>|\[THINK\]"
 _CLOSE = rf"</(?:{_NAMES})>|\[/THINK\]"
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_OPEN})\s*$", re.IGNORECASE)
-JUDGED = 64
+CHECKED_AFTER = 64
 """Number of profiles after which a run is checked; a shorter run is checked at its end."""
 
 
@@ -37,11 +37,6 @@ class Reply:
     text: str
     finished: bool
     thought: bool
-
-    @property
-    def only_thoughts(self) -> bool:
-        """Whether there was only reasoning."""
-        return self.thought and not self.text
 
 
 def without_thoughts(text: str, opened: bool = False) -> tuple[str, bool]:
@@ -100,7 +95,9 @@ def read_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Col
 
 
 def refuse_only_thoughts(only: int, done: int, total: int, model: str, max_tokens: int) -> None:
-    """Stop a run if most of its profiles are only reasoning; single ones are empty, and count as unfinished.
+    """Stop a run if most of its profiles are only reasoning.
+
+    If fewer are, the run goes on; those profiles are empty and count as unfinished.
 
     Args:
         only: number of profiles so far that are only reasoning.
@@ -109,7 +106,7 @@ def refuse_only_thoughts(only: int, done: int, total: int, model: str, max_token
     Raises:
         UserError: more than half of the profiles are only reasoning, once there are enough of them.
     """
-    if done < min(JUDGED, total) or 2 * only <= done:
+    if done < min(CHECKED_AFTER, total) or 2 * only <= done:
         return
     raise UserError(
         f"{model}: {only} of {done} profiles are only reasoning, cut at max_tokens {max_tokens} before the answer; set "

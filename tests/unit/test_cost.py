@@ -276,6 +276,6 @@ def test_plan_learns_from_benchmark_files_and_else_from_manifests(toy):
     (line,) = plan.lines([job, job], SIZES, seen, RATES, "cpu", NAMES)
     assert (line.amount, line.hours) == (80, pytest.approx(58 / 3600))
     assert (line.peak, line.requested) == (700.0, 2136)
-    assert "0.7 of 2.1 GB" in plan.table([line]) and "memory: the most" in plan.table([line])
+    assert "0.7 of 2.1 GB" in plan.table([line]) and "memory: the highest use" in plan.table([line])
     (line,) = plan.lines([job], SIZES, {}, RATES, "cpu", NAMES)
     assert "? of 2.1 GB" in plan.table([line])

@@ -200,6 +200,12 @@ class TestTwoUsers:
         _write(group / "scratch" / "new" / "out.txt")
         assert (tmp_path / "new" / "out.txt").read_text() == "new"
 
+    def test_a_loop_of_links_is_named(self, tmp_path):
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        with pytest.raises(UserError, match="links, or they form a loop"):
+            _write(tmp_path / "a" / "out.txt")
+
     def test_a_link_in_a_folder_that_its_owner_alone_may_write_is_followed(self, tmp_path):
         """An administrator's account may link a project to its disk."""
         place = tmp_path / "lab"

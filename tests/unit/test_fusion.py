@@ -255,7 +255,7 @@ def test_methods_on_different_sessions_are_not_fused(tmp_path, spec):
         work(spec | {"combine": "better-rank", "parts_in": two(tmp_path, "ranks")})
     empty = contracts.read(tmp_path / "training.parquet", "evaluation").clear()
     contracts.write(empty, path, "evaluation")
-    with pytest.raises(UserError, match=r"no val session in it; raise sample\.val"):
+    with pytest.raises(UserError, match=r"no val session in it; use a protocol"):
         work(spec | added(tmp_path) | {"training_in": str(path)})
     with pytest.raises(UserError, match="combine 'scores' needs 'scores_in'"):
         work(spec | added(tmp_path) | {"scores_in": None})

@@ -42,6 +42,7 @@ if __name__ == "__main__":
         ({"CUDA_VISIBLE_DEVICES": "2,0"}, ["2", "0"]),
         ({"CUDA_VISIBLE_DEVICES": "GPU-8f2c"}, ["GPU-8f2c"]),
         ({"CUDA_VISIBLE_DEVICES": "1,7,0"}, ["1"]),
+        ({"CUDA_VISIBLE_DEVICES": "0,0"}, ["0"]),
         ({"CUDA_VISIBLE_DEVICES": ""}, []),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
         ({"CUDA_VISIBLE_DEVICES": "0", gpus.COUNT: "0"}, []),
@@ -51,9 +52,10 @@ def test_visible_gpus(env, found):
     assert gpus.visible({gpus.COUNT: "3", **env}) == found
 
 
-def test_an_invalid_count_is_refused():
-    with pytest.raises(UserError, match=r"LANGPTUNE_GPUS: .*found 'two'"):
-        gpus.visible({gpus.COUNT: "two"})
+@pytest.mark.parametrize("count", ["two", "²"])
+def test_an_invalid_count_is_refused(count):
+    with pytest.raises(UserError, match=rf"LANGPTUNE_GPUS: .*found '{count}'"):
+        gpus.visible({gpus.COUNT: count})
 
 
 @pytest.fixture

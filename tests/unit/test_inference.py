@@ -85,6 +85,12 @@ def test_what_is_not_known_is_blank_with_the_reason(tmp_path, shards, ranking, w
     assert f"- Blank: {why}" in inference.section(rows) and "(M)" in inference.section(rows)
 
 
+def test_a_seed_that_was_not_measured_leaves_the_others(tmp_path):
+    measured = run(tmp_path / "a", [took(10, 1.0, 1.0)], took(10, 0.1, 0.2))
+    (row,) = inference.table([measured, run(tmp_path / "b", [None], took(10, 0.1, 0.2))]).to_dicts()
+    assert row["runs"] == 1 and row["ms"] == pytest.approx(110) and row["why_not"] == ""
+
+
 def test_files_that_are_gone_are_named_and_nothing_fails(tmp_path):
     gone = RankedRun(method="m", title="M", models="", ranks_path=str(tmp_path / "none.parquet"))
     assert inference.table([gone])["why_not"].to_list() == ["made by a version that did not measure it"]

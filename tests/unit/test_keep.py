@@ -87,7 +87,7 @@ def test_no_file_of_this_user_is_kept_by_way_of_a_link(keep, tmp_path, kind):
     else:
         (repo / RESULTS / "away").symlink_to(secret)
     manifests(repo, {"metrics_path": f"{RESULTS}/away/metrics.parquet"} if kind.startswith("folder") else {})
-    refused(keep, "not kept: a link stands there or on the way, or no file")
+    refused(keep, "not kept: it is not a plain file, or a link is in its path")
     assert not any("hunter2" in file.read_text() for file in (repo / "results/reference").rglob("*") if file.is_file())
 
 

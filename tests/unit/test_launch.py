@@ -98,6 +98,8 @@ def test_one_process_per_gpu(tmp_path, env):
     message = str(error.value)
     assert "some.yaml: key 'num_processes': 8 on 2 machines is 4 a node" in message
     assert "SLURM gave node n1 2 GPUs; set it to 4, or ask for 4 GPUs a node" in message
+    with pytest.raises(UserError, match="0 GPUs; use a launch file with use_cpu, or ask for 4 GPUs a node"):
+        launch.check_gpus(file, shape(file), {"SLURM_JOB_ID": "7"})
     launch.check_gpus(file, Shape(2, 4, False), {"SLURM_JOB_ID": "7", **env})
     launch.check_gpus(file, Shape(2, 8, True), {"SLURM_JOB_ID": "7", **env})
     launch.check_gpus(file, Shape(2, 8, False), env)  # these GPUs are not assigned by SLURM

@@ -145,6 +145,16 @@ def test_correlation_with_gains_is_spearmans():
     assert 0 < row["low"] < row["spearman"] < row["high"] < 1
 
 
+def test_answers_that_are_all_alike_have_no_correlation():
+    fixed = {"kind": "next", "nats": -1.0, "control_nats": -1.0, "exact": False, "control_exact": False}
+    answers = pl.DataFrame({**fixed, "unit": range(5)}, schema=memorisation.SCHEMA)
+    sessions = pl.Series(range(5), dtype=pl.Int32)
+    gains = pl.DataFrame({"session": sessions, "method": "m", "models": "e+d", "rank_gain": np.arange(5.0)})
+    assert memorisation.against_gains({"e": answers}, gains, 10, 0.975, 0).is_empty()
+    page = memorisation.page("T", pl.DataFrame(schema=memorisation.TABLE), pl.DataFrame(), 0.975, 3)
+    assert "[97.5% interval]" in page
+
+
 def test_a_run_without_local_encoders_is_one_line():
     project = load({"datasets": ["ml-100k"], "methods": ["pop", "ease"]}, ROOT)
     with pytest.raises(UserError, match="no encoder with local weights"):

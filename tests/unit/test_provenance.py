@@ -203,7 +203,7 @@ def test_reruns_follow_every_import(imports):
     for module in imports.modules:
         path = package / Path(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        names = (other.relative_to(package).with_suffix("").parts for other in provenance._imports(path))
+        names = (other.relative_to(package).with_suffix("").parts for other in provenance._module(path)[0])
         found = {".".join(parts).removesuffix(".__init__") for parts in names}
         assert imports.find_modules_directly_imported_by(module) <= found, module
 

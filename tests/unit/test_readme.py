@@ -63,7 +63,7 @@ def test_numbers_in_claims_are_those_of_comparisons_csv():
     # Every such number in these paragraphs is checked.
     for paragraph in {numbers.paragraph for numbers in NUMBERED}:
         named = {cell for numbers in NUMBERED if numbers.paragraph == paragraph for cell in numbers.cells.values()}
-        assert set(re.findall(r"(?<![\d.])0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named
+        assert set(re.findall(r"(?<![\d.-])-?0\.\d{4}(?!\d)|(?<=p = )0\.\d+", paragraph)) <= named
 
 
 def test_sentences_that_compare_are_claims():

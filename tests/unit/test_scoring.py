@@ -165,7 +165,7 @@ def test_the_script_chooses_on_validation_alone(tmp_path, data):
         work("choose_popularity", choosing(data, tmp_path / "q", text="profiles", profiles_in=lost))
     empty = contracts.read(data / "training.parquet", "evaluation").filter(pl.col("split") == "train")
     contracts.write(empty, tmp_path / "training.parquet", "evaluation")
-    with pytest.raises(UserError, match=r"no val session to choose a weight of popularity on; raise sample\.val"):
+    with pytest.raises(UserError, match=r"no val session to choose a weight of popularity on; use a protocol"):
         work("choose_popularity", choosing(data, tmp_path / "r", training_in=str(tmp_path / "training.parquet")))
 
 

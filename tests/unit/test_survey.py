@@ -357,7 +357,11 @@ def test_hostile_texts_stay_texts(folder, codebook):
     ("changes", "message"),
     [
         ({"trained_in": "reference_in"}, "both methods wrote the same 16 profiles"),
-        ({"contact": "the Trained-method team"}, "'Trained-method', a method's title, stands in what respondents read"),
+        (
+            {"contact": "the Trained-method team"},
+            "'Trained-method', a method's title, is in a text that respondents read",
+        ),
+        ({"contact": "TRAINED-method."}, "'Trained-method', a method's title"),
         ({"questions": 0}, "key 'questions'"),
         ({"evaluation_in": "items_in"}, "column 'session' is missing"),
     ],

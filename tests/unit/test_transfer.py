@@ -249,10 +249,10 @@ def test_the_cost_page_names_training_on_another_dataset_as_shared():
         return [line for line in lines if line.startswith("Shared: ")]
 
     assert shared("prefetch_model", "prefetch_data") == [
-        "Shared: models and raw data, which no dataset pays for alone; they are not in the total."
+        "Shared: models and raw data, which several datasets may use; they are not in the total."
     ]
     (moved,) = shared("prefetch_model", "train_encoder")
-    assert "the training of encoders from other datasets, which no dataset pays for alone" in moved
+    assert "the training of encoders from other datasets, which several datasets may use" in moved
 
 
 def test_the_explorer_names_the_dataset_of_the_encoders_training(plain):

@@ -108,7 +108,9 @@ def test_unequal_budgets_are_stated(tmp_path):
     assert "Every baseline with hyperparameters had 3 trials" in tuning.page(equal, "D")
 
 
-@pytest.mark.parametrize(("run", "remark"), [(5, None), (9, "stopped at the most epochs, not by patience")])
+@pytest.mark.parametrize(
+    ("run", "remark"), [(5, None), (9, "stopped at the maximum number of epochs, not by patience")]
+)
 def test_epochs_are_listed_for_each_seed(tmp_path, run, remark):
     keys = recbole.Keys.model_validate({"model": "BPR", "epochs": 9, "patience": 2, "validate_every": 2})
     entry, _ = baseline(tmp_path, "bpr", keys)

@@ -1,1 +1,1 @@
-"""Comparing runs: per-session metrics in, intervals, paired tests and tables out."""
+"""Compares runs: from per-session metrics to intervals, paired tests and tables."""

@@ -56,7 +56,8 @@ def page(found: Iterable[Line], title: str, lost: int = 0) -> str:
     if lost:
         out += [
             "",
-            f"{lost} files have no manifest. The jobs that made them, and those before, are not described here.",
+            f"{lost} files have no manifest. The jobs that made them, and the jobs before those, are not described "
+            "here.",
         ]
     for group in dict.fromkeys(line.group for line in found):
         out += ["", f"## {group}", "", "| variable | value | read from |", "|---|---|---|"]

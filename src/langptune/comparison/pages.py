@@ -204,7 +204,7 @@ def contrast_explanations(results: Results) -> list[str]:
     tested = sum(bool(one.tests) for one in results.contrasts)
     out = [
         f"Difference of the first method and the second [{share} interval], paired by session and by seed; a method "
-        "that runs one seed stands beside every seed of the other.",
+        "that runs one seed is compared with every seed of the other.",
         f"↑ ↓: the first method is better, worse; p < {level} in a sign-flip permutation test paired by session, "
         f"Holm-corrected over {tested} contrasts within each metric.",
     ]
@@ -212,7 +212,7 @@ def contrast_explanations(results: Results) -> list[str]:
         out.append("Beyond: the difference of the first two methods less that of the other two, paired alike.")
     out += _lower_is_better(results)
     if lost := sum(not one.tests for one in results.contrasts):
-        out.append(f"Partial: {lost} of {len(results.contrasts)} contrasts lack a side that has run.")
+        out.append(f"Partial: {lost} of {len(results.contrasts)} contrasts are not tested: no common seed has run.")
     return out
 
 

@@ -13,12 +13,12 @@ from langptune.comparison.grid import Grid
 from langptune.data.interactions import popularity
 
 FEWEST = 30
-"""Sessions below which a slice is shown, but greyed: its intervals are too wide to read anything from."""
+"""A slice with fewer sessions is drawn in grey: its intervals are too wide to read anything from."""
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """One way to part sessions.
+    """One way to divide the sessions into parts.
 
     labels: the slices in the order in which they are shown.
     of: int ``[S]``, for each session the index of its slice.

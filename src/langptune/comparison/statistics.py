@@ -60,7 +60,7 @@ class Contrast:
     """One named pair of rows, or pair of such pairs.
 
     name, title: from the config; the title may be empty.
-    seeds: number of seeds that the rows share; 0 if one row is missing.
+    seeds: number of seeds that the rows share; 0 if a row is missing or there is no common seed.
     means, against_means: means of the two sides, float64 ``[M]`` over those seeds; NaN if there are none. With
         ``beyond`` the two sides are the differences ``of`` minus ``against``, and the first of ``beyond`` minus the
         second.

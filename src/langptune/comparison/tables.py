@@ -65,9 +65,9 @@ def long_csv(results: Results) -> str:
 def comparisons_csv(results: Results) -> str:
     """One line per tested row and metric: effect sizes, their intervals, and all p-values.
 
-    ``better`` says whether a higher or a lower value of the metric is. ``reference_models`` are those of the run that
-    the row is tested against. ``p_permutation`` is the main test;
-    ``*_holm`` is corrected over the rows within the metric.
+    ``better`` says whether a higher or a lower value of the metric is better. ``reference_models`` are those of the run
+    that the row is tested against. ``p_permutation`` is the main test; ``*_holm`` is corrected over the rows within the
+    metric.
     """
     head = [
         "method",
@@ -114,10 +114,11 @@ def comparisons_csv(results: Results) -> str:
 def contrasts_csv(results: Results) -> str:
     """One line per contrast, pair of models and metric: effect sizes, their intervals, and all p-values.
 
-    ``better`` says whether a higher or a lower value of the metric is. ``seeds`` is how many the rows share; means and
-    the difference (``method`` minus ``against``) are over those. With ``beyond``, ``mean`` is that of ``method`` minus
-    ``against``, ``against_mean`` that of ``beyond`` minus ``beyond_against``, and ``difference`` the first less the
-    second. ``*_holm`` is corrected over all contrasts within the metric. Cells are empty where a side has not run.
+    ``better`` says whether a higher or a lower value of the metric is better. ``seeds`` is how many the rows share;
+    means and the difference (``method`` minus ``against``) are over those. With ``beyond``, ``mean`` is that of
+    ``method`` minus ``against``, ``against_mean`` that of ``beyond`` minus ``beyond_against``, and ``difference`` the
+    first less the second. ``*_holm`` is corrected over all contrasts within the metric. Cells are empty if the sides
+    share no seed that has run.
     """
     head = ["contrast", "title", "method", "models", "against", "against_models", "beyond", "beyond_against"]
     head += ["metric", "better", "status"]

@@ -95,12 +95,12 @@ def table(
         how: ``grid``, ``random``, ``validations`` (the best of the validations of one training) or ``not searched``.
         searched: the values or ranges.
         trials: number of points that were tried; of validations.
-        draw_seed: of random points.
+        draw_seed: seed of the draw of random points.
         metric, score: of the choice, on the validation sessions.
         chosen: the value that was chosen or fixed.
         default, default_score: the value without a search, and its score where it was tried.
         seconds: wall time of all trials, on the machine of the run; of the training for ``validations``.
-        remark: what a reader must know, as an unequal budget.
+        remark: what a reader must know, such as an unequal budget.
         source: the file that it was read from.
     """
     rows: list[dict[str, Any]] = []
@@ -205,7 +205,9 @@ def _epochs(entry: BaselineChoices) -> list[dict[str, Any]]:
                 "chosen": shown(at(found, "notes", "best_epoch")),
                 "score": number(found, "notes", "val", "ndcg@10"),
                 "seconds": number(found, "notes", "train_seconds"),
-                "remark": "stopped at the most epochs, not by patience" if run == keys.get("epochs") else "",
+                "remark": "stopped at the maximum number of epochs, not by patience"
+                if run == keys.get("epochs")
+                else "",
                 "source": str(manifest_of(path)),
             }
         )

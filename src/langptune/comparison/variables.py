@@ -80,9 +80,12 @@ def _dataset(manifests: Manifests) -> list[Row]:
     def described(*keys: str) -> list[tuple[Any, str]]:
         return manifests.values("describe_data", "spec", *keys)
 
-    package = manifests.values("prepare_data", "spec", "dataset", "source", "package")
-    version = manifests.values("prepare_data", "versions", str(package[0][0])) if package else []
-    revision = manifests.values("prepare_data", "spec", "dataset", "source", "revision") or version
+    packages = [str(name) for name, _ in manifests.values("prepare_data", "spec", "dataset", "source", "package")]
+    revision = manifests.values("prepare_data", "spec", "dataset", "source", "revision") + [
+        (f"{name} {value}" if len(packages) > 1 else value, path)
+        for name in packages
+        for value, path in manifests.values("prepare_data", "versions", name)
+    ]
     return [
         _row("name", described("name")),
         _row("title", described("dataset", "title")),

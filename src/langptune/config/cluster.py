@@ -111,7 +111,7 @@ def sized(value: Sized | None, weights: int) -> str | None:
 def resources(cluster: Cluster, demand: Demand, attempt: int) -> dict[str, Any]:
     """Resources of one job for the executor plugin: ``mem_mb`` and any of ``KEYS``.
 
-    Each further attempt requests half of the first attempt's memory more, and its full runtime more, up to the
+    Each further attempt adds half of the first attempt's memory and all of its runtime, up to the
     cluster's limits: a job that exceeded its memory or its time limit is not stopped by the same value again.
     """
     memory = (demand.memory * cluster.memory_factor) * (1 + (attempt - 1) / 2) + DRIVER_MB

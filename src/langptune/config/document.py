@@ -31,15 +31,15 @@ nearest valid key.
 | file | content |
 |---|---|
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
-| `ml-100k.yaml` | the full version of the default run: all users, all methods, five seeds, tuned |
+| `ml-100k.yaml` | a long run: all users, most methods, five seeds, tuned |
 | `baselines.yaml` | every baseline, tuned with one budget: eight random trials each |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |
 | `rlso.yaml` | the effect of RLSO on MovieLens-100K, with controls: all test users, three seeds, hours on two cores |
-| `steering.yaml` | options of CL that keep profiles steerable: accuracy and steerability, one seed |
+| `steering.yaml` | options that keep profiles steerable (CL, reading of edits, reward, denials), compared |
 | `reward-study.yaml` | rewards x algorithms of RLSO, all with the same limit of generated tokens |
-| `ml-1m.yaml` | baselines on MovieLens-1M under two protocols, beside published figures |
+| `ml-1m.yaml` | baselines on MovieLens-1M under two protocols, to compare with published figures |
 | `two-datasets.yaml` | the default run on two datasets and transfer; the second is an optional package (docs/data.md) |
 | `datasets.yaml`, `models.yaml`, `methods.yaml`, `recipes.yaml`, `prompts.yaml` | registries, one entry each |
 | `judges.yaml` | judges of profiles, one entry each |

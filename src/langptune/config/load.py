@@ -23,7 +23,9 @@ from langptune.config.workflow import Workflow, variant
 from langptune.errors import UserError
 
 RESERVED = {"data", "comparison", "models", "phases", "report", "reference", "answers"}
+"""Names that a method or dataset may not have, because folders of the results have them."""
 METHOD_MAPPINGS = ("settings", "edit_reading")
+"""Keys of methods that are mappings; a config changes them key by key."""
 RECIPE_MAPPINGS = ("train", "terms", "guard", "settings")
 """Keys of recipes that are mappings; a config changes them key by key."""
 
@@ -165,7 +167,7 @@ def _like(
     return _merge(inherited, own, nested)
 
 
-def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str, ...] = "settings") -> dict[str, Any]:
+def _merge(entry: dict[str, Any], over: dict[str, Any], nested: str | tuple[str, ...]) -> dict[str, Any]:
     """An entry with some keys changed; the mappings under ``nested`` are merged key by key."""
     merged = {**entry, **over}
     for key in (nested,) if isinstance(nested, str) else nested:

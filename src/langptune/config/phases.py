@@ -93,7 +93,7 @@ class Phase:
         # Without a recipe nothing is trained, so the fraction has no effect.
         fraction = self.train_fraction if chain else 1.0
         settings = [self.prompt, self.history_items, self.max_tokens, fraction, chain]
-        # At 0 the name is that from before the weights existed. Denials are chosen together with popularity.
+        # With weight 0 the name is the same as before the weights existed. Denials are chosen together with popularity.
         if (self._rewarded or self.denials is None) and self.popularity != 0:
             settings.append("auto" if self.popularity is None else self.popularity)
         if self.denials != 0:

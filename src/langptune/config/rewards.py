@@ -54,6 +54,6 @@ def parse(name: str) -> tuple[str, RewardKind, int | None]:
         raise UserError(f"unknown reward '{name}'; valid: {', '.join(REWARDS)}, ndcg@K, mrr@K")
     if not mark:
         return base, kind, None
-    if not kind.cut or not digits.isdigit() or int(digits) < 1:
+    if not kind.cut or not digits.isdecimal() or int(digits) < 1:
         raise UserError(f"reward '{name}': a cut-off is a positive integer, for ndcg and mrr only")
     return base, kind, int(digits)

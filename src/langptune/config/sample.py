@@ -15,8 +15,8 @@ class Sample(Strict):
     """Sizes of the samples of sessions. Each split has one fixed sample, the same for every method and seed.
 
     ``train`` and ``val`` limit the sessions of methods with phases: ``val`` applies to all of them, ``train`` to
-    recipes with ``sessions: sample``, such as CL on profiles. RecBole baselines are trained and selected on all
-    sessions of these splits.
+    recipes with ``sessions: sample``, such as CL on profiles. Baselines are trained and selected on all sessions of
+    these splits.
     """
 
     test: Size = Field(None, description="test sessions on which methods are compared; null: all")

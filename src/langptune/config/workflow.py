@@ -20,7 +20,8 @@ from langptune.config.settings import Config, Contrast, shown
 class Run:
     """One cell of the grid: a method with its models on a dataset, for one seed.
 
-    ``models`` is ``encoder+decoder``, ``decoder``, a RecBole model's name, ``NMF``, or a scorer's name.
+    ``models`` is ``encoder+decoder``, ``decoder``, a baseline's label, or the labels of a fusion's two baselines joined
+    by ``-``.
     """
 
     dataset: str

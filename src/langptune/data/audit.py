@@ -48,7 +48,7 @@ def audit(items: pl.DataFrame, sessions: pl.DataFrame, dropped: dict[str, int]) 
         *_time(train, test),
         _repeats(len(train) + len(val) + len(test), dropped),
         _ties(sessions),
-        *_cold(train, test, len(items)),
+        *_cold(train, test),
         _drift(train, test, len(items)),
         _order(train, val, len(items)),
     ]
@@ -119,7 +119,7 @@ def _known(train: pl.DataFrame) -> np.ndarray:
     return np.unique(np.concatenate([part.to_numpy() for part in found]))
 
 
-def _cold(train: pl.DataFrame, test: pl.DataFrame, n_items: int) -> list[Check]:
+def _cold(train: pl.DataFrame, test: pl.DataFrame) -> list[Check]:
     """Items and users that training does not know."""
     if test.is_empty():
         return []

@@ -60,7 +60,7 @@ def card(
     Args:
         numbers: the result of ``statistics``.
         funnel: step, interactions, users, items, and the same columns with suffix ``_published``.
-        facts: notes in the manifest of the preparation: raw, drops, notes, protocol.
+        facts: notes in the manifest of the preparation; ``raw``, ``drops`` and ``notes`` are shown.
         items: contract ``items``.
         checks: the audit of order and leakage.
     """
@@ -99,7 +99,7 @@ def card(
         f"{len(items)} items, {items['title'].n_unique()} distinct titles; text of {lengths.median():.0f} characters "
         f"in the median, {lengths.max()} at most; {items['first_seen'].null_count()} without an interaction.",
         "",
-        "## Left out and mended",
+        "## Left out and repaired",
         "",
     ]
     counted = [f"- {count} {markdown(reason)}" for reason, count in facts["drops"].items() if count]

@@ -7,7 +7,7 @@ import polars as pl
 
 
 def train_pairs(sessions: pl.DataFrame) -> pl.DataFrame:
-    """Columns user_id, item: distinct, sorted pairs seen or targeted in the train sessions."""
+    """Columns user_id, item: distinct, sorted pairs in the histories and targets of the train sessions."""
     train = sessions.filter(pl.col("split") == "train")
     pairs = pl.concat(
         [

@@ -34,7 +34,7 @@ def sampled(path: Path | str, split: str) -> pl.DataFrame:
     """
     chosen = contracts.read(path, "evaluation").filter(pl.col("split") == split).sort("session")
     if chosen.is_empty():
-        raise UserError(f"{path}: no {split} session in it; raise sample.{split}, or use a protocol that has some")
+        raise UserError(f"{path}: no {split} session in it; use a protocol that has some")
     return chosen
 
 

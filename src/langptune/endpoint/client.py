@@ -49,7 +49,7 @@ def paced(report: Callable[[int, int, float], None], pause: float = 10.0) -> Cal
     """Progress for ``Client.ask`` that reports (done, total, seconds since the start): now and then, and at the end.
 
     Args:
-        pause: seconds between two reports at least.
+        pause: minimum number of seconds between two reports.
     """
     start, last = time.monotonic(), 0.0
 

@@ -47,8 +47,8 @@ class Choice:
     def silent(self) -> str:
         """Why no text can be ranked by a ``stored`` run."""
         if self.lacks:
-            return f"{self.label}: {' and '.join(self.lacks)} not there, so only its stored lists can be shown"
-        return f"{self.label} ranks by no text: its lists are known for the test users alone"
+            return f"{self.label}: no {' and no '.join(self.lacks)}; only its stored lists can be shown"
+        return f"{self.label} does not rank by texts: it has lists for the test users only"
 
     @property
     def key(self) -> str:

@@ -30,7 +30,7 @@ def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("half a surrogate pair is no text") from None
+        raise ValueError("the text contains half of a surrogate pair, which is not a character") from None
     return text
 
 
@@ -249,10 +249,8 @@ class Explorer:
         row = data.session(session)
         return row["seen"], row["target"]
 
-    def _text(
-        self, data: Data, choice: Choice, session: int | None, own: list[tuple[int, float]]
-    ) -> tuple[str, str, bool]:
-        """A side's text, its source, and whether it stands in for a profile that is not written yet."""
+    def _text(self, choice: Choice, session: int | None, own: list[tuple[int, float]]) -> tuple[str, str, bool]:
+        """A side's text, its source, and whether it replaces a profile that is not written yet."""
         if session is not None:
             text = self.finished.text(choice, session, self.live.best)
             return text.text, text.source, False
@@ -276,7 +274,7 @@ class Explorer:
                 out |= {"rank": stored["rank"], "source": choice.silent}
                 out["list"] = self._list(data, stored["top"][:TOP], target)
                 return out
-            text, source, standing = self._text(data, choice, session, own)
+            text, source, standing = self._text(choice, session, own)
             out |= {"weight": self.live.weight(choice), "largest_weight": self.live.largest_weight(choice)}
             ranking = self.live.rank(choice, text, seen, target)
             out |= {"text": text, "source": source, "standing": standing, "cut": ranking.cut, "rank": ranking.rank}
@@ -318,7 +316,8 @@ class Explorer:
         other one.
 
         Raises:
-            UserError: the text is too long, the weight too large, a run ranks by no text, or the session is unknown.
+            UserError: the text is too long, the weight too large, the session unknown, or a run does not
+                rank by texts.
         """
         if len(asked.text) > TEXT:
             raise UserError(f"The text has {len(asked.text):,} characters; at most {TEXT:,} are ranked.")
@@ -333,7 +332,7 @@ class Explorer:
         if weight > largest:
             raise UserError(f"weight {weight:g}: at most {largest:g} is ranked with {choice.label}")
         seen, target = self._whose(data, asked.session, asked.own)
-        base = self._text(data, choice, asked.session, asked.own)[0]
+        base = self._text(choice, asked.session, asked.own)[0]
         before = self.live.rank(choice, base, seen, target)
         # A link has no profile for own titles, so a text for them is ranked as it is: nothing in the link says of what
         # it is an edit.

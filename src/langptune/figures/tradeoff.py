@@ -13,7 +13,7 @@ from langptune.figures.style import METHODS, new_figure, of_texts, styled
 def tradeoff(accuracy: list[Bar], panels: dict[str, list[Bar]], metric: str, better: int = 1) -> Figure:
     """Accuracy (better upwards) against other measures (sideways, one panel each), a cross of intervals per method.
 
-    More than four panels stand in rows of three.
+    More than four panels are drawn in rows of three.
 
     Args:
         accuracy: one per method.

@@ -40,8 +40,10 @@ MEASURES = (
     Measure("words", "words", 0, "Wording", 1, "length of a profile in words"),
     Measure("reading_ease", "reading ease", 1, "Wording", 1, "Flesch's reading ease; 60 to 70 is plain English"),
     Measure("grade", "grade", -1, "Wording", 1, "Flesch and Kincaid's grade: years of US school to read it with ease"),
-    Measure("repetition", "repeated", -1, "Wording", 3, "share of runs of three words that stood there before"),
-    Measure("copied", "copied", -1, "Wording", 3, "share of the words that stand in a run copied from a history title"),
+    Measure(
+        "repetition", "repeated", -1, "Wording", 3, "share of runs of three words that occur earlier in the profile"
+    ),
+    Measure("copied", "copied", -1, "Wording", 3, "share of the words inside a run copied from a history title"),
     Measure("sameness", "sameness", -1, "Wording", 3, "mean TF-IDF cosine to the other users' profiles"),
     Measure(
         "nats_per_token",
@@ -59,7 +61,7 @@ MEASURES = (
         1,
         "Truth",
         3,
-        "the same, less the share that strangers' histories support; 0 is what a stranger's profile earns",
+        "the same, less the share that strangers' histories support; 0 is expected for a stranger's profile",
     ),
     Measure(
         "chosen", "simulation", 1, "Truth", 3, "share of sessions whose next item a reader of the profile alone chooses"

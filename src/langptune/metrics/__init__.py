@@ -86,6 +86,9 @@ def from_ranks(name: str, ranks: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 ``[S]``.
+
+    Raises:
+        UserError: see ``parse``; or a rank is below 1.
     """
     kind, k = parse(name)
     ranks = np.asarray(ranks)

@@ -22,7 +22,7 @@ Keep = Callable[[pl.DataFrame, Blocks], Blocks]
 
 @contextmanager
 def keeping(path: Path | str | None, wanted: pl.Series | None = None) -> Iterator[Keep]:
-    """A function that passes score blocks on unchanged, and writes them to a file that exists once the block ends.
+    """A function that passes score blocks on unchanged, and writes them to a file that exists after the ``with``.
 
     The function takes the sessions (columns session and target, in the order of the scores) and the blocks, float
     ``[b, N]``. Scores keep their type, float32 or float64, so that the ranks by them stay the same.

@@ -25,7 +25,7 @@ from langptune.randomness import numbered
 from langptune.survey.schema import CODEBOOK_SCHEMA, Codebook, Side, digest
 
 INSTRUCTION = [
-    "You will see pairs of short profiles, one pair at a time. Each pair is about one person. Above it stands what "
+    "You will see pairs of short profiles, one pair at a time. Each pair is about one person. Above it is what "
     "that person chose, oldest first, with the ratings that they gave.",
     "Both profiles were written by a computer from such a history. Please judge how well each describes the taste of "
     "this person, which one is easier to read, and whether it claims something that the history does not support.",
@@ -33,7 +33,7 @@ INSTRUCTION = [
     "that it was read. You can go back and change answers at any time.",
 ]
 ATTENTION = (
-    "This text is not a profile. It stands here to see that the texts are read. Please answer that this side describes "
+    "This text is not a profile. It is here to check that the texts are read. Please answer that this side describes "
     "the person's taste much better; what you answer to the other questions on this page does not matter."
 )
 

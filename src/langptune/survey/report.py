@@ -33,7 +33,7 @@ def report(analysis: dict[str, Any], seconds_per_question: float) -> str:
         "",
         f"{analysis['files']} files: {analysis['respondents']} used, {excluded} excluded. {analysis['questions']} "
         f"users asked about, drawn from those whose two profiles differ; both methods wrote the same for "
-        f"{analysis['identical']} of {analysis['sessions']}, which no share below counts.",
+        f"{analysis['identical']} of {analysis['sessions']}, who are in none of the shares below.",
     ]
     if analysis["respondents"]:
         out[-1] += (
@@ -106,6 +106,6 @@ def _power(analysis: dict[str, Any]) -> list[str]:
     if any(size["questions"] > asked for size in power["sizes"]):
         out += [
             "",
-            f"Where more than {asked} questions stand, no number of respondents is enough with {asked}: users differ.",
+            f"If a row has more than {asked} questions, no number of respondents is enough with {asked}: users differ.",
         ]
     return out

@@ -18,11 +18,11 @@ LARGEST = 1_000_000
 
 REASONS = {
     "unreadable": "not a JSON file, or larger than 1 MB",
-    "malformed": "not a response of this version: a key or an answer that there is not",
+    "malformed": "not a response of this version: it has an unknown key or answer",
     "foreign": "a response to another survey",
     "unknown question": "a question that the codebook does not have, or one answered twice",
     "altered assignment": "order or sides are not those that its seed draws",
-    "duplicate": "the same response again: its id, or the same answers and seed, stood in a file before it",
+    "duplicate": "the same response again: its id, or its answers and seed, are in an earlier file",
     "incomplete": "not all questions are answered",
     "failed attention check": "an attention check was not answered as its text asks",
     "too fast": "fewer seconds a question than the limit",

@@ -51,10 +51,6 @@ class Pair(Strict):
             raise ValueError("a repeat, and nothing else, names the question that it repeats")
         return self
 
-    def role(self, profile: str) -> str:
-        """The role of one of the two profiles."""
-        return self.roles[profile]
-
 
 class Side(Strict):
     """One of the two compared methods."""

@@ -89,7 +89,7 @@ def card(
             yaml.safe_dump(settings, sort_keys=False).strip(),
             "```",
             "",
-            "Hashes of data, code and models stand in `manifest.json`.",
+            "The hashes of data, code and models are in `manifest.json`.",
             "",
         ]
     )

@@ -40,6 +40,7 @@ INTERPRETED = (
     "weights.png",
     "examples.html",
 )
+"""Files of the folder ``interpretability`` of a dataset."""
 
 
 def drawn(project: Project) -> Mapping[str, figures.Entry]:
@@ -185,11 +186,11 @@ def interpretations(project: Project) -> list[str]:
 
 
 def memorisation(project: Project) -> list[str]:
-    """What the encoders know of each dataset by heart.
+    """Tables of what the encoders have memorised of each dataset.
 
     Raises:
         UserError: the config has no encoder with local weights.
     """
     if not project.workflow.local_encoders:
-        raise UserError("memorisation: this run has no encoder with local weights; an endpoint tells no probabilities")
+        raise UserError("memorisation: this run has no encoder with local weights; no endpoint gives probabilities")
     return _each(project, [f"memorisation/{name}" for name in ("known.csv", "gains.csv", "table.md")])

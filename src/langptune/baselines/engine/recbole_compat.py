@@ -40,8 +40,8 @@ def apply() -> None:
         ) from None
     if installed != VERSION:
         raise UserError(
-            f"RecBole {installed} is installed, but the fixes in baselines/recbole_compat.py are for {VERSION}; "
-            f"run: pip install --no-deps recbole=={VERSION}"
+            f"RecBole {installed} is installed, but the fixes in baselines/engine/recbole_compat.py are for "
+            f"{VERSION}; run: pip install --no-deps recbole=={VERSION}"
         )
     _numpy_names()
     # Warnings on read-only arrays and deprecated names in RecBole's own code, which a user cannot correct.

@@ -100,7 +100,7 @@ def _read_metadata(path: Path, columns: dict[str, str], scratch: Path, problems:
     if len(first) < len(every):
         again = every.join(first, on="line", how="anti")
         problems.add(
-            "parent_asin stands again; the first row counts", again["line"][0], again["item_id"][0], count=len(again)
+            "parent_asin occurs again; the first row counts", again["line"][0], again["item_id"][0], count=len(again)
         )
     return first
 

@@ -71,8 +71,8 @@ def read_file(path: Path, columns: list[str]) -> Table:
         return _parquet(path, columns)
     if kind not in SEPARATORS:
         raise UserError(
-            f"{path}: the name ends in neither .csv, .tsv (or either with .gz) nor .parquet; rename the file after "
-            "what it is, and change 'tables' in datasets.yaml"
+            f"{path}: the name ends in neither .csv, .tsv (or either with .gz) nor .parquet; rename the file to "
+            "match its format, and change 'tables' in datasets.yaml"
         )
     return delimited(content(path), path, SEPARATORS[kind], columns=columns, quoted=kind == ".csv")
 
@@ -255,7 +255,7 @@ def _why(more: bool, shown: str, quoted: bool) -> str:
     if quoted and more:
         return "put quotes around a cell that holds a comma"
     if quoted:
-        return "a cell is missing, or a line break stands in a cell without quotes"
+        return "a cell is missing, or a line break is in a cell without quotes"
     return f"a {shown} or a line break inside a cell?"
 
 
@@ -293,7 +293,7 @@ def _parquet(path: Path, columns: list[str]) -> Table:
         if column not in names:
             raise UserError(f"{path}: column '{column}' is missing{nearest(column, list(names))}")
     columns = list(dict.fromkeys(columns))
-    # Equal cells are written once, with their number: neither tells how much they are when they are read.
+    # Parquet stores equal cells once with their count, so the file's size does not tell its size in memory.
     packed = path.stat().st_size
     bound = min(bounded.most(packed), bounded.LARGEST)
     if contracts.parquet_rows(path) * len(columns) * _CELL > bound:

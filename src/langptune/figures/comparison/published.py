@@ -56,7 +56,7 @@ def published(panels: dict[str, list[Pair]]) -> Figure:
         known = {pair.key: pair for members in reversed(panels.values()) for pair in members}
         shown = sorted(known.values(), key=lambda pair: (pair.published, pair.label))
         if not shown:
-            return empty("No published number stands beside a method that has run.")
+            return empty("No method that has run has a published number.")
         figure = new_figure(5.6, 1.45 + row_height([pair.label for pair in shown]) * len(shown))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         place = {pair.key: at for at, pair in enumerate(shown)}
