@@ -264,7 +264,7 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
     text, source = explorer.live.write(choice, own, lambda *progress: stages.append(progress), threading.Event())
     assert text == finished.text(choice, data.ids[0]).text and "untrained" in source
     assert stages[0] == ("loading", 0, 8) and stages[-1][0] == "writing"
-    assert explorer._text(data, choice, None, own)[0] == text
+    assert explorer._text(choice, None, own)[0] == text
     gone, steps = threading.Event(), []
 
     def leave(stage: str, done: int, of: int) -> None:
