@@ -11,6 +11,7 @@ from pydantic import Field
 
 from langptune import stage
 from langptune.data import contracts
+from langptune.data.sample import sampled
 from langptune.errors import UserError
 from langptune.provenance import Record
 from langptune.workflow.needs import Needs
@@ -43,11 +44,9 @@ def needs(project: Project, job: Job) -> Needs:
 def work(spec: Spec, record: Record, log: stage.Log) -> None:
     """Concatenate, compare with the sample, write."""
     profiles = pl.concat([contracts.read(path, "profiles") for path in spec.shards_in]).sort("session", "sample")
-    wanted = contracts.read(spec.evaluation_in, "evaluation").filter(pl.col("split") == spec.split)["session"]
-    if wanted.is_empty():
-        raise UserError(f"{spec.evaluation_in}: no {spec.split} session in it; use a protocol that has some")
+    wanted = sampled(spec.evaluation_in, spec.split)["session"]
     sessions = profiles["session"].unique().sort()
-    if not sessions.equals(wanted.sort()) or len(profiles) != len(wanted) * spec.samples:
+    if not sessions.equals(wanted) or len(profiles) != len(wanted) * spec.samples:
         raise UserError(
             f"{spec.shards_in[0]} and the other shards hold {len(profiles)} profiles of {len(sessions)} sessions, the "
             f"sample has {len(wanted)} sessions with {spec.samples} each; "

@@ -99,6 +99,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     contracts.write(users, spec.users_out, "users")
     with whole(spec.funnel_out) as part:
         pl.DataFrame(done.facts["funnel"], schema=FUNNEL).write_csv(part)
+    if spec.dataset.source.package is not None:
+        record.packages.append(spec.dataset.source.package)
     record.note(
         raw={name: coming.result() for name, coming in hashes.items()},
         licence=spec.dataset.licence,

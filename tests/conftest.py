@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -217,15 +219,24 @@ def small_disk():
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-@pytest.fixture
-def one_thread():
+@contextmanager
+def single_thread() -> Iterator[None]:
     """Run torch on one CPU thread, so that the same work gives the same bytes."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread():
+    """``single_thread`` for a test."""
+    with single_thread():
+        yield
 
 
 def entry(**changes) -> DatasetEntry:

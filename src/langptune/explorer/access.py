@@ -101,7 +101,7 @@ class Guard:
                 await refuse(403, "this needs the explorer's token: open the whole address that its terminal printed")
                 return
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.limit:
+        if length.isdecimal() and int(length) > self.limit:
             await refuse(413, large)
         else:
             await self.app(scope, receive_limited, send_with_headers)

