@@ -12,7 +12,6 @@ from langptune.config.base import read_yaml
 from langptune.config.load import load
 from langptune.config.ranges import Range
 from langptune.errors import UserError
-from langptune.randomness import numbered
 from tests.conftest import ROOT
 
 CONFIG = {"datasets": ["ml-100k"], "methods": ["pop", "ease", "bpr", "nmf"], "comparison": {"reference": "pop"}}
@@ -53,13 +52,22 @@ def test_lists_with_fewer_points_are_tried_in_full():
 
 @pytest.mark.parametrize(("scale", "middle"), [("linear", 400.0), ("log", math.sqrt(800))])
 def test_ranges_are_drawn_evenly_on_their_scale(scale, middle):
-    rng = numbered(0)
+    shares = (np.arange(2000) + 0.5) / 2000
     for low, high in ((1, 800), (1.0, 800.0)):
-        drawn = np.array([Range(low=low, high=high, scale=scale).draw(rng) for _ in range(2000)])
-        assert 0.45 < (drawn < middle).mean() < 0.55
-        assert drawn.min() >= 1 and drawn.max() <= 800
-    few = [Range(low=1, high=3, scale=scale).draw(rng) for _ in range(300)]
+        drawn = np.array([Range(low=low, high=high, scale=scale).at(share) for share in shares])
+        assert 0.48 < (drawn < middle).mean() < 0.52
+        assert drawn.min() >= 1 and drawn.max() <= 800 and (np.diff(drawn) >= 0).all()
+    few = [Range(low=1, high=3, scale=scale).at(share) for share in (0.0, *shares, 1.0)]
     assert set(few) == {1, 2, 3}, "both bounds are drawn"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_few_trials_cover_all_of_a_range_and_all_of_a_list(seed):
+    points = knn(k=NEIGHBOURS, shrink=SHRINK, normalize=[True, False]).points(5, seed)[1:]
+    quarters = {math.floor(point["shrink"] / 150) for point in points}
+    orders = {math.floor(4 * math.log(point["k"] / 5) / math.log(801 / 5)) for point in points}
+    assert quarters == orders == {0, 1, 2, 3}
+    assert sorted(point["normalize"] for point in points) == [False, False, True, True]
 
 
 def test_one_number_is_the_budget_of_all_methods():
@@ -72,7 +80,7 @@ def test_the_shipped_budget_is_equal():
     workflow = load(read_yaml(ROOT / "config/baselines.yaml"), ROOT)
     budgets = {len(workflow.points(name)) for name, method in workflow.methods.items() if getattr(method, "tune", None)}
     listed = {len(workflow.points(name)) for name in workflow.config.methods}
-    assert listed == {0, 8} and 8 in budgets
+    assert listed == {0, 5} and 5 in budgets
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from langptune.config.base import Strict
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Range(Strict):
@@ -38,11 +35,10 @@ class Range(Strict):
         """Smallest and largest value."""
         return [self.low, self.high]
 
-    def draw(self, rng: np.random.Generator) -> int | float:
-        """One value."""
+    def at(self, share: float) -> int | float:
+        """The value below which lies this share of the range, 0 to 1, on its scale."""
         whole = isinstance(self.low, int) and isinstance(self.high, int)
         low, high = self.low, self.high + whole  # a whole number stands for all values up to the next one
-        log = self.scale == "log"
-        value = math.exp(rng.uniform(math.log(low), math.log(high))) if log else rng.uniform(low, high)
+        value = low * (high / low) ** share if self.scale == "log" else low + (high - low) * share
         value = math.floor(value) if whole else float(f"{value:.3g}")
         return min(max(value, self.low), self.high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,8 +50,8 @@ class Keys(Strict):
 
         Args:
             trials: number of points: first the entry's own values, then points drawn at random from the lists and
-                ranges. All points differ, so that there are fewer where ``tune`` has no more. None: every point of the
-                grid of the lists.
+                ranges (``_shares``). All points differ, so that there are fewer where ``tune`` has no more. None: every
+                point of the grid of the lists.
             seed: of the draw. More trials begin with the same points.
         """
         tune = getattr(self, "tune", {})
@@ -60,15 +61,10 @@ class Keys(Strict):
         if trials is None:
             grid = itertools.product(*(tune[key] for key in keys))
             return [self.point(dict(zip(keys, values, strict=True))) for values in grid]
-        from langptune.randomness import numbered
-
-        rng = numbered(seed, _TRIALS)
         out = [self.own()]
-        for _ in range(100 * trials):
-            if len(out) == trials:
-                break
-            drawn = self.point({key: _drawn(tune[key], rng) for key in keys})
-            if drawn not in out:
+        for shares in _shares(trials, len(keys), seed):
+            drawn = self.point({key: _drawn(tune[key], share) for key, share in zip(keys, shares, strict=True)})
+            if len(out) < trials and drawn not in out:
                 out.append(drawn)
         return out
 
@@ -100,8 +96,22 @@ class Keys(Strict):
         """
 
 
-def _drawn(values: list[Any] | Range, rng: np.random.Generator) -> Any:
-    return values[int(rng.integers(len(values)))] if isinstance(values, list) else values.draw(rng)
+def _shares(trials: int, keys: int, seed: int) -> np.ndarray:
+    """Random points, as places from 0 to 1 within each key's values: float ``[points, keys]``, more than are needed.
+
+    They are points of a scrambled Sobol sequence. Of its first ``2**n`` points, each of ``2**n`` equal parts of a key's
+    values has one. Independent draws would leave large parts of a range untried when there are few trials.
+    """
+    from scipy.stats import qmc
+
+    from langptune.randomness import numbered
+
+    sequence = qmc.Sobol(keys, scramble=True, rng=numbered(seed, _TRIALS))
+    return sequence.random_base2(math.ceil(math.log2(100 * trials)))
+
+
+def _drawn(values: list[Any] | Range, share: float) -> Any:
+    return values[int(share * len(values))] if isinstance(values, list) else values.at(share)
 
 
 @dataclass(frozen=True)
