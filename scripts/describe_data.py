@@ -67,7 +67,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
     )
     facts = read_json(spec.manifest_in)["notes"]
-    checks = audit(items, sessions, facts["drops"])
+    kept = next((step["interactions"] for step in facts["funnel"] if step["step"] == "repeats"), 0)
+    checks = audit(items, sessions, facts["drops"], kept)
     record.note(audit={check.name: {"value": check.value, "level": check.level} for check in checks})
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items, checks), encoding="utf-8")

@@ -121,7 +121,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     if point is not None:
         keys = keys.at(point)
     n_items = len(contracts.read(spec.items_in, "items", ["item"]))
-    sessions = contracts.read(spec.sessions_in, "sessions", frame.COLUMNS)
+    sessions = contracts.read(spec.sessions_in, "sessions", frame.COLUMNS, optional=(contracts.AFTER_CUT,))
 
     def lesson(shows: str) -> frame.Lesson:
         return frame.lesson(sessions, n_items, shows, spec.seed, log, spec.threads, spec.device)
@@ -148,7 +148,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
         test = sessions.filter(pl.col("split") == "test")
         compared = None if spec.scores_out is None else sampled(spec.evaluation_in, "test")["session"]
         meter = Meter()
-        with kept.keeping(spec.scores_out, compared) as keep, meter.running():
+        with kept.keeping(spec.scores_out, compared, meter) as keep, meter.running():
             ranks = frame.ranks(model, test, n_items, keep=keep)
         contracts.write(ranks, spec.ranks_out, "ranks")
         record.note(sessions=len(test), **meter.note(len(test)))

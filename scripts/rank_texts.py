@@ -119,7 +119,7 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     meter = Meter()
     with meter.running():
         chosen, queries = asked(spec.evaluation_in, "test", spec.profiles_in)
-    with kept.keeping(spec.scores_out) as keep, meter.running():
+    with kept.keeping(spec.scores_out, meter=meter) as keep, meter.running():
         ranks = rank_sessions(chosen, keep(chosen, scoring.blocks(queries.vectors)))
     contracts.write(ranks, spec.ranks_out, "ranks")
     if spec.val_scores_out is not None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from langptune.comparison import tuning
 from langptune.comparison.pages import to_html
-from langptune.comparison.tuning import BaselineChoices, TextChoices
+from langptune.comparison.tuning import BaselineChoices, FusionChoices, TextChoices
 from langptune.config.base import validate
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
@@ -31,6 +31,7 @@ class Spec(StageSpec):
     title: str = Field(description="the dataset's title")
     baselines: list[BaselineChoices] = Field(description="baselines of the comparison")
     texts: list[TextChoices] = Field(description="methods that rank by texts; no controls, which choose nothing")
+    fusions: list[FusionChoices] = Field([], description="methods that add scores with a weight")
     trials: Annotated[int, Field(ge=1)] | None = Field(
         description="number of random trials; null: every point of grids"
     )
@@ -45,12 +46,13 @@ class Spec(StageSpec):
 
 def spec(project: Project, job: Job) -> dict[str, object]:
     """Settings of a job."""
-    from langptune.workflow.comparison import baseline_choices, text_choices
+    from langptune.workflow.comparison import baseline_choices, fusion_choices, text_choices
 
     return {
         "title": project.datasets[job.dataset].title,
         "baselines": baseline_choices(project, job.dataset),
         "texts": text_choices(project, job.dataset),
+        "fusions": fusion_choices(project, job.dataset),
         "trials": project.config.trials,
         "seed": project.config.seeds[0],
     }
@@ -79,13 +81,14 @@ def work(spec: Spec, record: Record, log: Log) -> None:
         kind = BASELINES.load(entry.kind).Keys
         tune = {"tune": entry.model_dump()["tune"]} if entry.tune else {}
         baselines.append((entry, validate(kind, {**entry.keys, **tune}, f"report_tuning.py --spec: {entry.method}")))
-    choices = tuning.table(baselines, spec.texts, spec.trials, spec.seed)
+    choices = tuning.table(baselines, spec.texts, spec.trials, spec.seed, spec.fusions)
     with whole(spec.tuning_out) as part:
         cells(choices).write_csv(part)
     with whole(spec.page_out) as part:
         part.write_text(to_html(tuning.page(choices, spec.title), spec.title, wrap=True), encoding="utf-8")
     read = [entry.best_path for entry in spec.baselines if entry.best_path is not None]
     read += [weight for entry in spec.texts for weight in entry.weights.values() if isinstance(weight, str)]
+    read += [path for entry in spec.fusions for path in entry.choices.values()]
     record.note(read={path: file_hash(path) for path in dict.fromkeys(read)})
     log("; ".join(tuning.remarks(choices)[:1]) or "nothing was tuned")
 

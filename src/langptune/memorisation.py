@@ -47,7 +47,7 @@ SCHEMA = {
 }
 """Columns of an encoder's answers: ``unit`` is the item (``title``, ``fields``) or session (``next``); ``nats`` is the
 mean log-probability per token after its own beginning, ``control_nats`` after that of another row; ``exact`` and
-``control_exact`` say whether greedy decoding gives the answer there."""
+``control_exact`` say whether greedy decoding begins with the answer there, whatever follows it."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 NOTE = "inference"
@@ -12,7 +12,7 @@ NOTE = "inference"
 
 
 class Meter:
-    """Adds up what the work inside ``running`` takes.
+    """Adds up what the work inside ``running`` takes, without the work inside ``paused``.
 
     seconds: wall time. cpu_seconds: CPU time of all threads of this process. gpu_joules: energy of the visible GPU;
     None without a GPU, or where NVIDIA's driver does not report energy.
@@ -23,18 +23,25 @@ class Meter:
         self.cpu_seconds = 0.0
         self.gpu_joules: float | None = None
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Measures the work in its block. Blocks must not be nested."""
+        return self._adding(1)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leaves the work in its block, which lies in one of ``running``, out."""
+        return self._adding(-1)
+
+    @contextmanager
+    def _adding(self, sign: int) -> Iterator[None]:
         wall, cpu, joules = time.perf_counter(), time.process_time(), _gpu_joules()
         try:
             yield
         finally:
             after = _gpu_joules()  # first: it waits for the GPU to end its work
-            self.seconds += time.perf_counter() - wall
-            self.cpu_seconds += time.process_time() - cpu
+            self.seconds += sign * (time.perf_counter() - wall)
+            self.cpu_seconds += sign * (time.process_time() - cpu)
             if joules is not None and after is not None:
-                self.gpu_joules = (self.gpu_joules or 0.0) + after - joules
+                self.gpu_joules = (self.gpu_joules or 0.0) + sign * (after - joules)
 
     def note(self, sessions: float, **more: Any) -> dict[str, Any]:
         """The note for a manifest; ``sessions``: the number of sessions that the measured work was for."""

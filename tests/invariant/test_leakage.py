@@ -77,6 +77,31 @@ def test_scores_of_other_items_ignore_the_target(tmp_path):
         assert tops[0] == tops[1]
 
 
+@pytest.mark.parametrize("target", ["first", "last", "random", "successive"])
+def test_no_model_is_trained_on_what_follows_the_test_cut_off(tmp_path, target):
+    rng = np.random.default_rng(1)
+    rows = [
+        (f"u{user}", item, 4, int(time))
+        for user in range(40)
+        for item, time in zip(rng.choice(N, 12, replace=False) + 1, rng.choice(1000, 12, replace=False), strict=True)
+    ]
+    folder = write_raw(tmp_path, rows, ITEMS)
+    protocol = {"name": "temporal", "validation_from": 0.6, "test_from": 0.8, "target": target, "history_length": 5}
+    settings = entry(source={"folder": str(folder)}, protocol=protocol)
+    raw = readers.read(settings, "toy")
+    done = protocols.prepare(raw, settings, "toy")
+    contracts.write(done.sessions, tmp_path / "sessions.parquet", "sessions")
+    sessions = contracts.read(tmp_path / "sessions.parquet", "sessions", fit.COLUMNS, (contracts.AFTER_CUT,))
+    times = raw.interactions.join(done.items.select("item", "item_id"), on="item_id")
+    for shows, cut in zip(("val", "test"), done.facts["cuts"], strict=True):
+        shown = fit.lesson(sessions, len(done.items), shows, 0, print).shown.unique()
+        dated = shown.join(times, on=["user_id", "item"])
+        assert len(dated) == len(shown) > 100 and dated["timestamp"].max() < cut
+    tests = sessions.filter(pl.col("split") == "test")
+    ahead = int(tests[contracts.AFTER_CUT].sum())
+    assert (ahead == 0) == (target == "first"), "histories do reach beyond the cut-off"
+
+
 def amazon_targets(folder, moved):
     """An Amazon category in which ``moved`` maps (user, item) of some rows to another rating and item.
 

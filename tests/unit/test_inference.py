@@ -6,11 +6,14 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from langptune import inference
 from langptune.inference import WATTS_PER_CORE, RankedRun
 from langptune.meter import NOTE, Meter
+from langptune.ranking import kept
 
 
 def made(path: Path, script: str, measured: dict | None, device: str = "AMD EPYC", **spec) -> str:
@@ -108,3 +111,29 @@ def test_a_meter_counts_what_runs_inside_it():
     note = meter.note(4)[NOTE]
     assert note["sessions"] == 4 and note["seconds"] >= 0.08
     assert 0.04 <= note["cpu_seconds"] < note["seconds"]
+
+
+def test_what_a_pause_holds_is_not_counted():
+    meter = Meter()
+    with meter.running():
+        time.sleep(0.02)
+        with meter.paused():
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
+    note = meter.note(1)[NOTE]
+    assert 0.02 <= note["seconds"] < 0.1 > note["cpu_seconds"]
+
+
+def test_writing_scores_for_a_fusion_is_not_inference(tmp_path):
+    class Counted(Meter):
+        pauses = 0
+
+        def paused(self):
+            self.pauses += 1
+            return super().paused()
+
+    meter, table = Counted(), pl.DataFrame({"session": range(4), "target": [0] * 4})
+    with kept.keeping(tmp_path / "s.parquet", meter=meter) as keep, meter.running():
+        list(keep(table, iter([np.zeros((2, 3)), np.ones((2, 3))])))
+    assert meter.pauses == 2, "one for each block"

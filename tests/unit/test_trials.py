@@ -70,6 +70,12 @@ def test_few_trials_cover_all_of_a_range_and_all_of_a_list(seed):
     assert sorted(point["normalize"] for point in points) == [False, False, True, True]
 
 
+def test_the_librarys_default_is_not_tried_twice():
+    points = knn(k=[100, 20], shrink=[0.0, 10.0]).points(8)
+    assert points[0] == {"k": 100} and len(points) == 4, "its shrink is 0 by default"
+    assert {"k": 100, "shrink": 0.0} not in points
+
+
 def test_one_number_is_the_budget_of_all_methods():
     workflow = load(CONFIG | {"trials": 4}, ROOT)
     assert [len(workflow.points(name)) for name in CONFIG["methods"]] == [0, 4, 4, 4]
@@ -95,6 +101,10 @@ def test_the_shipped_budget_is_equal():
             "begins above 0",
         ),
         (
+            {"methods": ["pop", "als"], "overrides": {"als": {"tune": {"factors": [8, 8.5]}}}},
+            "method 'als': tune: 'factors': .*factors",
+        ),
+        (
             {"trials": 3, "overrides": {"nmf": {"tune": {"components": {"low": 0.5, "high": 9}}}}},
             "method 'nmf': tune: 'components': .*components",
         ),
@@ -108,6 +118,13 @@ def test_bad_budgets_and_ranges_are_one_line(change, line):
 def test_unknown_settings_among_ranges_are_one_line():
     with pytest.raises(UserError, match="unknown setting 'shrinkage'; did you mean 'shrink'"):
         knn(shrinkage=SHRINK).check_names()
+
+
+@pytest.mark.parametrize("values", [{"low": 5.0, "high": 1000.0}, [20, 50.5]])
+def test_fractions_of_a_whole_number_are_one_line(values):
+    with pytest.raises(UserError, match="setting 'k' is a whole number; write 5"):
+        knn(k=values).check_names()
+    knn(shrink=[0.0, 2.5], k=[20]).check_names()
 
 
 def test_tuned_values_include_the_librarys_defaults():

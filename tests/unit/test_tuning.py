@@ -8,7 +8,7 @@ import pytest
 
 from langptune.baselines import nmf, recbole, simple
 from langptune.comparison import tuning
-from langptune.comparison.tuning import BaselineChoices, PhaseChoices, TextChoices
+from langptune.comparison.tuning import BaselineChoices, FusionChoices, PhaseChoices, TextChoices
 from langptune.errors import UserError
 from langptune.files import write_lines
 from langptune.provenance import Record, manifest_of, write_json
@@ -192,3 +192,15 @@ def test_a_missing_manifest_leaves_cells_empty(tmp_path):
         path.unlink()
     one = row(tuning.table([baseline(tmp_path, "nmf", keys, best_path=best)], [], None, 0), "nmf")
     assert one["seconds"] is None and one["score"] == 0.2
+
+
+def test_the_weight_of_a_fusion_is_a_choice(tmp_path):
+    grid = [{"weight": 0.0, "ndcg": 0.3}, {"weight": 0.5, "ndcg": 0.4}, {"weight": 1.0, "ndcg": 0.2}]
+    path = tmp_path / "choice.json"
+    write_json(path, {"weight": 0.5, "grid": grid})
+    made("fuse.py", path, {}, seconds=2.0)
+    entry = FusionChoices(method="both", models="a+b", of=["ease", "langptune"], choices={"1": str(path)})
+    found = tuning.table([], [], None, 0, [entry])
+    only = row(found, "both", "weight of langptune")
+    assert (only["seeds"], only["how"], only["trials"], only["chosen"], only["score"]) == ("1", "grid", 3, "0.5", 0.4)
+    assert (only["default"], only["default_score"], only["seconds"]) == ("0 (ease alone)", 0.3, 2.0)

@@ -72,10 +72,13 @@ class Keys(baseline.Keys):
         return {**self.settings, **values}
 
     def tuned(self, point: dict[str, Any]) -> dict[str, Any]:
-        """The tuned settings at a point; RecBole's defaults where it has none."""
+        """The tuned settings at a point; RecBole's defaults where it has none and RecBole is installed."""
         from langptune.baselines.engine.recbole_catalogue import defaults
+        from langptune.provenance import installed
 
-        return {key: point[key] if key in point else defaults(self.model).get(key) for key in sorted(self.tune)}
+        missing = any(key not in point for key in self.tune) and installed("recbole")
+        known = defaults(self.model) | point if missing else point
+        return {key: known.get(key) for key in sorted(self.tune)}
 
     def at(self, point: dict[str, Any]) -> Self:
         """The keys with other settings."""

@@ -76,11 +76,21 @@ class TextChoices(Strict):
     phases: list[PhaseChoices] = Field([], description="in the order of training")
 
 
+class FusionChoices(Strict):
+    """A fusion that chooses a weight, with the files of its choices."""
+
+    method: str
+    models: str
+    of: list[str] = Field(description="the two methods whose scores it adds")
+    choices: dict[str, str] = Field(description="seed -> JSON of fuse.py")
+
+
 def table(
     baselines: Iterable[tuple[BaselineChoices, Any]],
     texts: Iterable[TextChoices],
     trials: int | None,
     seed: int,
+    fusions: Iterable[FusionChoices] = (),
 ) -> pl.DataFrame:
     """A row per choice. Seeds, phases and weights that several methods share are listed once.
 
@@ -88,6 +98,7 @@ def table(
         baselines: each with its checked ``Keys`` (``langptune.baselines``), ``tune`` included.
         trials: number of random trials; None: grids.
         seed: of the draw of random trials.
+        fusions: those that choose a weight.
 
     Columns:
         methods, models, seeds: the key of the row; several are separated by semicolons.
@@ -111,6 +122,7 @@ def table(
     rows += _phases(texts)
     rows += _weights(texts)
     rows += _inputs(texts)
+    rows += [row for entry in fusions for row in _fused(entry)]
     # An empty text is null, so that the CSV has an empty cell.
     filled = [{key: None if row.get(key) == "" else row.get(key) for key in SCHEMA} for row in rows]
     return pl.DataFrame(filled, schema=SCHEMA)
@@ -317,6 +329,33 @@ def _inputs(texts: list[TextChoices]) -> list[dict[str, Any]]:
             sources.setdefault(shown(values), str(manifest_of(source)))
     row = {"choice": "text of a session", "how": FIXED, "trials": 0}
     return [{**row, **_users(users), "chosen": key, "source": sources[key]} for key, users in shared.items()]
+
+
+def _fused(entry: FusionChoices) -> list[dict[str, Any]]:
+    """The rows of a fusion's weights, one for each seed."""
+    out = []
+    for seed, path in entry.choices.items():
+        found = content(path) or {}
+        scores = {number(one, "weight"): number(one, "ndcg") for one in at(found, "grid") or []}
+        out.append(
+            {
+                "methods": entry.method,
+                "models": entry.models,
+                "seeds": seed,
+                "choice": f"weight of {entry.of[1]}",
+                "how": GRID,
+                "searched": shown(list(scores)),
+                "trials": len(scores),
+                "metric": "NDCG",
+                "chosen": shown(at(found, "weight")),
+                "score": scores.get(number(found, "weight")),
+                "default": f"0 ({entry.of[0]} alone)",
+                "default_score": scores.get(0.0),
+                "seconds": number(manifest(path), "wall_seconds"),
+                "source": path,
+            }
+        )
+    return out
 
 
 def _users(users: list[tuple[TextChoices, str]]) -> dict[str, str]:

@@ -342,7 +342,12 @@ def _seeds(runs: Any) -> str:
 
 
 def _contrasts(contrasts: Any) -> str:
-    return "; ".join(f"{at(one, 'of')} against {at(one, 'against')}" for one in contrasts) or "none"
+    return "; ".join(map(_contrast, contrasts)) or "none"
+
+
+def _contrast(one: Any) -> str:
+    pair, beyond = f"{at(one, 'of')} against {at(one, 'against')}", at(one, "beyond")
+    return f"{pair}, beyond {beyond[0]} against {beyond[1]}" if beyond else pair
 
 
 def _cost(manifests: Manifests, tables: Tables) -> list[Row]:

@@ -32,7 +32,7 @@ nearest valid key.
 |---|---|
 | `config.yaml` | the default run: `make demo`, `snakemake --cores all` |
 | `ml-100k.yaml` | a long run: all users, most methods, five seeds, tuned |
-| `baselines.yaml` | every baseline, tuned with one budget: eight random trials each |
+| `baselines.yaml` | every baseline, tuned with one budget: five trials each |
 | `smoke.yaml` | the whole workflow in minutes, for tests and for a first look |
 | `paper.yaml` | the paper's grid, for a cluster: two categories of Amazon Reviews 2023, two encoders |
 | `studies.yaml` | studies of the paper: one key of some methods over several values |

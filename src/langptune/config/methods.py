@@ -373,16 +373,15 @@ class BaselineMethod(Method):
         return self.model_dump(mode="json", exclude=own)
 
     def problems(self, name: str, workflow: Workflow) -> Iterator[str]:
-        """Keys of ``tune`` without values; ranges without a number of trials, or with values that their key forbids."""
+        """Keys of ``tune`` without values, or with values that their key forbids; ranges without a number of trials."""
         for key, values in getattr(self, "tune", {}).items():
             at = f"method '{name}': tune: '{key}'"
             if not values:
                 yield f"{at} lists no values; list at least one or leave it out"
-            if isinstance(values, list):
-                continue
-            if workflow.config.trials is None:
+            ranged = not isinstance(values, list)
+            if ranged and workflow.config.trials is None:
                 yield f"{at} is a range, which has no grid; set `trials`, the number of random trials, or list values"
-            for value in values.bounds:
+            for value in values.bounds if ranged else values:
                 try:
                     self.at(self.point({**self.own(), key: value}))
                 except UserError as error:

@@ -35,18 +35,19 @@ class Check:
     meaning: str
 
 
-def audit(items: pl.DataFrame, sessions: pl.DataFrame, dropped: dict[str, int]) -> list[Check]:
+def audit(items: pl.DataFrame, sessions: pl.DataFrame, dropped: dict[str, int], kept: int) -> list[Check]:
     """The checks of one dataset.
 
     Args:
         items: contract ``items``.
         sessions: contract ``sessions``.
         dropped: reason -> rows left out by the preparation, for repeated events.
+        kept: events that were left when repeated ones were dropped (step ``repeats`` of the funnel).
     """
     train, val, test = (sessions.filter(pl.col("split") == split) for split in ("train", "val", "test"))
     return [
         *_time(train, test),
-        _repeats(len(train) + len(val) + len(test), dropped),
+        _repeats(kept, dropped),
         _ties(sessions),
         *_cold(train, test),
         _drift(train, test, len(items)),
@@ -82,12 +83,12 @@ def _time(train: pl.DataFrame, test: pl.DataFrame) -> list[Check]:
     ]
 
 
-def _repeats(sessions: int, dropped: dict[str, int]) -> Check:
+def _repeats(kept: int, dropped: dict[str, int]) -> Check:
     """Events that the preparation left out because they repeat an earlier one."""
     repeated = sum(
         count for reason, count in dropped.items() if reason.startswith(("identical rows", "later interact"))
     )
-    share = repeated / max(1, sessions + repeated)
+    share = repeated / max(1, kept + repeated)
     return Check(
         "repeated events",
         share,
@@ -136,7 +137,7 @@ def _cold(train: pl.DataFrame, test: pl.DataFrame) -> list[Check]:
             "cold users",
             users,
             _level(users, 0.01, 1.0),
-            "share of test users without a train session: models of users have no vector for them",
+            "share of test users without a train session: models of users know at most their test histories",
         ),
     ]
 
@@ -215,4 +216,4 @@ def _rank(
     below, upto = (int(np.searchsorted(ordered, score, side=side)) for side in ("left", "right"))
     above = len(ordered) - upto - int((alone > score).sum()) + int((scored > score).sum())
     equal = upto - below - int((alone == score).sum()) + int((scored == score).sum())
-    return 1 + above + (equal - 1) // 2
+    return 1 + above + equal // 2

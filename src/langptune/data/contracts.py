@@ -30,6 +30,9 @@ SESSIONS = {
     "target": pl.Int32,
     "target_time": pl.Int64,
 }
+AFTER_CUT = "after_cut"
+"""Int32 column of ``sessions`` under protocols with cut-off times: how many of the last ``seen`` items are not older
+than the cut-off of the session's split."""
 PROFILES = {
     "session": pl.Int32,
     "sample": pl.Int32,
@@ -62,16 +65,21 @@ REMADE = "delete it and rerun the rule that makes it"
 FOREIGN = "get or write it again"
 
 
-def read(path: Path | str, kind: str, columns: list[str] | None = None) -> pl.DataFrame:
+def read(path: Path | str, kind: str, columns: list[str] | None = None, optional: tuple[str, ...] = ()) -> pl.DataFrame:
     """Read and check a table.
 
     Args:
         kind: a key of ``CONTRACTS``.
         columns: read only these (invariants that need other columns are not checked).
+        optional: further columns that are read where the table has them.
 
     Raises:
         UserError: the file is missing or truncated, has wrong columns, or violates an invariant.
     """
+    if columns is not None and optional:
+        with _named(path, REMADE):
+            there = pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema()
+            columns = [*columns, *(name for name in optional if name in there)]
     frame = read_parquet(path, columns)
     check(frame, kind, str(path), partial=columns is not None)
     return frame

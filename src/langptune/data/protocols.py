@@ -219,7 +219,7 @@ def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
         if protocol.core is None or user in trained:
             start = first + 1 if protocol.windows is None else max(first + 1, cut[0] - protocol.windows)
             for target in range(start, cut[0]):
-                rows.add(user, "train", first, target, target)
+                rows.add(user, "train", first, target, target, cut[0])
         for split, start, end in (("val", cut[0], cut[1]), ("test", cut[1], last)):
             if start == end:
                 continue
@@ -227,7 +227,7 @@ def temporal(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:
                 no_history += 1
                 continue
             for target in _targets(protocol.target, f"{split}/{user}", start, end):
-                rows.add(user, split, first, target, target)
+                rows.add(user, split, first, target, target, start)
     few = "an" if needed == 1 else f"{needed}"
     job.drops[f"val or test users without {few} earlier interaction{'s' * (needed > 1)}"] = no_history
     return items, rows.table(ordered, job.raw)

@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 import polars as pl
 
-from langptune.data.contracts import SESSIONS
+from langptune.data.contracts import AFTER_CUT, SESSIONS
 from langptune.data.reader_output import Raw
 
 
@@ -56,9 +56,17 @@ class SessionRows:
         self.first: list[int] = []
         self.end: list[int] = []
         self.target: list[int] = []
+        self.cut: list[int] = []
 
-    def add(self, user: str, split: str, first: int, end: int, target: int) -> None:
-        """Add a session: rows ``first..end-1`` were seen before row ``target``."""
+    def add(self, user: str, split: str, first: int, end: int, target: int, cut: int | None = None) -> None:
+        """Add a session: rows ``first..end-1`` were seen before row ``target``.
+
+        Args:
+            cut: the first row at or after the cut-off of the split; given for all sessions or for none. With it, the
+                table has the column ``after_cut``.
+        """
+        if cut is not None:
+            self.cut.append(cut)
         self.users.append(user)
         self.splits.append(split)
         self.first.append(first)
@@ -66,7 +74,7 @@ class SessionRows:
         self.target.append(target)
 
     def table(self, ordered: pl.DataFrame, raw: Raw) -> pl.DataFrame:
-        """Contract ``sessions``; with reviews if the data has them."""
+        """Contract ``sessions``; with reviews if the data has them, with ``after_cut`` if the protocol has cut-offs."""
         item, rating = ordered["item"].to_numpy(), ordered["rating"].to_numpy()
         first, end, target = (np.array(column, dtype=np.int64) for column in (self.first, self.end, self.target))
         start = first if self.limit is None else np.maximum(first, end - self.limit)
@@ -78,7 +86,7 @@ class SessionRows:
             joined = ordered.select("row").join(found, on="row", how="left", maintain_order="left")
             text = joined["review"].fill_null("")
             reviews = _nested(text[_flat(np.arange(len(ordered)), start, end)], end - start)
-        return pl.DataFrame(
+        table = pl.DataFrame(
             {
                 "session": pl.Series(np.arange(n), dtype=pl.Int32),
                 "user_id": pl.Series(self.users, dtype=pl.String),
@@ -92,6 +100,10 @@ class SessionRows:
             },
             schema=SESSIONS,
         )
+        if not self.cut:
+            return table
+        after = np.maximum(0, end - np.maximum(first, np.array(self.cut, dtype=np.int64)))
+        return table.with_columns(pl.Series(AFTER_CUT, after, dtype=pl.Int32))
 
 
 def _flat(values: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

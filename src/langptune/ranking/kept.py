@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import polars as pl
 from langptune.data import contracts
 from langptune.errors import UserError
 from langptune.files import whole
+from langptune.meter import Meter
 
 BLOCK = 1 << 22
 """Maximum number of scores that are read at once (32 MiB in double precision)."""
@@ -21,7 +22,7 @@ Keep = Callable[[pl.DataFrame, Blocks], Blocks]
 
 
 @contextmanager
-def keeping(path: Path | str | None, wanted: pl.Series | None = None) -> Iterator[Keep]:
+def keeping(path: Path | str | None, wanted: pl.Series | None = None, meter: Meter | None = None) -> Iterator[Keep]:
     """A function that passes score blocks on unchanged, and writes them to a file that exists after the ``with``.
 
     The function takes the sessions (columns session and target, in the order of the scores) and the blocks, float
@@ -30,6 +31,7 @@ def keeping(path: Path | str | None, wanted: pl.Series | None = None) -> Iterato
     Args:
         path: Parquet file with columns session, target and scores; None: nothing is written.
         wanted: the sessions to write; None: all.
+        meter: is paused while scores are written, which is no work of a recommender.
     """
     if path is None:
         yield lambda sessions, blocks: blocks
@@ -54,7 +56,8 @@ def keeping(path: Path | str | None, wanted: pl.Series | None = None) -> Iterato
             start = 0
             for scores in blocks:
                 here = slice(start, start + len(scores))
-                append(sessions[here].filter(pl.Series(chosen[here])), scores[chosen[here]])
+                with nullcontext() if meter is None else meter.paused():
+                    append(sessions[here].filter(pl.Series(chosen[here])), scores[chosen[here]])
                 start += len(scores)
                 yield scores
 

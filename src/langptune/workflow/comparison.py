@@ -58,11 +58,15 @@ def trained_recipes(project: Project, dataset: str) -> list[Recipe]:
     return [recipe for run in runs for _, recipe in project.paths.run_phase(run).chain]
 
 
-def phase_curves(project: Project, dataset: str) -> dict[str, dict[str, str]]:
-    """Path of the curve of every trained phase of the comparison -> its key (equal for all seeds) and its title."""
+def phase_curves(project: Project, dataset: str, runs: list[Run] | None = None) -> dict[str, dict[str, str]]:
+    """Path of the curve of every trained phase of the comparison -> its key (equal for all seeds) and its title.
+
+    Args:
+        runs: those whose phases are listed; None: the runs of the comparison.
+    """
     config = project.config
     out = {}
-    for run in project.runs(dataset):
+    for run in project.runs(dataset) if runs is None else runs:
         if not project.has_phases(run.method):
             continue
         for phase in project.paths.run_phase(run).all()[1:]:
@@ -111,10 +115,16 @@ def encoder_curves(project: Project, run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def _with_parts(project: Project, dataset: str) -> list[Run]:
+    """The runs of a comparison and those that only its fusions name."""
+    runs = project.runs(dataset)
+    return list(dict.fromkeys([*runs, *(part for run in runs for part in project.workflow.parts_of(run))]))
+
+
 def baseline_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
     """The baselines of a comparison with the files of what was chosen for them, one entry for all seeds."""
     out: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in project.runs(dataset):
+    for run in _with_parts(project, dataset):
         method = project.methods[run.method]
         if method.ranked_by != "fit_baseline":
             continue
@@ -138,8 +148,9 @@ def baseline_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
 def text_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
     """The methods that rank by their own texts with the files of what was chosen for them, one entry for all seeds."""
     out: dict[tuple[str, str], dict[str, Any]] = {}
-    titles = phase_curves(project, dataset)
-    for run in project.runs(dataset):
+    runs = _with_parts(project, dataset)
+    titles = phase_curves(project, dataset, runs)
+    for run in runs:
         if not project.has_phases(run.method):
             continue
         one = out.setdefault(
@@ -156,9 +167,23 @@ def text_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
     return list(out.values())
 
 
+def fusion_choices(project: Project, dataset: str) -> list[dict[str, Any]]:
+    """The fusions of a comparison that choose a weight, with the files of their choices by seed."""
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in project.runs(dataset):
+        method = project.methods[run.method]
+        if method.adds_scores():
+            keys = {"method": run.method, "models": run.models, "of": method.parts(), "choices": {}}
+            one = out.setdefault((run.method, run.models), keys)
+            one["choices"][str(run.seed)] = project.paths.choice_of(run)
+    return list(out.values())
+
+
 def chosen_files(project: Project, dataset: str) -> list[str]:
-    """The files that ``baseline_choices`` and ``text_choices`` name."""
+    """The files that ``baseline_choices``, ``text_choices`` and ``fusion_choices`` name."""
     out: list[str] = []
+    for entry in fusion_choices(project, dataset):
+        out += entry["choices"].values()
     for entry in baseline_choices(project, dataset):
         out += [*entry["fits"].values(), *([entry["best_path"]] if entry["best_path"] else [])]
     for entry in text_choices(project, dataset):

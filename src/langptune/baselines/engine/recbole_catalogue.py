@@ -32,6 +32,8 @@ _OURS = {
     "eval_step": "validate_every",
     "MAX_ITEM_LIST_LENGTH": "history_items",
 }
+_REAL = ("negative_weight",)
+"""Real numbers whose default in RecBole's files is a whole number above 1."""
 _REFUSED = {
     "Pop": "counts batches, not interactions; use the method 'pop'",
     "GRU4RecF": "needs item features, which this benchmark gives to no baseline",
@@ -79,8 +81,8 @@ def check(model: str, settings: dict[str, Any]) -> None:
 
     Raises:
         UserError: an unknown model or setting (the line names the nearest valid one), a model that needs data or a
-            training procedure which this benchmark does not have, a setting that belongs to the method entry, or a
-            number written as text.
+            training procedure which this benchmark does not have, a setting that belongs to the method entry, a
+            number written as text, or a fraction where RecBole takes a whole number.
     """
     known = models()
     usable = [name for name, family in known.items() if name not in _REFUSED and not _FAMILIES[family]]
@@ -97,7 +99,11 @@ def check(model: str, settings: dict[str, Any]) -> None:
             raise UserError(f"{model}: setting '{key}' is the method's own key '{_OURS[key]}'; set it there")
         if key not in known_settings:
             raise UserError(f"{model}: unknown setting '{key}'{nearest(key, list(known_settings))}")
-        number = isinstance(known_settings[key], int | float) and not isinstance(known_settings[key], bool)
+        default = known_settings[key]
+        # A default of 0 or 1 says nothing: dropout_prob is 0 in some of RecBole's files.
+        if type(default) is int and default > 1 and isinstance(value, float) and key not in _REAL:
+            raise UserError(f"{model}: setting '{key}' is a whole number; write {value:.0f} instead of {value}")
+        number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and isinstance(value, str):
             raise UserError(
                 f"{model}: setting '{key}' is the text '{value}', not a number; YAML wants 1.0e-4, not 1e-4"

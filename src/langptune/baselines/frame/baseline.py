@@ -62,9 +62,14 @@ class Keys(Strict):
             grid = itertools.product(*(tune[key] for key in keys))
             return [self.point(dict(zip(keys, values, strict=True))) for values in grid]
         out = [self.own()]
+        known = [self.tuned(out[0])]
         for shares in _shares(trials, len(keys), seed):
+            if len(out) == trials:
+                break
             drawn = self.point({key: _drawn(tune[key], share) for key, share in zip(keys, shares, strict=True)})
-            if len(out) < trials and drawn not in out:
+            values = self.tuned(drawn)
+            if values not in known:
+                known.append(values)
                 out.append(drawn)
         return out
 
@@ -122,7 +127,7 @@ class Lesson:
     users: all users, those of held-out sessions included.
     train: the train sessions, with their targets.
     shown: columns ``user_id``, ``item``: the items that the sessions to be ranked next show, without the targets of
-        held-out sessions.
+        held-out sessions and without what is newer than a cut-off.
     validate: measures a model on the validation sessions: ``ndcg@10`` and ``recall@10``. None where there are no such
         sessions. A model that is trained by epochs calls it after each epoch.
     threads: CPU threads.

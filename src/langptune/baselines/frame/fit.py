@@ -9,13 +9,17 @@ import polars as pl
 
 from langptune import metrics
 from langptune.baselines.frame.baseline import Baseline, Fit, Lesson
+from langptune.data.contracts import AFTER_CUT
 from langptune.errors import UserError
 from langptune.ranking.decoder import rank_sessions
 from langptune.ranking.kept import Keep
 from langptune.ranking.ranks import TOP
 
 COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_time"]
-"""The columns of ``sessions`` that fitting and ranking read."""
+"""The columns of ``sessions`` that fitting and ranking read; and ``AFTER_CUT`` where the protocol has it."""
+
+LISTS = ("history", "seen")
+"""Columns of the items that a session shows."""
 
 _SCORES = 1 << 24
 """Maximum number of scores in memory (128 MiB in double precision)."""
@@ -58,7 +62,7 @@ def lesson(
     # A user may have several sessions in a split: one may show the target of another.
     targets = sessions.filter(pl.col("split").is_in(held_out)).select("user_id", item="target")
     part = sessions.filter(pl.col("split") == shows)
-    shown = pl.concat([part.select("user_id", item=column).explode("item") for column in ("history", "seen")])
+    shown = pl.concat([part.select("user_id", item=_known(part, column)).explode("item") for column in LISTS])
     val = sessions.filter(pl.col("split") == "val")
 
     def validate(model: Baseline) -> dict[str, float]:
@@ -76,6 +80,18 @@ def lesson(
         threads=threads,
         device=device,
     )
+
+
+def _known(sessions: pl.DataFrame, column: str) -> pl.Expr:
+    """The items of a list column that are older than the cut-off of the session's split; all, without cut-offs.
+
+    A history may reach beyond the cut-off, up to its target. Its items from the cut-off on may be newer than the target
+    of another user, so no model is trained on them.
+    """
+    if AFTER_CUT not in sessions.columns:
+        return pl.col(column)
+    items = pl.col(column)
+    return items.list.head((items.list.len().cast(pl.Int64) - pl.col(AFTER_CUT)).clip(0))
 
 
 def select(model: Baseline, lesson: Lesson) -> Fit:
