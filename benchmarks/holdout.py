@@ -30,22 +30,21 @@ from langptune import metrics
 from langptune.baselines.frame import fit
 from langptune.config.base import read_yaml
 from langptune.config.load import load
+from langptune.config.methods import BASELINES
 from langptune.config.workflow import Workflow
 from langptune.data import protocols, readers
 from langptune.data.protocols import Prepared
 from langptune.data.reader_output import Raw
 from langptune.provenance import device, versions, write_json
 from langptune.randomness import numbered
-from langptune.registry import Registry
 
 OUT = Path(__file__).parent / "out" / "holdout.json"
 METRICS = ("recall@10", "ndcg@10")
-BASELINES = Registry("langptune.baselines")
 
 
-def ordered(raw: Raw, *columns: pl.Expr) -> Raw:
+def ordered(raw: Raw, columns: list[pl.Expr], descending: list[bool]) -> Raw:
     """The same interactions with their place in the order of these columns as their time."""
-    sort = raw.interactions.sort(*columns)
+    sort = raw.interactions.sort(columns, descending=descending)
     placed = sort.with_columns(timestamp=pl.int_range(len(sort), dtype=pl.Int64)).sort("row")
     return dataclasses.replace(raw, interactions=placed)
 
@@ -57,9 +56,9 @@ def orders(raw: Raw, seeds: Iterable[int]) -> dict[str, list[Raw]]:
     times = [numbered(seed).permutation(len(raw.interactions)) for seed in seeds]
     return {
         "last": [raw],
-        "rising": [ordered(raw, pl.col("timestamp"), ids)],
-        "falling": [ordered(raw, pl.col("timestamp"), -ids if numeric else ids.rank().neg())],
-        "random": [ordered(raw, pl.lit(pl.Series(time))) for time in times],
+        "rising": [ordered(raw, [pl.col("timestamp"), ids], [False, False])],
+        "falling": [ordered(raw, [pl.col("timestamp"), ids], [False, True])],
+        "random": [ordered(raw, [pl.lit(pl.Series(time))], [False]) for time in times],
     }
 
 
@@ -79,11 +78,11 @@ def accuracy(workflow: Workflow, name: str, prepared: Prepared) -> dict[str, flo
     def lesson(shows: str) -> fit.Lesson:
         return fit.lesson(sessions, n_items, shows, 0, lambda line: None)
 
-    candidates = [keys.at(point) for point in workflow.points(name)] or [keys]
-    if len(candidates) > 1:
-        scores = [fit.select(entry.Model(tried), lesson("val")).val["ndcg@10"] for tried in candidates]
-        candidates = [candidates[int(np.argmax(scores))]]
-    model, _ = fit.final(lambda: entry.Model(candidates[0]), lesson("val"), lambda: lesson("test"))
+    tried = [keys.at(point) for point in workflow.points(name)]
+    if tried:
+        scores = [fit.select(entry.Model(one), lesson("val")).val["ndcg@10"] for one in tried]
+        keys = tried[int(np.argmax(scores))]
+    model, _ = fit.final(lambda: entry.Model(keys), lesson("val"), lambda: lesson("test"))
     ranks = fit.ranks(model, sessions.filter(pl.col("split") == "test"), n_items, top=0)["rank"].to_numpy()
     return {metric: float(metrics.from_ranks(metric, ranks).mean()) for metric in METRICS}
 

