@@ -99,7 +99,9 @@ def work(spec: Spec, record: Record, log: Log) -> None:
     )
     with whole(spec.lists_out) as part:
         cells(table).write_csv(part)
-    record.note(sessions=len(compared), runs={entry.ranks_path: file_hash(entry.ranks_path) for entry in spec.runs})
+    measured = [name for name in list_metrics.names() if name not in left_out]
+    record.note(sessions=len(compared), metrics=measured, left_out=left_out)
+    record.note(runs={entry.ranks_path: file_hash(entry.ranks_path) for entry in spec.runs})
     log(f"{len(spec.runs)} runs, {len(compared)} lists of {spec.k} items each")
     for name, reason in left_out.items():
         log(f"{name}: left out, {reason}")

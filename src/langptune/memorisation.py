@@ -47,12 +47,16 @@ SCHEMA = {
 }
 """Columns of an encoder's answers: ``unit`` is the item (``title``, ``fields``) or session (``next``); ``nats`` is the
 mean log-probability per token after its own beginning, ``control_nats`` after that of another row; ``exact`` and
-``control_exact`` say whether greedy decoding begins with the answer there, whatever follows it."""
+``control_exact`` say whether greedy decoding gives the answer there."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """The beginning of a row, its continuation, and the beginning of another row of the same kind."""
+    """The beginning of a row, its continuation, and the beginning of another row of the same kind.
+
+    The answer includes the tab or line break that ends it: an id that only begins like the right one (127 for 12) is
+    another answer.
+    """
 
     kind: str
     unit: int
@@ -88,16 +92,20 @@ def questions(items: pl.DataFrame, sessions: pl.DataFrame, n_items: int, shown: 
     order = rng.permutation(len(rows)).tolist()
     examples, asked = order[:EXAMPLES], sorted(order[EXAMPLES : EXAMPLES + n_items])
     head = "".join("\t".join(filter(None, rows[item])) + "\n" for item in examples)
-    titles = [Question("title", at, f"{head}{rows[at][0]}\t", rows[at][1]) for at in asked]
+    titles = [
+        Question("title", at, f"{head}{rows[at][0]}\t", rows[at][1] + ("\t" if rows[at][2] else "\n")) for at in asked
+    ]
     fields = [
-        Question("fields", at, f"{head}{rows[at][0]}\t{rows[at][1]}\t", rows[at][2]) for at in asked if rows[at][2]
+        Question("fields", at, f"{head}{rows[at][0]}\t{rows[at][1]}\t", f"{rows[at][2]}\n")
+        for at in asked
+        if rows[at][2]
     ]
     following = []
     for row in sessions.to_dicts():
         latest = list(zip(row["history"], row["ratings"], strict=True))[-shown:]
         lines = "".join(f"{row['user_id']}\t{rows[item][0]}\t{rating:g}\n" for item, rating in latest)
         prompt = f"{lines}{row['user_id']}\t"
-        following.append(Question("next", row["session"], prompt, rows[row["target"]][0]))
+        following.append(Question("next", row["session"], prompt, f"{rows[row['target']][0]}\t"))
     return [asked for kind in (titles, fields, following) for asked in _paired(kind, rng)]
 
 
@@ -259,7 +267,8 @@ def page(title: str, known: pl.DataFrame, gains: pl.DataFrame, confidence: float
         lines.append(table_row(cells))
     lines += [
         "",
-        "- Completed: greedy decoding gives the answer; invented rows: it does so after the beginning of another row.",
+        "- Completed: greedy decoding gives the answer and ends it; invented rows: it does so after the beginning of "
+        "another row.",
         "- Likelier: mean log-probability per token of the answer after its own beginning, less that after another "
         "row's. 0: nothing is known.",
         f"- Rows are shown as the dataset has them, separated by tabs: {EXAMPLES} other items before a question on an "

@@ -161,9 +161,20 @@ def test_baselines_have_their_budget_and_what_was_fixed():
 def test_tests_and_their_correction_are_those_of_the_table():
     found = filled(job("compare", "c/table.csv", spec={"metrics": ["ndcg@10", "log-rank"], "facts": ["full ranking"]}))
     assert value(found, "tests") == f"{variables.TESTS['p_permutation']}; Wilcoxon signed-rank"
-    assert value(found, "effect sizes") == "difference, d_z"
+    assert value(found, "effect sizes, and the smallest that the sample would show") == "difference, d_z"
     assert value(found, "metrics with cut-offs") == "NDCG@10, Log rank (lower is better)"
     assert value(found, "candidates and mask") == "full ranking"
+
+
+def test_metrics_of_lists_and_what_was_left_out():
+    label = "metrics of lists left out, and why"
+    notes = {"metrics": ["coverage", "novelty"], "left_out": {}}
+    found = filled(job("list_metrics", "c/lists.csv", spec={"k": 10}, notes=notes))
+    assert value(found, "metrics of recommended lists") == "coverage, novelty"
+    assert value(found, "length of these lists") == "10" and value(found, label) == "none"
+    reason = {"calibration": "the dataset has no genres"}
+    found = filled(job("list_metrics", "c/lists.csv", spec={"k": 10}, notes=notes | {"left_out": reason}))
+    assert value(found, label) == "calibration the dataset has no genres"
 
 
 @pytest.mark.parametrize("notes", [[], "x", {"funnel": 3, "raw": None}, {"audit": [1]}, {"protocol": {"name": "gone"}}])

@@ -89,6 +89,10 @@ def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
     assert set(by_key) == {("cl", "e1+d"), ("cl", "e2+d"), ("text", "d"), ("pop", "pop")}
     assert by_key["cl", "e2+d"]["reference_models"] == "e2+d"
     assert by_key["pop", "pop"]["reference_models"] == by_key["text", "d"]["reference_models"] == "e1+d"
+    row, cell = by_key["cl", "e2+d"], lines["cl", "e2+d"].against[list(METRICS).index(by_key["cl", "e2+d"]["metric"])]
+    assert float(row["detectable"]) == pytest.approx(cell.effect.detectable)
+    spread = float(row["difference"]) / float(row["d_z"])
+    assert float(row["detectable"]) == pytest.approx(2.8016 * spread / 60**0.5, rel=1e-4)
     own = lines["ref", "e2+d"].means[list(METRICS).index(by_key["cl", "e2+d"]["metric"])]
     assert float(by_key["cl", "e2+d"]["reference_mean"]) == pytest.approx(own)
     gains = statistics.gains(found).filter(pl.col("models") == "e2+d")
@@ -97,6 +101,21 @@ def test_every_row_is_tested_against_the_reference_of_its_own_models(tmp_path):
     page = pages.to_markdown(found, "t", [])
     assert page.count("| reference |") == 2 and "with the same models" in page
     assert "Holm-corrected over 4 comparisons" in page
+    values = {f"{line.against[1].effect.detectable:.4f}" for line in found.lines if line.against}
+    assert f"NDCG@10 {values.pop()}. " in page and not values, (
+        "under the table; one number where all rows have the same"
+    )
+
+
+def test_detectable_differences_are_a_range_over_the_rows(tmp_path):
+    rng = np.random.default_rng(3)
+    sizes = {"ref": (1, 20), "near": (1, 20), "far": (30, 99)}
+    found = made([entry(write(tmp_path, name, rng.integers(*size, size=60)), name) for name, size in sizes.items()])
+    values = sorted(line.against[1].effect.detectable for line in found.lines if line.against)
+    text = f"NDCG@10 {values[0]:.4f} to {values[1]:.4f}. "
+    assert text in pages.to_markdown(found, "t", []) and text in pages.to_latex(found, "t", [], "t")
+    alike = made([entry(write(tmp_path, name, np.full(60, 5)), name) for name in ("ref", "same")])
+    assert "Smallest difference" not in pages.to_markdown(alike, "t", []), "no spread, nothing to tell"
 
 
 def test_a_missing_reference_takes_the_tests_of_its_own_rows_alone(tmp_path):

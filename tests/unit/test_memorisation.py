@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 import pytest
@@ -48,6 +50,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
 
 
+@cache
 def trained_on(seed: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A model that has memorised the rows of this seed."""
     torch.manual_seed(0)
@@ -55,13 +58,13 @@ def trained_on(seed: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=None, **shape))
     texts = [f"{one.prompt}{one.answer}" for one in asked(seed)]
     ids = [torch.tensor(tokenizer(text).input_ids) for text in texts]
-    # Each answer is one token, the only one to learn: the beginnings are the same for all rows, or random.
+    # Each answer is one token and its end, all there is to learn: the beginnings are the same for all rows, or random.
     batches = [torch.stack([row for row in ids if len(row) == length]) for length in {len(row) for row in ids}]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(80):
         for batch in batches:
-            last = model(input_ids=batch[:, :-1], logits_to_keep=1).logits[:, -1]
-            loss = torch.nn.functional.cross_entropy(last, batch[:, -1])
+            logits = model(input_ids=batch[:, :-1], logits_to_keep=2).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, -2:].flatten())
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -96,20 +99,41 @@ def test_questions_show_rows_as_they_are_and_have_the_beginning_of_another():
         if one.kind == "next":
             session = sessions(0).row(one.unit, named=True)
             shown = [f"{session['user_id']}\ti{item}\t1" for item in session["history"]]
-            assert lines == [*shown, f"{session['user_id']}\t"] and one.answer == f"i{session['target']}"
+            assert lines == [*shown, f"{session['user_id']}\t"] and one.answer == f"i{session['target']}\t"
             continue
         examples, last = lines[:-1], lines[-1].split("\t")
-        assert len(examples) == memorisation.EXAMPLES and not any(one.answer in row.split("\t") for row in examples)
+        assert len(examples) == memorisation.EXAMPLES and not any(
+            one.answer.strip() in row.split("\t") for row in examples
+        )
         row = items[last[0]]
-        assert one.answer == (row["title"] if one.kind == "title" else row["genres"])
+        assert one.answer == (f"{row['title']}\t" if one.kind == "title" else f"{row['genres']}\n")
 
 
 def test_a_title_has_its_year_and_empty_fields_are_not_asked_for():
     frame = catalogue(0).with_columns(year=pl.lit("1999"), genres=pl.lit(""))
     assert memorisation.item_rows(frame)[0] == ("i0", f"{frame['title'][0]} (1999)", "")
-    kinds = {one.kind for one in memorisation.questions(frame, sessions(0), 20, SHOWN, 0)}
-    assert kinds == {"title", "next"}
+    found = memorisation.questions(frame, sessions(0), 20, SHOWN, 0)
+    assert {one.kind for one in found} == {"title", "next"}
+    assert all(one.answer.endswith("(1999)\n") for one in found if one.kind == "title"), "the title ends the row"
     assert memorisation.questions(frame[:6], sessions(0)[:0], 20, SHOWN, 0) == [], "one row has no other"
+
+
+def test_a_longer_id_that_begins_alike_is_another_answer(one_thread):
+    """A tokenizer of characters, and a model that has learned to answer i12."""
+    letters = Tokenizer(models.WordLevel({one: at for at, one in enumerate(["<unk>", *"ui127\t"])}, unk_token="<unk>"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="<unk>")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), bos_token_id=None, **shape))
+    row = torch.tensor([tokenizer("u1\ti12\t").input_ids])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(input_ids=row, labels=row).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    asked = [memorisation.Question("next", at, "u1\t", f"{i}\t", "u1\t") for at, i in enumerate(("i12", "i1", "i127"))]
+    assert memorisation.answers(model.eval(), tokenizer, asked)["exact"].to_list() == [True, False, False]
 
 
 def test_scores_do_not_depend_on_the_batch(tokenizer, one_thread):

@@ -47,5 +47,5 @@ def against(
         return {name: [None] * values[key].shape[2] for name in COLUMNS}
     differences = values[key].mean(axis=1) - values[base].mean(axis=1)
     low, high = bootstrap.interval(draws[key] - draws[base], confidence)
-    smallest = [detectable(column) for column in differences.T]
+    smallest = [detectable(column, 1 - confidence) for column in differences.T]
     return dict(zip(COLUMNS, (differences.mean(axis=0).tolist(), low.tolist(), high.tolist(), smallest), strict=True))

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from markdown_it import MarkdownIt
 
-from langptune.comparison.statistics import Contrast, Line, Results
+from langptune.comparison.statistics import Against, Contrast, Line, Results
 from langptune.comparison.tables import MISSING, published_cells, weight_cells, weighted
 from langptune.markup import latex, markdown, table_row
 from langptune.metrics import direction
@@ -210,10 +210,35 @@ def contrast_explanations(results: Results) -> list[str]:
     ]
     if any(one.beyond for one in results.contrasts):
         out.append("Beyond: the difference of the first two methods less that of the other two, paired alike.")
+    out += _detectable(results, [one.tests for one in results.contrasts])
     out += _lower_is_better(results)
     if lost := sum(not one.tests for one in results.contrasts):
         out.append(f"Partial: {lost} of {len(results.contrasts)} contrasts are not tested: no common seed has run.")
     return out
+
+
+def _detectable(results: Results, tested: Iterable[tuple[Against, ...]]) -> list[str]:
+    """A sentence about the smallest differences that the sample would have shown, as a range over rows by metric."""
+    columns = zip(*filter(None, tested), strict=True)
+    found = [[cell.effect.detectable for cell in column if cell.effect.detectable is not None] for column in columns]
+    ranges = [
+        f"{metric_title(name)} {_span(min(values), max(values))}"
+        for name, values in zip(results.grid.metrics, found, strict=False)
+        if values
+    ]
+    if not ranges:
+        return []
+    return [
+        "Smallest difference that a test of this many sessions would show in 80% of samples (p < "
+        f"{1 - results.confidence:.4g}, before Holm's correction), as a range over the rows: {'; '.join(ranges)}. "
+        "A smaller difference without an arrow does not show that two methods are alike."
+    ]
+
+
+def _span(low: float, high: float) -> str:
+    """A range at the printed precision, or one number."""
+    ends = dict.fromkeys((f"{low:.4f}", f"{high:.4f}"))
+    return " to ".join(ends)
 
 
 def _lower_is_better(results: Results) -> list[str]:
@@ -261,6 +286,7 @@ def explanations(results: Results) -> list[str]:
             f"sign-flip permutation test paired by session, Holm-corrected over {tested} comparisons within "
             "each metric."
         )
+    out += _detectable(results, [line.against for line in results.lines])
     out += _lower_is_better(results)
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
     weighing = {line.row.group in ("fusions", "bounds") for line in results.lines if line.row.weights}

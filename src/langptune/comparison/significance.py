@@ -42,6 +42,7 @@ class Paired:
     wins, ties, losses: number of sessions on which the method is better, equal, worse; they sum to ``n``. If lower
         values of the metric are better, a win is a negative difference.
     p_permutation (main), p_ttest, p_wilcoxon: two-sided, not corrected; 1 if no session differs.
+    detectable: the smallest difference that such a sample would probably have shown (the function ``detectable``).
     """
 
     n: int
@@ -53,9 +54,10 @@ class Paired:
     p_permutation: float
     p_ttest: float
     p_wilcoxon: float
+    detectable: float | None
 
 
-def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int = 1) -> Paired:
+def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int = 1, level: float = 0.05) -> Paired:
     """Effect sizes and tests of two methods on the same sessions.
 
     Args:
@@ -63,6 +65,7 @@ def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int
         reference: float64 ``[S]``, the same sessions in the same order.
         seed: seed of the sampled sign patterns.
         better: +1 if a higher value is better, -1 if a lower one is.
+        level: level of the test for which ``detectable`` is computed.
     """
     differences = np.asarray(method, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     # Rounding errors of means over seeds must not count as wins if two methods agree.
@@ -86,6 +89,7 @@ def paired(method: np.ndarray, reference: np.ndarray, seed: int = 0, better: int
         p_permutation=sign_flip(differences, seed),
         p_ttest=p_ttest,
         p_wilcoxon=p_wilcoxon,
+        detectable=detectable(differences, level),
     )
 
 

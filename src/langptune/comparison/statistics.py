@@ -249,7 +249,8 @@ def _tests(
     by_metric: list[list[Against]] = []
     for metric, name in enumerate(metrics):
         effects = [
-            significance.paired(left[:, metric], right[:, metric], seed, direction(name)) for left, right in pairs
+            significance.paired(left[:, metric], right[:, metric], seed, direction(name), 1 - confidence)
+            for left, right in pairs
         ]
         corrected = [
             significance.holm([getattr(effect, test) for effect in effects])

@@ -12,10 +12,15 @@ import io
 import math
 
 from langptune import spreadsheet
-from langptune.comparison.statistics import Line, Results
+from langptune.comparison.statistics import Against, Line, Results
 from langptune.metrics import direction
 
 MISSING = "missing"
+TESTED = (
+    *("difference", "difference_low", "difference_high", "detectable", "d_z", "wins", "ties", "losses"),
+    *("p_permutation", "p_permutation_holm", "p_ttest", "p_ttest_holm", "p_wilcoxon", "p_wilcoxon_holm"),
+)
+"""Columns of one row against another on one metric."""
 
 
 def wide_csv(results: Results) -> str:
@@ -66,48 +71,20 @@ def comparisons_csv(results: Results) -> str:
     """One line per tested row and metric: effect sizes, their intervals, and all p-values.
 
     ``better`` says whether a higher or a lower value of the metric is better. ``reference_models`` are those of the run
-    that the row is tested against. ``p_permutation`` is the main test; ``*_holm`` is corrected over the rows within the
+    that the row is tested against. ``detectable`` is the smallest difference that the sample would probably have shown
+    (``significance.detectable``). ``p_permutation`` is the main test; ``*_holm`` is corrected over the rows within the
     metric.
     """
-    head = [
-        "method",
-        "models",
-        "metric",
-        "better",
-        "reference",
-        "reference_models",
-        "sessions",
-        "seeds",
-        "reference_seeds",
-    ]
-    head += ["mean", "reference_mean", "difference", "difference_low", "difference_high", "d_z"]
-    head += ["wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest", "p_ttest_holm"]
-    head += ["p_wilcoxon", "p_wilcoxon_holm"]
+    head = ["method", "models", "metric", "better", "reference", "reference_models", "sessions", "seeds"]
+    head += ["reference_seeds", "mean", "reference_mean", *TESTED]
     body = []
     for line in results.lines:
         base = line.reference
         for m, cell in enumerate(line.against):
-            effect = cell.effect
-            row = [line.row.method, line.row.models, results.grid.metrics[m]]
-            row += ["higher" if direction(results.grid.metrics[m]) > 0 else "lower", base.method, base.models]
-            row += [
-                effect.n,
-                len(line.row.seeds),
-                len(base.seeds),
-                line.means[m],
-                base.values[:, :, m].mean(),
-            ]
-            row += [
-                effect.difference,
-                cell.low,
-                cell.high,
-                effect.d_z,
-                effect.wins,
-                effect.ties,
-                effect.losses,
-            ]
-            row += [effect.p_permutation, cell.p_holm, effect.p_ttest, cell.p_ttest_holm]
-            body.append([*row, effect.p_wilcoxon, cell.p_wilcoxon_holm])
+            name = results.grid.metrics[m]
+            row = [line.row.method, line.row.models, name, _better(name), base.method, base.models]
+            row += [cell.effect.n, len(line.row.seeds), len(base.seeds), line.means[m], base.values[:, :, m].mean()]
+            body.append([*row, *_tested(cell)])
     return _csv(head, body)
 
 
@@ -117,29 +94,38 @@ def contrasts_csv(results: Results) -> str:
     ``better`` says whether a higher or a lower value of the metric is better. ``seeds`` is how many the rows share;
     means and the difference (``method`` minus ``against``) are over those. With ``beyond``, ``mean`` is that of
     ``method`` minus ``against``, ``against_mean`` that of ``beyond`` minus ``beyond_against``, and ``difference`` the
-    first less the second. ``*_holm`` is corrected over all contrasts within the metric. Cells are empty if the sides
-    share no seed that has run.
+    first less the second. ``detectable`` as in ``comparisons_csv``. ``*_holm`` is corrected over all contrasts within
+    the metric. Cells are empty if the sides share no seed that has run.
     """
     head = ["contrast", "title", "method", "models", "against", "against_models", "beyond", "beyond_against"]
-    head += ["metric", "better", "status"]
-    head += ["sessions", "seeds", "seeds_expected", "mean", "against_mean", "difference", "difference_low"]
-    head += ["difference_high", "d_z", "wins", "ties", "losses", "p_permutation", "p_permutation_holm", "p_ttest"]
-    head += ["p_ttest_holm", "p_wilcoxon", "p_wilcoxon_holm"]
+    head += ["metric", "better", "status", "sessions", "seeds", "seeds_expected", "mean", "against_mean", *TESTED]
     body = []
     for one in results.contrasts:
         status = MISSING if not one.tests else "complete" if one.seeds == one.expected else "partial"
         for m, name in enumerate(results.grid.metrics):
             row = [one.name, one.title, one.of.method, one.of.models, one.against.method, one.against.models]
             row += [*(row.method for row in one.beyond)] or [None, None]
-            row += [name, "higher" if direction(name) > 0 else "lower", status]
+            row += [name, _better(name), status]
             row += [len(results.grid.sessions) if one.tests else None, one.seeds, one.expected]
             if one.tests:
-                cell, effect = one.tests[m], one.tests[m].effect
-                row += [one.means[m], one.against_means[m], effect.difference, cell.low, cell.high, effect.d_z]
-                row += [effect.wins, effect.ties, effect.losses, effect.p_permutation, cell.p_holm]
-                row += [effect.p_ttest, cell.p_ttest_holm, effect.p_wilcoxon, cell.p_wilcoxon_holm]
+                row += [one.means[m], one.against_means[m], *_tested(one.tests[m])]
             body.append([*row, *[None] * (len(head) - len(row))])
     return _csv(head, body)
+
+
+def _tested(cell: Against) -> list[float | None]:
+    """The cells of ``TESTED``."""
+    effect = cell.effect
+    return [
+        *(effect.difference, cell.low, cell.high, effect.detectable, effect.d_z),
+        *(effect.wins, effect.ties, effect.losses),
+        *(effect.p_permutation, cell.p_holm, effect.p_ttest, cell.p_ttest_holm),
+        *(effect.p_wilcoxon, cell.p_wilcoxon_holm),
+    ]
+
+
+def _better(metric: str) -> str:
+    return "higher" if direction(metric) > 0 else "lower"
 
 
 def _identity(results: Results, line: Line) -> list:

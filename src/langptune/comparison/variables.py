@@ -303,6 +303,9 @@ def _metrics(manifests: Manifests) -> list[Row]:
         _row("metrics with cut-offs", names, lambda value: ", ".join(map(metric_title, value))),
         _row("main metric", manifests.values("compare", "spec", "main_metric")),
         _row("metrics on parts of the sessions", manifests.values("slice_metrics", "spec", "metrics")),
+        _row("metrics of recommended lists", manifests.values("list_metrics", "notes", "metrics")),
+        _row("length of these lists", manifests.values("list_metrics", "spec", "k")),
+        _row("metrics of lists left out, and why", manifests.values("list_metrics", "notes", "left_out"), _or_none),
     ]
 
 
@@ -313,7 +316,7 @@ def _statistics(manifests: Manifests, tables: Tables) -> list[Row]:
     columns, path = tables.tests.columns, tables.tests_path
     tests = "; ".join(name for column, name in TESTS.items() if column in columns)
     corrected = [column for column in columns if column.endswith("_holm")]
-    effects = [column for column in ("difference", "d_z", "wins", "ties", "losses") if column in columns]
+    effects = [column for column in ("difference", "detectable", "d_z", "wins", "ties", "losses") if column in columns]
     seeds = manifests.values("compare", "spec", "runs")
     return [
         _row("sessions compared", manifests.values("compare", "notes", "sessions")),
@@ -327,14 +330,14 @@ def _statistics(manifests: Manifests, tables: Tables) -> list[Row]:
         ),
         _row("level of intervals (percentile bootstrap over sessions and seeds)", asked("confidence")),
         _row("resamples", asked("bootstrap")),
-        ("effect sizes", ", ".join(effects), f"{path}: columns"),
+        ("effect sizes, and the smallest that the sample would show", ", ".join(effects), f"{path}: columns"),
         _row("questions named beforehand (contrasts)", asked("contrasts"), _contrasts),
-        _row(
-            "runs that are missing",
-            manifests.values("compare", "notes", "missing"),
-            lambda value: shown(value) or "none",
-        ),
+        _row("runs that are missing", manifests.values("compare", "notes", "missing"), _or_none),
     ]
+
+
+def _or_none(value: Any) -> str:
+    return shown(value) or "none"
 
 
 def _seeds(runs: Any) -> str:
