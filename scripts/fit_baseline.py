@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from langptune.baselines import REGISTRY as BASELINES
 from langptune.config.base import validate
 from langptune.errors import UserError
 from langptune.files import write_lines
 from langptune.meter import Meter
 from langptune.provenance import Record, write_json
 from langptune.reading import read_json
-from langptune.registry import Registry
 from langptune.stage import Log, StageSpec, run, set_threads
 from langptune.workflow import amounts
 from langptune.workflow.needs import Needs
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from langptune.workflow.amounts import Work
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
-
-BASELINES = Registry("langptune.baselines")
 
 
 class FitBaselineSpec(StageSpec):

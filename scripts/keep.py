@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -293,10 +293,7 @@ def keep(results: Path, config: Path, to: Path, workflow: Workflow) -> None:
         keep_study(results, study, to, workflow)
     # One job made all tables and another one all figures, so one manifest of each is enough.
     kept_manifests = {f"{Path(name).name}.manifest.json" for name in ("table.csv", specs["plot"]["figures_out"][0])}
-    for output in {Path(one).name for spec in specs.values() for one in outputs(spec)}:
-        (ROOT / to / f".{output}.lock").unlink(missing_ok=True)
-        if f"{output}.manifest.json" not in kept_manifests:
-            (ROOT / to / f"{output}.manifest.json").unlink(missing_ok=True)
+    tidy(to, {Path(one).name for spec in specs.values() for one in outputs(spec)}, kept_manifests)
 
 
 def take_run(results: Path, entry: dict[str, Any], to: Path) -> None:
@@ -329,6 +326,14 @@ def remake(script: str, path: Path, spec: dict[str, Any]) -> None:
         raise UserError(f"{path}: not carried out, see the line above; what was copied stays")
 
 
+def tidy(folder: Path, made: Iterable[str], manifests: set[str]) -> None:
+    """Delete the locks of outputs, and their manifests except the given ones."""
+    for output in made:
+        (ROOT / folder / f".{output}.lock").unlink(missing_ok=True)
+        if f"{output}.manifest.json" not in manifests:
+            (ROOT / folder / f"{output}.manifest.json").unlink(missing_ok=True)
+
+
 def keep_study(results: Path, name: str, to: Path, workflow: Workflow) -> None:
     """Copy the small files of a study's runs, and make its table and figure again.
 
@@ -343,9 +348,7 @@ def keep_study(results: Path, name: str, to: Path, workflow: Workflow) -> None:
         for curve in entry.get("curves", []):
             take_phase(results, curve, to)
     remake("study.py", to / "studies" / f"{name}.json", moved(spec, str(results), str(to)))
-    for output in (f"{name}.csv", f"{name}.png"):
-        (ROOT / to / "studies" / f".{output}.lock").unlink(missing_ok=True)
-    (ROOT / to / "studies" / f"{name}.png.manifest.json").unlink(missing_ok=True)
+    tidy(to / "studies", (f"{name}.csv", f"{name}.png"), {f"{name}.csv.manifest.json"})
 
 
 def main() -> int:

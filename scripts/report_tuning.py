@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from langptune.baselines import REGISTRY as BASELINES
 from langptune.comparison import tuning
 from langptune.comparison.pages import to_html
 from langptune.comparison.tuning import BaselineChoices, FusionChoices, TextChoices
 from langptune.config.base import validate
 from langptune.files import whole
 from langptune.provenance import Record, file_hash
-from langptune.registry import Registry
 from langptune.spreadsheet import cells
 from langptune.stage import Log, StageSpec, run
 from langptune.workflow.needs import Needs
@@ -21,8 +21,6 @@ from langptune.workflow.needs import Needs
 if TYPE_CHECKING:
     from langptune.workflow.job import Job
     from langptune.workflow.project import Project
-
-BASELINES = Registry("langptune.baselines")
 
 
 class Spec(StageSpec):

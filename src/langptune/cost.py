@@ -51,7 +51,7 @@ class Spent:
     """The usage of one job.
 
     rule: the script's name where there is no benchmark file. model: a registry name; empty where none is used.
-    seconds: wall time; None without a benchmark file. memory: MiB. requested: as ``mem_mb``. cores, gpus: granted.
+    seconds: wall time; None without a benchmark file. memory: MB. requested: as ``mem_mb``. cores, gpus: granted.
     resumed: its time covers only a part of the work. shared: its outputs are not of this dataset alone.
     predicted: hours of one core or GPU (``device``) at the stated speeds; None where no speed is stated.
     """

@@ -52,7 +52,7 @@ class Line:
     """One line of a plan: a rule on one dataset with one model.
 
     amount, hours, disk (bytes): None where unknown. hours: of cores (``cpu``) or of GPUs (``gpu``).
-    rate: units per second of a core or GPU. peak: MiB, the highest memory use of an earlier job of this kind.
+    rate: units per second of a core or GPU. peak: MB, the highest memory use of an earlier job of this kind.
     requested: MB as in ``mem_mb``, the highest request of these jobs.
     """
 
@@ -74,7 +74,7 @@ class Line:
 @dataclass
 class Seen:
     """The usage of finished jobs of one script and model: seconds of cores or GPUs, amount of work, bytes of their
-    outputs, the names of their devices, and the highest memory use of one job (MiB)."""
+    outputs, the names of their devices, and the highest memory use of one job (MB)."""
 
     jobs: int = 0
     seconds: float = 0.0
@@ -217,13 +217,13 @@ def device_seconds(manifest: dict[str, Any], device: Device, benchmark: Benchmar
 
 
 def peak_memory(manifest: dict[str, Any], benchmark: Benchmark | None) -> float | None:
-    """The highest memory use of a finished job, in MiB; None where it is unknown.
+    """The highest memory use of a finished job, in MB, as requests are; None where it is unknown.
 
     Snakemake samples the sum over all processes and may miss a short peak. The manifest has the exact peak of the
-    largest process.
+    largest process. Both are in MiB, whatever the key's name says.
     """
     known = [manifest.get("peak_memory_mb"), benchmark.memory if benchmark else None]
-    return max((one for one in known if one is not None), default=None)
+    return max((one * 2**20 / 1e6 for one in known if one is not None), default=None)
 
 
 def _seen(

@@ -140,13 +140,13 @@ def test_sums_by_hand(toy):
         **{"seconds": 90.0, "seconds_median": 20.0, "seconds_max": 60.0, "share": pytest.approx(0.9)},
         **{"core_hours": pytest.approx(90 * 2 / 3600), "gpu_hours": 0.0},
         # The second job was too short for a sample: its manifest has 300 MB.
-        **{"peak_mb": 1200.0, "requested_mb": 1000.0, "over_request": 1},
+        **{"peak_mb": pytest.approx(1200 * 1.048576), "requested_mb": 1000.0, "over_request": 1},
         **{"predicted_jobs": 3, "predicted_hours": pytest.approx(3 * 30 / 3600)},
         **{"measured_hours": pytest.approx(180 / 3600), "ratio": pytest.approx(2.0)},
     }
     assert (evaluate["rule"], evaluate["model"], evaluate["share"]) == ("evaluate", "", pytest.approx(0.1))
     assert (evaluate["predicted_hours"], evaluate["ratio"]) == (pytest.approx(5 / 3600), pytest.approx(2.0))
-    assert (evaluate["peak_mb"], evaluate["over_request"]) == (300.0, 0)
+    assert (evaluate["peak_mb"], evaluate["over_request"]) == (pytest.approx(300 * 1.048576), 0)
     assert (shared["rule"], shared["shared"], shared["seconds"], shared["share"]) == ("prefetch_model", True, 500, None)
     assert shared["ratio"] is None, "no speed is stated"
 
@@ -270,12 +270,12 @@ def test_plan_learns_from_benchmark_files_and_else_from_manifests(toy):
             toy.took("rank_profiles", spec, 10.0, memory=700.0, threads=4, **resources)
     seen = plan.measured(plan.manifests([toy.root]), SIZES, benchmarks.gather(benchmarks.files([toy.root])))
     gpu, cpu = (seen["rank_texts", identity(DECODER), device] for device in ("gpu", "cpu"))
-    assert (gpu.jobs, gpu.seconds, gpu.peak) == (2, 10 * 2 + 9, 700.0), "GPU-seconds"
-    assert (cpu.jobs, cpu.seconds, cpu.peak) == (2, 10 * 4 + 9 * 2, 700.0), "core-seconds"
+    assert (gpu.jobs, gpu.seconds, gpu.peak) == (2, 10 * 2 + 9, pytest.approx(734.0032)), "GPU-seconds"
+    assert (cpu.jobs, cpu.seconds, cpu.peak) == (2, 10 * 4 + 9 * 2, pytest.approx(734.0032)), "core-seconds; 700 MiB"
     job = plan.Job("rank_profiles", "toy", "rank_texts", spec, requested=2136)
     (line,) = plan.lines([job, job], SIZES, seen, RATES, "cpu", NAMES)
     assert (line.amount, line.hours) == (80, pytest.approx(58 / 3600))
-    assert (line.peak, line.requested) == (700.0, 2136)
+    assert (line.peak, line.requested) == (pytest.approx(734.0032), 2136)
     assert "0.7 of 2.1 GB" in plan.table([line]) and "memory: the highest use" in plan.table([line])
     (line,) = plan.lines([job], SIZES, {}, RATES, "cpu", NAMES)
     assert "? of 2.1 GB" in plan.table([line])
