@@ -67,8 +67,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
         contracts.read_csv(spec.funnel_in, schema_overrides=dict.fromkeys(COUNTS, pl.Int64)), spec
     )
     facts = read_json(spec.manifest_in)["notes"]
-    kept = next((step["interactions"] for step in facts["funnel"] if step["step"] == "repeats"), 0)
-    checks = audit(items, sessions, facts["drops"], kept)
+    kept = next((step["interactions"] for step in facts["funnel"] if step["step"] == "repeats"), None)
+    checks = audit(items, sessions, facts["drops"], kept, facts["tied_test_targets"])
     record.note(audit={check.name: {"value": check.value, "level": check.level} for check in checks})
     with whole(spec.card_out) as part:
         part.write_text(card(spec.name, spec.dataset, numbers, funnel, facts, items, checks), encoding="utf-8")
@@ -78,7 +78,8 @@ def work(spec: Spec, record: Record, log: stage.Log) -> None:
     log(f"{spec.name}: card, statistics and funnel written")
     for check in checks:
         if check.level == "warning":
-            log(f"{spec.name}: {check.name} {check.value:.3f}: {check.meaning} (see {Path(spec.card_out).name})")
+            value = "" if check.value is None else f" {check.value:.3f}"
+            log(f"{spec.name}: {check.name}{value}: {check.meaning} (see {Path(spec.card_out).name})")
 
 
 def beside_published(funnel: pl.DataFrame, spec: Spec) -> pl.DataFrame:

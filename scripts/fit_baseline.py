@@ -75,7 +75,7 @@ def spec(project: Project, job: Job, mode: str) -> dict[str, object]:
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
     method = project.methods[job.method]
-    return Needs(memory=method.memory, minutes=method.minutes, gpus=method.gpus)
+    return Needs(method.memory, method.minutes, gpus=method.gpus, per_sessions=method.per_sessions)
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:
@@ -116,6 +116,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     entry = BASELINES.load(spec.baseline)
     keys = validate(entry.Keys, spec.keys, "fit_baseline.py --spec: keys")
     point = _point(spec)
+    label = keys.label  # the entry's, for all its points: at a beta of 0 RP3beta is P3alpha
     if point is not None:
         keys = keys.at(point)
     n_items = len(contracts.read(spec.items_in, "items", ["item"]))
@@ -127,7 +128,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
     if spec.mode == "trial":
         found = frame.select(entry.Model(keys), lesson("val"))
         trial = {
-            "model": keys.label,
+            "model": label,
             "settings": point or {},
             "seed": spec.seed,
             "best_epoch": found.best_epoch,
@@ -150,7 +151,7 @@ def fit(spec: FitBaselineSpec, record: Record, log: Log) -> None:
             ranks = frame.ranks(model, test, n_items, keep=keep)
         contracts.write(ranks, spec.ranks_out, "ranks")
         record.note(sessions=len(test), **meter.note(len(test)))
-        log(f"{keys.label}: ranked {len(test)} sessions")
+        log(f"{label}: ranked {len(test)} sessions")
     if spec.curve_out is not None:
         write_lines(spec.curve_out, found.curve)
     record.note(

@@ -15,8 +15,8 @@ from tests.conftest import sessions_table
 ITEMS = pl.DataFrame({"item": range(50)})
 
 
-def checks(rows, dropped=None, kept=0) -> dict[str, Check]:
-    return {check.name: check for check in audit(ITEMS, sessions_table(rows), dropped or {}, kept)}
+def checks(rows, dropped=None, kept=0, tied=0.0) -> dict[str, Check]:
+    return {check.name: check for check in audit(ITEMS, sessions_table(rows), dropped or {}, kept, tied)}
 
 
 def test_time_cold_and_ties_by_hand():
@@ -32,6 +32,7 @@ def test_time_cold_and_ties_by_hand():
         ],
         {"identical rows": 1, "later interactions of a user with the same item": 2, "lines without a title": 70},
         kept=9,
+        tied=0.5,
     )
     assert found["test targets before the end of training"] == Check(
         "test targets before the end of training",
@@ -40,11 +41,16 @@ def test_time_cold_and_ties_by_hand():
         found["test targets before the end of training"].meaning,
     )
     assert found["train targets after a test target"].value == pytest.approx(0.25)
-    assert found["ties in time"].value == pytest.approx(0.5)
+    assert (found["ties in time"].value, found["ties in time"].level) == (0.5, "warning")
     assert found["cold items"].value == found["cold users"].value == pytest.approx(0.5)
     assert found["repeated events"].value == pytest.approx(3 / 12), "of events, not of sessions"
     # Without themselves, train targets have counts 1, 0, 1, 0, and test targets 2 and 0. Shares below: 1 and 0.25.
     assert found["drift of popularity"].value == pytest.approx(0.625 - 0.5)
+
+
+def test_repeated_events_that_are_kept_are_a_warning():
+    check = checks([("a", "train", [0], 1, 10), ("a", "test", [0, 1], 2, 20)], kept=None)["repeated events"]
+    assert (check.value, check.level) == (None, "warning")
 
 
 def test_a_clean_temporal_split_is_ok():

@@ -106,6 +106,18 @@ def test_temporal_targets_are_those_that_are_chosen(tmp_path, choice):
         assert again.equals(sessions) and not again.equals(first)
 
 
+@pytest.mark.parametrize("choice", ["first", "last", "random", "successive"])
+def test_ties_in_time_are_found_whatever_is_the_target(tmp_path, choice):
+    """Events after the cut that are no target count too: which of those at one time is the target is arbitrary."""
+    rows = [(f"u{u}", i, 4, 10 * i + u) for u in range(3) for i in range(1, 9)]
+    rows += [("u3", i, 4, 10 * min(i, 7)) for i in range(1, 9)]  # its last two are at one time
+    protocol = {"name": "temporal", "validation_from": 0.4, "test_from": 0.82, "history_length": None, "target": choice}
+    done = prepare(write_raw(tmp_path, rows, ITEMS), protocol=protocol)
+    test = done.sessions.filter(pl.col("split") == "test")
+    tied = (test["user_id"] == "u3") & (test["target_time"] == 70)
+    assert done.facts["tied_test_targets"] == pytest.approx(tied.mean()) and tied.any()
+
+
 def test_temporal_without_spread_is_refused(tmp_path):
     rows = [("u1", i, 4, 100) for i in range(1, 9)]
     raw = load(write_raw(tmp_path, rows, ITEMS))

@@ -396,6 +396,23 @@ def test_trial_then_selection_then_final_run(tmp_path):
         assert done.returncode == 2 and f"needs '{lacking}'" in done.stderr
 
 
+def test_a_beta_of_zero_is_a_trial_of_rp3beta_like_the_others(tmp_path):
+    spec = {"items_in": "items.parquet", "sessions_in": "sessions.parquet", "baseline": "random_walk"}
+    spec |= {"keys": {"beta": 0.6}, "mode": "trial", "seed": 0, "device": "cpu"}
+    leave_one_out(sequences()).with_columns(
+        ratings=pl.col("history").cast(pl.List(pl.Float32)), reviews=pl.lit(None, dtype=pl.List(pl.String))
+    ).write_parquet(tmp_path / "sessions.parquet")
+    pl.DataFrame({"item": range(N_ITEMS)}, schema={"item": pl.Int32}).write_parquet(tmp_path / "items.parquet")
+    paths = []
+    for beta in (0.0, 0.4):
+        paths.append(f"trial{beta}.json")
+        done = _script("fit_baseline.py", spec | {"point": {"beta": beta}, "trial_out": paths[-1]}, tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = _script("select_baseline.py", {"trials_in": paths, "best_out": "best.json"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "best.json").read_text())["grid"] == {"beta": [0.0, 0.4]}
+
+
 def test_selection_takes_the_first_of_equals(tmp_path):
     paths = []
     for number, score in enumerate((0.1, 0.3, 0.3)):

@@ -103,6 +103,12 @@ def test_the_detectable_difference_is_found_in_four_of_five_samples():
     found = [stats.ttest_1samp(rng.normal(true, 1, 60), 0).pvalue < 0.05 for _ in range(2000)]
     assert 0.77 < np.mean(found) < 0.83
     assert detectable(np.array([1.0])) is None
+    few = np.zeros(300)
+    few[:5] = 1.0
+    assert detectable(few) is None, "five signs have no pattern below 5%"
+    assert detectable(few, level=0.1) is not None
+    few[5] = 1.0
+    assert detectable(few) is not None
     assert detectable(np.zeros(50)) is None, "no difference at all does not mean that any would have been found"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -87,15 +88,20 @@ def test_needs_grow_with_the_model_and_the_processes(project):
     assert demand(Needs(1000, 10, gpus=1, model=remote), {}).gpus == 0
 
 
-def test_a_local_run_asks_for_memory_and_a_cluster_for_what_its_site_names():
+def test_a_local_run_asks_for_memory_and_a_cluster_for_what_its_site_names(tmp_path):
     def needs(w):
         return Needs(memory=100.5, minutes=10, gpus=1)
 
     assert set(resources(needs, {}, None, local_gpus=False)) == {"mem_mb"}
     local = resources(needs, {}, None, local_gpus=True)
-    assert {key: value(None) for key, value in local.items()} == {"mem_mb": 101, "gpu": 1}
+    files = Named(sessions_in=str(tmp_path / "sessions.parquet"))
+    assert local["gpu"](None) == 1
+    assert local["mem_mb"](None, Named()) == local["mem_mb"](None, files) == 101, "no sessions, or not made yet"
+    (tmp_path / "sessions.parquet").write_bytes(b"0" * 2_000_000)
+    assert local["mem_mb"](None, files) == math.ceil(100.5 + 2 * 80), "as much as the default says for each MB"
     site = validate(Cluster, {"account": "lab", "warn_seconds": 0}, "cluster.yaml")
-    asked = {key: value(None, 2) for key, value in resources(needs, {}, site, local_gpus=False).items()}
+    asked = {key: value(None, files, 2) for key, value in resources(needs, {}, site, local_gpus=False).items()}
+    assert asked["mem_mb"] > 1.5 * 260
     assert asked["slurm_account"] == "lab" and asked["runtime"] == 20 and asked["gpu"] == 1 and asked["qos"] is None
 
 

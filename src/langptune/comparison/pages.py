@@ -229,9 +229,9 @@ def _detectable(results: Results, tested: Iterable[tuple[Against, ...]]) -> list
     if not ranges:
         return []
     return [
-        "Smallest difference that a test of this many sessions would show in 80% of samples (p < "
-        f"{1 - results.confidence:.4g}, before Holm's correction), as a range over the rows: {'; '.join(ranges)}. "
-        "A smaller difference without an arrow does not show that two methods are alike."
+        "Smallest difference that a test of this many sessions would detect in 80% of samples (p < "
+        f"{1 - results.confidence:.4g} before Holm's correction; an arrow needs more), as a range over the rows: "
+        f"{'; '.join(ranges)}. A missing arrow does not show that two methods are alike."
     ]
 
 
@@ -286,7 +286,7 @@ def explanations(results: Results) -> list[str]:
             f"sign-flip permutation test paired by session, Holm-corrected over {tested} comparisons within "
             "each metric."
         )
-    out += _detectable(results, [line.against for line in results.lines])
+    out += _detectable(results, [line.against for line in results.lines if line.row.group != "bounds"])
     out += _lower_is_better(results)
     out.append("Bold: best of a metric, bounds left out. Trials: validation trials spent on tuning.")
     weighing = {line.row.group in ("fusions", "bounds") for line in results.lines if line.row.weights}

@@ -104,10 +104,11 @@ def detectable(differences: np.ndarray, level: float = 0.05, power: float = 0.8)
         differences: float64 ``[S]``, paired.
 
     Returns:
-        None for fewer than two sessions, or where all differences are equal: such a sample does not tell how much they
-        vary.
+        None for fewer than two sessions, where all differences are equal, and where too few sessions differ: no pattern
+        of the signs of n differences has a p below ``2 ** (1 - n)``, so up to five of them never reach 5%.
     """
-    if len(differences) < 2 or np.ptp(differences) < 1e-12:
+    differing = int((np.abs(differences) >= 1e-12).sum())
+    if len(differences) < 2 or np.ptp(differences) < 1e-12 or 2.0 ** (1 - differing) >= level:
         return None
     factor = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
     return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))

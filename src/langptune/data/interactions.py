@@ -5,17 +5,23 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+_BLOCK = 50_000
+
+
+def pairs(sessions: pl.DataFrame) -> pl.DataFrame:
+    """Columns user_id, item: distinct pairs in the histories, then in the targets, in the order of their first rows."""
+    shown = sessions.select("user_id", item="history")
+    # Histories overlap. All of them at once would be a hundred times as many rows as there are pairs.
+    blocks = [
+        shown.slice(start, _BLOCK).explode("item").drop_nulls().unique(maintain_order=True)
+        for start in range(0, len(shown), _BLOCK)
+    ]
+    return pl.concat([*blocks, sessions.select("user_id", item="target")]).unique(maintain_order=True)
+
 
 def train_pairs(sessions: pl.DataFrame) -> pl.DataFrame:
     """Columns user_id, item: distinct, sorted pairs in the histories and targets of the train sessions."""
-    train = sessions.filter(pl.col("split") == "train")
-    pairs = pl.concat(
-        [
-            train.select("user_id", pl.col("history").alias("item")).explode("item"),
-            train.select("user_id", pl.col("target").alias("item")),
-        ]
-    )
-    return pairs.unique().sort("user_id", "item")
+    return pairs(sessions.filter(pl.col("split") == "train")).sort("user_id", "item")
 
 
 def popularity(sessions: pl.DataFrame, n_items: int) -> np.ndarray:

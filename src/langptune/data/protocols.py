@@ -161,9 +161,17 @@ def prepare(raw: Raw, entry: DatasetEntry, name: str, limits: TokenLimits | None
         "funnel": job.funnel,
         "drops": job.drops,
         "items_without_interaction": int(items["first_seen"].null_count()),
+        "tied_test_targets": _tied(sessions, job.table),
         **job.facts,
     }
     return Prepared(items, sessions, users, facts)
+
+
+def _tied(sessions: pl.DataFrame, events: pl.DataFrame) -> float:
+    """Share of test targets that have the time of another event of their user."""
+    test = sessions.filter(pl.col("split") == "test").select("user_id", timestamp="target_time")
+    counts = events.group_by("user_id", "timestamp").len()
+    return float((test.join(counts, on=["user_id", "timestamp"], how="left")["len"] > 1).mean() or 0.0)
 
 
 def leave_one_out(job: _Job) -> tuple[pl.DataFrame, pl.DataFrame]:

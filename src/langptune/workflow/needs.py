@@ -16,7 +16,9 @@ class Needs:
     memory: MB of one process, without its model. minutes: time, without what depends on the model. threads: CPU
     threads; the config sets them, because they affect rounding. gpus: GPUs of one process. model: the largest model
     that it loads. per_million: further MB per million weights. per_billion: further minutes per billion weights.
-    launch: file of ``config/accelerate`` that starts it in several processes.
+    per_sessions: further MB per MB of the prepared sessions that it reads (``sessions_in``, as the file is on disk;
+    histories overlap, so that it compresses well). launch: file of ``config/accelerate`` that starts it in several
+    processes.
     """
 
     memory: float
@@ -26,6 +28,7 @@ class Needs:
     model: ModelEntry | None = None
     per_million: float = 0
     per_billion: float = 0
+    per_sessions: float = 80
     launch: str | None = None
 
 

@@ -23,6 +23,7 @@ import polars as pl
 from langptune.baselines.engine import recbole_compat
 from langptune.baselines.engine.recbole_catalogue import defaults, models
 from langptune.baselines.frame.baseline import Lesson
+from langptune.data.interactions import pairs
 from langptune.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ class Job:
 
     def _pairs(self, lesson: Lesson, shown: bool) -> pl.DataFrame:
         """Distinct (user, item) pairs of the train sessions and, with ``shown``, of the lesson's ``shown`` items."""
-        known = [
-            lesson.train.select("user_id", item="history").explode("item").drop_nulls(),
-            lesson.train.select("user_id", item="target"),
-        ]
-        rows = pl.concat([*known, lesson.shown] if shown else known).unique(maintain_order=True)
+        rows = pairs(lesson.train)
+        if shown:
+            rows = pl.concat([rows, lesson.shown]).unique(maintain_order=True)
         return rows.select(self._user_numbers(rows), item_id=pl.col("item"))
 
     def _lists(self, rows: pl.DataFrame, keys: Keys) -> pl.DataFrame:

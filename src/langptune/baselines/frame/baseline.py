@@ -33,13 +33,15 @@ class Keys(Strict):
     to the values that are tried on validation: a list, or a ``Range``, which needs a number of random trials.
 
     label: the name of the model in tables and paths; a constant or a property.
-    memory, minutes, gpus: needs of a job (memory in MB).
+    memory, minutes, gpus: needs of a job (memory in MB). per_sessions: further MB per MB of the prepared sessions
+        (``langptune.workflow.needs``); a constant or a property.
     cheap: jobs take seconds, so that several share an allocation of a cluster.
     curve: it is trained by epochs, so that its learning curve is drawn.
     """
 
     label: ClassVar[str]
     memory: ClassVar[int] = 2000
+    per_sessions: ClassVar[float] = 80
     minutes: ClassVar[int] = 120
     gpus: ClassVar[int] = 0
     cheap: ClassVar[bool] = False
