@@ -102,9 +102,11 @@ def folders(root: Path, scope: str | None) -> list[Path]:
 def kind(folder: Path) -> dict[str, Any]:
     """The kind of CPU that a folder's results were made on: ``name``, ``flags`` and ``dtype`` of the models.
 
-    Read from its manifests, or from ``cpu.json`` if the manifests are too old to have the field ``cpu``.
+    Read from its manifests, or from ``cpu.json`` if the manifests are too old to have the field ``cpu``. Tables and
+    figures may be made again from the kept ranks on any CPU, so that theirs do not count.
     """
     manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.manifest.json"))]
+    manifests = [one for one in manifests if Path(one["script"]).stem not in ("compare", "plot", "study")]
     cpus = [manifest["cpu"] for manifest in manifests if "cpu" in manifest]
     if not cpus:
         cpus = [json.loads((folder / "cpu.json").read_text())]
