@@ -139,7 +139,7 @@ def _contrast_facts(project: Project, dataset: str) -> list[str]:
 
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
-    return Needs(memory=1000, minutes=30)
+    return Needs(memory=1000, minutes=30, per_sessions=5)
 
 
 def compare(spec: CompareSpec, record: Record, log: Log) -> None:

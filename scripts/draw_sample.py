@@ -35,7 +35,7 @@ def spec(project: Project, job: Job, splits: tuple[str, ...] = ()) -> dict[str, 
 
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
-    return Needs(memory=500, minutes=30)
+    return Needs(memory=500, minutes=30, per_sessions=5)
 
 
 def work(spec: Spec, record: Record, log: stage.Log) -> None:

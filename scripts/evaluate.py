@@ -42,7 +42,7 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
-    return Needs(memory=500, minutes=10)
+    return Needs(memory=500, minutes=10, per_sessions=5)
 
 
 def loads(project: Project, job: Job) -> tuple[str, ...]:

@@ -68,10 +68,15 @@ def unreached(project: Project, job: Job) -> tuple[str, ...]:
 
 
 def needs(project: Project, job: Job) -> Needs:
-    """The needs of a job."""
-    if project.datasets[job.dataset].reader == "amazon-2023":
+    """The needs of a job.
+
+    Sessions hold what a user saw before, so that they are larger than the raw file: MovieLens-1M takes 4 GB.
+    """
+    entry = project.datasets[job.dataset]
+    if entry.reader == "amazon-2023":
         return Needs(memory=8000, minutes=360)
-    return Needs(memory=1000, minutes=30)
+    interactions = entry.expect.interactions if entry.expect else 0
+    return Needs(memory=1000 + 0.004 * interactions, minutes=30)
 
 
 def amount(spec: Mapping[str, Any], sizes: Sizes) -> Work:
