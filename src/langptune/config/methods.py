@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import Field, create_model, model_validator
 
-from langptune.baselines import REGISTRY as BASELINES
 from langptune.config.base import nearest
 from langptune.config.method import EditReading, EncoderFrom, Method, TrainedMethod
 from langptune.config.phases import Draw
 from langptune.errors import UserError
+from langptune.registry import Registry
 
 if TYPE_CHECKING:
     from langptune.config.settings import Config
     from langptune.config.workflow import Workflow
+
+BASELINES = Registry("langptune.baselines")
+"""Methods that rank without a text; each file is a kind of methods.yaml. Configs do not import that package: it imports
+them."""
 
 
 class ProfileMethod(TrainedMethod):
