@@ -51,7 +51,8 @@ def spec(project: Project, job: Job) -> dict[str, object]:
 
 def needs(project: Project, job: Job) -> Needs:
     """The needs of a job."""
-    return Needs(memory=1000, minutes=10)
+    # A way to part the sessions may read any of their columns.
+    return Needs(memory=1000, minutes=10, per_sessions=150)
 
 
 def work(spec: Spec, record: Record, log: Log) -> None:
