@@ -99,11 +99,12 @@ def work(spec: Spec, record: Record, log: Log) -> None:
     )
     with whole(spec.lists_out) as part:
         cells(table).write_csv(part)
-    measured = [name for name in list_metrics.names() if name not in left_out]
-    record.note(sessions=len(compared), metrics=measured, left_out=left_out)
+    reasons = dict(table.drop_nulls("left_out").select("metric", "left_out").iter_rows())
+    measured = [name for name in list_metrics.names() if name not in reasons]
+    record.note(sessions=len(compared), metrics=measured, left_out=reasons)
     record.note(runs={entry.ranks_path: file_hash(entry.ranks_path) for entry in spec.runs})
     log(f"{len(spec.runs)} runs, {len(compared)} lists of {spec.k} items each")
-    for name, reason in left_out.items():
+    for name, reason in reasons.items():
         log(f"{name}: left out, {reason}")
 
 

@@ -92,13 +92,12 @@ def questions(items: pl.DataFrame, sessions: pl.DataFrame, n_items: int, shown: 
     order = rng.permutation(len(rows)).tolist()
     examples, asked = order[:EXAMPLES], sorted(order[EXAMPLES : EXAMPLES + n_items])
     head = "".join("\t".join(filter(None, rows[item])) + "\n" for item in examples)
+    chosen = [(at, *rows[at]) for at in asked]
     titles = [
-        Question("title", at, f"{head}{rows[at][0]}\t", rows[at][1] + ("\t" if rows[at][2] else "\n")) for at in asked
+        Question("title", at, f"{head}{name}\t", title + ("\t" if rest else "\n")) for at, name, title, rest in chosen
     ]
     fields = [
-        Question("fields", at, f"{head}{rows[at][0]}\t{rows[at][1]}\t", f"{rows[at][2]}\n")
-        for at in asked
-        if rows[at][2]
+        Question("fields", at, f"{head}{name}\t{title}\t", f"{rest}\n") for at, name, title, rest in chosen if rest
     ]
     following = []
     for row in sessions.to_dicts():

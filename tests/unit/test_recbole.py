@@ -342,16 +342,21 @@ def _script(name: str, spec: dict, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_trial_then_selection_then_final_run(tmp_path):
+def _written(folder: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Sessions, and the fields of a spec that name their file and that of the items."""
     sessions = leave_one_out(sequences()).with_columns(
         ratings=pl.col("history").cast(pl.List(pl.Float32)), reviews=pl.lit(None, dtype=pl.List(pl.String))
     )
-    sessions.write_parquet(tmp_path / "sessions.parquet")
+    sessions.write_parquet(folder / "sessions.parquet")
     items = pl.DataFrame({"item": range(N_ITEMS)}, schema={"item": pl.Int32})
-    items.write_parquet(tmp_path / "items.parquet")
+    items.write_parquet(folder / "items.parquet")
+    return sessions, {"items_in": "items.parquet", "sessions_in": "sessions.parquet"}
+
+
+def test_trial_then_selection_then_final_run(tmp_path):
+    sessions, inputs = _written(tmp_path)
     spec = {
-        "items_in": "items.parquet",
-        "sessions_in": "sessions.parquet",
+        **inputs,
         "baseline": "recbole",
         "keys": {"model": "EASE", "settings": {"reg_weight": 1.0}},
         "seed": 0,
@@ -397,12 +402,8 @@ def test_trial_then_selection_then_final_run(tmp_path):
 
 
 def test_a_beta_of_zero_is_a_trial_of_rp3beta_like_the_others(tmp_path):
-    spec = {"items_in": "items.parquet", "sessions_in": "sessions.parquet", "baseline": "random_walk"}
-    spec |= {"keys": {"beta": 0.6}, "mode": "trial", "seed": 0, "device": "cpu"}
-    leave_one_out(sequences()).with_columns(
-        ratings=pl.col("history").cast(pl.List(pl.Float32)), reviews=pl.lit(None, dtype=pl.List(pl.String))
-    ).write_parquet(tmp_path / "sessions.parquet")
-    pl.DataFrame({"item": range(N_ITEMS)}, schema={"item": pl.Int32}).write_parquet(tmp_path / "items.parquet")
+    _, inputs = _written(tmp_path)
+    spec = {**inputs, "baseline": "random_walk", "keys": {"beta": 0.6}, "mode": "trial", "seed": 0, "device": "cpu"}
     paths = []
     for beta in (0.0, 0.4):
         paths.append(f"trial{beta}.json")

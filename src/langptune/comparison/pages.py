@@ -219,13 +219,12 @@ def contrast_explanations(results: Results) -> list[str]:
 
 def _detectable(results: Results, tested: Iterable[tuple[Against, ...]]) -> list[str]:
     """A sentence about the smallest differences that the sample would have shown, as a range over rows by metric."""
-    columns = zip(*filter(None, tested), strict=True)
-    found = [[cell.effect.detectable for cell in column if cell.effect.detectable is not None] for column in columns]
-    ranges = [
-        f"{metric_title(name)} {_span(min(values), max(values))}"
-        for name, values in zip(results.grid.metrics, found, strict=False)
-        if values
-    ]
+    rows = [cells for cells in tested if cells]
+    ranges = []
+    for m, name in enumerate(results.grid.metrics):
+        values = [cells[m].effect.detectable for cells in rows if cells[m].effect.detectable is not None]
+        if values:
+            ranges.append(f"{metric_title(name)} {_span(min(values), max(values))}")
     if not ranges:
         return []
     return [

@@ -108,7 +108,7 @@ def detectable(differences: np.ndarray, level: float = 0.05, power: float = 0.8)
         of the signs of n differences has a p below ``2 ** (1 - n)``, so up to five of them never reach 5%.
     """
     differing = int((np.abs(differences) >= 1e-12).sum())
-    if len(differences) < 2 or np.ptp(differences) < 1e-12 or 2.0 ** (1 - differing) >= level:
+    if 2.0 ** (1 - differing) >= level or np.ptp(differences) < 1e-12:
         return None
     factor = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
     return float(factor * np.std(differences, ddof=1) / np.sqrt(len(differences)))

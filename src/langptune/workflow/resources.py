@@ -50,7 +50,9 @@ def resources(
         return local | ({"gpu": lambda w: demand(needs(w), shapes).gpus} if local_gpus else {})
 
     def request(key: str) -> Callable[..., Any]:
-        return lambda w, input, attempt: requests(cluster, demand(needs(w), shapes, megabytes(input)), attempt).get(key)
+        # Only memory depends on the sessions. A shared file system is not asked for their size once for each resource.
+        sessions = megabytes if key == "mem_mb" else lambda input: 0.0
+        return lambda w, input, attempt: requests(cluster, demand(needs(w), shapes, sessions(input)), attempt).get(key)
 
     return {key: request(key) for key in ("mem_mb", *KEYS)}
 
